@@ -1,0 +1,66 @@
+"""The bound of EM and its parts, each by the name it has in the theory.
+
+L(theta) = log p(x | theta) = ELBO(theta, q) + KL(q || p(z | x, theta)) for every q (Neal & Hinton 1998).
+None of these includes the prior: it is the same on both sides. ``penalized`` adds it.
+"""
+
+from typing import Any
+
+from jax import Array
+
+from jaxem.core.data import Data
+from jaxem.core.model import Params, Posterior, has, require
+
+
+def elbo(model: Any, params: Params, q: Posterior, data: Data) -> Array:
+    """The evidence lower bound E_q log p(x, z | params) + H(q), a scalar.
+
+    Raises ``ValueError`` where the model lacks ``q_function`` or ``entropy``.
+    """
+    require(model, "the ELBO", "q_function", "entropy")
+    return model.q_function(params, q, data) + model.entropy(q, data)
+
+
+def kl(model: Any, params: Params, q: Posterior, data: Data) -> Array:
+    """KL(q || p(z | x, params)) = L(params) - ELBO(params, q), never negative.
+
+    Raises ``ValueError`` where the model lacks ``log_likelihood``, ``q_function`` or ``entropy``.
+    """
+    require(model, "the KL divergence", "log_likelihood")
+    return model.log_likelihood(params, data) - elbo(model, params, q, data)
+
+
+def surrogate(model: Any, params: Params, at: Params, data: Data) -> Array:
+    """The minorant B(params, at) = ELBO(params, e_step(at)): touches L where ``params`` is ``at``."""
+    return elbo(model, params, model.e_step(at, data), data)
+
+
+def penalized(model: Any, value: Array, params: Params) -> Array:
+    """``value`` and the log-prior, where the model has one."""
+    return value + model.log_prior(params) if has(model, "log_prior") else value
+
+
+def evidence(model: Any, params: Params, q: Posterior, data: Data) -> Array | None:
+    """log p(x | params), given q = e_step(params, data).
+
+    From the E-step's own normaliser where the model offers it, else its log-likelihood, else the bound at its
+    maximum; ``None`` where it has none of the three.
+    """
+    if has(model, "log_normalizer"):
+        return model.log_normalizer(q, data)
+    if has(model, "log_likelihood"):
+        return model.log_likelihood(params, data)
+    if has(model, "q_function", "entropy"):
+        return elbo(model, params, q, data)
+    return None
+
+
+def objective(model: Any, params: Params, q: Posterior, data: Data) -> Array | None:
+    """What EM climbs, log p(x | params) + log p(params), given q = e_step(params, data)."""
+    value = evidence(model, params, q, data)
+    return None if value is None else penalized(model, value, params)
+
+
+def has_objective(model: Any) -> bool:
+    """Whether ``objective`` is a number."""
+    return has(model, "log_normalizer") or has(model, "log_likelihood") or has(model, "q_function", "entropy")

@@ -1,0 +1,201 @@
+"""Parameter spaces: smooth maps between a space and the unconstrained coordinates of R^n.
+
+Every chart has the dimension of its space (a simplex of K weights has K - 1 coordinates), so that a gradient
+that vanishes in coordinates means stationarity *on the space*, and a Hessian in coordinates has no null
+directions but the model's own. Charts of scales are logarithmic: a change of units is a shift.
+"""
+
+import dataclasses
+import math
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+Spaces = Any  # a tree of spaces, or a prefix of the parameters' tree
+
+
+@runtime_checkable
+class Space(Protocol):
+    """What a parameter space is: a chart, its inverse, and a test of membership."""
+
+    description: str
+
+    def forward(self, free: Array) -> Array:
+        """Coordinates -> a point of the space."""
+        ...
+
+    def inverse(self, value: Array) -> Array:
+        """A point of the space -> its coordinates; a point on the edge is moved inside by rounding error."""
+        ...
+
+    def contains(self, value: Array) -> Array:
+        """Whether the point lies in the space, its edge included, to rounding error."""
+        ...
+
+
+def _space(cls: type) -> type:
+    return jax.tree_util.register_static(dataclasses.dataclass(frozen=True)(cls))
+
+
+def _tiny(value: Array) -> float:
+    return float(jnp.finfo(value.dtype).tiny)
+
+
+@_space
+class Real:
+    """Any real number, element by element; ``inverse`` and ``forward`` are the identity."""
+
+    description = "finite"
+
+    def forward(self, free: Array) -> Array:
+        return free
+
+    def inverse(self, value: Array) -> Array:
+        return value
+
+    def contains(self, value: Array) -> Array:
+        return jnp.isfinite(value).all()
+
+
+@_space
+class Positive:
+    """Positive numbers, element by element: x = exp(u)."""
+
+    description = "positive"
+
+    def forward(self, free: Array) -> Array:
+        limits = jnp.finfo(free.dtype)
+        # exp of more than log(max) is inf with an infinite slope; held at the ends both stay finite.
+        return jnp.exp(jnp.clip(free, math.log(float(limits.tiny)), math.log(float(limits.max)) - 1e-3))
+
+    def inverse(self, value: Array) -> Array:
+        return jnp.log(jnp.maximum(value, _tiny(value)))
+
+    def contains(self, value: Array) -> Array:
+        return (jnp.isfinite(value) & (value >= 0)).all()
+
+
+@_space
+class UnitInterval:
+    """Numbers between 0 and 1, element by element: x = 1 / (1 + exp(-u))."""
+
+    description = "between 0 and 1"
+
+    def forward(self, free: Array) -> Array:
+        return jax.nn.sigmoid(free)
+
+    def inverse(self, value: Array) -> Array:
+        below_one = 1 - float(jnp.finfo(value.dtype).epsneg)
+        inside = jnp.clip(value, _tiny(value), below_one)
+        return jnp.log(inside) - jnp.log1p(-inside)
+
+    def contains(self, value: Array) -> Array:
+        return ((value >= 0) & (value <= 1)).all()
+
+
+def _helmert(k: int) -> np.ndarray:
+    """An orthonormal basis (K, K - 1) of the vectors that sum to zero."""
+    basis = np.zeros((k, k - 1))
+    for j in range(1, k):
+        basis[:j, j - 1] = 1.0
+        basis[j, j - 1] = -j
+        basis[:, j - 1] /= np.sqrt(j * (j + 1))
+    return basis
+
+
+@_space
+class Simplex:
+    """Probabilities on the last axis: x = softmax(V u), u = V' log x.
+
+    V is an orthonormal basis of the vectors that sum to zero: the isometric log-ratio coordinates of Egozcue
+    et al. (2003), in which no component is singled out.
+    """
+
+    description = "non-negative with sum 1 on the last axis"
+
+    def forward(self, free: Array) -> Array:
+        basis = jnp.asarray(_helmert(free.shape[-1] + 1), free.dtype)
+        return jax.nn.softmax(free @ basis.T, axis=-1)
+
+    def inverse(self, value: Array) -> Array:
+        basis = jnp.asarray(_helmert(value.shape[-1]), value.dtype)
+        return jnp.log(jnp.maximum(value, _tiny(value))) @ basis
+
+    def contains(self, value: Array) -> Array:
+        slack = float(jnp.finfo(value.dtype).eps) ** 0.5
+        return (value >= 0).all() & (jnp.abs(value.sum(axis=-1) - 1) <= slack).all()
+
+
+@_space
+class PositiveDefinite:
+    """Symmetric positive-definite matrices on the last two axes, D (D + 1) / 2 coordinates each.
+
+    x = L L', L = diag(exp u_ii) (I + lower triangle of u_ij): a change of units of one variable shifts one
+    diagonal coordinate and leaves every other one alone (log-Cholesky, Pinheiro & Bates 1996, with unit-free
+    off-diagonals).
+    """
+
+    description = "symmetric and positive definite"
+
+    def forward(self, free: Array) -> Array:
+        d = round(((8 * free.shape[-1] + 1) ** 0.5 - 1) / 2)
+        limits = jnp.finfo(free.dtype)
+        low, high = math.log(float(limits.tiny)) / 2, math.log(float(limits.max)) / 2 - 1
+        scale = jnp.exp(jnp.clip(free[..., :d], low, high))  # its square must not overflow
+        rows, columns = np.tril_indices(d, -1)
+        unit = jnp.broadcast_to(jnp.eye(d, dtype=free.dtype), (*free.shape[:-1], d, d))
+        lower = scale[..., :, None] * unit.at[..., rows, columns].set(free[..., d:])
+        return lower @ jnp.swapaxes(lower, -1, -2)
+
+    def inverse(self, value: Array) -> Array:
+        d = value.shape[-1]
+        lower = jnp.linalg.cholesky(value)
+        scale = jnp.diagonal(lower, axis1=-2, axis2=-1)
+        rows, columns = np.tril_indices(d, -1)
+        return jnp.concatenate([jnp.log(scale), (lower / scale[..., None])[..., rows, columns]], axis=-1)
+
+    def contains(self, value: Array) -> Array:
+        slack = float(jnp.finfo(value.dtype).eps) ** 0.5
+        scale = jnp.sqrt(jnp.diagonal(value, axis1=-2, axis2=-1))
+        gap = jnp.abs(value - jnp.swapaxes(value, -1, -2))
+        symmetric = (gap <= slack * scale[..., :, None] * scale[..., None, :]).all()
+        return symmetric & jnp.isfinite(jnp.linalg.cholesky(value)).all()
+
+
+def _is_space(node: Any) -> bool:
+    return isinstance(node, Space)
+
+
+def _each(method: str, spaces: Spaces, tree: Any) -> Any:
+    """Apply a method of each space to the leaves below it (``spaces`` may be a prefix of the tree)."""
+
+    def apply(space: Space, part: Any) -> Any:
+        return jax.tree.map(getattr(space, method), part)
+
+    return jax.tree.map(apply, spaces, tree, is_leaf=_is_space)
+
+
+def forward(spaces: Spaces, free: Any) -> Any:
+    """A tree of coordinates -> the tree of parameters."""
+    return _each("forward", spaces, free)
+
+
+def inverse(spaces: Spaces, params: Any) -> Any:
+    """A tree of parameters -> the tree of their coordinates."""
+    return _each("inverse", spaces, params)
+
+
+def contains(spaces: Spaces, params: Any) -> Any:
+    """For each leaf whether it lies in its space."""
+    return _each("contains", spaces, params)
+
+
+def describe(spaces: Spaces, params: Any) -> list[str]:
+    """For each leaf of the parameters what its space asks of it."""
+    parts = jax.tree.map(
+        lambda space, part: jax.tree.map(lambda _: space.description, part), spaces, params, is_leaf=_is_space
+    )
+    return jax.tree.leaves(parts)

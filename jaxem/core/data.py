@@ -1,0 +1,125 @@
+"""Data: pytrees whose leaves share a leading axis of independent observations."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+Data = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Weighted:
+    """Observations that count ``weights`` times each.
+
+    A weight of 2 is the same as seeing the observation twice, a weight of 0 the same as not seeing it.
+    """
+
+    data: Data
+    weights: Array  # (N,), non-negative
+
+
+class Sequences(NamedTuple):
+    """Sequences of unequal length, padded to the longest.
+
+    What stands behind a sequence's length is never looked at.
+    """
+
+    values: Array  # (N, T, ...)
+    lengths: Array  # (N,), whole numbers from 1 to T
+
+
+def pad_sequences(sequences: Sequence[ArrayLike]) -> Sequences:
+    """Sequences of unequal length, each ``(T_n, ...)``, as one padded record.
+
+    Raises ``ValueError`` where there are none, one is empty, or their trailing shapes differ.
+    """
+    arrays = [np.asarray(sequence) for sequence in sequences]
+    if not arrays:
+        raise ValueError("pad_sequences: no sequences were given")
+    for n, array in enumerate(arrays):
+        if array.ndim == 0 or array.shape[0] == 0:
+            raise ValueError(f"pad_sequences: sequence {n} is empty (shape {array.shape})")
+        if array.shape[1:] != arrays[0].shape[1:]:
+            raise ValueError(
+                f"pad_sequences: sequence {n} has observations of shape {array.shape[1:]}, "
+                f"the first has {arrays[0].shape[1:]}"
+            )
+    lengths = np.array([len(array) for array in arrays])
+    values = np.zeros((len(arrays), lengths.max(), *arrays[0].shape[1:]), np.result_type(*arrays))
+    for n, array in enumerate(arrays):
+        values[n, : len(array)] = array
+    return Sequences(jnp.asarray(values), jnp.asarray(lengths, jnp.int32))
+
+
+def split_weights(data: Data) -> tuple[Data, Array | None]:
+    """The observations and their weights, ``None`` where each counts once."""
+    if isinstance(data, Weighted):
+        return data.data, data.weights
+    return data, None
+
+
+def split_lengths(data: Data) -> tuple[Array, Array | None]:
+    """The padded values ``(N, T, ...)`` and the lengths ``(N,)``, ``None`` where all are full."""
+    if isinstance(data, Sequences):
+        return data.values, data.lengths
+    return data, None
+
+
+def count(data: Data) -> int:
+    """The number of observations: the length of the leading axis.
+
+    Raises ``ValueError`` where the leaves do not share one.
+    """
+    lengths = {leaf.shape[0] if leaf.ndim else None for leaf in map(jnp.asarray, jax.tree.leaves(data))}
+    if len(lengths) != 1 or None in lengths:
+        raise ValueError(
+            "the leaves of the data must share a leading axis of observations; their shapes are "
+            f"{[jnp.shape(leaf) for leaf in jax.tree.leaves(data)]}"
+        )
+    return lengths.pop()
+
+
+def size(data: Data, dtype: jnp.dtype) -> Array:
+    """The number of scalar values observed, padding left out and weights counted.
+
+    It is what a log-likelihood grows with, and so the scale of every tolerance on one: data taken twice,
+    or in other units, lead to the same decisions.
+    """
+    observations, weights = split_weights(data)
+    values, lengths = split_lengths(observations)
+    sizes = [float(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(values)]
+    scalars = sum(sizes)
+    if weights is None and lengths is None:
+        return jnp.asarray(scalars, dtype)
+    n = count(values)
+    each = jnp.full((n,), scalars / max(n, 1), dtype)
+    if lengths is not None:
+        each = each * lengths.astype(dtype) / max(values.shape[1], 1)
+    return (each if weights is None else each * weights.astype(dtype)).sum()
+
+
+def take(data: Data, start: int | Array, length: int) -> Data:
+    """``length`` observations from ``start`` on."""
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, length), data)
+
+
+def total(values: Array, weights: Array | None = None) -> Array:
+    """The (weighted) sum of one value an observation, ``values (N,)``.
+
+    Summed in rows of about sqrt(N), so that the rounding error grows like sqrt(N) and not like N.
+    """
+    if weights is not None:
+        values = jnp.where(weights > 0, values * weights.astype(values.dtype), 0)
+    n = values.shape[0]
+    width = max(int(np.ceil(np.sqrt(n))), 1)
+    if n <= 1024:
+        return values.sum()
+    full = n // width * width
+    return values[:full].reshape(-1, width).sum(axis=1).sum() + values[full:].sum()

@@ -1,0 +1,92 @@
+"""The posterior over K classes, one latent variable an observation: what mixtures of every kind share."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.data import Data, split_weights, total
+
+
+class Responsibilities(NamedTuple):
+    """q(z_n = k), and the normaliser that made it sum to one."""
+
+    probabilities: Array  # (N, K)
+    log_normalizer: Array  # (N,), log p(x_n | params)
+
+
+def posterior(log_joint: Array) -> Responsibilities:
+    """Bayes' rule: r_nk = p(x_n, z = k) / sum_j p(x_n, z = j), from ``log_joint (N, K)``."""
+    log_normalizer = jax.nn.logsumexp(log_joint, axis=-1)
+    return Responsibilities(jnp.exp(log_joint - log_normalizer[:, None]), log_normalizer)
+
+
+def expected(probabilities: Array, values: Array) -> Array:
+    """sum_k p_k v_k on the last axis, where a class without probability counts nothing even at v = -inf."""
+    possible = probabilities > 0
+    return jnp.where(possible, probabilities * jnp.where(possible, values, 0), 0).sum(axis=-1)
+
+
+def entropy(probabilities: Array) -> Array:
+    """-sum_k p_k log p_k on the last axis, with 0 log 0 = 0."""
+    return -expected(probabilities, jnp.log(jnp.where(probabilities > 0, probabilities, 1)))
+
+
+def divergence(q: Array, p: Array) -> Array:
+    """KL(q || p) = sum_k q_k log(q_k / p_k) on the last axis; infinite where q is possible and p is not."""
+    ratio = jnp.log(jnp.where(q > 0, q, 1)) - jnp.log(jnp.where(q > 0, p, 1))
+    return expected(q, ratio)
+
+
+class DiscreteLatent:
+    r"""The parts of a model whose observations each have a latent class of their own.
+
+    Final models supply ``log_joint_table(params, observations) -> (N, K)``, p_nk = log p(x_n, z_n = k | params), and
+    get, with data that may be ``Weighted``,
+
+    .. math:: r_{nk} = e^{p_{nk}} / \sum_j e^{p_{nj}}, \quad Q = \sum_{nk} r_{nk}\, p_{nk}, \quad
+              H = -\sum_{nk} r_{nk} \log r_{nk}, \quad L = \sum_n \log \sum_k e^{p_{nk}} .
+
+    Nothing here is overridden.
+    """
+
+    def log_joint_table(self, params: Any, observations: Data) -> Array:
+        """log p(x_n, z_n = k | params), (N, K)."""
+
+    def e_step(self, params: Any, data: Data) -> Responsibilities:
+        """Bayes' rule for each observation."""
+        return posterior(self.log_joint_table(params, split_weights(data)[0]))
+
+    def q_function(self, params: Any, q: Responsibilities, data: Data) -> Array:
+        """E_q log p(x, z | params) = sum_nk r_nk p_nk."""
+        observations, weights = split_weights(data)
+        return total(expected(q.probabilities, self.log_joint_table(params, observations)), weights)
+
+    def entropy(self, q: Responsibilities, data: Data) -> Array:
+        """H(q) = -sum_nk r_nk log r_nk."""
+        return total(entropy(q.probabilities), split_weights(data)[1])
+
+    def divergence(self, q: Responsibilities, p: Responsibilities, data: Data) -> Array:
+        """KL(q || p), summed over the observations."""
+        return total(divergence(q.probabilities, p.probabilities), split_weights(data)[1])
+
+    def log_normalizer(self, q: Responsibilities, data: Data) -> Array:
+        """log p(x | params) as the E-step met it."""
+        return total(q.log_normalizer, split_weights(data)[1])
+
+    def log_prob(self, params: Any, data: Data) -> Array:
+        """log p(x_n | params) of each observation, (N,)."""
+        return jax.nn.logsumexp(self.log_joint_table(params, split_weights(data)[0]), axis=-1)
+
+    def log_likelihood(self, params: Any, data: Data) -> Array:
+        """log p(x | params), the (weighted) sum of ``log_prob``."""
+        return total(self.log_prob(params, data), split_weights(data)[1])
+
+    def predict_proba(self, params: Any, data: Data) -> Array:
+        """The posterior probability of each class, (N, K)."""
+        return self.e_step(params, data).probabilities
+
+    def predict(self, params: Any, data: Data) -> Array:
+        """The most probable class of each observation, (N,)."""
+        return self.predict_proba(params, data).argmax(axis=-1)

@@ -1,0 +1,105 @@
+"""One pass over the data: the E-step and what the M-step needs of it, in blocks of observations.
+
+Where a model's statistics add up over observations, the posterior of one block is turned into statistics before
+the next block is met: memory does not grow with the number of observations, and a block stays in the cache.
+
+Statistics such as sums of squares cancel where data lie far from the origin. A model that has ``anchor(params)``
+takes them about ``params`` instead, and undoes it in ``maximize``; EM anchors each iteration at the current
+parameters.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core import bound, trees
+from jaxem.core.data import Data, count, take
+from jaxem.core.model import Params, has, is_additive
+
+# Numbers a block may hold (its rows of data and of posterior): about the second-level cache of one CPU core; an
+# accelerator wants work enough to fill it.
+_BLOCK_NUMBERS = {"cpu": 2**17}
+_BLOCK_NUMBERS_ELSEWHERE = 2**26
+
+
+class Expectation(NamedTuple):
+    """What one E-step leaves."""
+
+    summary: Any  # the statistics where the model is additive, else q itself
+    objective: Array | None  # at the parameters of this E-step
+
+
+def anchored(model: Any, params: Params) -> Any:
+    """The model with its statistics taken about ``params``."""
+    return model.anchor(params) if has(model, "anchor") else model
+
+
+def expect(model: Any, params: Params, data: Data, block_size: int | None = None) -> Expectation:
+    """The E-step at ``params``, summarised for the M-step, and the objective from the same pass."""
+    model = anchored(model, params)
+    if not is_additive(model):
+        q = model.e_step(params, data)
+        return Expectation(q, bound.objective(model, params, q, data))
+
+    def one_block(block: Data) -> tuple[Any, Array | None]:
+        q = model.e_step(params, block)
+        return model.statistics(q, block), bound.evidence(model, params, q, block)
+
+    block_size = block_size or default_block_size(model, params, data)
+    statistics, value = accumulate(one_block, data, block_size)
+    return Expectation(statistics, None if value is None else bound.penalized(model, value, params))
+
+
+def maximize(model: Any, at: Params, summary: Any, data: Data) -> Params:
+    """The M-step on the summary of an E-step taken ``at`` these parameters."""
+    model = anchored(model, at)
+    return model.maximize(summary) if is_additive(model) else model.m_step(summary, data)
+
+
+def em_map(model: Any, params: Params, data: Data) -> Params:
+    """One EM iteration, M(params) = m_step(e_step(params))."""
+    return maximize(model, params, expect(model, params, data).summary, data)
+
+
+def default_block_size(model: Any, params: Params, data: Data) -> int:
+    """Rows a block: as many as keep its data and posterior within the cache."""
+    q = jax.eval_shape(model.e_step, params, data)
+    numbers = sum(leaf.size for leaf in jax.tree.leaves((q, data)))
+    return rows_in_cache(numbers / max(count(data), 1))
+
+
+def rows_in_cache(numbers: float) -> int:
+    """How many rows of so many numbers make a block."""
+    allowed = _BLOCK_NUMBERS.get(jax.default_backend(), _BLOCK_NUMBERS_ELSEWHERE)
+    return max(int(allowed / max(numbers, 1)), 1)
+
+
+def accumulate(one_block: Callable[[Data], Any], data: Data, largest: int) -> Any:
+    """The sum of ``one_block`` (a tree of sums over its observations) over blocks of at most ``largest`` rows.
+
+    Compensated across blocks, so that the rounding error does not grow with their number.
+    """
+    rows = count(data)
+    if rows <= largest:
+        return one_block(data)
+    block_size = rows // -(-rows // largest)  # equal blocks, and fewer rows than blocks left over
+    blocks, rest = divmod(rows, block_size)
+    sums = _sum_blocks(one_block, data, blocks, block_size)
+    if rest:
+        sums = trees.two_sum(*sums, one_block(take(data, rows - rest, rest)))
+    return jax.tree.map(jnp.add, *sums)
+
+
+def _sum_blocks(one_block: Any, data: Data, blocks: int, block_size: int) -> tuple[Any, Any]:
+    """The sum over the full blocks and what rounding lost of it."""
+    shapes = jax.eval_shape(one_block, jax.eval_shape(lambda: take(data, 0, block_size)))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def body(sums: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], None]:
+        return trees.two_sum(*sums, one_block(take(data, index * block_size, block_size))), None
+
+    sums, _ = jax.lax.scan(body, (zeros, zeros), jnp.arange(blocks))
+    return sums

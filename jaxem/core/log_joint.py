@@ -1,0 +1,55 @@
+"""A model from one function: log p(x, z = k | params) for one observation."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+from jax import Array
+
+from jaxem.core.constraints import Spaces
+from jaxem.core.data import Data
+from jaxem.core.discrete import DiscreteLatent
+from jaxem.core.model import Params
+
+
+def from_log_joint(
+    log_joint: Callable[..., Array],
+    *,
+    constraints: Spaces = None,
+    m_step: Callable[..., Params] | None = None,
+    log_prior: Callable[..., Array] | None = None,
+    init: Callable[..., Params] | None = None,
+) -> "LogJointModel":
+    r"""A model with a discrete latent variable per observation, derived from its log-joint alone.
+
+    ``log_joint(params, x) -> (K,)`` is log p(x, z = k | params) of one observation ``x`` (one row of the data).
+    From it follow, with p_nk = log_joint(params, x_n)_k,
+
+    .. math:: r_{nk} = e^{p_{nk}} / \sum_j e^{p_{nj}}, \quad
+              Q = \sum_{nk} r_{nk}\, p_{nk}, \quad
+              H = -\sum_{nk} r_{nk} \log r_{nk}, \quad
+              L = \sum_n \log \sum_k e^{p_{nk}} .
+
+    ``constraints``: a tree of parameter spaces, or one space for all parameters (default: all real).
+    ``m_step(q, data)``, with ``q.probabilities (N, K)``: the exact maximiser, where there is one; without it
+    the M-step is gradient ascent on Q (``GEM``). ``log_prior(params)`` makes the fit MAP. Data may be
+    ``Weighted``.
+
+    Source: Dempster, Laird & Rubin (1977), section 4.3.
+    """
+    return LogJointModel(log_joint, m_step, log_prior, init, constraints)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LogJointModel(DiscreteLatent):
+    """What ``from_log_joint`` returns."""
+
+    log_joint: Callable[..., Array] = dataclasses.field(metadata={"static": True})
+    m_step: Callable[..., Params] | None = dataclasses.field(metadata={"static": True})
+    log_prior: Callable[..., Array] | None = dataclasses.field(metadata={"static": True})
+    init: Callable[..., Params] | None = dataclasses.field(metadata={"static": True})
+    constraints: Spaces
+
+    def log_joint_table(self, params: Params, observations: Data) -> Array:
+        return jax.vmap(self.log_joint, in_axes=(None, 0))(params, observations)

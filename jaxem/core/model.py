@@ -1,0 +1,115 @@
+"""What is fitted: the model protocol, and ``Model``, a record of plain functions."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxem.core.constraints import Real, Spaces
+
+Params = Any
+Posterior = Any  # q: the few numbers that describe p(z | x, params)
+Statistics = Any
+
+
+def _static(**keywords: Any) -> Any:
+    return dataclasses.field(metadata={"static": True}, **keywords)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Model:
+    r"""A model as a record of plain functions; ``e_step`` and ``m_step`` are enough to fit it.
+
+    Any object with these attributes is a model. Each one beyond the first two buys something; what needs one
+    that is missing says so by name. With x the data, z the latent variables and q a distribution over z:
+
+    * ``e_step(params, data) -> q`` -- the posterior p(z | x, params).
+    * ``m_step(q, data) -> params`` -- the maximiser of ``q_function + log_prior``.
+    * ``q_function(params, q, data)`` -- E_q log p(x, z | params); with ``entropy`` it is the bound, and makes
+      gradient M-steps possible.
+    * ``entropy(q, data)`` -- -E_q log q.
+    * ``log_likelihood(params, data)`` -- log p(x | params) by a route that does not pass through ``e_step``.
+    * ``log_prior(params)`` -- added to the objective: MAP instead of maximum likelihood.
+    * ``statistics(q, data)`` and ``maximize(statistics)`` -- additive over observations: EM in blocks, in
+      memory that does not grow with the number of observations.
+    * ``log_normalizer(q, data)`` -- log p(x | params) as the E-step met it on its way: the objective for free.
+    * ``divergence(q, p, data)`` -- KL(q || p) between two posteriors, checked against L - ELBO.
+    * ``constraints`` -- a tree of parameter spaces, or one space for all: unconstrained coordinates.
+    * ``init(key, data) -> params`` -- a random start, for restarts.
+    * ``sample(key, params, n) -> data``, ``log_prob(params, data) -> (N,)`` -- simulation, per observation.
+    * ``anchor(params) -> model`` -- the same model, with statistics taken about ``params`` (see
+      ``core/expectation.py``).
+    * ``degenerate(params) -> bool`` -- whether the parameters have left the model (an empty component, a
+      singular covariance).
+    * ``validate(params, data)`` -- raises ``ValueError`` for input that cannot be fitted.
+
+    The functions are static under ``jit``: the same functions share one compiled program, a new lambda
+    compiles anew.
+    """
+
+    e_step: Callable[..., Posterior] = _static()
+    m_step: Callable[..., Params] | None = _static(default=None)
+    q_function: Callable[..., Any] | None = _static(default=None)
+    entropy: Callable[..., Any] | None = _static(default=None)
+    log_likelihood: Callable[..., Any] | None = _static(default=None)
+    log_prior: Callable[..., Any] | None = _static(default=None)
+    statistics: Callable[..., Statistics] | None = _static(default=None)
+    maximize: Callable[..., Params] | None = _static(default=None)
+    log_normalizer: Callable[..., Any] | None = _static(default=None)
+    divergence: Callable[..., Any] | None = _static(default=None)
+    constraints: Spaces = None
+    init: Callable[..., Params] | None = _static(default=None)
+    sample: Callable[..., Any] | None = _static(default=None)
+    log_prob: Callable[..., Any] | None = _static(default=None)
+    anchor: Callable[..., Any] | None = _static(default=None)
+    degenerate: Callable[..., Any] | None = _static(default=None)
+    validate: Callable[..., None] | None = _static(default=None)
+
+
+HOW_TO_WRITE = {
+    "m_step": "m_step(q, data) -> params, the maximiser of the expected complete-data log-likelihood",
+    "q_function": "q_function(params, q, data) = E_q log p(x, z | params), a scalar",
+    "entropy": "entropy(q, data) = -E_q log q, a scalar",
+    "log_likelihood": "log_likelihood(params, data) = log p(x | params), a scalar, without calling e_step",
+    "statistics": "statistics(q, data), a tree of sums over the observations",
+    "maximize": "maximize(statistics) -> params",
+    "constraints": "constraints, a tree of spaces shaped like the parameters (or one space for all)",
+    "init": "init(key, data) -> params, a random start",
+    "sample": "sample(key, params, n) -> data",
+    "divergence": "divergence(q, p, data) = KL(q || p) between two posteriors",
+}
+
+
+def has(model: Any, *names: str) -> bool:
+    """Whether the model offers every one of ``names``."""
+    return all(getattr(model, name, None) is not None for name in names)
+
+
+def missing(model: Any, *names: str) -> list[str]:
+    """Those of ``names`` that the model lacks."""
+    return [name for name in names if not has(model, name)]
+
+
+def require(model: Any, feature: str, *names: str) -> None:
+    """Raise ``ValueError`` where the model lacks what ``feature`` needs, with how to write it."""
+    absent = missing(model, *names)
+    if absent:
+        how = "; ".join(HOW_TO_WRITE.get(name, name) for name in absent)
+        raise ValueError(f"{feature} needs {' and '.join(absent)}, which {type(model).__name__} lacks. Write: {how}.")
+
+
+def is_additive(model: Any) -> bool:
+    """Whether EM can run on sums over observations."""
+    return has(model, "statistics", "maximize")
+
+
+def has_m_step(model: Any) -> bool:
+    """Whether the model maximises in closed form."""
+    return is_additive(model) or has(model, "m_step")
+
+
+def spaces_of(model: Any) -> Spaces:
+    """The model's parameter spaces; unconstrained where it names none."""
+    return model.constraints if has(model, "constraints") else Real()

@@ -1,0 +1,93 @@
+"""Small operations on parameter trees: names of leaves, dtypes, norms, selection, accurate sums."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Tree = Any
+
+
+def leaf_names(tree: Tree) -> list[str]:
+    """The dotted name of every leaf, e.g. ``components.means``; a lone array is called ``params``."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return [jax.tree_util.keystr(path, simple=True, separator=".") or "params" for path in paths]
+
+
+def is_traced(*trees: Tree) -> bool:
+    """Whether any leaf is abstract (inside ``jit``, ``vmap`` or ``grad``)."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def float_dtype(*trees: Tree) -> jnp.dtype:
+    """The widest floating dtype among the leaves, or JAX's default float where there is none."""
+    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(trees)]
+    floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+    if not floating:
+        return jnp.result_type(float)
+    return max(floating, key=lambda dtype: jnp.finfo(dtype).bits)
+
+
+def cast(tree: Tree, dtype: jnp.dtype) -> Tree:
+    """Every leaf as a strongly typed array of ``dtype``."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), tree)
+
+
+def all_finite(tree: Tree) -> Array:
+    """Whether every element of every leaf is finite."""
+    leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+    return jnp.stack(leaves).all() if leaves else jnp.bool_(True)
+
+
+def select(condition: Array, if_true: Tree, if_false: Tree) -> Tree:
+    """Leaf by leaf ``if_true`` where the scalar ``condition`` holds, else ``if_false``."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
+
+
+def largest(tree: Tree) -> Array:
+    """The largest absolute value in the tree."""
+    leaves = [jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(tree)]
+    return jnp.max(jnp.stack(leaves))
+
+
+def relative_change(new: Tree, old: Tree) -> Array:
+    r"""The largest change of a leaf, relative to that leaf's own size.
+
+    .. math:: \max_\ell\; \frac{\max(\|\Delta_\ell\|_\infty - \epsilon\,s,\, 0)}
+                             {\max(\|new_\ell\|_\infty, \|old_\ell\|_\infty)},
+              \qquad s = \max_\ell \|new_\ell\|_\infty
+
+    Each leaf is measured against itself, so the units of one do not matter to another. A leaf that is
+    zero but for rounding would never settle: a change below the rounding error ``eps * s`` of the largest
+    leaf counts as none.
+    """
+    eps = jnp.finfo(float_dtype(new)).eps
+    rounding = eps * largest(new)
+
+    def change(a: Array, b: Array) -> Array:
+        size = jnp.maximum(largest(a), largest(b))
+        excess = jnp.maximum(largest(a - b) - rounding, 0.0)
+        return jnp.where(excess > 0, excess / size, excess)  # NaN stays NaN: it is no small change
+
+    return jnp.max(jnp.stack(jax.tree.leaves(jax.tree.map(change, new, old))))
+
+
+def two_sum(total: Tree, lost: Tree, term: Tree) -> tuple[Tree, Tree]:
+    """Add ``term`` to ``total`` and keep what rounding lost (Neumaier 1974).
+
+    ``total + lost`` is then the sum with an error that does not grow with the number of terms.
+    """
+
+    def correction(s: Array, x: Array) -> Array:
+        t = s + x
+        return jnp.where(jnp.abs(s) >= jnp.abs(x), (s - t) + x, (x - t) + s)
+
+    lost = jax.tree.map(lambda c, s, x: c + correction(s, x), lost, total, term)
+    return jax.tree.map(jnp.add, total, term), lost
+
+
+def concatenate(leaves: Sequence[Array]) -> Array:
+    """All leaves as one flat vector."""
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])

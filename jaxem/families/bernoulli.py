@@ -1,0 +1,59 @@
+"""The Bernoulli distribution, a product over dimensions."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.constraints import UnitInterval
+from jaxem.families import indicators
+
+
+class BernoulliParams(NamedTuple):
+    probabilities: Array  # (K, D), of a one
+
+
+class BernoulliStatistics(NamedTuple):
+    count: Array  # (K,), sum_n r_nk
+    ones: Array  # (K, D), sum_n r_nk x_nd
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Bernoulli:
+    r"""D zeros and ones, independent given the class: log p(x | k) = sum_d x_d log p_kd + (1 - x_d) log(1 - p_kd).
+
+    Data ``(N, D)``. Maximiser: p_kd = sum_n r_nk x_nd / sum_n r_nk. A mixture of these is latent class analysis
+    (Lazarsfeld & Henry 1968).
+    """
+
+    event_ndim: ClassVar[int] = 1
+    support: ClassVar[str] = "zeros and ones"
+
+    @property
+    def constraints(self) -> BernoulliParams:
+        return BernoulliParams(UnitInterval())  # pyright: ignore[reportArgumentType]
+
+    def log_density(self, params: BernoulliParams, x: Array) -> Array:
+        p = params.probabilities
+        x = x.astype(p.dtype)
+        return indicators.log_density(jnp.concatenate([x, 1 - x], axis=1), jnp.concatenate([p, 1 - p], axis=1))
+
+    def statistics(self, weights: Array, x: Array) -> BernoulliStatistics:
+        return BernoulliStatistics(weights.sum(axis=0), weights.T @ x.astype(weights.dtype))
+
+    def maximize(self, statistics: BernoulliStatistics) -> BernoulliParams:
+        # Rounding may leave a sum of ones above the sum of weights it is part of.
+        return BernoulliParams(jnp.minimum(statistics.ones / statistics.count[:, None], 1))
+
+    def features(self, x: Array) -> Array:
+        return x
+
+    def supports(self, x: Array) -> Array:
+        return ((x == 0) | (x == 1)).all(axis=1)
+
+    def sample(self, key: Array, params: BernoulliParams, labels: Array) -> Array:
+        p = params.probabilities[labels]
+        return jax.random.bernoulli(key, p).astype(p.dtype)

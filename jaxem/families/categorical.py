@@ -1,0 +1,76 @@
+"""The categorical distribution, a product over dimensions with their own numbers of levels."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.core.constraints import Simplex
+from jaxem.families import indicators
+
+
+class CategoricalParams(NamedTuple):
+    probabilities: tuple[Array, ...]  # one (K, levels_d) for each dimension
+
+
+class CategoricalStatistics(NamedTuple):
+    counts: Array  # (K, sum of levels), sum_n r_nk [x_nd = level]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Categorical:
+    r"""D codes 0 ... levels_d - 1, independent given the class: log p(x | k) = sum_d log p_kd[x_d].
+
+    Data ``(N, D)`` of whole numbers. Maximiser: the share of each level, sum_n r_nk [x_nd = l] / sum_n r_nk.
+    """
+
+    levels: tuple[int, ...]
+
+    event_ndim: ClassVar[int] = 1
+    support: ClassVar[str] = "codes from 0 to levels - 1 in each dimension"
+
+    def __post_init__(self) -> None:
+        if not self.levels or min(self.levels) < 1:
+            raise ValueError(f"Categorical: levels must name at least one level for each dimension; got {self.levels}")
+
+    @property
+    def constraints(self) -> CategoricalParams:
+        return CategoricalParams((Simplex(),) * len(self.levels))  # pyright: ignore[reportArgumentType]
+
+    def _one_hot(self, x: Array, dtype: jnp.dtype) -> Array:
+        """(N, sum of levels): 1 where dimension d has this level."""
+        offsets = np.concatenate([[0], np.cumsum(self.levels)[:-1]])
+        dimension = np.repeat(np.arange(len(self.levels)), self.levels)
+        level = np.arange(sum(self.levels)) - offsets[dimension]
+        return (x[:, dimension] == level.astype(x.dtype)[None, :]).astype(dtype)
+
+    def _split(self, table: Array) -> tuple[Array, ...]:
+        return tuple(jnp.split(table, np.cumsum(self.levels)[:-1], axis=1))
+
+    def log_density(self, params: CategoricalParams, x: Array) -> Array:
+        p = jnp.concatenate(params.probabilities, axis=1)
+        density = indicators.log_density(self._one_hot(x, p.dtype), p)
+        return jnp.where(self.supports(x)[:, None], density, jnp.nan)  # an unknown code is no observation at all
+
+    def statistics(self, weights: Array, x: Array) -> CategoricalStatistics:
+        return CategoricalStatistics(weights.T @ self._one_hot(x, weights.dtype))
+
+    def maximize(self, statistics: CategoricalStatistics) -> CategoricalParams:
+        counts = self._split(statistics.counts)
+        return CategoricalParams(tuple(c / c.sum(axis=1, keepdims=True) for c in counts))
+
+    def features(self, x: Array) -> Array:
+        return self._one_hot(x, jnp.result_type(float))
+
+    def supports(self, x: Array) -> Array:
+        levels = np.array(self.levels).astype(x.dtype)[None, :]
+        return ((x >= 0) & (x < levels) & (x == jnp.round(x))).all(axis=1)
+
+    def sample(self, key: Array, params: CategoricalParams, labels: Array) -> Array:
+        keys = jax.random.split(key, len(self.levels))
+        draws = [jax.random.categorical(k, jnp.log(p[labels])) for k, p in zip(keys, params.probabilities, strict=True)]
+        return jnp.stack(draws, axis=1)

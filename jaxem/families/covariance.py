@@ -1,0 +1,140 @@
+"""The four forms of the covariances of K normal classes: full, tied, diag, spherical.
+
+Each form answers the same questions, for deviations y_kn = x_n - m_k, ``(K, N, D)``:
+the squared Mahalanobis distance and log-determinant, the sum of squares that the maximiser needs, and when a class
+has collapsed. Nothing here knows of priors or of mixtures.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import solve_triangular
+
+from jaxem.core.constraints import Positive, PositiveDefinite, Space
+
+
+class Form(NamedTuple):
+    """One form of the covariances."""
+
+    space: Space
+    # covariances, y (K, N, D) -> squared distances (K, N), log-determinants (K,)
+    distance: Callable[[Array, Array], tuple[Array, Array]]
+    # weights (N, K), y (K, N, D) -> the second moments, shaped like the covariances
+    second: Callable[[Array, Array], Array]
+    # d (K, D), n (K,) -> sum of n_k d_k d_k' in this form
+    outer: Callable[[Array, Array], Array]
+    # n (K,) -> what the second moments are divided by: classes pooled as in this form, broadcastable
+    divisor: Callable[[Array, int], Array]
+    # the marginal variances (K or 1, D) of the covariances
+    variances: Callable[[Array, int], Array]
+    # covariances, D -> K factors A_k with A_k A_k' = covariance, (K or 1, D, D)
+    factor: Callable[[Array, int], Array]
+
+
+def collapsed(means: Array, variances: Array) -> Array:
+    """Whether a variance is zero beside the spread of all classes, from ``means (K, D)``, ``variances (K, D)``.
+
+    Beside means that lie a distance s apart, a standard deviation below about eps s is one that rounding error
+    alone would give.
+    """
+    eps = jnp.finfo(variances.dtype).eps
+    between = (means.max(axis=0) - means.min(axis=0)) ** 2
+    spread = (variances.max(axis=0) + between)[None, :]
+    return (variances <= (4 * eps) ** 2 * spread).any()
+
+
+def singular(matrices: Array) -> Array:
+    """Whether a covariance matrix is finite but has no Cholesky factor in this precision, whatever the units."""
+    d = matrices.shape[-1]
+    scale = jnp.sqrt(jnp.diagonal(matrices, axis1=-2, axis2=-1))
+    correlations = matrices / (scale[..., :, None] * scale[..., None, :])
+    pivots = jnp.diagonal(jnp.linalg.cholesky(correlations), axis1=-2, axis2=-1)
+    regular = (pivots**2 > d * jnp.finfo(matrices.dtype).eps).all(axis=-1)
+    finite = jnp.isfinite(matrices).all(axis=(-2, -1))
+    return (finite & ~regular).any()
+
+
+def _whiten(lower: Array, y: Array) -> Array:
+    """L^-1 y for each class, ``lower (K or 1, D, D)``: one small inverse, then a matrix product."""
+    identity = jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape)
+    inverse = solve_triangular(lower, identity, lower=True)
+    return jnp.matmul(y, jnp.swapaxes(inverse, -1, -2))
+
+
+def _matrix_distance(covariances: Array, y: Array) -> tuple[Array, Array]:
+    lower = jnp.linalg.cholesky(covariances)
+    log_determinant = 2 * jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(axis=-1)
+    return (_whiten(lower, y) ** 2).sum(axis=-1), log_determinant
+
+
+def _weighted(weights: Array, y: Array) -> Array:
+    return weights.T[:, :, None] * y
+
+
+def _full_second(weights: Array, y: Array) -> Array:
+    return jnp.matmul(jnp.swapaxes(_weighted(weights, y), -1, -2), y)
+
+
+def _full_outer(d: Array, n: Array) -> Array:
+    return n[:, None, None] * d[:, :, None] * d[:, None, :]
+
+
+def _diag_second(weights: Array, y: Array) -> Array:
+    return (_weighted(weights, y) * y).sum(axis=1)
+
+
+_full = Form(
+    space=PositiveDefinite(),
+    distance=_matrix_distance,
+    second=_full_second,
+    outer=_full_outer,
+    divisor=lambda n, d: n[:, None, None],
+    variances=lambda c, d: jnp.diagonal(c, axis1=-2, axis2=-1),
+    factor=lambda c, d: jnp.linalg.cholesky(c),
+)
+_tied = Form(
+    space=PositiveDefinite(),
+    distance=lambda c, y: _matrix_distance(c[None], y),
+    second=lambda weights, y: _full_second(weights, y).sum(axis=0),
+    outer=lambda d, n: (n[:, None] * d).T @ d,
+    divisor=lambda n, d: n.sum(),
+    variances=lambda c, d: jnp.diagonal(c)[None],
+    factor=lambda c, d: jnp.linalg.cholesky(c)[None],
+)
+_diag = Form(
+    space=Positive(),
+    distance=lambda c, y: ((y**2 / c[:, None, :]).sum(axis=-1), jnp.log(c).sum(axis=-1)),
+    second=_diag_second,
+    outer=lambda d, n: n[:, None] * d**2,
+    divisor=lambda n, d: n[:, None],
+    variances=lambda c, d: c,
+    factor=lambda c, d: jnp.sqrt(c)[:, :, None] * jnp.eye(d, dtype=c.dtype)[None],
+)
+_spherical = Form(
+    space=Positive(),
+    distance=lambda c, y: ((y**2).sum(axis=-1) / c[:, None], y.shape[-1] * jnp.log(c)),
+    second=lambda weights, y: _diag_second(weights, y).sum(axis=-1),
+    outer=lambda d, n: n * (d**2).sum(axis=-1),
+    divisor=lambda n, d: n * d,
+    variances=lambda c, d: jnp.broadcast_to(c[:, None], (c.shape[0], d)),
+    factor=lambda c, d: jnp.sqrt(c)[:, None, None] * jnp.eye(d, dtype=c.dtype)[None],
+)
+
+FORMS: dict[str, Form] = {"full": _full, "tied": _tied, "diag": _diag, "spherical": _spherical}
+
+
+def log_normal(form: Form, covariances: Array, y: Array) -> Array:
+    """log N(y_kn; 0, covariance_k), (N, K)."""
+    distance, log_determinant = form.distance(covariances, y)
+    constant = y.shape[-1] * math.log(2 * math.pi)
+    return -0.5 * (distance + log_determinant[:, None] + constant).T
+
+
+def is_degenerate(form: Form, means: Array, covariances: Any) -> Array:
+    """Whether a class has collapsed to a point, a line or a plane."""
+    variances = form.variances(covariances, means.shape[-1])
+    bad = collapsed(means, jnp.broadcast_to(variances, means.shape))
+    return bad | singular(covariances) if isinstance(form.space, PositiveDefinite) else bad

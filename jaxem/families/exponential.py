@@ -1,0 +1,57 @@
+"""The exponential distribution."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.constraints import Positive
+
+
+class ExponentialParams(NamedTuple):
+    rates: Array  # (K,), per unit of x
+
+
+class ExponentialStatistics(NamedTuple):
+    count: Array  # (K,), sum_n r_nk
+    total: Array  # (K,), sum_n r_nk x_n
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Exponential:
+    r"""Waiting times x >= 0: log p(x | k) = log(rate_k) - rate_k x.
+
+    Data ``(N,)``. Maximiser: rate_k = sum_n r_nk / sum_n r_nk x_n.
+    """
+
+    event_ndim: ClassVar[int] = 0
+    support: ClassVar[str] = "a non-negative finite number"
+
+    @property
+    def constraints(self) -> ExponentialParams:
+        return ExponentialParams(Positive())  # pyright: ignore[reportArgumentType]
+
+    def log_density(self, params: ExponentialParams, x: Array) -> Array:
+        return jnp.log(params.rates)[None, :] - x.astype(params.rates.dtype)[:, None] * params.rates[None, :]
+
+    def statistics(self, weights: Array, x: Array) -> ExponentialStatistics:
+        return ExponentialStatistics(weights.sum(axis=0), x.astype(weights.dtype) @ weights)
+
+    def maximize(self, statistics: ExponentialStatistics) -> ExponentialParams:
+        return ExponentialParams(statistics.count / statistics.total)
+
+    def features(self, x: Array) -> Array:
+        return x[:, None]
+
+    def supports(self, x: Array) -> Array:
+        return (x >= 0) & jnp.isfinite(x)
+
+    def degenerate(self, params: ExponentialParams) -> Array:
+        return jnp.isposinf(params.rates).any()  # every observation of the class is zero
+
+    def sample(self, key: Array, params: ExponentialParams, labels: Array) -> Array:
+        rates = params.rates[labels]
+        return jax.random.exponential(key, labels.shape, rates.dtype) / rates

@@ -1,0 +1,100 @@
+"""The multivariate normal distribution."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.constraints import Real
+from jaxem.families import normal_prior
+from jaxem.families.covariance import FORMS, Form, is_degenerate, log_normal
+from jaxem.families.normal_prior import NormalInverseWishart
+
+
+class MultivariateNormalParams(NamedTuple):
+    means: Array  # (K, D)
+    covariances: Array  # full (K, D, D), tied (D, D), diag (K, D), spherical (K,)
+
+
+class MultivariateNormalStatistics(NamedTuple):
+    count: Array  # (K,), sum_n r_nk
+    first: Array  # (K, D), sum_n r_nk (x_n - origin_k)
+    second: Array  # sum_n r_nk (x_n - origin_k)(x_n - origin_k)', in the form of the covariances
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MultivariateNormal:
+    r"""D real numbers: log p(x | k) = -(D log 2 pi + log|S_k| + (x - m_k)' S_k^-1 (x - m_k)) / 2.
+
+    Data ``(N, D)``. ``covariance``: ``"full"``, ``"tied"`` (one for all classes), ``"diag"``, ``"spherical"``.
+    Maximiser: m_k = sum_n r_nk x_n / n_k, S_k = sum_n r_nk (x_n - m_k)(x_n - m_k)' / n_k, pooled as the form says.
+    ``prior``: a ``NormalInverseWishart``, e.g. ``NormalInverseWishart.from_data(x, k)``; the fit is then MAP.
+    ``origin (K, D)``: where the statistics are taken about; set by ``anchor``, so that nothing cancels far from
+    zero.
+    """
+
+    covariance: str = dataclasses.field(default="full", metadata={"static": True})
+    prior: NormalInverseWishart | None = None
+    origin: Array | None = None
+
+    event_ndim: ClassVar[int] = 1
+    support: ClassVar[str] = "finite numbers"
+
+    def __post_init__(self) -> None:
+        if self.covariance not in FORMS:
+            raise ValueError(f"MultivariateNormal: covariance must be one of {list(FORMS)}; got {self.covariance!r}")
+
+    @property
+    def _form(self) -> Form:
+        return FORMS[self.covariance]
+
+    @property
+    def constraints(self) -> MultivariateNormalParams:
+        return MultivariateNormalParams(Real(), self._form.space)  # pyright: ignore[reportArgumentType]
+
+    def log_density(self, params: MultivariateNormalParams, x: Array) -> Array:
+        y = x[None, :, :] - params.means[:, None, :]
+        return log_normal(self._form, params.covariances, y)
+
+    def statistics(self, weights: Array, x: Array) -> MultivariateNormalStatistics:
+        k = weights.shape[1]
+        y = jnp.broadcast_to(x[None], (k, *x.shape)) if self.origin is None else x[None] - self.origin[:, None, :]
+        first = jnp.matmul(weights.T[:, None, :], y)[:, 0, :]
+        return MultivariateNormalStatistics(weights.sum(axis=0), first, self._form.second(weights, y))
+
+    def maximize(self, statistics: MultivariateNormalStatistics) -> MultivariateNormalParams:
+        n, first, second = statistics
+        d = first.shape[-1]
+        occupied = n if self.prior is None else jnp.where(n > 0, n, 1)
+        delta = first / occupied[:, None]
+        means = delta if self.origin is None else self.origin + delta
+        scatter = second - self._form.outer(delta, n)
+        if self.prior is None:
+            return MultivariateNormalParams(means, scatter / self._form.divisor(n, d))
+        return MultivariateNormalParams(*normal_prior.posterior_mode(self.prior, self.covariance, n, means, scatter))
+
+    def log_prior(self, params: MultivariateNormalParams) -> Array | float:
+        if self.prior is None:
+            return 0.0
+        return normal_prior.log_prior(self.prior, self.covariance, *params)
+
+    def features(self, x: Array) -> Array:
+        return x
+
+    def supports(self, x: Array) -> Array:
+        return jnp.isfinite(x).all(axis=1)
+
+    def degenerate(self, params: MultivariateNormalParams) -> Array:
+        return is_degenerate(self._form, *params)
+
+    def anchor(self, params: MultivariateNormalParams) -> Self:
+        return dataclasses.replace(self, origin=params.means)
+
+    def sample(self, key: Array, params: MultivariateNormalParams, labels: Array) -> Array:
+        k, d = params.means.shape
+        factors = jnp.broadcast_to(self._form.factor(params.covariances, d), (k, d, d))
+        noise = jax.random.normal(key, (labels.shape[0], d), params.means.dtype)
+        return params.means[labels] + jnp.matmul(factors[labels], noise[:, :, None])[:, :, 0]

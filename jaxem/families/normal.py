@@ -1,0 +1,73 @@
+"""The normal distribution in one dimension."""
+
+import dataclasses
+import math
+from typing import ClassVar, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.constraints import Positive, Real
+from jaxem.families.covariance import collapsed
+
+
+class NormalParams(NamedTuple):
+    means: Array  # (K,)
+    variances: Array  # (K,)
+
+
+class NormalStatistics(NamedTuple):
+    count: Array  # (K,), sum_n r_nk
+    first: Array  # (K,), sum_n r_nk (x_n - origin_k)
+    second: Array  # (K,), sum_n r_nk (x_n - origin_k)^2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    r"""One real number: log p(x | k) = -(log(2 pi v_k) + (x - m_k)^2 / v_k) / 2.
+
+    Data ``(N,)``. Maximiser: m_k = sum_n r_nk x_n / n_k, v_k = sum_n r_nk (x_n - m_k)^2 / n_k. ``origin``: where
+    the statistics are taken about, ``(K,)``; set by ``anchor``, so that nothing cancels far from zero.
+    """
+
+    origin: Array | None = None
+
+    event_ndim: ClassVar[int] = 0
+    support: ClassVar[str] = "a finite number"
+
+    @property
+    def constraints(self) -> NormalParams:
+        return NormalParams(Real(), Positive())  # pyright: ignore[reportArgumentType]
+
+    def log_density(self, params: NormalParams, x: Array) -> Array:
+        m, v = params.means[None, :], params.variances[None, :]
+        return -0.5 * (math.log(2 * math.pi) + jnp.log(v) + (x[:, None] - m) ** 2 / v)
+
+    def statistics(self, weights: Array, x: Array) -> NormalStatistics:
+        y = x[:, None] if self.origin is None else x[:, None] - self.origin[None, :]
+        first = weights * y
+        return NormalStatistics(weights.sum(axis=0), first.sum(axis=0), (first * y).sum(axis=0))
+
+    def maximize(self, statistics: NormalStatistics) -> NormalParams:
+        n = statistics.count
+        delta = statistics.first / n
+        means = delta if self.origin is None else self.origin + delta
+        return NormalParams(means, statistics.second / n - delta**2)
+
+    def features(self, x: Array) -> Array:
+        return x[:, None]
+
+    def supports(self, x: Array) -> Array:
+        return jnp.isfinite(x)
+
+    def degenerate(self, params: NormalParams) -> Array:
+        return collapsed(params.means[:, None], params.variances[:, None])
+
+    def anchor(self, params: NormalParams) -> Self:
+        return dataclasses.replace(self, origin=params.means)
+
+    def sample(self, key: Array, params: NormalParams, labels: Array) -> Array:
+        noise = jax.random.normal(key, labels.shape, params.means.dtype)
+        return params.means[labels] + jnp.sqrt(params.variances[labels]) * noise

@@ -1,0 +1,105 @@
+"""The conjugate prior of normal classes: their MAP estimate stays finite where the likelihood does not.
+
+Fraley & Raftery (2007), *Bayesian regularization for normal mixture estimation and model-based clustering*.
+"""
+
+import math
+from typing import NamedTuple, Self
+
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import solve_triangular
+from jax.scipy.special import gammaln, multigammaln
+from jax.typing import ArrayLike
+
+
+class NormalInverseWishart(NamedTuple):
+    r"""For each class: covariance ~ inverse Wishart(dof, scale), mean | covariance ~ N(mean, covariance / shrinkage).
+
+    For diagonal and spherical covariances each variance ~ inverse gamma(dof / 2, scale / 2), with ``scale`` the
+    mean of the diagonal. All fields may be traced: tuning a prior compiles nothing.
+    """
+
+    mean: Array  # (D,)
+    shrinkage: Array  # (), kappa: how many observations the prior's mean is worth
+    dof: Array  # (), nu
+    scale: Array  # (D, D), Lambda, in squared units of the data
+
+    @classmethod
+    def from_data(cls, x: ArrayLike, k: int) -> Self:
+        """The defaults of Fraley & Raftery (2007, section 3): vague, centred on the data, scaled to K classes.
+
+        mean = the data's, shrinkage = 0.01, dof = D + 2, scale = the data's covariance / K^(2 / D).
+        """
+        x = jnp.asarray(x)
+        if x.ndim != 2 or x.shape[0] < 2:
+            raise ValueError(f"NormalInverseWishart.from_data needs data (N, D) with N >= 2; got {x.shape}")
+        n, d = x.shape
+        mean = x.mean(axis=0)
+        y = x - mean[None, :]
+        y = y - y.mean(axis=0)[None, :]  # the mean itself was rounded
+        scale = y.T @ y / (n - 1) / k ** (2 / d)
+        return cls(mean, jnp.asarray(0.01, x.dtype), jnp.asarray(d + 2.0, x.dtype), scale)
+
+
+def log_prior(prior: NormalInverseWishart, form: str, means: Array, covariances: Array) -> Array:
+    """The log-density of all classes' means and covariances, normalised."""
+    y = means - prior.mean[None, :]
+    k, d = means.shape
+    if form in ("full", "tied"):
+        covariances = covariances if form == "full" else covariances[None]
+        value = _log_inverse_wishart(prior, covariances).sum()
+        lower = jnp.linalg.cholesky(covariances)
+        z = solve_triangular(jnp.broadcast_to(lower, (k, d, d)), y[:, :, None], lower=True)[:, :, 0]
+        log_determinants = 2 * jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(axis=-1)
+    else:
+        value = _log_inverse_gamma(prior, covariances).sum()
+        variances = covariances if form == "diag" else covariances[:, None]
+        z = y / jnp.sqrt(variances)
+        log_determinants = jnp.log(jnp.broadcast_to(variances, (k, d))).sum(axis=-1)
+    kappa = prior.shrinkage
+    normal = -0.5 * (d * (math.log(2 * math.pi) - jnp.log(kappa)) + log_determinants + kappa * (z**2).sum(axis=-1))
+    return value + normal.sum()
+
+
+def posterior_mode(
+    prior: NormalInverseWishart, form: str, n: Array, mean: Array, scatter: Array
+) -> tuple[Array, Array]:
+    """The means and covariances that maximise likelihood times prior.
+
+    ``n (K,)``: class sizes, ``mean (K, D)``: class means, ``scatter``: sums of squares about those means, shaped
+    like the covariances. Fraley & Raftery (2007), table 1, for each form; with an empty class, the prior's mode.
+    """
+    kappa, nu = prior.shrinkage, prior.dof
+    d = mean.shape[-1]
+    y = jnp.where(n[:, None] > 0, mean - prior.mean[None, :], 0)
+    shrunk = prior.mean[None, :] + (n / (n + kappa))[:, None] * y
+    w = kappa * n / (kappa + n)  # of the squared distance between the class's mean and the prior's
+    if form == "full":
+        spread = prior.scale[None] + scatter + w[:, None, None] * y[:, :, None] * y[:, None, :]
+        return shrunk, spread / (nu + n + d + 2)[:, None, None]
+    if form == "tied":
+        spread = prior.scale + scatter + (w[:, None] * y).T @ y
+        return shrunk, spread / (nu + n.sum() + d + n.shape[0] + 1)
+    if form == "diag":
+        return shrunk, (_mean_scale(prior) + scatter + w[:, None] * y**2) / (nu + n + 3)[:, None]
+    spread = _mean_scale(prior) + scatter + w * (y**2).sum(axis=-1)
+    return shrunk, spread / (nu + (n + 1) * d + 2)
+
+
+def _mean_scale(prior: NormalInverseWishart) -> Array:
+    return jnp.trace(prior.scale) / prior.scale.shape[-1]
+
+
+def _log_inverse_wishart(prior: NormalInverseWishart, covariances: Array) -> Array:
+    d, nu = covariances.shape[-1], prior.dof
+    lower = jnp.linalg.cholesky(covariances)
+    half = solve_triangular(lower, jnp.broadcast_to(jnp.linalg.cholesky(prior.scale), lower.shape), lower=True)
+    log_determinants = 2 * jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(axis=-1)
+    constant = nu / 2 * (jnp.linalg.slogdet(prior.scale)[1] - d * math.log(2)) - multigammaln(nu / 2, d)
+    return constant - (nu + d + 1) / 2 * log_determinants - 0.5 * (half**2).sum(axis=(-2, -1))
+
+
+def _log_inverse_gamma(prior: NormalInverseWishart, variances: Array) -> Array:
+    shape, rate = prior.dof / 2, _mean_scale(prior) / 2
+    return shape * jnp.log(rate) - gammaln(shape) - (shape + 1) * jnp.log(variances) - rate / variances

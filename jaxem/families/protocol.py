@@ -1,0 +1,67 @@
+"""What a family is: the distribution of one observation given its class, for all K classes at once."""
+
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.constraints import Spaces
+
+
+class Family(Protocol):
+    """One distribution per class; ``x (N, ...)`` holds N observations of ``event_ndim`` axes each.
+
+    A family knows nothing of the latent structure: mixtures and hidden Markov models give it weights
+    r_nk = q(z_n = k) and get back statistics that add up over observations.
+
+    A family may also have ``log_prior(params)``, then included by ``maximize``; ``degenerate(params)``, whether
+    some class has collapsed to where its density has no bound; and ``anchor(params)``, the same family with its
+    statistics taken about ``params``. The functions below this class supply the answer of a family that has not.
+    """
+
+    event_ndim: int
+    support: str  # what an observation must be, in words
+
+    @property
+    def constraints(self) -> Spaces:
+        """The spaces of the parameters, shaped like them."""
+        ...
+
+    def log_density(self, params: Any, x: Array) -> Array:
+        """log p(x_n | class k), (N, K)."""
+        ...
+
+    def statistics(self, weights: Array, x: Array) -> Any:
+        """Sums over n of weights (N, K) times what the maximiser needs."""
+        ...
+
+    def maximize(self, statistics: Any) -> Any:
+        """The parameters that maximise sum_nk r_nk log p(x_n | class k), plus the log-prior."""
+        ...
+
+    def features(self, x: Array) -> Array:
+        """(N, F) real numbers whose distances say which observations are alike; for starts."""
+        ...
+
+    def supports(self, x: Array) -> Array:
+        """(N,), whether each observation is possible at all."""
+        ...
+
+    def sample(self, key: Array, params: Any, labels: Array) -> Array:
+        """One observation for each label, (n, ...)."""
+        ...
+
+
+def log_prior(family: Any, params: Any) -> Array | float:
+    """The family's log-prior; 0 without one."""
+    return family.log_prior(params) if hasattr(family, "log_prior") else 0.0
+
+
+def degenerate(family: Any, params: Any) -> Array:
+    """Whether a class has collapsed."""
+    return family.degenerate(params) if hasattr(family, "degenerate") else jnp.bool_(False)
+
+
+def anchor(family: Any, params: Any) -> Any:
+    """The family with its statistics taken about ``params``."""
+    return family.anchor(params) if hasattr(family, "anchor") else family

@@ -1,0 +1,141 @@
+"""Who drives: ``fit``, the only loop of the library. It judges every step."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.algorithms.em import EM
+from jaxem.algorithms.generalized import GEM
+from jaxem.algorithms.protocol import Algorithm, State
+from jaxem.core import bound, trees
+from jaxem.core.data import Data, size
+from jaxem.core.model import Params, has, has_m_step, missing, require
+from jaxem.fitting.result import Fit, Status
+from jaxem.fitting.stopping import Progress, Rule, default_rule, rounding
+from jaxem.fitting.validation import check_start, check_step
+
+_RUNNING = -1
+
+
+def fit(
+    model: Any,
+    params: Params,
+    data: Data,
+    *,
+    algorithm: Algorithm | None = None,
+    tol: float = 1e-10,
+    stop: Rule | None = None,
+    max_steps: int = 1000,
+    key: Array | None = None,
+) -> Fit:
+    r"""Climb from ``params`` until the stopping rule is met: theta <- M(theta), jitted, one ``while_loop``.
+
+    ``params`` fixes the start and is cast to the floating dtype of the data. ``algorithm``: ``EM()``, or ``GEM()``
+    for a model without an M-step. ``tol``: the default rule (see ``jaxem.fitting.stopping.default_rule``), unless
+    ``stop`` is given. ``max_steps`` is the length of the trace, so another one compiles anew; another tolerance,
+    other data of equal shapes, or an equal model do not. ``key`` is for algorithms that draw random numbers.
+
+    Returns a ``Fit``, whose ``status`` says how it ended; nothing but ``CONVERGED`` is convergence.
+
+    Raises ``ValueError``, before anything is traced, where the start lies outside the model's parameter spaces,
+    the data cannot be fitted, or the model lacks what the algorithm needs. Inside a trace (``jit``, ``vmap``) bad
+    values become a ``Status``.
+    """
+    algorithm = choose(algorithm, model)
+    rule = choose_rule(stop, tol, model)
+    if max_steps < 0:
+        raise ValueError(f"max_steps must not be negative; it is {max_steps}")
+    params, data = canonical(params, data)
+    check_start(model, params, data)
+    return _fit(model, params, data, algorithm, rule, max_steps, key)
+
+
+def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:
+    """``algorithm``, or the default for this model, once the model is known to offer what it needs."""
+    if not has(model, "e_step"):
+        raise ValueError(f"{type(model).__name__} has no e_step(params, data) -> q, so it is not a model")
+    if algorithm is None:
+        algorithm = EM() if has_m_step(model) or missing(model, "q_function", "entropy") else GEM()
+    name = type(algorithm).__name__
+    for needed in algorithm.requires():
+        if not (needed == "m_step" and has_m_step(model)):
+            require(model, name, needed)
+    return algorithm
+
+
+def choose_rule(stop: Rule | None, tol: float, model: Any) -> Rule:
+    """``stop``, or the default rule at ``tol``, once the model is known to have what it reads."""
+    has_objective = bound.has_objective(model)
+    rule = default_rule(tol, has_objective) if stop is None else stop
+    if rule.needs_objective and not has_objective:
+        raise ValueError(
+            "this stopping rule reads the objective, and the model has none. Use jaxem.parameter_change, or write "
+            "log_likelihood(params, data), or q_function(params, q, data) and entropy(q, data)."
+        )
+    return rule
+
+
+def canonical(params: Params, data: Data) -> tuple[Params, Data]:
+    """Arrays of definite dtype: the data as they are, the parameters in the data's floating dtype."""
+    data = jax.tree.map(jnp.asarray, data)
+    return trees.cast(params, trees.float_dtype(data)), data
+
+
+class _Carry(NamedTuple):
+    state: State
+    trace: Array | None
+    steps: Array
+    status: Array
+
+
+@jax.jit(static_argnames="max_steps")
+def _fit(model: Any, params: Params, data: Data, algorithm: Any, rule: Any, max_steps: int, key: Array | None) -> Fit:
+    data_size = size(data, trees.float_dtype(params))
+
+    def running(carry: _Carry) -> Array:
+        return carry.status == _RUNNING
+
+    def step(carry: _Carry) -> _Carry:
+        new = algorithm.step(model, carry.state, data)
+        failure = _failure(model, new, carry.state, algorithm.monotone, data_size)
+        good = failure == _RUNNING
+        # A bad step is paid for, and otherwise as if it had not been taken.
+        state = trees.select(good, new, carry.state)._replace(evaluations=new.evaluations)
+        steps = carry.steps + good.astype(jnp.int32)
+        trace = carry.trace
+        if trace is not None:
+            trace = trace.at[steps].set(jnp.where(good, new.objective, carry.state.objective))
+        progress = Progress(new.params, carry.state.params, trace, steps, data_size)
+        stopped = rule.met(progress) & new.settled
+        last = jnp.where(steps == max_steps, Status.MAX_STEPS, _RUNNING)
+        status = jnp.where(good, jnp.where(stopped, Status.CONVERGED, last), failure).astype(jnp.int32)
+        return _Carry(state, trace, steps, status)
+
+    state = algorithm.init(model, params, data, key)
+    check_step(algorithm, model, state, data)
+    trace = None
+    if state.objective is not None:
+        trace = jnp.full((max_steps + 1,), jnp.nan, state.objective.dtype).at[0].set(state.objective)
+    failure = _failure(model, state, None, algorithm.monotone, data_size)
+    no_steps = jnp.where(max_steps == 0, Status.MAX_STEPS, _RUNNING)
+    status = jnp.where(failure == _RUNNING, no_steps, failure).astype(jnp.int32)
+    end = jax.lax.while_loop(running, step, _Carry(state, trace, jnp.int32(0), status))
+    state = end.state
+    return Fit(state.params, state.objective, end.trace, end.steps, state.evaluations, end.status)
+
+
+def _failure(model: Any, new: State, old: State | None, monotone: bool, data_size: Array) -> Array:
+    """The status of a step that failed, or ``_RUNNING``: the cause nearest to the root of the trouble."""
+    status = jnp.int32(_RUNNING)
+    if old is not None and monotone and new.objective is not None:
+        fell = new.objective < old.objective - rounding(old.objective, data_size)
+        status = jnp.where(fell, Status.DECREASED, status)
+    finite = trees.all_finite(new.params)
+    if new.objective is not None:
+        finite = finite & jnp.isfinite(new.objective)
+    status = jnp.where(finite, status, Status.NON_FINITE)
+    if has(model, "degenerate"):
+        status = jnp.where(model.degenerate(new.params), Status.DEGENERATE, status)
+    return status.astype(jnp.int32)

@@ -1,0 +1,123 @@
+"""What a fit ends with: ``Fit``, ``Status``, and ``check``, which turns a failure into an exception."""
+
+import dataclasses
+import enum
+
+import jax
+import numpy as np
+from jax import Array
+
+from jaxem.core.model import Params
+from jaxem.core.trees import leaf_names
+
+
+class Status(enum.IntEnum):
+    """How a fit ended. Everything but ``CONVERGED`` is a fit that did not converge."""
+
+    CONVERGED = 0
+    MAX_STEPS = 1
+    NON_FINITE = 2
+    DECREASED = 3
+    DEGENERATE = 4
+
+
+CAUSES = {
+    Status.CONVERGED: "the stopping rule was met",
+    Status.MAX_STEPS: (
+        "max_steps was reached before the stopping rule was met. EM slows down where much information is missing "
+        "(components that overlap): raise max_steps, or accelerate; a rule tighter than rounding error allows "
+        "is never met"
+    ),
+    Status.NON_FINITE: (
+        "a parameter or the objective became NaN or infinite. Likely: NaN or inf in the data, a start under which "
+        "an observation is impossible, or an update that divides by zero"
+    ),
+    Status.DECREASED: (
+        "the objective fell by more than rounding error, which no correct EM step does. Likely: an M-step that "
+        "does not maximise the Q of this E-step (jaxem.verify names the law it breaks), or a prior that is in one "
+        "of log_prior and the M-step only"
+    ),
+    Status.DEGENERATE: (
+        "a component emptied or its covariance became singular; the likelihood may have no maximum there. Use fewer "
+        "components, another start, a simpler covariance, or a prior"
+    ),
+}
+
+
+class FitError(RuntimeError):
+    """A fit that did not converge, raised by ``check``."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """The result of ``fit``; under ``vmap`` every field has a leading lane axis.
+
+    On failure (``NON_FINITE``, ``DECREASED``, ``DEGENERATE``) ``params`` is the last good iterate.
+    """
+
+    params: Params
+    objective: Array | None  # log-likelihood (+ log-prior) at exactly these params; None without a bound
+    trace: Array | None  # (max_steps + 1,), the objective of each iterate from the start on; NaN after the end
+    steps: Array  # iterations taken
+    evaluations: Array  # E-steps paid for
+    status: Array  # a Status, as int32
+
+    @property
+    def converged(self) -> Array:
+        """Whether the stopping rule was met."""
+        return self.status == Status.CONVERGED
+
+    def __str__(self) -> str:
+        if isinstance(self.status, jax.core.Tracer):
+            return f"Fit(traced, params={self.params})"
+        status = np.asarray(self.status)
+        if status.ndim:
+            return _lanes(self, status)
+        rows = [("status", Status(int(status)).name), ("steps", f"{self.steps}")]
+        if self.evaluations != self.steps + 1:
+            rows.append(("evaluations", f"{self.evaluations}"))
+        value = "none (the model has no bound)" if self.objective is None else f"{self.objective:.10g}"
+        rows.append(("objective", value))
+        for name, leaf in zip(leaf_names(self.params), jax.tree.leaves(self.params), strict=True):
+            text = np.array2string(np.asarray(leaf), precision=6, suppress_small=True, threshold=40)
+            rows.append((name, text))
+        width = max(len(name) for name, _ in rows) + 2
+        lines = [f"{name:<{width}}" + text.replace("\n", "\n" + " " * width) for name, text in rows]
+        return "\n".join(["Fit", *("  " + line.replace("\n", "\n  ") for line in lines)])
+
+    __repr__ = __str__
+
+
+def _lanes(fit: Fit, status: np.ndarray) -> str:
+    lines = [f"Fit of {status.size} lanes"]
+    for code in Status:
+        lanes = np.flatnonzero(status.ravel() == code)
+        if lanes.size:
+            lines.append(f"  {code.name:<11} {lanes.size}")
+    if fit.objective is not None:
+        objective = np.asarray(fit.objective)
+        lines.append(f"  objective   {objective.min():.10g} to {objective.max():.10g}")
+    lines.append(f"  steps       {np.min(fit.steps)} to {np.max(fit.steps)}")
+    return "\n".join(lines)
+
+
+def check(fit: Fit) -> Fit:
+    """Return ``fit`` unchanged where it converged (every lane of it), else raise ``FitError``.
+
+    The message names the status, its likely causes, and the lanes. Works on concrete results only: raises
+    ``ValueError`` inside a trace.
+    """
+    if isinstance(fit.status, jax.core.Tracer):
+        raise ValueError("jaxem.check looks at values, so it cannot run inside jit, vmap or grad; use fit.status")
+    status = np.asarray(fit.status)
+    failed = np.flatnonzero(status.ravel() != Status.CONVERGED)
+    if failed.size == 0:
+        return fit
+    parts = []
+    for code in sorted(set(status.ravel()[failed].tolist())):
+        lanes = np.flatnonzero(status.ravel() == code)
+        shown = ", ".join(map(str, lanes[:10])) + (", ..." if lanes.size > 10 else "")
+        where = f" in lane(s) {shown}" if status.ndim else f" after {int(fit.steps)} steps"
+        parts.append(f"{Status(code).name}{where}: {CAUSES[Status(code)]}.")
+    raise FitError(" ".join(parts))

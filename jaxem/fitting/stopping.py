@@ -1,0 +1,183 @@
+"""When to stop: small rules that look at the last steps, and combine.
+
+A rule is a frozen dataclass with ``met(progress) -> bool``. Tolerances are dynamic: another one compiles nothing.
+Every rule is scale-free: differences of objectives are taken per observed value, changes of parameters relative to
+their size.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.model import Params
+from jaxem.core.trees import float_dtype, relative_change
+
+
+class Progress(NamedTuple):
+    """What a rule may look at after each step."""
+
+    params: Params
+    previous: Params
+    trace: Array | None  # the objective of each iterate so far, NaN after it
+    steps: Array  # taken so far, at least 1
+    size: Array  # the number of observed values
+
+    def objective(self, back: int) -> Array:
+        """The objective ``back`` iterations ago; NaN before the start."""
+        index = self.steps - back
+        return jnp.where(index >= 0, self.trace[jnp.maximum(index, 0)], jnp.nan)  # pyright: ignore
+
+
+class Rule(Protocol):
+    """A stopping rule."""
+
+    @property
+    def needs_objective(self) -> bool:
+        """Whether it reads the trace."""
+        ...
+
+    def met(self, progress: Progress) -> Array:
+        """Whether to stop."""
+        ...
+
+
+def rounding(objective: Array, size: Array) -> Array:
+    """The rounding error to expect in an objective over ``size`` values: 32 eps (|L| + size).
+
+    The per-value terms of L are of order one in magnitude and may cancel, hence ``size`` beside |L|; 32 covers the
+    operations of one term and the error growth of the compensated or square-root-blocked sums.
+    """
+    return 32 * jnp.finfo(objective.dtype).eps * (jnp.abs(objective) + size)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _ParameterChange:
+    tol: float
+    needs_objective = False
+
+    def met(self, progress: Progress) -> Array:
+        # No step can be resolved finer than a few units in the last place.
+        finest = 16 * jnp.finfo(float_dtype(progress.params)).eps
+        change = relative_change(progress.params, progress.previous)
+        return change <= jnp.maximum(jnp.asarray(self.tol, change.dtype), finest)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _ObjectiveChange:
+    tol: float
+    needs_objective = True
+
+    def met(self, progress: Progress) -> Array:
+        new = progress.objective(0)
+        return jnp.abs(new - progress.objective(1)) <= _allowed(self.tol, new, progress.size)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Aitken:
+    tol: float
+    needs_objective = True
+
+    def met(self, progress: Progress) -> Array:
+        new, old, older = (progress.objective(back) for back in (0, 1, 2))
+        allowed = _allowed(self.tol, new, progress.size)
+        rate = (new - old) / jnp.where(old == older, 1, old - older)
+        to_go = (new - old) * rate / (1 - rate)  # l_infinity - l_t of a geometric series
+        geometric = (old != older) & (rate >= 0) & (rate < 1) & (jnp.abs(to_go) <= allowed)
+        flat = (jnp.abs(new - old) <= rounding(new, progress.size)) & (
+            jnp.abs(old - older) <= rounding(new, progress.size)
+        )
+        return geometric | flat
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _AllOf:
+    rules: tuple[Any, ...]
+
+    @property
+    def needs_objective(self) -> bool:
+        return any(rule.needs_objective for rule in self.rules)
+
+    def met(self, progress: Progress) -> Array:
+        return jnp.stack([rule.met(progress) for rule in self.rules]).all()
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _AnyOf:
+    rules: tuple[Any, ...]
+
+    @property
+    def needs_objective(self) -> bool:
+        return any(rule.needs_objective for rule in self.rules)
+
+    def met(self, progress: Progress) -> Array:
+        return jnp.stack([rule.met(progress) for rule in self.rules]).any()
+
+
+def _allowed(tol: Any, objective: Array, size: Array) -> Array:
+    """A tolerance per observed value, as a difference of objectives; never finer than rounding (an eighth of the
+    slack that the ascent law is given)."""
+    return jnp.maximum(jnp.asarray(tol, objective.dtype) * size, rounding(objective, size) / 8)
+
+
+def parameter_change(tol: float) -> Rule:
+    r"""Stop when no parameter array changes by more than ``tol`` relative to its largest element.
+
+    .. math:: \|\theta_\ell^{t+1} - \theta_\ell^t\|_\infty \le tol \cdot \|\theta_\ell\|_\infty
+              \quad\text{for every array } \theta_\ell
+
+    Works without a bound. At a linear rate r the distance left is r / (1 - r) times the last change.
+    """
+    return _ParameterChange(tol)
+
+
+def objective_change(tol: float) -> Rule:
+    """Stop when the objective rises by at most ``tol`` an observed value: |L_t - L_{t-1}| <= tol * size(data)."""
+    return _ObjectiveChange(tol)
+
+
+def aitken(tol: float) -> Rule:
+    r"""Stop when the objective's extrapolated limit is within ``tol`` an observed value.
+
+    .. math:: a = \frac{L_t - L_{t-1}}{L_{t-1} - L_{t-2}}, \quad
+              L_\infty = L_{t-1} + \frac{L_t - L_{t-1}}{1 - a}, \quad L_\infty - L_t \le tol \cdot size(data)
+
+    Source: Boehning, Dietz, Schaub, Schlattmann & Lindsay (1994).
+    """
+    return _Aitken(tol)
+
+
+def all_of(*rules: Rule) -> Rule:
+    """Stop when every rule is met."""
+    return _AllOf(_some(rules, "all_of"))
+
+
+def any_of(*rules: Rule) -> Rule:
+    """Stop when one of the rules is met."""
+    return _AnyOf(_some(rules, "any_of"))
+
+
+def _some(rules: tuple[Rule, ...], name: str) -> tuple[Rule, ...]:
+    if not rules:
+        raise ValueError(f"jaxem.{name} needs at least one rule")
+    return rules
+
+
+def default_rule(tol: float, has_objective: bool) -> Rule:
+    r"""Objective settled to ``tol`` an observed value, and parameters to ``sqrt(tol)``; without a bound, parameters
+    to ``tol``.
+
+    Near the optimum the objective is quadratic in the parameters, so ``sqrt(tol)`` asks the same of both. At a
+    linear rate r of the parameters the objective left is r^2 / (1 - r^2) times its last change: at r = 0.9 and the
+    default 1e-10, below 5e-10 an observed value.
+    """
+    if not has_objective:
+        return parameter_change(tol)
+    return all_of(objective_change(tol), parameter_change(tol**0.5))

@@ -1,0 +1,122 @@
+"""Finite mixtures: p(x | params) = sum_k weight_k p(x | component k)."""
+
+import dataclasses
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.constraints import Simplex
+from jaxem.core.data import Data, split_weights
+from jaxem.core.discrete import DiscreteLatent, Responsibilities
+from jaxem.core.trees import float_dtype, is_traced
+from jaxem.families import protocol as families
+from jaxem.families.protocol import Family
+from jaxem.models import observations
+from jaxem.models.starts import Start, start_components
+
+
+class MixtureParams(NamedTuple):
+    weights: Array  # (K,), sum to one
+    components: Any  # the family's own, for K classes
+
+
+class MixtureStatistics(NamedTuple):
+    count: Array  # (K,), n_k = sum_n r_nk
+    components: Any  # the family's own
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mixture(DiscreteLatent):
+    r"""A mixture of ``k`` components of one family.
+
+    .. math:: \text{E: } r_{nk} \propto w_k\, p(x_n \mid \theta_k), \qquad
+              \text{M: } w_k = n_k / N,\; n_k = \textstyle\sum_n r_{nk},\;
+              \theta_k \text{ the family's maximiser under weights } r_{nk}
+
+    Data: an array ``(N, ...)`` or ``Weighted``; q: ``Responsibilities``. McLachlan & Peel (2000), chapter 2.
+    """
+
+    family: Family
+    k: int = dataclasses.field(metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.k, int) or self.k < 1:
+            raise ValueError(f"Mixture: k must be a positive whole number; got {self.k!r}")
+
+    @property
+    def constraints(self) -> MixtureParams:
+        return MixtureParams(Simplex(), self.family.constraints)  # pyright: ignore[reportArgumentType]
+
+    def log_joint_table(self, params: MixtureParams, observations: Data) -> Array:
+        """log w_k + log p(x_n | component k), (N, K)."""
+        return jnp.log(params.weights)[None, :] + self.family.log_density(params.components, observations)
+
+    def statistics(self, q: Responsibilities, data: Data) -> MixtureStatistics:
+        """Class sizes and the family's sums, under responsibilities times observation weights."""
+        x, weights = split_weights(data)
+        r = q.probabilities
+        if weights is not None:
+            # A row of weight zero counts for nothing, even where its responsibilities are NaN.
+            r = jnp.where(weights[:, None] > 0, r * weights.astype(r.dtype)[:, None], 0)
+        return MixtureStatistics(r.sum(axis=0), self.family.statistics(r, x))
+
+    def maximize(self, statistics: MixtureStatistics) -> MixtureParams:
+        n = statistics.count
+        return MixtureParams(n / n.sum(), self.family.maximize(statistics.components))
+
+    def m_step(self, q: Responsibilities, data: Data) -> MixtureParams:
+        """w_k = n_k / N, and the family's maximiser for each class."""
+        return self.maximize(self.statistics(q, data))
+
+    def log_prior(self, params: MixtureParams) -> Array | float:
+        """The family's; flat on the weights."""
+        return families.log_prior(self.family, params.components)
+
+    def anchor(self, params: MixtureParams) -> Self:
+        """The same model, its statistics taken about ``params``."""
+        return dataclasses.replace(self, family=families.anchor(self.family, params.components))
+
+    def degenerate(self, params: MixtureParams) -> Array:
+        """Whether a component is empty (a weight below eps^2: less than eps of one among 1 / eps observations) or
+        has collapsed."""
+        empty = (params.weights < jnp.finfo(params.weights.dtype).eps ** 2).any()
+        return empty | families.degenerate(self.family, params.components)
+
+    def init(self, key: Array, data: Data, start: Start = "kmeans++") -> MixtureParams:
+        """A random start: ``"kmeans++"``, ``"points"`` or ``"responsibilities"`` (see ``models/starts.py``)."""
+        data = jax.tree.map(jnp.asarray, data)
+        if not is_traced(self, data):
+            self._check_data(data)
+        return _init(self, key, data, start)
+
+    def sample(self, key: Array, params: MixtureParams, n: int) -> Array:
+        """``n`` observations."""
+        return self.sample_joint(key, params, n)[1]
+
+    def sample_joint(self, key: Array, params: MixtureParams, n: int) -> tuple[Array, Array]:
+        """``n`` labels and their observations."""
+        label_key, x_key = jax.random.split(key)
+        labels = jax.random.categorical(label_key, jnp.log(params.weights), shape=(n,))
+        return labels, self.family.sample(x_key, params.components, labels)
+
+    def validate(self, params: MixtureParams, data: Data) -> None:
+        """Raise ``ValueError`` where parameters and data do not fit the model."""
+        observations.check_classes(self, params.weights)
+        self._check_data(data)
+
+    def _check_data(self, data: Data) -> None:
+        x, weights = split_weights(data)
+        observations.check_shape(self, x, ("N",))
+        observations.check_enough(self, x.shape[0])
+        observations.check_weights(weights, x.shape[0])
+        observations.check_support(self.family, x, None if weights is None else weights > 0)
+
+
+@jax.jit(static_argnames="start")
+def _init(model: Mixture, key: Array, data: Data, start: Start) -> MixtureParams:
+    x, weights = split_weights(data)
+    dtype = float_dtype(data)
+    return MixtureParams(*start_components(key, model.family, x, weights, model.k, start, dtype))

@@ -1,0 +1,95 @@
+"""Where EM starts: seeds among the observations, or random responsibilities; then one M-step of the family."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.expectation import accumulate, rows_in_cache
+from jaxem.families.protocol import anchor
+
+Start = Literal["kmeans++", "points", "responsibilities"]
+STARTS = ("kmeans++", "points", "responsibilities")
+
+# The share of each observation that is spread over all classes: a class seeded with one observation still gets a
+# covariance of full rank and probabilities above zero.
+_SHARED = 0.1
+
+
+def start_components(
+    key: Array, family: Any, x: Array, weights: Array | None, k: int, start: Start, dtype: jnp.dtype
+) -> tuple[Array, Any]:
+    """Class weights (K,) and the family's parameters for a start.
+
+    ``"kmeans++"``: K seeds, each drawn with probability proportional to the squared distance from the nearest one
+    before it (Arthur & Vassilvitskii 2007), observations to the nearest; ``"points"``: seeds drawn evenly among
+    the observations; ``"responsibilities"``: class probabilities drawn evenly from the simplex. Distances are
+    between the family's features, each divided by its standard deviation: units do not matter.
+    """
+    if start not in STARTS:
+        raise ValueError(f"start must be one of {list(STARTS)}; got {start!r}")
+    n = x.shape[0]
+    counts = jnp.ones((n,), dtype) if weights is None else weights.astype(dtype)
+    seed_key, row_key = jax.random.split(key)
+    if start == "responsibilities":
+
+        def assign(rows: tuple[Array, Array, Array]) -> Array:
+            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(row_key, rows[2])
+            return jax.vmap(lambda key: jax.random.dirichlet(key, jnp.ones((k,), dtype)))(keys)
+
+    else:
+        seeds, middle, scale = _seeds(seed_key, family, x, counts, k, start, dtype)
+
+        def assign(rows: tuple[Array, Array, Array]) -> Array:
+            features = (family.features(rows[0]).astype(dtype) - middle[None, :]) / scale[None, :]
+            distance = ((features[:, None, :] - seeds[None, :, :]) ** 2).sum(axis=-1)
+            nearest = jax.nn.one_hot(distance.argmin(axis=-1), k, dtype=dtype)
+            return (1 - _SHARED) * nearest + _SHARED / k
+
+    def sums(family: Any) -> Any:
+        def one_block(rows: tuple[Array, Array, Array]) -> tuple[Array, Any]:
+            r = assign(rows) * rows[1][:, None]
+            return r.sum(axis=0), family.statistics(r, rows[0])
+
+        numbers = (1 + k) * (1 + x[0].size)
+        return accumulate(one_block, (x, counts, jnp.arange(n)), rows_in_cache(numbers))
+
+    size, statistics = sums(family)
+    components = family.maximize(statistics)
+    anchored = anchor(family, components)
+    if anchored is not family:  # the first pass, about zero, is good for the means only
+        components = anchored.maximize(sums(anchored)[1])
+    return size / size.sum(), components
+
+
+def _seeds(
+    key: Array, family: Any, x: Array, counts: Array, k: int, start: Start, dtype: jnp.dtype
+) -> tuple[Array, Array, Array]:
+    """K seeds (K, F) in standardised features, and the mean and standard deviation (F,) that standardise."""
+    raw = family.features(x).astype(dtype)
+    middle = raw.mean(axis=0)
+    spread = jnp.sqrt(((raw - middle[None, :]) ** 2).mean(axis=0))
+    scale = jnp.where(spread > 0, spread, 1)
+    features = (raw - middle[None, :]) / scale[None, :]
+    first_key, key = jax.random.split(key)
+    first = features[_draw(first_key, counts)]
+
+    def distance(seed: Array) -> Array:
+        return ((features - seed[None, :]) ** 2).sum(axis=-1)
+
+    def next_seed(nearest: Array, key: Array) -> tuple[Array, Array]:
+        # Never one that is there already: two equal classes stay equal for ever.
+        odds = counts * (nearest if start == "kmeans++" else (nearest > 0).astype(dtype))
+        seed = features[_draw(key, jnp.where(odds.sum() > 0, odds, counts))]
+        return jnp.minimum(nearest, distance(seed)), seed
+
+    _, others = jax.lax.scan(next_seed, distance(first), jax.random.split(key, k - 1) if k > 1 else key[None][:0])
+    return jnp.concatenate([first[None], others]), middle, scale
+
+
+def _draw(key: Array, odds: Array) -> Array:
+    """An index with probability proportional to ``odds``: one uniform number, by the inverse distribution."""
+    cumulative = jnp.cumsum(odds)
+    u = jax.random.uniform(key, (), odds.dtype) * cumulative[-1]
+    return jnp.minimum(jnp.searchsorted(cumulative, u, side="right"), odds.shape[0] - 1)
