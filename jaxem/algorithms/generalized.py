@@ -47,7 +47,7 @@ class GEM:
 
     Slow is not settled: with a timid optimiser the parameters hardly move long before the optimum. So ``fit``
     calls a GEM fit converged only when, besides the stopping rule, the best step along the gradient g would gain
-    at most ``gain_tol`` an observed value:
+    at most ``gain_tol`` an observed value (or what rounding error hides):
 
     .. math:: \tfrac12 (g'g)^2 / |g'Hg| \le gain\_tol \cdot size(data).
 
@@ -85,7 +85,10 @@ class GEM:
         free = constraints.inverse(spaces, state.params)
         value, gradient = jax.value_and_grad(expected)(free)
         climb = _Climb(free, value, gradient, optimizer, scale, jnp.bool_(False))
-        settled = _gain(expected, free, gradient) <= self.gain_tol * size(data, value.dtype)
+        observed = size(data, value.dtype)
+        resolved = jnp.finfo(value.dtype).eps * (jnp.abs(value) + observed)  # Q cannot show a smaller gain
+        gain = _gain(expected, free, gradient)
+        settled = gain <= jnp.maximum(jnp.asarray(self.gain_tol, value.dtype) * observed, resolved)
         climb, _ = jax.lax.scan(lambda c, _: (self._try(expected, c), None), climb, length=self.steps)
         # The coordinates of the edge of a space are its inside: parameters that did not move stay the same to the bit.
         params = jax.tree.map(

@@ -1,0 +1,1 @@
+"""What EM is: models, bounds, parameter spaces, data."""

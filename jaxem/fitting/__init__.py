@@ -1,0 +1,1 @@
+"""Who drives: the loop, its stopping rules, its verdict."""

@@ -1,0 +1,27 @@
+"""The real data of the examples."""
+
+from importlib import resources
+
+import numpy as np
+
+
+def _table(name: str) -> np.ndarray:
+    with resources.files(__name__).joinpath(name).open() as file:
+        return np.loadtxt(file, delimiter=",", skiprows=1)
+
+
+def old_faithful() -> np.ndarray:
+    """Eruptions of the Old Faithful geyser: duration and waiting time to the next, in minutes, (272, 2).
+
+    Source: Azzalini & Bowman (1990), as in R's ``faithful``.
+    """
+    return _table("old_faithful.csv")
+
+
+def earthquakes() -> tuple[np.ndarray, np.ndarray]:
+    """Years 1900 to 2006 and the number of earthquakes of magnitude 7 or more in each, (107,) and (107,).
+
+    Source: Zucchini, MacDonald & Langrock (2016), table 1.1.
+    """
+    years, counts = _table("earthquakes.csv").T
+    return years.astype(int), counts.astype(int)
