@@ -68,8 +68,8 @@ class Positive:
 
     def forward(self, free: Array) -> Array:
         limits = jnp.finfo(free.dtype)
-        # exp of more than log(max) is inf with an infinite slope; held at the ends both stay finite.
-        return jnp.exp(jnp.clip(free, math.log(float(limits.tiny)), math.log(float(limits.max)) - 1e-3))
+        # exp of more than log(max) is inf with an infinite slope; held inside the ends both stay finite, and not zero.
+        return jnp.exp(jnp.clip(free, math.log(float(limits.tiny)) + 1e-3, math.log(float(limits.max)) - 1e-3))
 
     def inverse(self, value: Array) -> Array:
         return jnp.log(jnp.maximum(value, _tiny(value)))
@@ -143,11 +143,13 @@ class PositiveDefinite:
     def forward(self, free: Array) -> Array:
         d = round(((8 * free.shape[-1] + 1) ** 0.5 - 1) / 2)
         limits = jnp.finfo(free.dtype)
-        low, high = math.log(float(limits.tiny)) / 2, math.log(float(limits.max)) / 2 - 1
-        scale = jnp.exp(jnp.clip(free[..., :d], low, high))  # its square must not overflow
+        low, high = math.log(float(limits.tiny)) / 2 + 1e-3, math.log(float(limits.max)) / 2 - 4
         rows, columns = np.tril_indices(d, -1)
         unit = jnp.broadcast_to(jnp.eye(d, dtype=free.dtype), (*free.shape[:-1], d, d))
-        lower = scale[..., :, None] * unit.at[..., rows, columns].set(free[..., d:])
+        unit = unit.at[..., rows, columns].set(free[..., d:])
+        length = jnp.log((unit**2).sum(axis=-1)) / 2
+        scale = jnp.exp(jnp.clip(free[..., :d], low, high - length))  # the square of a row must not overflow
+        lower = scale[..., :, None] * unit
         return lower @ jnp.swapaxes(lower, -1, -2)
 
     def inverse(self, value: Array) -> Array:

@@ -1,0 +1,57 @@
+"""Hostile settings for every test: two devices, strict dtypes, no silent broadcasting, 64 bits, warnings as errors."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compilation makes the first example slow; the same examples on every run.
+hypothesis.settings.register_profile("jaxem", deadline=None, derandomize=True, max_examples=50, database=None)
+hypothesis.settings.load_profile("jaxem")
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+class Compilations:
+    """How many programs XLA has compiled since the block was entered."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, event: str, *_: object, **__: object) -> None:
+        self.count += event == COMPILED
+
+
+@pytest.fixture
+def count_compilations() -> Callable[[], contextlib.AbstractContextManager[Compilations]]:
+    """``with count_compilations() as compiled: ...``, then ``compiled.count``."""
+
+    @contextlib.contextmanager
+    def counting() -> Iterator[Compilations]:
+        compilations = Compilations()
+        jax.monitoring.register_event_duration_secs_listener(compilations)
+        try:
+            yield compilations
+        finally:
+            jax.monitoring.unregister_event_duration_listener(compilations)
+
+    return counting
+
+
+@pytest.fixture(params=["float32", "float64"], scope="session")
+def dtype(request: pytest.FixtureRequest) -> np.dtype:
+    """Both floating dtypes, one after the other."""
+    return jnp.dtype(request.param)

@@ -1,0 +1,273 @@
+"""Parameter spaces: charts invert, stay finite at the ends, and have the dimension of their space."""
+
+import functools
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closeness import assert_within, eps
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
+
+import jaxem
+from jaxem import Positive, PositiveDefinite, Real, Simplex, UnitInterval
+from jaxem.core import constraints
+
+forward = jax.jit(constraints.forward)
+inverse = jax.jit(constraints.inverse)
+contains = jax.jit(constraints.contains)
+
+K = 4  # classes of a simplex
+D = 3  # rows of a matrix
+
+
+def vectors(low: float, high: float, n: int) -> st.SearchStrategy[np.ndarray]:
+    return arrays(np.float64, n, elements=st.floats(low, high))
+
+
+def there_and_back(space: constraints.Space, value: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """The value in this dtype, and forward(inverse(value))."""
+    value = jnp.asarray(value, dtype)
+    back = forward(space, inverse(space, value))
+    assert back.dtype == dtype and back.shape == value.shape
+    return np.asarray(value, np.float64), np.asarray(back, np.float64)
+
+
+def back_and_there(space: constraints.Space, free: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """The coordinates in this dtype, and inverse(forward(coordinates))."""
+    free = jnp.asarray(free, dtype)
+    again = inverse(space, forward(space, free))
+    assert again.dtype == dtype and again.shape == free.shape
+    return np.asarray(free, np.float64), np.asarray(again, np.float64)
+
+
+@given(vectors(-1e9, 1e9, 5))
+def test_real_is_the_identity(dtype, x):
+    value, back = there_and_back(Real(), x, dtype)
+    np.testing.assert_array_equal(back, value)
+
+
+@given(vectors(-80, 80, 5))
+def test_positive_round_trips(dtype, u):
+    # log x is rounded to eps |log x|, which is a relative error of x; 4 for log and exp themselves.
+    value, back = there_and_back(Positive(), np.exp(u), dtype)
+    assert_within(back, value, eps(dtype) * (4 + 2 * np.abs(u)) * value)
+    free, again = back_and_there(Positive(), u, dtype)
+    assert_within(again, free, eps(dtype) * (4 + 2 * np.abs(u)))
+
+
+@given(vectors(-80, 36, 5))
+def test_unit_interval_round_trips(dtype, u):
+    # One minus x has an absolute error of eps, hence u one of eps / (1 - x) = eps (1 + exp u).
+    u = np.minimum(u, -np.log(eps(dtype)) - 1)
+    x = 1 / (1 + np.exp(-u))
+    value, back = there_and_back(UnitInterval(), x, dtype)
+    assert_within(back, value, eps(dtype) * value * (4 + (1 - x) * (4 + 2 * np.abs(u))))
+    free, again = back_and_there(UnitInterval(), u, dtype)
+    assert_within(again, free, eps(dtype) * (4 * (1 + np.exp(u)) + 2 * np.abs(u)))
+
+
+@given(vectors(-12, 12, K))
+def test_simplex_round_trips_to_a_point(dtype, log_x):
+    x = np.exp(log_x) / np.exp(log_x).sum()
+    value, back = there_and_back(Simplex(), x, dtype)
+    largest = np.abs(np.log(x)).max()
+    assert_within(back, value, eps(dtype) * 4 * K * (1 + largest) * value)
+    assert_within(back.sum(), 1, K * eps(dtype))
+
+
+@given(vectors(-10, 10, K - 1))
+def test_simplex_round_trips_to_coordinates(dtype, u):
+    free, again = back_and_there(Simplex(), u, dtype)
+    assert_within(again, free, eps(dtype) * 4 * K * (2 + K * np.abs(u).max()))
+
+
+@given(vectors(-2, 2, D * (D + 1) // 2))
+def test_positive_definite_round_trips(dtype, u):
+    lower = np.eye(D)
+    lower[np.tril_indices(D, -1)] = u[D:]
+    unit = lower @ lower.T
+    scale = np.exp(u[:D])
+    # Cholesky is backward stable row by row: L L' = S + E, |E_ij| <= (D + 1) eps sqrt(S_ii S_jj) (Higham 2002, 10.3).
+    value, back = there_and_back(PositiveDefinite(), scale[:, None] * unit * scale, dtype)
+    size = np.sqrt(np.outer(np.diag(value), np.diag(value)))
+    assert_within(back, value, eps(dtype) * (4 * (D + 1) + 4 * np.abs(u[:D]).max()) * size)
+    # The factor itself is off by as much times the condition number of the matrix in units of its own rows.
+    free, again = back_and_there(PositiveDefinite(), u, dtype)
+    assert_within(again, free, eps(dtype) * 4 * (D + 1) * np.linalg.cond(unit) * np.abs(lower).max())
+
+
+SHAPES = {  # space: shape of a point, of its coordinates
+    Positive(): ((5,), (5,)),
+    UnitInterval(): ((2, 5), (2, 5)),
+    Simplex(): ((2, K), (2, K - 1)),
+    PositiveDefinite(): ((2, D, D), (2, D * (D + 1) // 2)),
+}
+
+
+@pytest.mark.parametrize("space", SHAPES, ids=lambda space: type(space).__name__)
+def test_a_chart_has_the_dimension_of_its_space(space):
+    point, coordinates = SHAPES[space]
+    free = jnp.asarray(np.random.default_rng(0).normal(size=coordinates))
+    value = forward(space, free)
+    assert value.shape == point
+    assert inverse(space, value).shape == coordinates
+    assert contains(space, value)
+    # No direction of the chart is lost: the Jacobian has full rank.
+    jacobian = jax.jit(jax.jacobian(space.forward))(free).reshape(value.size, free.size)
+    assert np.linalg.matrix_rank(jacobian) == free.size
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def probe(space: constraints.Space, method: str, points: jax.Array) -> jax.Array:
+    """Whether a chart's values and its gradients are finite at each of the points."""
+
+    def finite(x: jax.Array) -> jax.Array:
+        value, pull_back = jax.vjp(getattr(space, method), x)
+        (gradient,) = pull_back(jnp.ones_like(value))
+        return jnp.isfinite(value).all() & jnp.isfinite(gradient).all()
+
+    return jax.vmap(finite)(points)
+
+
+FAR = {
+    Real(): [[-1e4], [1e4]],
+    Positive(): [[-1e4], [1e4]],
+    UnitInterval(): [[-1e4], [1e4]],
+    Simplex(): [[-1e4, 0, 1e4], [1e4, 1e4, 1e4], [-1e4, -1e4, -1e4], [0, 1e4, -1e4]],
+    PositiveDefinite(): np.stack(np.meshgrid(*[[-1e4, 1, 1e4]] * 6)).reshape(6, -1).T,
+}
+
+
+@pytest.mark.parametrize("space", FAR, ids=lambda space: type(space).__name__)
+def test_forward_is_finite_far_out(space, dtype):
+    free = jnp.asarray(FAR[space], dtype)
+    assert probe(space, "forward", free).all()
+    value = forward(space, free)
+    if isinstance(space, PositiveDefinite):
+        value = jnp.diagonal(value, axis1=-2, axis2=-1)
+    if isinstance(space, Positive | PositiveDefinite):
+        assert (value > 0).all()
+
+
+def test_inverse_is_finite_on_the_edge(dtype):
+    tiny, below_one = np.finfo(dtype).tiny, 1 - np.finfo(dtype).epsneg
+    small, large = (1e-300, 1e300) if dtype == jnp.float64 else (1e-38, 1e38)
+    edges = {
+        Positive(): [[0], [tiny], [small], [1], [large]],
+        UnitInterval(): [[0], [tiny], [small], [0.5], [below_one], [1]],
+        Simplex(): [[0, 1, 0], [tiny, 1, 0], [small, 0.5, 0.5], [1, 0, 0]],
+        PositiveDefinite(): [np.diag(x) for x in ((1, 1), (tiny, 1), (large, 1), (tiny, large))],
+    }
+    for space, points in edges.items():
+        good = probe(space, "inverse", jnp.asarray(np.array(points), dtype))
+        assert good.all(), (space, good)
+
+
+def test_an_edge_point_comes_back_by_rounding_error(dtype):
+    tiny = np.finfo(dtype).tiny
+    assert_within(UnitInterval().forward(UnitInterval().inverse(jnp.asarray([0, 1], dtype))), [0, 1], eps(dtype))
+    assert_within(Positive().forward(Positive().inverse(jnp.asarray([0], dtype))), [0], 200 * tiny)
+    # The coordinates of an edge point span |log tiny|: rounded to eps of that, all of it relative to the values.
+    allowed = eps(dtype) * 4 * K * -np.log(tiny)
+    assert_within(Simplex().forward(Simplex().inverse(jnp.asarray([0, 0.25, 0.75], dtype))), [0, 0.25, 0.75], allowed)
+
+
+@pytest.mark.parametrize(
+    ("space", "inside", "outside"),
+    [
+        (Real(), [[0.0, -1e300]], [[0.0, np.nan], [np.inf, 0.0]]),
+        (Positive(), [[0.0, 1e300]], [[-1e-300, 1.0], [np.nan, 1.0], [np.inf, 1.0]]),
+        (UnitInterval(), [[0.0, 1.0]], [[-1e-9, 0.5], [0.5, 1.0 + 1e-9], [np.nan, 0.5]]),
+        (Simplex(), [[0.0, 1.0], [1 / 3, 2 / 3]], [[0.5, 0.5001], [-0.1, 1.1], [np.nan, 1.0], [0.0, 0.0]]),
+        (
+            PositiveDefinite(),
+            [np.eye(2), [[1e-300, 0.0], [0.0, 1e300]], [[1.0, 0.99], [0.99, 1.0]]],
+            [
+                np.zeros((2, 2)),
+                -np.eye(2),
+                [[1.0, 1.0], [1.0, 1.0]],
+                [[1.0, 0.5], [0.4, 1.0]],
+                [[1.0, 2.0], [2.0, 1.0]],
+                [[np.nan, 0.0], [0.0, 1.0]],
+            ],
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_contains(space, inside, outside):
+    for value in inside:
+        assert contains(space, jnp.asarray(value)), value
+    for value in outside:
+        assert not contains(space, jnp.asarray(value)), value
+
+
+def test_contains_allows_rounding_error(dtype):
+    third = jnp.full((300,), 1 / 300, dtype)
+    assert contains(Simplex(), third)
+    x = np.random.default_rng(0).normal(size=(50, D)) * [1e-3, 1, 1e3]
+    covariance = jnp.asarray(x.T @ x, dtype).at[0, 2].multiply(1 + 4 * eps(dtype))
+    assert contains(PositiveDefinite(), covariance)
+
+
+def test_one_space_serves_all_leaves():
+    params = {"a": jnp.array([1.0, 2.0]), "b": (jnp.array(3.0), jnp.array(4.0))}
+    free = inverse(Positive(), params)
+    assert jax.tree.structure(free) == jax.tree.structure(params)
+    assert_within(free["b"][1], np.log(4.0), eps(jnp.float64) * 2)
+    jax.tree.map(lambda x, y: assert_within(x, y, 8 * eps(jnp.float64)), forward(Positive(), free), params)
+    assert contains(Positive(), params)["b"][0]
+    assert constraints.describe(Positive(), params) == ["positive"] * 3
+
+
+def test_spaces_may_be_a_prefix_of_the_tree():
+    params = {"a": jnp.array([0.25, 0.75]), "b": (jnp.array(-3.0), jnp.array(4.0))}
+    spaces = {"a": Simplex(), "b": Real()}
+    free = inverse(spaces, params)
+    assert free["a"].shape == (1,) and free["b"] == params["b"]
+    inside = contains(spaces, {"a": jnp.array([0.5, 0.75]), "b": (jnp.array(-3.0), jnp.array(jnp.nan))})
+    assert not inside["a"] and inside["b"][0] and not inside["b"][1]
+    assert constraints.describe(spaces, params) == [Simplex.description, *[Real.description] * 2]
+
+
+def test_spaces_are_compared_by_value():
+    assert PositiveDefinite() == jaxem.PositiveDefinite()
+    assert hash(Simplex()) == hash(Simplex())
+    assert jax.tree.leaves(Simplex()) == []
+    assert isinstance(Simplex(), constraints.Space)
+
+
+def test_coordinates_know_the_manifold(dtype):
+    """At the multinomial maximiser the gradient vanishes in coordinates; the raw one does not."""
+    counts = jnp.asarray([10, 20, 5, 65], dtype)
+    n = 100
+    best = counts / n
+
+    def log_likelihood(p):
+        return (counts * jnp.log(p)).sum()
+
+    raw = jax.grad(log_likelihood)(best)
+    assert_within(raw, np.full(K, n), 4 * eps(dtype) * n)
+    inside = jax.grad(lambda u: log_likelihood(Simplex().forward(u)))(Simplex().inverse(best))
+    # V'(counts - n p) where p is known to a relative 4 K (1 + largest |log p|) eps (see the round trip).
+    assert_within(inside, np.zeros(K - 1), eps(dtype) * 4 * K * (1 + np.log(20)) * n)
+
+
+def test_units_only_shift_coordinates_of_scales(dtype):
+    x = jnp.asarray([0.3, 2.0, 50.0], dtype)
+    shift = Positive().inverse(1000 * x) - Positive().inverse(x)
+    assert_within(shift, np.full(3, np.log(1000)), 4 * eps(dtype) * np.log(5e4))
+
+    rng = np.random.default_rng(1)
+    y = rng.normal(size=(50, D)) @ rng.normal(size=(D, D))
+    units = np.array([1000, 1, 1e-3])
+    covariance = y.T @ y / 50
+    free, scaled = (
+        inverse(PositiveDefinite(), jnp.asarray(c, dtype)) for c in (covariance, np.outer(units, units) * covariance)
+    )
+    correlation = covariance / np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
+    allowed = eps(dtype) * 8 * (D + 1) * np.linalg.cond(correlation) * np.maximum(1, np.abs(free)).max()
+    assert_within(scaled[:D] - free[:D], np.log(units), allowed)
+    assert_within(scaled[D:], free[D:], allowed)
