@@ -17,6 +17,8 @@ from jaxem.core.expectation import em_map as em_map
 from jaxem.core.log_joint import from_log_joint as from_log_joint
 from jaxem.core.model import Model as Model
 from jaxem.fitting.fit import fit as fit
+from jaxem.fitting.restarts import Restarts as Restarts
+from jaxem.fitting.restarts import fit_restarts as fit_restarts
 from jaxem.fitting.result import Fit as Fit
 from jaxem.fitting.result import FitError as FitError
 from jaxem.fitting.result import Status as Status
@@ -26,5 +28,8 @@ from jaxem.fitting.stopping import all_of as all_of
 from jaxem.fitting.stopping import any_of as any_of
 from jaxem.fitting.stopping import objective_change as objective_change
 from jaxem.fitting.stopping import parameter_change as parameter_change
+from jaxem.inference.certificate import Certificate as Certificate
+from jaxem.inference.certificate import LawViolationError as LawViolationError
+from jaxem.inference.verify import verify as verify
 
 __version__ = "0.1.0"

@@ -1,0 +1,84 @@
+"""Many starts, one program: EM finds a local optimum, so ask how many starts found the best one."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.algorithms.protocol import Algorithm
+from jaxem.core.bound import has_objective
+from jaxem.core.data import Data, size
+from jaxem.core.model import require
+from jaxem.fitting.fit import choose, choose_rule, fit
+from jaxem.fitting.result import Fit, Status
+from jaxem.fitting.stopping import Rule
+
+
+class Restarts(NamedTuple):
+    """The fits of ``fit_restarts``."""
+
+    best: Fit  # the highest objective among the fits that did not fail
+    objectives: Array  # (restarts,), of every start
+    statuses: Array  # (restarts,)
+    times_best_found: Array  # starts whose fit ended within 1e-6 an observed value of the best objective
+
+    def __str__(self) -> str:
+        n = self.statuses.shape[0]
+        return f"{n} starts; best objective found {int(self.times_best_found)} times\n{self.best}"
+
+
+def fit_restarts(
+    model: Any,
+    key: Array,
+    data: Data,
+    *,
+    restarts: int = 20,
+    algorithm: Algorithm | None = None,
+    tol: float = 1e-10,
+    stop: Rule | None = None,
+    max_steps: int = 1000,
+) -> Restarts:
+    """Fit from ``restarts`` random starts, ``model.init(key_r, data)``, vmapped, and keep the best.
+
+    A fit that ended ``NON_FINITE``, ``DECREASED`` or ``DEGENERATE`` is never the best one, however high its
+    objective (an unbounded likelihood is no optimum), unless all did; ``best.status`` tells. The other arguments are
+    those of ``fit``.
+
+    Raises ``ValueError`` where the model lacks ``init`` or has no objective to compare fits by.
+    """
+    require(model, "fit_restarts", "init")
+    if restarts < 1:
+        raise ValueError(f"restarts must be at least 1; it is {restarts}")
+    data = jax.tree.map(jnp.asarray, data)
+    model.init(key, data)  # outside the trace, so that data which cannot be fitted is a ValueError
+    algorithm = choose(algorithm, model)
+    rule = choose_rule(stop, tol, model)
+    if not has_objective(model):
+        raise ValueError("fit_restarts compares objectives, and the model has none: write log_likelihood")
+    fits = _fit_all(model, key, data, algorithm, rule, restarts, max_steps)
+    return _choose(fits, size(data, fits.objective.dtype))
+
+
+@jax.jit(static_argnames=("restarts", "max_steps"))
+def _fit_all(model: Any, key: Array, data: Data, algorithm: Any, rule: Any, restarts: int, max_steps: int) -> Fit:
+    def one(init_key: Array, fit_key: Array) -> Fit:
+        start = model.init(init_key, data)
+        return fit(model, start, data, algorithm=algorithm, stop=rule, max_steps=max_steps, key=fit_key)
+
+    keys = jax.random.split(key, (2, restarts))
+    return jax.vmap(one)(keys[0], keys[1])
+
+
+@jax.jit
+def _choose(fits: Fit, data_size: Array) -> Restarts:
+    objectives = fits.objective
+    assert objectives is not None
+    sound = (fits.status == Status.CONVERGED) | (fits.status == Status.MAX_STEPS)
+    # Unsound fits are compared only among themselves; NaN never wins.
+    candidates = jnp.where(sound | ~sound.any(), objectives, -jnp.inf)
+    candidates = jnp.where(jnp.isnan(candidates), -jnp.inf, candidates)
+    index = candidates.argmax()
+    found = candidates >= candidates[index] - 1e-6 * data_size
+    best = jax.tree.map(lambda leaf: leaf[index], fits)
+    return Restarts(best, objectives, fits.status, found.sum())

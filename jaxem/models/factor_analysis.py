@@ -1,0 +1,227 @@
+"""Factor analysis: a continuous latent variable (Rubin & Thayer 1982)."""
+
+import dataclasses
+import math
+from typing import NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.linalg import cho_solve, solve_triangular
+
+from jaxem.core.constraints import Positive, Real
+from jaxem.core.data import Data, split_weights, total
+from jaxem.core.trees import float_dtype, is_traced
+from jaxem.models import observations
+
+
+class FactorAnalysisParams(NamedTuple):
+    mean: Array  # (D,)
+    loadings: Array  # (D, k)
+    noise: Array  # (D,), variances
+
+
+class Factors(NamedTuple):
+    """q(z_n) = N(means_n, covariance): one covariance for all observations."""
+
+    means: Array  # (N, k)
+    covariance: Array  # (k, k)
+    log_normalizer: Array  # (N,), log p(x_n)
+
+
+class FactorStatistics(NamedTuple):
+    """Sums over n, with y = x - origin and w = (z, 1)."""
+
+    yy: Array  # (D,), sum y^2
+    yw: Array  # (D, k + 1), sum y E[w]'
+    ww: Array  # (k + 1, k + 1), sum E[w w']
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FactorAnalysis:
+    r"""x = mean + loadings z + e, with ``k`` factors z ~ N(0, I) and noise e ~ N(0, diag(noise)).
+
+    .. math:: \text{E: } V = (I + \Lambda' \Psi^{-1} \Lambda)^{-1},\; m_n = V \Lambda' \Psi^{-1} (x_n - \mu)
+              \qquad
+              \text{M: } (\Lambda, \mu) = S_{xw} S_{ww}^{-1},\;
+              \Psi = \operatorname{diag}(S_{xx} - (\Lambda, \mu) S_{wx}) / N,\; w = (z, 1)
+
+    Data ``(N, D)`` or ``Weighted``. The likelihood is that of N(mean, loadings loadings' + diag(noise)): loadings are
+    known up to a rotation. ``origin (D,)``: where the statistics are taken about; set by ``anchor``.
+    """
+
+    k: int = dataclasses.field(metadata={"static": True})
+    origin: Array | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.k, int) or self.k < 1:
+            raise ValueError(f"FactorAnalysis: k must be a positive whole number; got {self.k!r}")
+
+    @property
+    def constraints(self) -> FactorAnalysisParams:
+        return FactorAnalysisParams(Real(), Real(), Positive())  # pyright: ignore[reportArgumentType]
+
+    def e_step(self, params: FactorAnalysisParams, data: Data) -> Factors:
+        """The posterior of the factors, by the (k, k) precision I + L' Psi^-1 L (Woodbury's identity)."""
+        x, _ = split_weights(data)
+        y = x - params.mean[None, :]
+        scaled = params.loadings / params.noise[:, None]  # Psi^-1 Lambda
+        identity = jnp.eye(self.k, dtype=y.dtype)
+        lower = jnp.linalg.cholesky(identity + params.loadings.T @ scaled)
+        projected = y @ scaled
+        means = cho_solve((lower, True), projected.T).T
+        # y' (Lambda Lambda' + Psi)^-1 y as a sum of squares, in which nothing cancels
+        residual = y - means @ params.loadings.T
+        distance = (residual**2 / params.noise[None, :]).sum(axis=1) + (means**2).sum(axis=1)
+        log_determinant = jnp.log(params.noise).sum() + 2 * jnp.log(jnp.diagonal(lower)).sum()
+        constant = y.shape[1] * math.log(2 * math.pi)
+        return Factors(means, cho_solve((lower, True), identity), -0.5 * (constant + log_determinant + distance))
+
+    def q_function(self, params: FactorAnalysisParams, q: Factors, data: Data) -> Array:
+        """E_q log N(z; 0, I) + log N(x; mean + loadings z, noise), summed."""
+        x, weights = split_weights(data)
+        residual = x - params.mean[None, :] - q.means @ params.loadings.T
+        spread = (params.loadings @ q.covariance * params.loadings).sum(axis=1)  # of the d-th mean under q
+        given = -0.5 * (
+            math.log(2 * math.pi) * x.shape[1]
+            + jnp.log(params.noise).sum()
+            + ((residual**2 + spread[None, :]) / params.noise[None, :]).sum(axis=1)
+        )
+        prior = -0.5 * (math.log(2 * math.pi) * self.k + (q.means**2).sum(axis=1) + jnp.trace(q.covariance))
+        return total(given + prior, weights)
+
+    def entropy(self, q: Factors, data: Data) -> Array:
+        """Of N normal distributions with one covariance: N log|2 pi e V| / 2."""
+        x, weights = split_weights(data)
+        _, log_determinant = jnp.linalg.slogdet(q.covariance)
+        each = 0.5 * (self.k * (1 + math.log(2 * math.pi)) + log_determinant)
+        return total(jnp.full((x.shape[0],), each), weights)
+
+    def divergence(self, q: Factors, p: Factors, data: Data) -> Array:
+        """KL(q || p) between normal distributions."""
+        _, weights = split_weights(data)
+        lower_p, lower_q = jnp.linalg.cholesky(p.covariance), jnp.linalg.cholesky(q.covariance)
+        shift = solve_triangular(lower_p, (q.means - p.means).T, lower=True)
+        ratio = solve_triangular(lower_p, lower_q, lower=True)
+        log_ratio = jnp.log(jnp.diagonal(lower_p)).sum() - jnp.log(jnp.diagonal(lower_q)).sum()
+        each = 0.5 * ((ratio**2).sum() + (shift**2).sum(axis=0) - self.k) + log_ratio
+        return total(each, weights)
+
+    def log_normalizer(self, q: Factors, data: Data) -> Array:
+        """log p(x | params) as the E-step met it."""
+        return total(q.log_normalizer, split_weights(data)[1])
+
+    def log_prob(self, params: FactorAnalysisParams, data: Data) -> Array:
+        """log N(x_n; mean, loadings loadings' + noise), (N,), by the Cholesky factor of that (D, D) matrix."""
+        x, _ = split_weights(data)
+        y = x - params.mean[None, :]
+        lower = jnp.linalg.cholesky(params.loadings @ params.loadings.T + jnp.diag(params.noise))
+        z = solve_triangular(lower, y.T, lower=True)
+        log_determinant = 2 * jnp.log(jnp.diagonal(lower)).sum()
+        return -0.5 * (y.shape[1] * math.log(2 * math.pi) + log_determinant + (z**2).sum(axis=0))
+
+    def log_likelihood(self, params: FactorAnalysisParams, data: Data) -> Array:
+        """log p(x | params), the (weighted) sum of ``log_prob``."""
+        return total(self.log_prob(params, data), split_weights(data)[1])
+
+    def statistics(self, q: Factors, data: Data) -> FactorStatistics:
+        """Sums of squares and products of x and (z, 1)."""
+        x, weights = split_weights(data)
+        y = x if self.origin is None else x - self.origin[None, :]
+        w = jnp.concatenate([q.means, jnp.ones((x.shape[0], 1), y.dtype)], axis=1)
+        n = jnp.ones((x.shape[0],), y.dtype) if weights is None else weights.astype(y.dtype)
+        weighted = jnp.where(n[:, None] > 0, w * n[:, None], 0)
+        uncertainty = jnp.zeros((self.k + 1, self.k + 1), y.dtype).at[:-1, :-1].set(q.covariance)
+        return FactorStatistics(
+            n @ jnp.where(n[:, None] > 0, y, 0) ** 2, y.T @ weighted, w.T @ weighted + n.sum() * uncertainty
+        )
+
+    def maximize(self, statistics: FactorStatistics) -> FactorAnalysisParams:
+        yy, yw, ww = statistics
+        lower = jnp.linalg.cholesky(ww)
+        coefficients = cho_solve((lower, True), yw.T).T  # (loadings, mean - origin)
+        noise = (yy - (coefficients * yw).sum(axis=1)) / ww[-1, -1]
+        mean = coefficients[:, -1] if self.origin is None else self.origin + coefficients[:, -1]
+        return FactorAnalysisParams(mean, coefficients[:, :-1], noise)
+
+    def m_step(self, q: Factors, data: Data) -> FactorAnalysisParams:
+        """Regress x on (z, 1); what is left is the noise."""
+        return self.maximize(self.statistics(q, data))
+
+    def anchor(self, params: FactorAnalysisParams) -> Self:
+        """The same model, its statistics taken about ``params.mean``."""
+        return dataclasses.replace(self, origin=params.mean)
+
+    def degenerate(self, params: FactorAnalysisParams) -> Array:
+        """Whether a noise variance has vanished beside what the factors explain (a Heywood case)."""
+        explained = (params.loadings**2).sum(axis=1)
+        return (params.noise <= jnp.finfo(params.noise.dtype).eps * explained).any()
+
+    def init(self, key: Array, data: Data) -> FactorAnalysisParams:
+        """Random loadings and noise that share the variance of each variable in halves."""
+        data = jax.tree.map(jnp.asarray, data)
+        if not is_traced(self, data):
+            self._check_data(data)
+        return _init(self, key, data)
+
+    def predict(self, params: FactorAnalysisParams, data: Data) -> Array:
+        """The posterior mean of the factors of each observation, (N, k)."""
+        return self.e_step(params, data).means
+
+    def predict_proba(self, params: FactorAnalysisParams, data: Data) -> Factors:
+        """The posterior of the factors: means (N, k) and their covariance (k, k)."""
+        return self.e_step(params, data)
+
+    def sample(self, key: Array, params: FactorAnalysisParams, n: int) -> Array:
+        """``n`` observations."""
+        return self.sample_joint(key, params, n)[1]
+
+    def sample_joint(self, key: Array, params: FactorAnalysisParams, n: int) -> tuple[Array, Array]:
+        """``n`` draws of the factors (n, k) and their observations (n, D)."""
+        z_key, e_key = jax.random.split(key)
+        z = jax.random.normal(z_key, (n, self.k), params.mean.dtype)
+        e = jax.random.normal(e_key, (n, params.mean.shape[0]), params.mean.dtype)
+        x = params.mean[None, :] + z @ params.loadings.T + jnp.sqrt(params.noise)[None, :] * e
+        return z, x
+
+    def validate(self, params: FactorAnalysisParams, data: Data) -> None:
+        """Raise ``ValueError`` where parameters and data do not fit the model."""
+        self._check_data(data)
+        d = jax.tree.leaves(data)[0].shape[1]
+        if params.loadings.shape != (d, self.k) or params.mean.shape != (d,) or params.noise.shape != (d,):
+            raise ValueError(
+                f"FactorAnalysis(k={self.k}) of {d} variables needs mean ({d},), loadings ({d}, {self.k}), noise "
+                f"({d},); the start has {[leaf.shape for leaf in params]}"
+            )
+
+    def _check_data(self, data: Data) -> None:
+        x, weights = split_weights(data)
+        if x.ndim != 2:
+            raise ValueError(f"FactorAnalysis needs data of shape (N, D); got {tuple(x.shape)}")
+        n, d = x.shape
+        if self.k >= d:
+            raise ValueError(f"{self.k} factors cannot be told from the noise of {d} variables; use k < {d}")
+        if n < 2:
+            raise ValueError(f"FactorAnalysis needs at least 2 observations; got {n}")
+        observations.check_weights(weights, n)
+        good = jnp.isfinite(x).all(axis=1) if weights is None else jnp.isfinite(x).all(axis=1) | (weights == 0)
+        if not good.all():
+            raise ValueError(
+                f"the data must be finite; observation {int(jnp.argmin(good))} is not ({int((~good).sum())} in all)"
+            )
+
+
+@jax.jit
+def _init(model: FactorAnalysis, key: Array, data: Data) -> FactorAnalysisParams:
+    x, weights = split_weights(data)
+    dtype = float_dtype(data)
+    x = x.astype(dtype)
+    counts = jnp.ones((x.shape[0],), dtype) if weights is None else weights.astype(dtype)
+    share = (counts / counts.sum())[:, None]
+    x = jnp.where(share > 0, x, 0)
+    mean = (share * x).sum(axis=0)
+    variance = (share * (x - mean[None, :]) ** 2).sum(axis=0)
+    directions = jax.random.normal(key, (x.shape[1], model.k), dtype)
+    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
+    return FactorAnalysisParams(mean, jnp.sqrt(variance / 2)[:, None] * directions, variance / 2)

@@ -1,0 +1,221 @@
+"""Hidden Markov models: a class that moves along a Markov chain, one observation at each step."""
+
+import dataclasses
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.constraints import Simplex
+from jaxem.core.data import Data, split_lengths, split_weights, total
+from jaxem.core.discrete import expected
+from jaxem.core.trees import float_dtype, is_traced
+from jaxem.families import protocol as families
+from jaxem.families.protocol import Family
+from jaxem.models import chain, observations
+from jaxem.models.chain import Chain
+from jaxem.models.starts import Start, start_components
+
+
+class HMMParams(NamedTuple):
+    initial: Array  # (K,), sums to one
+    transition: Array  # (K, K), from row to column; rows sum to one
+    emissions: Any  # the family's own, for K states
+
+
+class HMMStatistics(NamedTuple):
+    initial: Array  # (K,), expected sequences that start in each state
+    transition: Array  # (K, K), expected moves
+    emissions: Any  # the family's own
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class HMM:
+    r"""A hidden Markov model of ``k`` states with emissions of one family.
+
+    .. math:: \text{E: } \gamma_t(i) = p(z_t = i \mid x),\;
+              \xi_t(i, j) = p(z_t = i, z_{t+1} = j \mid x) \qquad
+              \text{M: } \pi \propto \textstyle\sum_n \gamma_1,\;
+              A_{ij} \propto \sum_{nt} \xi_t(i, j),\;
+              \text{emissions under weights } \gamma_t(k)
+
+    Data: one observation is one sequence. An array ``(N, T)`` or ``(N, T, D)``, ``Sequences`` where lengths differ
+    (see ``jaxem.pad_sequences``), or ``Weighted`` of either; for one sequence x, ``x[None]``. q: a ``Chain``. A
+    transition that starts at zero stays there. Baum, Petrie, Soules & Weiss (1970); Rabiner (1989).
+    """
+
+    family: Family
+    k: int = dataclasses.field(metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.k, int) or self.k < 1:
+            raise ValueError(f"HMM: k must be a positive whole number; got {self.k!r}")
+
+    @property
+    def constraints(self) -> HMMParams:
+        return HMMParams(Simplex(), Simplex(), self.family.constraints)  # pyright: ignore[reportArgumentType]
+
+    def _log_b(self, params: HMMParams, x: Array) -> Array:
+        """log p(x_t | z_t = k), (N, T, K)."""
+        n, t = x.shape[:2]
+        return self.family.log_density(params.emissions, x.reshape(n * t, *x.shape[2:])).reshape(n, t, -1)
+
+    def e_step(self, params: HMMParams, data: Data) -> Chain:
+        """Forward-backward on each sequence."""
+        x, lengths, _ = _unpack(data)
+        return chain.posterior(params.initial, params.transition, self._log_b(params, x), lengths)
+
+    def q_function(self, params: HMMParams, q: Chain, data: Data) -> Array:
+        """sum gamma_1 log pi + sum xi log A + sum gamma log b."""
+        x, _, weights = _unpack(data)
+        initial = expected(q.smoothed[:, 0], jnp.log(params.initial)[None, :])
+        transition = expected(chain.pair_counts_each(q), jnp.log(params.transition)[None]).sum(axis=1)
+        emissions = expected(q.smoothed, self._log_b(params, x)).sum(axis=1)
+        return total(initial + transition + emissions, weights)
+
+    def entropy(self, q: Chain, data: Data) -> Array:
+        """-E_q log q of the paths of all sequences."""
+        _, _, weights = _unpack(data)
+        return -total(chain.expected_log(q, q), weights)
+
+    def divergence(self, q: Chain, p: Chain, data: Data) -> Array:
+        """KL(q || p) between two distributions over paths."""
+        _, _, weights = _unpack(data)
+        return total(chain.expected_log(q, q) - chain.expected_log(q, p), weights)
+
+    def log_normalizer(self, q: Chain, data: Data) -> Array:
+        """log p(x | params) as the scaled filter met it."""
+        return total(q.log_normalizer, _unpack(data)[2])
+
+    def log_prob(self, params: HMMParams, data: Data) -> Array:
+        """log p(x_n | params) of each sequence, (N,): the forward algorithm in log space."""
+        x, lengths, _ = _unpack(data)
+        return chain.log_likelihood(params.initial, params.transition, self._log_b(params, x), lengths)
+
+    def log_likelihood(self, params: HMMParams, data: Data) -> Array:
+        """log p(x | params), the (weighted) sum of ``log_prob``."""
+        return total(self.log_prob(params, data), split_weights(data)[1])
+
+    def statistics(self, q: Chain, data: Data) -> HMMStatistics:
+        """Expected starts, moves, and the family's sums."""
+        x, _, weights = _unpack(data)
+        gamma = q.smoothed
+        if weights is not None:
+            weights = weights.astype(gamma.dtype)
+            gamma = gamma * weights[:, None, None]
+        n, t = x.shape[:2]
+        frames = x.reshape(n * t, *x.shape[2:])
+        return HMMStatistics(
+            gamma[:, 0].sum(axis=0),
+            chain.pair_counts(q, weights),
+            self.family.statistics(gamma.reshape(n * t, -1), frames),
+        )
+
+    def maximize(self, statistics: HMMStatistics) -> HMMParams:
+        initial, moves, emissions = statistics
+        left = moves.sum(axis=1, keepdims=True)
+        # From a state that is only ever the last one no move is seen: any row is as good.
+        transition = jnp.where(left > 0, moves / jnp.where(left > 0, left, 1), 1 / self.k)
+        return HMMParams(initial / initial.sum(), transition, self.family.maximize(emissions))
+
+    def m_step(self, q: Chain, data: Data) -> HMMParams:
+        """Starts and moves as shares of their expected numbers, and the family's maximiser."""
+        return self.maximize(self.statistics(q, data))
+
+    def log_prior(self, params: HMMParams) -> Array | float:
+        """The family's; flat on the initial and transition probabilities."""
+        return families.log_prior(self.family, params.emissions)
+
+    def anchor(self, params: HMMParams) -> Self:
+        """The same model, its statistics taken about ``params``."""
+        return dataclasses.replace(self, family=families.anchor(self.family, params.emissions))
+
+    def degenerate(self, params: HMMParams) -> Array:
+        """Whether a state can no longer be entered, or its emissions have collapsed."""
+        others = params.transition * (1 - jnp.eye(self.k, dtype=params.transition.dtype))
+        entered = jnp.maximum(others.max(axis=0), params.initial)
+        empty = (entered < jnp.finfo(entered.dtype).eps ** 2).any()
+        return empty | families.degenerate(self.family, params.emissions)
+
+    def init(self, key: Array, data: Data, start: Start = "kmeans++") -> HMMParams:
+        """A random start: emissions as in a mixture of the single observations, states that rather stay."""
+        data = jax.tree.map(jnp.asarray, data)
+        if not is_traced(self, data):
+            self._check_data(data)
+        return _init(self, key, data, start)
+
+    def predict(self, params: HMMParams, data: Data) -> Array:
+        """The most probable path of each sequence (Viterbi), (N, T); -1 behind its end."""
+        x, lengths, _ = _unpack(data)
+        return chain.viterbi(params.initial, params.transition, self._log_b(params, x), lengths)
+
+    def predict_proba(self, params: HMMParams, data: Data) -> Array:
+        """p(z_t = k | x) at each step, (N, T, K); zero behind a sequence's end."""
+        return self.e_step(params, data).smoothed
+
+    def sample(self, key: Array, params: HMMParams, n: int, length: int = 100) -> Array:
+        """``n`` sequences of ``length`` observations."""
+        return self.sample_joint(key, params, n, length)[1]
+
+    def sample_joint(self, key: Array, params: HMMParams, n: int, length: int = 100) -> tuple[Array, Array]:
+        """The state paths (n, length) and their observations (n, length, ...)."""
+        first_key, path_key, x_key = jax.random.split(key, 3)
+        first = jax.random.categorical(first_key, jnp.log(params.initial), shape=(n,))
+        log_A = jnp.log(params.transition)
+
+        def step(state: Array, key: Array) -> tuple[Array, Array]:
+            state = jax.random.categorical(key, log_A[state])
+            return state, state
+
+        _, rest = jax.lax.scan(step, first, jax.random.split(path_key, length)[1:])
+        states = jnp.concatenate([first[None], rest]).T
+        x = self.family.sample(x_key, params.emissions, states.reshape(-1))
+        return states, x.reshape(n, length, *x.shape[1:])
+
+    def validate(self, params: HMMParams, data: Data) -> None:
+        """Raise ``ValueError`` where parameters and data do not fit the model."""
+        observations.check_classes(self, params)
+        self._check_data(data)
+
+    def _check_data(self, data: Data) -> None:
+        sequences, weights = split_weights(data)
+        x, lengths = split_lengths(sequences)
+        observations.check_shape(self, x, ("N", "T"))
+        n, t = x.shape[:2]
+        observations.check_weights(weights, n)
+        if lengths is not None:
+            if lengths.shape != (n,) or not ((lengths >= 1) & (lengths <= t)).all():
+                raise ValueError(f"the lengths of {n} sequences must be {n} whole numbers from 1 to {t}")
+            observed = chain.within(lengths, t).reshape(-1)
+            observations.check_enough(self, int(lengths.sum()))
+        else:
+            observed = None
+            observations.check_enough(self, n * t)
+        observations.check_support(self.family, x.reshape(n * t, *x.shape[2:]), observed)
+
+
+def _unpack(data: Data) -> tuple[Array, Array, Array | None]:
+    """Values (N, T, ...), lengths (N,), weights. Padding is replaced by the sequence's first observation, so that it
+    can do no harm: whatever it holds, its density is finite, and it has no weight."""
+    sequences, weights = split_weights(data)
+    x, lengths = split_lengths(sequences)
+    if lengths is None:
+        return x, jnp.full((x.shape[0],), x.shape[1]), weights
+    inside = chain.within(lengths, x.shape[1]).reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
+    return jnp.where(inside, x, x[:, :1]), lengths, weights
+
+
+@jax.jit(static_argnames="start")
+def _init(model: HMM, key: Array, data: Data, start: Start) -> HMMParams:
+    x, lengths, weights = _unpack(data)
+    dtype = float_dtype(data)
+    n, t = x.shape[:2]
+    counts = chain.within(lengths, t).astype(dtype)
+    if weights is not None:
+        counts = counts * weights.astype(dtype)[:, None]
+    frames = x.reshape(n * t, *x.shape[2:])
+    size, emissions = start_components(key, model.family, frames, counts.reshape(-1), model.k, start, dtype)
+    stay = jnp.eye(model.k, dtype=dtype)
+    return HMMParams(size, 0.5 * stay + 0.5 * size[None, :], emissions)

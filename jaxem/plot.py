@@ -1,0 +1,276 @@
+"""Pictures: the climb, the bound at work, a mixture and its data. Needs the extra ``plot`` (matplotlib).
+
+Every function draws on ``ax``, or on a new figure of its own, and returns the axes; save with
+``ax.figure.savefig("name.png")``. No display is needed and no global setting of matplotlib is touched.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.core import bound as bounds
+from jaxem.core import constraints
+from jaxem.core.data import Data, split_weights
+from jaxem.core.model import Params, has, require, spaces_of
+from jaxem.core.trees import largest
+from jaxem.families import MultivariateNormal
+from jaxem.families.covariance import FORMS
+from jaxem.fitting.fit import canonical
+from jaxem.fitting.fit import fit as run_fit
+from jaxem.fitting.result import Fit
+from jaxem.models.mixture import Mixture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe & Ito (2008): told apart by every kind of colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_INK = "#222222"
+_SOFT = "#8a8a8a"
+
+_POINTS = 400  # of a drawn curve
+_BATCH = 8  # evaluated at a time: memory for so many E-steps, not for all
+
+
+def trace(fit: Fit, *, gap: bool = False, ax: "Axes | None" = None) -> "Axes":
+    """Draw the objective against the iteration; with ``gap`` its distance to the last one, on a log scale.
+
+    ``fit.trace`` is ``(max_steps + 1,)``, or ``(lanes, max_steps + 1)`` for a fit under ``vmap``: one curve a lane.
+    Raises ``ValueError`` where the fit has no trace (a model without a bound).
+    """
+    if fit.trace is None:
+        raise ValueError("this fit has no trace: its model has no bound. Write q_function and entropy.")
+    traces = np.asarray(fit.trace).reshape(-1, fit.trace.shape[-1])
+    steps = np.asarray(fit.steps).ravel()
+    ax = _new_axes((6.0, 4.0)) if ax is None else ax
+    for lane, (values, last) in enumerate(zip(traces, steps, strict=True)):
+        iterations, values = np.arange(last + 1), values[: last + 1]
+        if gap:
+            distance = values[-1] - values[:-1]
+            iterations, values = iterations[:-1][distance > 0], distance[distance > 0]
+        ax.plot(iterations, values, marker="o", markersize=4, color=COLOURS[lane % len(COLOURS)])
+    if gap:
+        ax.set_yscale("log")
+    ax.set_xlabel("iteration")
+    ax.set_ylabel("distance to the final objective" if gap else "objective")
+    _plain(ax)
+    return ax
+
+
+class _Curves(NamedTuple):
+    positions: np.ndarray  # (P,)
+    objective: np.ndarray  # (P,), L along the line
+    iterates: np.ndarray  # (S + 1,), the positions of theta_0 ... theta_S
+    heights: np.ndarray  # (S + 1,), L there
+    surrogates: np.ndarray  # (S, P), B(., theta_i)
+    reached: np.ndarray  # (S,), max over the line of B(., theta_i)
+
+
+def bound(
+    model: Any,
+    params: Params,
+    data: Data,
+    *,
+    along: Params | None = None,
+    steps: int = 3,
+    span: tuple[float, float] = (-0.3, 1.3),
+    ax: "Axes | None" = None,
+) -> "Axes":
+    r"""Draw EM at work on a line of parameters: L, and under it the surrogate B(., theta_i) of each iterate.
+
+    The line runs in unconstrained coordinates from ``params`` (position 0) to ``along`` (position 1), which are
+    parameters to head for; default: where EM ends from ``params``. ``span``: the stretch that is drawn. EM's own
+    iterates leave such a line, so what is drawn is generalised EM *restricted to the line*:
+
+    .. math:: \theta_{i+1} = \arg\max_{\theta \text{ on the line}} B(\theta, \theta_i), \qquad
+              B(\theta, \theta_i) \le L(\theta), \quad B(\theta_i, \theta_i) = L(\theta_i) .
+
+    A dot marks theta_i, where B(., theta_i) touches L; a ring marks the top of B(., theta_i), and from the ring the
+    next iterate is straight above. With a log-prior, both L and B include it.
+
+    Raises ``ValueError`` where the model lacks ``log_likelihood``, ``q_function`` or ``entropy``, or where the line
+    has no length. Source: Minka (1998), *Expectation-maximization as lower bound maximization*.
+    """
+    require(model, "a picture of the bound", "log_likelihood", "q_function", "entropy")
+    if steps < 1:
+        raise ValueError(f"plot.bound: steps must be at least 1; it is {steps}")
+    params, data = canonical(params, data)
+    head = run_fit(model, params, data).params if along is None else canonical(along, data)[0]
+    start, end = (constraints.inverse(spaces_of(model), point) for point in (params, head))
+    direction = jax.tree.map(jnp.subtract, end, start)
+    if not largest(direction) > 0:
+        raise ValueError("plot.bound: the line has no length: params is where it heads for. Start somewhere else.")
+    curves = _Curves(*(np.asarray(part) for part in _curves(model, start, direction, data, span, steps)))
+
+    ax = _new_axes((8.0, 5.4)) if ax is None else ax
+    low, high = _window(curves)
+    name = "log-posterior" if _has_prior(model, params, head) else "log-likelihood"
+    ax.plot(curves.positions, curves.objective, color=_INK, linewidth=3.0, zorder=2, label=rf"{name} $L(\theta)$")
+    for i, curve in enumerate(curves.surrogates):
+        colour, here = COLOURS[i % len(COLOURS)], float(curves.iterates[i])
+        ax.plot(curves.positions, curve, color=colour, linewidth=1.6, label=rf"$B(\theta,\,\theta_{i})$", zorder=3)
+        ax.plot([here, here], [low, float(curves.heights[i])], color=colour, linewidth=1.0, linestyle=":", zorder=1)
+        ax.plot(here, curves.heights[i], "o", color=colour, markersize=8, markeredgecolor="white", zorder=5)
+        there, top, above = float(curves.iterates[i + 1]), float(curves.reached[i]), float(curves.heights[i + 1])
+        ax.plot([there, there], [top, above], color=colour, linewidth=1.0, zorder=1)
+        ax.plot(there, top, "o", color=colour, markersize=7, markerfacecolor="white", markeredgewidth=1.6, zorder=4)
+    _name_iterates(ax, curves.iterates, low, high)
+    ax.set_xlim(float(curves.positions[0]), float(curves.positions[-1]))
+    ax.set_ylim(low, high)
+    target = "where EM ends" if along is None else "the parameters headed for"
+    ax.set_xlabel(f"position on the line from the start (0) to {target} (1);\ngeneralised EM restricted to this line")
+    ax.set_ylabel(name)
+    _plain(ax)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(steps + 1, 5), frameon=False)
+    return ax
+
+
+@jax.jit(static_argnames="steps")
+def _curves(model: Any, start: Any, direction: Any, data: Data, span: Any, steps: int) -> tuple[Array, ...]:
+    """The fields of ``_Curves`` on the line ``start + t direction``."""
+    spaces = spaces_of(model)
+
+    def at(t: Array) -> Params:
+        return constraints.forward(spaces, jax.tree.map(lambda u, d: u + t * d, start, direction))
+
+    def height(t: Array) -> Array:
+        return bounds.penalized(model, model.log_likelihood(at(t), data), at(t))
+
+    def lower(q: Any, positions: Array) -> Array:
+        def one(t: Array) -> Array:
+            return bounds.penalized(model, bounds.elbo(model, at(t), q, data), at(t))
+
+        return jax.lax.map(one, positions, batch_size=_BATCH)
+
+    dtype = largest(direction).dtype
+    positions = jnp.linspace(jnp.asarray(span[0], dtype), jnp.asarray(span[1], dtype), _POINTS)
+
+    def step(t: Array, _: None) -> tuple[Array, Any]:
+        q = model.e_step(at(t), data)
+        curve = lower(q, positions)
+
+        def closer(_: Any, best: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            around = jnp.clip(best[0] + best[1] * jnp.linspace(-1, 1, 15, dtype=dtype), positions[0], positions[-1])
+            candidates = jnp.append(around, t)  # theta_i itself among them: never a step down
+            values = lower(q, candidates)
+            top = _top(values)
+            return candidates[top], best[1] / 7, values[top]
+
+        top = _top(curve)
+        found = jax.lax.fori_loop(0, 7, closer, (positions[top], positions[1] - positions[0], curve[top]))
+        return found[0], (found[0], curve, found[2])
+
+    first = jnp.zeros((), dtype)
+    _, (later, surrogates, reached) = jax.lax.scan(step, first, length=steps)
+    iterates = jnp.concatenate([first[None], later])
+    objective, heights = (jax.lax.map(height, where, batch_size=_BATCH) for where in (positions, iterates))
+    return (positions, objective, iterates, heights, surrogates, reached)
+
+
+def _has_prior(model: Any, *points: Params) -> bool:
+    return has(model, "log_prior") and any(bool(model.log_prior(point) != 0) for point in points)
+
+
+def _top(values: Array) -> Array:
+    return jnp.where(jnp.isnan(values), -jnp.inf, values).argmax()
+
+
+def _window(curves: _Curves) -> tuple[float, float]:
+    """Limits that show where the curves touch and cut off where they plunge."""
+    top, bottom = np.nanmax(curves.objective), curves.heights.min()
+    rise = top - bottom
+    return float(bottom - 0.35 * rise), float(top + 0.12 * rise)
+
+
+def _name_iterates(ax: "Axes", iterates: np.ndarray, low: float, high: float) -> None:
+    """Write theta_0, theta_1, ... above the axis; those too near their neighbour stay without a name."""
+    room = 0.05 * float(ax.get_xlim()[1] - ax.get_xlim()[0])
+    named: list[float] = []
+    for i, where in enumerate(iterates[:-1]):
+        if all(abs(where - other) > room for other in named):
+            named.append(float(where))
+            frame: Any = {"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.85}
+            style: Any = {"color": COLOURS[i % len(COLOURS)], "fontsize": "large", "ha": "center", "va": "bottom"}
+            ax.text(where, low + 0.02 * (high - low), rf"$\theta_{i}$", bbox=frame, zorder=6, **style)
+
+
+def mixture(model: Any, params: Params, data: Data, *, ax: "Axes | None" = None) -> "Axes":
+    """Draw a mixture and its data: classes in colour, with ellipses in 2-D, or a histogram with densities in 1-D.
+
+    2-D: ``data (N, 2)`` of ``MultivariateNormal`` in any covariance form, each point in the colour of its most
+    probable class, with the ellipses of 1 and 2 standard deviations. 1-D: ``data (N,)`` or ``(N, 1)`` of any family,
+    the histogram, the mixture's density and each class's share of it. Data may be ``Weighted``.
+
+    Raises ``ValueError`` where the model is not a ``Mixture`` or the data have more than two dimensions.
+    """
+    if not isinstance(model, Mixture):
+        raise ValueError(f"plot.mixture draws a Mixture; got {type(model).__name__}")
+    params, data = canonical(params, data)
+    model.validate(params, data)
+    x, weights = split_weights(data)
+    dimensions = 1 if x.ndim == 1 else x.shape[1]
+    plane = dimensions == 2 and isinstance(model.family, MultivariateNormal)
+    if dimensions != 1 and not plane:
+        raise ValueError(
+            f"plot.mixture draws one dimension, or two of MultivariateNormal; got {type(model.family).__name__} data "
+            f"of shape {tuple(x.shape)}"
+        )
+    draw = _plane if plane else _line
+    ax = _new_axes((6.0, 5.0)) if ax is None else ax
+    draw(ax, model, params, x, weights)
+    _plain(ax)
+    return ax
+
+
+def _plane(ax: "Axes", model: Mixture, params: Any, x: Array, weights: Array | None) -> None:
+    labels = np.asarray(model.predict(params, x))
+    points = np.asarray(x)
+    sizes = np.full(len(points), 18.0) if weights is None else np.asarray(18.0 * weights / weights.mean())
+    factors = FORMS[model.family.covariance].factor(params.components.covariances, 2)  # pyright: ignore
+    factors = np.broadcast_to(np.asarray(factors), (model.k, 2, 2))
+    angle = np.linspace(0, 2 * np.pi, 181)
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    for k, (mean, factor) in enumerate(zip(np.asarray(params.components.means), factors, strict=True)):
+        colour, mine = COLOURS[k % len(COLOURS)], labels == k
+        ax.scatter(*points[mine].T, s=sizes[mine], color=colour, alpha=0.55, linewidths=0)
+        for deviations, style in ((1, "-"), (2, "--")):
+            ax.plot(*(mean[:, None] + deviations * factor @ circle), color=colour, linestyle=style, linewidth=1.6)
+        ax.plot(*mean, "+", color=_INK, markersize=10, markeredgewidth=1.6)
+    ax.set_xlabel("$x_1$")
+    ax.set_ylabel("$x_2$")
+
+
+def _line(ax: "Axes", model: Mixture, params: Any, x: Array, weights: Array | None) -> None:
+    values = np.asarray(x).ravel()
+    low, high = values.min(), values.max()
+    counts = not bool(model.family.supports(jnp.reshape(jnp.asarray(low + 0.5), (1,) * x.ndim)).all())
+    if counts:
+        grid = np.arange(low, high + 1)
+        bins: Any = np.arange(low, high + 2) - 0.5
+    else:
+        grid, bins = np.linspace(low, high, _POINTS), "fd" if weights is None else 30
+    table = model.log_joint_table(params, jnp.asarray(grid, x.dtype).reshape(-1, *x.shape[1:]))
+    parts = np.exp(np.asarray(table)).T  # (K, grid)
+    style: Any = {"marker": "o", "markersize": 4} if counts else {}
+    ax.hist(values, bins=bins, density=True, weights=weights, color="#d9d9d9", edgecolor="white", label="data")
+    for k, part in enumerate(parts):
+        ax.plot(grid, part, color=COLOURS[k % len(COLOURS)], linewidth=1.6, label=f"class {k}", **style)
+    ax.plot(grid, parts.sum(axis=0), color=_INK, linewidth=2.2, label="mixture", **style)
+    ax.set_xlabel("$x$")
+    ax.set_ylabel("probability" if counts else "density")
+    ax.legend(frameon=False)
+
+
+def _new_axes(size: tuple[float, float]) -> "Axes":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('jaxem.plot needs matplotlib: pip install "jaxem[plot]"') from error
+    return Figure(figsize=size, dpi=150, layout="constrained").add_subplot()
+
+
+def _plain(ax: "Axes") -> None:
+    ax.spines[["top", "right"]].set_visible(False)
