@@ -17,7 +17,7 @@ def assert_within(actual: Any, wanted: Any, tolerance: Any) -> None:
     with np.errstate(invalid="ignore"):
         good = (np.abs(actual - wanted) <= tolerance) | (actual == wanted)
     if not good.all():
-        index = tuple(int(i[0]) for i in np.nonzero(~good))
+        index = tuple(int(i[0]) for i in np.nonzero(np.atleast_1d(~good)))[: good.ndim]
         allowed = float(np.broadcast_to(tolerance, good.shape)[index])
         raise AssertionError(
             f"{int((~good).sum())} of {good.size} differ by more than allowed; the first at {index}: "

@@ -55,21 +55,16 @@ def largest(tree: Tree) -> Array:
 def relative_change(new: Tree, old: Tree) -> Array:
     r"""The largest change of a leaf, relative to that leaf's own size.
 
-    .. math:: \max_\ell\; \frac{\max(\|\Delta_\ell\|_\infty - \epsilon\,s,\, 0)}
-                             {\max(\|new_\ell\|_\infty, \|old_\ell\|_\infty)},
-              \qquad s = \max_\ell \|new_\ell\|_\infty
+    .. math:: \max_\ell\; \frac{\|new_\ell - old_\ell\|_\infty}{\max(\|new_\ell\|_\infty, \|old_\ell\|_\infty)}
 
-    Each leaf is measured against itself, so the units of one do not matter to another. A leaf that is
-    zero but for rounding would never settle: a change below the rounding error ``eps * s`` of the largest
-    leaf counts as none.
+    Each leaf is measured against itself, so the units of one do not matter to another. A leaf that is zero but for
+    rounding would never settle: one whose size is below ``eps`` times that of the largest counts as unchanged.
     """
-    eps = jnp.finfo(float_dtype(new)).eps
-    rounding = eps * largest(new)
+    rounding = jnp.finfo(float_dtype(new)).eps * largest(new)
 
     def change(a: Array, b: Array) -> Array:
         size = jnp.maximum(largest(a), largest(b))
-        excess = jnp.maximum(largest(a - b) - rounding, 0.0)
-        return jnp.where(excess > 0, excess / size, excess)  # NaN stays NaN: it is no small change
+        return jnp.where(size <= rounding, 0, largest(a - b) / size)  # NaN stays NaN: it is no small change
 
     return jnp.max(jnp.stack(jax.tree.leaves(jax.tree.map(change, new, old))))
 
