@@ -38,8 +38,10 @@ class Bernoulli:
 
     def log_density(self, params: BernoulliParams, x: Array) -> Array:
         p = params.probabilities
-        x = x.astype(p.dtype)
-        return indicators.log_density(jnp.concatenate([x, 1 - x], axis=1), jnp.concatenate([p, 1 - p], axis=1))
+        ones = x.astype(p.dtype)
+        both = jnp.concatenate([ones, 1 - ones], axis=1)
+        density = indicators.log_density(both, jnp.concatenate([p, 1 - p], axis=1))
+        return jnp.where(self.supports(x)[:, None], density, -jnp.inf)
 
     def statistics(self, weights: Array, x: Array) -> BernoulliStatistics:
         return BernoulliStatistics(weights.sum(axis=0), weights.T @ x.astype(weights.dtype))

@@ -54,7 +54,7 @@ class Categorical:
     def log_density(self, params: CategoricalParams, x: Array) -> Array:
         p = jnp.concatenate(params.probabilities, axis=1)
         density = indicators.log_density(self._one_hot(x, p.dtype), p)
-        return jnp.where(self.supports(x)[:, None], density, jnp.nan)  # an unknown code is no observation at all
+        return jnp.where(self.supports(x)[:, None], density, -jnp.inf)
 
     def statistics(self, weights: Array, x: Array) -> CategoricalStatistics:
         return CategoricalStatistics(weights.T @ self._one_hot(x, weights.dtype))

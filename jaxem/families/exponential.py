@@ -35,7 +35,8 @@ class Exponential:
         return ExponentialParams(Positive())  # pyright: ignore[reportArgumentType]
 
     def log_density(self, params: ExponentialParams, x: Array) -> Array:
-        return jnp.log(params.rates)[None, :] - x.astype(params.rates.dtype)[:, None] * params.rates[None, :]
+        density = jnp.log(params.rates)[None, :] - x.astype(params.rates.dtype)[:, None] * params.rates[None, :]
+        return jnp.where(self.supports(x)[:, None], density, -jnp.inf)
 
     def statistics(self, weights: Array, x: Array) -> ExponentialStatistics:
         return ExponentialStatistics(weights.sum(axis=0), x.astype(weights.dtype) @ weights)

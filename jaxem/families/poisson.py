@@ -38,8 +38,9 @@ class Poisson:
 
     def log_density(self, params: PoissonParams, x: Array) -> Array:
         rates = params.rates
-        x = x.astype(rates.dtype)[:, None]
-        return xlogy(x, rates[None, :]) - rates[None, :] - gammaln(x + 1)
+        counts = x.astype(rates.dtype)[:, None]
+        density = xlogy(counts, rates[None, :]) - rates[None, :] - gammaln(counts + 1)
+        return jnp.where(self.supports(x)[:, None], density, -jnp.inf)
 
     def statistics(self, weights: Array, x: Array) -> PoissonStatistics:
         return PoissonStatistics(weights.sum(axis=0), x.astype(weights.dtype) @ weights)
@@ -51,7 +52,7 @@ class Poisson:
         return x[:, None]
 
     def supports(self, x: Array) -> Array:
-        return (x >= 0) & (x == jnp.round(x))
+        return (x >= 0) & (x == jnp.round(x)) & jnp.isfinite(x)
 
     def sample(self, key: Array, params: PoissonParams, labels: Array) -> Array:
         rates = params.rates[labels]
