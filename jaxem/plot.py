@@ -117,9 +117,9 @@ def bound(
         there, top, above = float(curves.iterates[i + 1]), float(curves.reached[i]), float(curves.heights[i + 1])
         ax.plot([there, there], [top, above], color=colour, linewidth=1.0, zorder=1)
         ax.plot(there, top, "o", color=colour, markersize=7, markerfacecolor="white", markeredgewidth=1.6, zorder=4)
-    _name_iterates(ax, curves.iterates, low, high)
     ax.set_xlim(float(curves.positions[0]), float(curves.positions[-1]))
     ax.set_ylim(low, high)
+    _name_iterates(ax, curves.iterates, curves.heights)
     target = "where EM ends" if along is None else "the parameters headed for"
     ax.set_xlabel(f"position on the line from the start (0) to {target} (1);\ngeneralised EM restricted to this line")
     ax.set_ylabel(name)
@@ -185,16 +185,17 @@ def _window(curves: _Curves) -> tuple[float, float]:
     return float(bottom - 0.35 * rise), float(top + 0.12 * rise)
 
 
-def _name_iterates(ax: "Axes", iterates: np.ndarray, low: float, high: float) -> None:
-    """Write theta_0, theta_1, ... above the axis; those too near their neighbour stay without a name."""
-    room = 0.05 * float(ax.get_xlim()[1] - ax.get_xlim()[0])
+def _name_iterates(ax: "Axes", iterates: np.ndarray, heights: np.ndarray) -> None:
+    """Write theta_0, theta_1, ... above their dots; those too near their neighbour stay without a name."""
+    room = 0.04 * float(ax.get_xlim()[1] - ax.get_xlim()[0])
     named: list[float] = []
-    for i, where in enumerate(iterates[:-1]):
-        if all(abs(where - other) > room for other in named):
-            named.append(float(where))
-            frame: Any = {"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.85}
-            style: Any = {"color": COLOURS[i % len(COLOURS)], "fontsize": "large", "ha": "center", "va": "bottom"}
-            ax.text(where, low + 0.02 * (high - low), rf"$\theta_{i}$", bbox=frame, zorder=6, **style)
+    for i, (here, there) in enumerate(zip(iterates[:-1], iterates[1:], strict=True)):
+        if all(abs(here - other) > room for other in named):
+            named.append(float(here))
+            side = -1 if there >= here else 1  # L is higher on the side of the next iterate
+            style: Any = {"color": COLOURS[i % len(COLOURS)], "fontsize": "x-large"}
+            place: Any = {"textcoords": "offset points", "ha": "right" if side < 0 else "left", "va": "bottom"}
+            ax.annotate(rf"$\theta_{i}$", (here, heights[i]), (3 * side, 5), **place, **style)
 
 
 def mixture(model: Any, params: Params, data: Data, *, ax: "Axes | None" = None) -> "Axes":

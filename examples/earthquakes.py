@@ -1,0 +1,66 @@
+"""A hidden Markov model: the world's great earthquakes come in calm, middling and violent spells.
+
+The yearly number of earthquakes of magnitude 7 or more, 1900 to 2006: Poisson counts whose rate follows a Markov
+chain of three states. What is fitted here has a free initial distribution: the chain need not start in equilibrium.
+
+Source: Zucchini, MacDonald & Langrock (2016), *Hidden Markov Models for Time Series*, chapter 4: fitted by EM without
+assuming stationarity, minus the log-likelihood is 328.5275. (Their stationary model, another one, has 329.4603.)
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from _report import compare, heading, output_folder
+
+import jaxem
+from jaxem import datasets
+from jaxem.families import Poisson
+from jaxem.models import HMM
+from jaxem.plot import COLOURS
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    folder = output_folder(arguments, __doc__)
+    jax.config.update("jax_enable_x64", True)
+    years, counts = datasets.earthquakes()
+    x = counts[None].astype(float)  # one sequence of 107 years
+    model = HMM(Poisson(), k=3)
+
+    restarts = jaxem.fit_restarts(model, jax.random.key(0), x, restarts=20)
+    fit = jaxem.check(restarts.best)
+    heading("The best of 20 starts")
+    print(restarts)
+
+    heading("In words")
+    path = np.asarray(jax.jit(model.predict)(fit.params, x))[0]  # Viterbi
+    rates, transition = np.asarray(fit.params.emissions.rates), np.asarray(fit.params.transition)
+    for name, k in zip(("calm", "middling", "violent"), rates.argsort(), strict=True):
+        years_in = int((path == k).sum())
+        print(
+            f"{name:<9}{rates[k]:5.1f} a year, stays with probability {transition[k, k]:.2f}, {years_in} years of 107"
+        )
+
+    heading("Beside the book")
+    compare("Zucchini et al.", [("minus the log-likelihood", "328.5275", -float(fit.objective))])
+
+    heading("Picture")
+    print(draw(years, counts, rates[path], folder))
+
+
+def draw(years, counts, means, folder):
+    """Counts, and the mean of each year's most probable state as a step line."""
+    from matplotlib.figure import Figure
+
+    ax = Figure(figsize=(9.0, 4.2), dpi=150, layout="constrained").add_subplot()
+    ax.plot(years, counts, "o", color="#8a8a8a", markersize=4, label="earthquakes in the year")
+    ax.step(years, means, where="mid", color=COLOURS[1], linewidth=2.2, label="mean of the decoded state (Viterbi)")
+    ax.set(xlabel="year", ylabel="earthquakes of magnitude 7 or more", ylim=(0, None))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    ax.figure.savefig(folder / "earthquakes.png")
+    return folder / "earthquakes.png"
+
+
+if __name__ == "__main__":
+    main()
