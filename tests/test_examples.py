@@ -1,0 +1,82 @@
+"""Every example runs, prints its figures, and draws its pictures."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+# script: (what it prints, the pictures it draws)
+TABLE = {
+    "genetic_linkage": (
+        ["theta", "0.626821", "0.1328", "all checked laws hold", "decomposition"],
+        [],
+    ),
+    "three_coins": (["0.4064", "0.5368", "0.6432", "log-likelihood -6.7301166701   chance of a 1: 0.6"], []),
+    "earthquakes": (["328.5275", "20 starts", "violent"], ["earthquakes.png"]),
+    "first_principles": (
+        [*(f"\nT{number:<3} " for number in range(1, 19)), "All 18 statements hold."],
+        ["kl.png", "bound.png"],
+    ),
+}
+OLD_FAITHFUL = (
+    ["CONVERGED", "-1130.264", "-2322.192", "all checked laws hold", "35.6 %"],
+    ["old_faithful.png", "old_faithful_bound.png"],
+)
+
+
+def load(name, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check(printed, folder, figures, pictures):
+    for figure in figures:
+        assert figure in printed
+    assert "DIFFERS" not in printed and "VIOLATED" not in printed
+    assert sorted(path.name for path in folder.glob("*")) == sorted(pictures)
+    for picture in pictures:
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_example(name, monkeypatch, capsys, tmp_path):
+    figures, pictures = TABLE[name]
+    main = load(name, monkeypatch).main
+    main(["--output", str(tmp_path)]) if pictures else main()
+    check(capsys.readouterr().out, tmp_path, figures, pictures)
+
+
+def test_old_faithful_as_a_script(tmp_path):
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        str(EXAMPLES / "old_faithful.py"),
+        "--output",
+        str(tmp_path / "new" / "one"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    check(done.stdout, tmp_path / "new" / "one", *OLD_FAITHFUL)
+
+
+def test_every_example_is_tested():
+    scripts = {path.stem for path in EXAMPLES.glob("*.py") if not path.stem.startswith("_")}
+    assert scripts == {*TABLE, "old_faithful"}
+
+
+def test_a_figure_that_differs_ends_the_example(monkeypatch, capsys):
+    compare = load("_report", monkeypatch).compare
+    compare("book", [("theta", "0.62", 0.6299)])
+    with pytest.raises(SystemExit, match="differs from book: theta"):
+        compare("book", [("theta", "0.62", 0.631), ("rate", "1", 1.0)])
+    assert "DIFFERS" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="differs"):
+        compare("book", [("theta", "0.62", float("nan"))])
