@@ -1,5 +1,6 @@
 """``verify``: does this model obey the laws of EM, here, on these data?"""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,28 +11,12 @@ from jax.flatten_util import ravel_pytree
 
 from jaxem.core import constraints, trees
 from jaxem.core.data import Data, count
-from jaxem.core.model import Params, has, is_additive, missing, spaces_of
+from jaxem.core.model import Params, is_additive, missing, spaces_of
 from jaxem.fitting.fit import canonical
 from jaxem.fitting.validation import check_start
 from jaxem.inference.certificate import Certificate, Check, Verdict
-from jaxem.inference.laws import LARGEST_HESSIAN, Laws, needs
-
-# law: (method, statement, tolerance in eps, whether rounding of the parameters moves it)
-_LAWS = {
-    "touch": ("touch", "ELBO(θ, e_step(θ)) = L(θ)", 32, False),
-    "tangent": ("tangent", "∇ELBO(θ, q) = ∇L(θ) at q = e_step(θ)", 64, True),
-    "objective": ("objective", "the E-step's normaliser = L(θ)", 32, False),
-    "KL ≥ 0": ("non_negative", "L(θ) − ELBO(θ, q) ≥ 0 at other q", 32, False),
-    "decomposition": ("decomposition", "L(θ) = ELBO(θ, q) + KL(q‖p) at other q", 32, False),
-    "E-step": ("posterior_is_best", "ELBO(θ, q) ≤ ELBO(θ, e_step(θ)) at other q", 32, False),
-    "minorisation": ("minorises", "B(θ′, θ) ≤ L(θ′) at other θ′", 32, False),
-    "curvature": ("curvature", "∇²L − ∇²B ⪰ 0 at θ′ = θ", 64, True),
-    "M-step stationary": ("m_step_stationary", "∇Q = 0 at m_step(q)", 64, True),
-    "M-step optimal": ("m_step_optimal", "Q(θ′) ≤ Q(m_step(q)) at other θ′", 32, False),
-    "ascent": ("ascent", "L(M(θ)) ≥ L(θ)", 32, False),
-    "additivity": ("additive", "statistics of two halves add up", 32, False),
-    "maximize": ("maximize_is_m_step", "maximize(statistics(q)) = m_step(q)", 64, False),
-}
+from jaxem.inference.laws import LAWS, Residual
+from jaxem.inference.measurements import LARGEST_HESSIAN, measure
 
 
 def verify(
@@ -53,7 +38,7 @@ def verify(
     ``log_likelihood``, nothing can be said of touching, and the table says so.
 
     Each residual is dimensionless (see ``jaxem/inference/laws.py``) and held to a multiple of eps; laws about
-    gradients also to ``conditioning``, the number of eps by which a gradient moves when the parameters are rounded.
+    gradients also to their conditioning, the number of eps by which a gradient moves when the parameters are rounded.
     Near a singular covariance that is large, and the certificate weak: the tolerance printed says so.
 
     Raises ``ValueError`` where the parameters lie outside the model or the data cannot be used.
@@ -65,47 +50,52 @@ def verify(
     key = jax.random.key(0) if key is None else key
     u, _ = ravel_pytree(constraints.inverse(spaces_of(model), params))
     why_not = _unchecked(model, data, u.shape[0])
-    laws = tuple(name for name in _LAWS if name not in why_not)
-    residuals, conditioning, data_size = _measure(model, params, data, key, probes, laws)
+    laws = tuple(name for name in LAWS if name not in why_not)
+    residuals, conditioning, data_size = _compiled()(model, params, data, key, probes, laws)
     eps = float(jnp.finfo(u.dtype).eps)
     names = _coordinate_names(model, params)
     checks = []
-    for law, (_, statement, factor, conditioned) in _LAWS.items():
-        if law in why_not:
-            checks.append(Check(law, statement, np.nan, np.nan, why_not[law], None, Verdict.UNCHECKED))
+    for name, law in LAWS.items():
+        if name in why_not:
+            check = Check(name, law.statement, np.nan, np.nan, why_not[name], None, Verdict.UNCHECKED)
+            checks.append(check)
             continue
-        residual, worst = (np.asarray(part) for part in residuals[law])
-        moved = float(conditioning["M-step" in law]) if conditioned else 1.0
-        tolerance = factor * eps * moved
-        origin = f"{factor} eps" + (f" x conditioning {moved:.1e}" if conditioned else "")
+        residual, worst = (np.asarray(part) for part in residuals[name])
+        moved = float(conditioning[law.conditioned]) if law.conditioned else 1.0
+        tolerance = law.factor * eps * moved
+        origin = f"{law.factor} eps" + (f" x conditioning {moved:.1e}" if law.conditioned else "")
         verdict = Verdict.HOLDS if residual <= tolerance else Verdict.VIOLATED  # NaN holds nothing
         leaf = names[int(worst)] if worst >= 0 else None
-        checks.append(Check(law, statement, float(residual), tolerance, origin, leaf, verdict))
+        checks.append(Check(name, law.statement, float(residual), tolerance, origin, leaf, verdict))
     certificate = Certificate(tuple(checks), u.dtype.name, float(data_size))
     if strict:
         certificate.raise_if_violated()
     return certificate
 
 
-@jax.jit(static_argnames=("probes", "laws"))
+@functools.cache
+def _compiled() -> Any:
+    # A large program that runs once: on a CPU it takes longer to optimise than to run. (Built at the first call, since
+    # to ask for the backend is to start it.)
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(_measure, static_argnames=("probes", "laws"), compiler_options=options)
+
+
 def _measure(
     model: Any, params: Params, data: Data, key: Array, probes: int, laws: tuple[str, ...]
-) -> tuple[dict[str, Any], tuple[Array, Array], Array]:
-    measured = Laws(model, params, data, key, probes)
-    residuals = {law: getattr(measured, _LAWS[law][0])() for law in laws}
-    one = jnp.ones((), measured.point.u.dtype)
-    at_point = measured.conditioning(measured.point.u) if has(model, "q_function") else one
-    after = measured.m_step_conditioning() if "M-step stationary" in laws else one
-    return residuals, (at_point, after), measured.point.size
+) -> tuple[dict[str, Residual], dict[str, Array], Array]:
+    measured = measure(model, params, data, key, probes)
+    conditioning = {"here": measured.conditioning_here, "after": measured.conditioning_after}
+    return {law: LAWS[law].residual(measured) for law in laws}, conditioning, measured.size
 
 
 def _unchecked(model: Any, data: Data, coordinates: int) -> dict[str, str]:
     """The laws that cannot be checked, and why."""
     reasons = {}
-    for law, (method, *_) in _LAWS.items():
-        absent = missing(model, *needs(model)[method])
+    for name, law in LAWS.items():
+        absent = missing(model, *law.needs(model))
         if absent:
-            reasons[law] = f"the model lacks {', '.join(absent)}"
+            reasons[name] = f"the model lacks {', '.join(absent)}"
     if "curvature" not in reasons and coordinates > LARGEST_HESSIAN:
         reasons["curvature"] = f"{coordinates} coordinates are more than {LARGEST_HESSIAN}"
     if is_additive(model) and count(data) < 2:
