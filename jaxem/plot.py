@@ -4,6 +4,7 @@ Every function draws on ``ax``, or on a new figure of its own, and returns the a
 ``ax.figure.savefig("name.png")``. No display is needed and no global setting of matplotlib is touched.
 """
 
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ _INK = "#222222"
 _SOFT = "#8a8a8a"
 
 _POINTS = 400  # of a drawn curve
+_EDGE = 8.0  # in log or logit coordinates: a factor of 3000
 _BATCH = 8  # evaluated at a time: memory for so many E-steps, not for all
 
 
@@ -91,6 +93,8 @@ def bound(
     A dot marks theta_i, where B(., theta_i) touches L; a ring marks the top of B(., theta_i), and from the ring the
     next iterate is straight above. With a log-prior, both L and B include it.
 
+    The edge of a space (a probability of zero) lies at infinity; a line that heads there stops short of it.
+
     Raises ``ValueError`` where the model lacks ``log_likelihood``, ``q_function`` or ``entropy``, or where the line
     has no length. Source: Minka (1998), *Expectation-maximization as lower bound maximization*.
     """
@@ -99,8 +103,7 @@ def bound(
         raise ValueError(f"plot.bound: steps must be at least 1; it is {steps}")
     params, data = canonical(params, data)
     head = run_fit(model, params, data).params if along is None else canonical(along, data)[0]
-    start, end = (constraints.inverse(spaces_of(model), point) for point in (params, head))
-    direction = jax.tree.map(jnp.subtract, end, start)
+    start, direction = _line(spaces_of(model), params, head)
     if not largest(direction) > 0:
         raise ValueError("plot.bound: the line has no length: params is where it heads for. Start somewhere else.")
     curves = _Curves(*(np.asarray(part) for part in _curves(model, start, direction, data, span, steps)))
@@ -126,6 +129,17 @@ def bound(
     _plain(ax)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(steps + 1, 5), frameon=False)
     return ax
+
+
+def _line(spaces: Any, params: Params, head: Params) -> tuple[Any, Any]:
+    """The coordinates of ``params``, and the direction from there to ``head``."""
+
+    def towards(space: constraints.Space, here: Any, there: Any) -> Any:
+        far = jnp.inf if isinstance(space, constraints.Real) else _EDGE
+        return jax.tree.map(lambda a, b: jnp.clip(b - a, -far, far), here, there)
+
+    start, end = constraints.inverse(spaces, params), constraints.inverse(spaces, head)
+    return start, jax.tree.map(towards, spaces, start, end, is_leaf=lambda node: isinstance(node, constraints.Space))
 
 
 @jax.jit(static_argnames="steps")
@@ -189,7 +203,7 @@ def _name_iterates(ax: "Axes", iterates: np.ndarray, heights: np.ndarray) -> Non
     """Write theta_0, theta_1, ... above their dots; those too near their neighbour stay without a name."""
     room = 0.04 * float(ax.get_xlim()[1] - ax.get_xlim()[0])
     named: list[float] = []
-    for i, (here, there) in enumerate(zip(iterates[:-1], iterates[1:], strict=True)):
+    for i, (here, there) in enumerate(itertools.pairwise(iterates)):
         if all(abs(here - other) > room for other in named):
             named.append(float(here))
             side = -1 if there >= here else 1  # L is higher on the side of the next iterate
@@ -219,7 +233,7 @@ def mixture(model: Any, params: Params, data: Data, *, ax: "Axes | None" = None)
             f"plot.mixture draws one dimension, or two of MultivariateNormal; got {type(model.family).__name__} data "
             f"of shape {tuple(x.shape)}"
         )
-    draw = _plane if plane else _line
+    draw = _plane if plane else _row
     ax = _new_axes((6.0, 5.0)) if ax is None else ax
     draw(ax, model, params, x, weights)
     _plain(ax)
@@ -244,7 +258,7 @@ def _plane(ax: "Axes", model: Mixture, params: Any, x: Array, weights: Array | N
     ax.set_ylabel("$x_2$")
 
 
-def _line(ax: "Axes", model: Mixture, params: Any, x: Array, weights: Array | None) -> None:
+def _row(ax: "Axes", model: Mixture, params: Any, x: Array, weights: Array | None) -> None:
     values = np.asarray(x).ravel()
     low, high = values.min(), values.max()
     counts = not bool(model.family.supports(jnp.reshape(jnp.asarray(low + 0.5), (1,) * x.ndim)).all())
