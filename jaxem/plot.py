@@ -22,6 +22,7 @@ from jaxem.families.covariance import FORMS
 from jaxem.fitting.fit import canonical
 from jaxem.fitting.fit import fit as run_fit
 from jaxem.fitting.result import Fit
+from jaxem.fitting.validation import check_start
 from jaxem.models.mixture import Mixture
 
 if TYPE_CHECKING:
@@ -95,14 +96,18 @@ def bound(
 
     The edge of a space (a probability of zero) lies at infinity; a line that heads there stops short of it.
 
-    Raises ``ValueError`` where the model lacks ``log_likelihood``, ``q_function`` or ``entropy``, or where the line
-    has no length. Source: Minka (1998), *Expectation-maximization as lower bound maximization*.
+    Raises ``ValueError`` where the model lacks ``log_likelihood``, ``q_function`` or ``entropy``, where ``params`` or
+    ``along`` are not parameters of it, or where the line has no length.
+
+    Source: Minka (1998), *Expectation-maximization as lower bound maximization*.
     """
     require(model, "a picture of the bound", "log_likelihood", "q_function", "entropy")
     if steps < 1:
         raise ValueError(f"plot.bound: steps must be at least 1; it is {steps}")
     params, data = canonical(params, data)
     head = run_fit(model, params, data).params if along is None else canonical(along, data)[0]
+    for point in (params, head):
+        check_start(model, point, data)
     start, direction = _line(spaces_of(model), params, head)
     if not largest(direction) > 0:
         raise ValueError("plot.bound: the line has no length: params is where it heads for. Start somewhere else.")

@@ -51,7 +51,6 @@ CASES = {
         MixtureParams(WEIGHTS, PoissonParams(np.array([2.0, 5.0]))),
         COUNTS,
     ),
-    "normal mixture, 2-D": lambda: (Mixture(MultivariateNormal(), 2), plane_start(), PLANE),
     "normal mixture with a prior": lambda: (
         Mixture(MultivariateNormal(prior=NormalInverseWishart.from_data(PLANE, 2)), 2),
         plane_start(),
@@ -175,8 +174,8 @@ def test_a_line_that_heads_for_the_edge_of_a_space():
 
 
 def test_the_name_of_the_curve_says_whether_there_is_a_prior():
-    names = {name: case(name)[3].get_ylabel() for name in ("normal mixture, 2-D", "normal mixture with a prior")}
-    assert names == {"normal mixture, 2-D": "log-likelihood", "normal mixture with a prior": "log-posterior"}
+    names = {name: case(name)[3].get_ylabel() for name in ("weighted", "normal mixture with a prior")}
+    assert names == {"weighted": "log-likelihood", "normal mixture with a prior": "log-posterior"}
 
 
 def test_a_line_of_ones_own():
@@ -209,6 +208,9 @@ def test_bound_says_what_is_missing():
     model, params, data, _ = case("poisson mixture")
     with pytest.raises(ValueError, match="the line has no length"):
         plot.bound(model, params, data, along=params)
+    outside = params._replace(components=PoissonParams(np.array([-1.0, 2.0])))
+    with pytest.raises(ValueError, match=r"components\.rates must be positive"):
+        plot.bound(model, params, data, along=outside)
     with pytest.raises(ValueError, match="steps must be at least 1"):
         plot.bound(model, params, data, steps=0)
 
