@@ -31,7 +31,8 @@ def test_is_traced():
     seen = []
     jax.jit(lambda x: seen.append(trees.is_traced({"a": 1.0}, {"b": x})) or x)(1.0)
     jax.grad(lambda x: seen.append(trees.is_traced(x)) or x)(1.0)
-    assert seen == [True, True]
+    jax.jit(lambda x: seen.append(trees.is_traced(TREE)) or x)(1.0)  # known, but nothing computed from it would be
+    assert seen == [True, True, True]
 
 
 @pytest.mark.parametrize(

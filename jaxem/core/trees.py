@@ -17,8 +17,8 @@ def leaf_names(tree: Tree) -> list[str]:
 
 
 def is_traced(*trees: Tree) -> bool:
-    """Whether any leaf is abstract (inside ``jit``, ``vmap`` or ``grad``)."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+    """Whether values cannot be looked at: a leaf is abstract, or whatever is computed here would be (under ``jit``)."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((trees, jnp.zeros(()))))
 
 
 def float_dtype(*trees: Tree) -> jnp.dtype:
