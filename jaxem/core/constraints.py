@@ -41,7 +41,13 @@ def _space(cls: type) -> type:
 
 
 def _tiny(value: Array) -> float:
-    return float(jnp.finfo(value.dtype).tiny)
+    """The least positive number that survives a chart and back: clear of the subnormal numbers, which flush to 0."""
+    return 1024 * float(jnp.finfo(value.dtype).tiny)
+
+
+def _negligible(value: Array) -> float:
+    """A probability that is as good as zero, and whose logarithm still has two finite derivatives: -1 / p^2."""
+    return 2 * float(jnp.finfo(value.dtype).tiny) ** 0.5
 
 
 @_space
@@ -89,7 +95,7 @@ class UnitInterval:
 
     def inverse(self, value: Array) -> Array:
         below_one = 1 - float(jnp.finfo(value.dtype).epsneg)
-        inside = jnp.clip(value, _tiny(value), below_one)
+        inside = jnp.clip(value, _negligible(value), below_one)
         return jnp.log(inside) - jnp.log1p(-inside)
 
     def contains(self, value: Array) -> Array:
@@ -122,7 +128,7 @@ class Simplex:
 
     def inverse(self, value: Array) -> Array:
         basis = jnp.asarray(_helmert(value.shape[-1]), value.dtype)
-        return jnp.log(jnp.maximum(value, _tiny(value))) @ basis
+        return jnp.log(jnp.maximum(value, _negligible(value))) @ basis
 
     def contains(self, value: Array) -> Array:
         slack = float(jnp.finfo(value.dtype).eps) ** 0.5

@@ -69,8 +69,8 @@ class Fit:
         return self.status == Status.CONVERGED
 
     def __str__(self) -> str:
-        if isinstance(self.status, jax.core.Tracer):
-            return f"Fit(traced, params={self.params})"
+        if isinstance(self.status, jax.core.Tracer) or not isinstance(self.status, jax.Array | np.ndarray):
+            return f"Fit(abstract, params={self.params})"
         status = np.asarray(self.status)
         if status.ndim:
             return _lanes(self, status)
@@ -97,7 +97,9 @@ def _lanes(fit: Fit, status: np.ndarray) -> str:
             lines.append(f"  {code.name:<11} {lanes.size}")
     if fit.objective is not None:
         objective = np.asarray(fit.objective)
-        lines.append(f"  objective   {objective.min():.10g} to {objective.max():.10g}")
+        objective = objective[np.isfinite(objective)]
+        span = f"{objective.min():.10g} to {objective.max():.10g}" if objective.size else "none finite"
+        lines.append(f"  objective   {span}")
     lines.append(f"  steps       {np.min(fit.steps)} to {np.max(fit.steps)}")
     return "\n".join(lines)
 

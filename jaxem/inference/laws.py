@@ -9,8 +9,7 @@ eps.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-from jax import Array
+import numpy as np
 
 from jaxem.core import bound
 from jaxem.core.model import has_m_step
@@ -20,8 +19,8 @@ from jaxem.inference.measurements import Measured
 class Residual(NamedTuple):
     """How far a law is from holding, and the coordinate that is farthest (-1: none in particular)."""
 
-    value: Array
-    coordinate: Array
+    value: float
+    coordinate: int
 
 
 class Law(NamedTuple):
@@ -34,26 +33,30 @@ class Law(NamedTuple):
     residual: Callable[[Any], Residual]  # of a Measured that has what it needs
 
 
-def _worst(m: Measured, gradient: Array) -> Residual:
-    scaled = jnp.abs(gradient) * m.delta / m.size
-    return Residual(scaled.max(), scaled.argmax())
+def _worst(m: Measured, gradient: np.ndarray) -> Residual:
+    scaled = np.abs(gradient) * m.delta / m.size
+    return Residual(float(scaled.max()), int(scaled.argmax()))
 
 
-def _excess(values: Array, *scale: Array) -> Residual:
-    """The largest value above zero, relative; probes at which a density over- or underflowed say nothing."""
-    relative = values / sum((jnp.abs(part) for part in scale), start=jnp.ones((), values.dtype))
-    if relative.ndim:
-        relative = jnp.where(jnp.isfinite(relative), relative, -jnp.inf).max()
-    return Residual(jnp.maximum(relative, 0), jnp.int32(-1))
+def _excess(values: np.ndarray, *scale: np.ndarray) -> Residual:
+    """The largest value above zero, relative to ``scale``.
+
+    Probes at which a density over- or underflowed say nothing; NaN where that was all of them, or at the point itself.
+    """
+    with np.errstate(invalid="ignore"):
+        relative = values / sum((np.abs(part) for part in scale), start=np.zeros_like(values))
+    if relative.ndim and np.isfinite(relative).any():
+        relative = relative[np.isfinite(relative)]
+    return Residual(float(np.maximum(np.max(relative), 0)), -1)
 
 
-def _plain(value: Array) -> Residual:
-    return Residual(value, jnp.int32(-1))
+def _plain(value: np.ndarray) -> Residual:
+    return Residual(float(value), -1)
 
 
 def _touch(m: Any) -> Residual:
     L, Q, H = m.log_likelihood.here, m.expected.here, m.entropy
-    return _excess(jnp.abs(L - (Q + H)), L, Q, H, m.size)
+    return _excess(np.abs(L - (Q + H)), L, Q, H, m.size)
 
 
 def _tangent(m: Any) -> Residual:
@@ -62,7 +65,7 @@ def _tangent(m: Any) -> Residual:
 
 def _objective(m: Any) -> Residual:
     L = m.log_likelihood.here
-    return _excess(jnp.abs(m.evidence[0] - L), L, m.size)
+    return _excess(np.abs(m.evidence[0] - L), L, m.size)
 
 
 def _non_negative(m: Any) -> Residual:
@@ -72,7 +75,7 @@ def _non_negative(m: Any) -> Residual:
 
 def _decomposition(m: Any) -> Residual:
     L = m.log_likelihood.here
-    gap = jnp.abs(L - m.other_elbos - m.other_divergences)
+    gap = np.abs(L - m.other_elbos - m.other_divergences)
     return _excess(gap, m.other_elbos, m.other_divergences, L, m.size)
 
 
@@ -88,8 +91,8 @@ def _minorises(m: Any) -> Residual:
 
 def _curvature(m: Any) -> Residual:
     scaled = m.missing * m.delta[:, None] * m.delta[None, :] / m.size
-    values, vectors = jnp.linalg.eigh((scaled + scaled.T) / 2)
-    return Residual(jnp.maximum(-values[0], 0), jnp.abs(vectors[:, 0]).argmax())
+    values, vectors = np.linalg.eigh((scaled + scaled.T) / 2)
+    return Residual(max(float(-values[0]), 0.0), int(np.abs(vectors[:, 0]).argmax()))
 
 
 def _stationary(m: Any) -> Residual:

@@ -1,13 +1,16 @@
-r"""What ``verify`` measures, in one compiled program: values and derivatives of L, Q and the ELBO.
+r"""What ``verify`` measures: values and derivatives of L, Q and the ELBO at a point and around it.
 
-Everything is a function of unconstrained coordinates u. Each of the few expensive functions (value and gradient of L,
-of Q, their Hessian-vector products, the E-step) is traced once and mapped over all points at which it is needed.
+Everything is a function of unconstrained coordinates u. Each expensive function is one small program, compiled once
+and called at all points at which it is needed; what joins them is NumPy.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
@@ -21,142 +24,217 @@ LARGEST_HESSIAN = 256  # coordinates; beyond it curvature is not checked
 class Curve(NamedTuple):
     """One function at the point, after the M-step, and at the probes of either."""
 
-    here: Array
-    after: Array
-    near_here: Array  # (probes,)
-    near_after: Array  # (probes,)
-    gradient_here: Array  # (P,)
-    gradient_after: Array  # (P,)
+    here: np.ndarray
+    after: np.ndarray
+    near_here: np.ndarray  # (probes,)
+    near_after: np.ndarray  # (probes,)
+    gradient_here: np.ndarray  # (P,)
+    gradient_after: np.ndarray  # (P,)
 
 
 class Measured(NamedTuple):
     """The raw numbers; ``None`` where the model lacks what they are made of."""
 
-    size: Array  # observed values
-    delta: Array  # (P,), the natural step of each coordinate
+    size: np.ndarray  # observed values
+    delta: np.ndarray  # (P,), the natural step of each coordinate
     log_likelihood: Curve | None
     expected: Curve | None  # Q, without the prior
     log_prior: Curve
-    entropy: Array | None
-    evidence: tuple[Array, Array] | None  # log p(x) as the E-step knows it, here and after the M-step
-    other_elbos: Array | None  # (probes,), ELBO(theta, q) for the posteriors q of the probes
-    other_divergences: Array | None  # (probes,), KL(q || p(z | x)) by its own formula
-    missing: Array | None  # (P, P), the Hessian of L - Q
-    conditioning_here: Array  # how many eps a scaled gradient moves when the parameters are rounded
-    conditioning_after: Array
-    halves: Array | None  # by how much the statistics of two halves miss the whole, relative
-    maximized: Array | None  # by how much maximize(statistics) misses m_step, relative
+    entropy: np.ndarray | None
+    evidence: tuple[np.ndarray, np.ndarray] | None  # log p(x) as the E-step knows it, here and after the M-step
+    other_elbos: np.ndarray | None  # (probes,), ELBO(theta, q) for the posteriors q of the probes
+    other_divergences: np.ndarray | None  # (probes,), KL(q || p(z | x)) by its own formula
+    missing: np.ndarray | None  # (P, P), the Hessian of L - Q
+    conditioning_here: float  # how many eps a scaled gradient moves when the parameters are rounded
+    conditioning_after: float
+    halves: np.ndarray | None  # by how much the statistics of two halves miss the whole, relative
+    maximized: np.ndarray | None  # by how much maximize(statistics) misses m_step, relative
 
 
 def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> Measured:
     """Measure ``model`` at ``params``, with ``probes`` random points around."""
-    spaces = spaces_of(model)
-    u, unravel = ravel_pytree(constraints.inverse(spaces, params))
-    into = lambda p: ravel_pytree(constraints.inverse(spaces, p))[0]
-    at = lambda v: constraints.forward(spaces, unravel(v))
-    q = model.e_step(params, data)
-    data_size = size(data, u.dtype)
-    new = trees.cast(expectation.em_map(model, params, data), u.dtype) if has_m_step(model) else params
-    u_new = into(new)
+    q = _program(_e_step)(model, params, data)
+    em = jax.tree.map(np.asarray, _program(_take_step)(model, params, q, data))
+    u, n = em.u, em.u.shape[0]
+    small = n <= LARGEST_HESSIAN
+    # The diagonal of a large Hessian is E[v * Hv] over random signs (Hutchinson 1990).
+    basis = np.eye(n) if small else np.random.default_rng(0).choice([-1.0, 1.0], (16, n))
+    basis = basis.astype(u.dtype)
+    along = np.concatenate([basis, em.rounded, em.rounded_new])
+    first = np.concatenate([_rows(u, basis), _rows(u, em.rounded), _rows(em.u_new, em.rounded_new)])
 
-    expected = (lambda v: model.q_function(at(v), q, data)) if has(model, "q_function") else None
-    likelihood = (lambda v: model.log_likelihood(at(v), data)) if has(model, "log_likelihood") else None
-    prior = (lambda v: model.log_prior(at(v))) if has(model, "log_prior") else (lambda v: 0 * v.sum())
+    likelihood = expected = others = missing = None
+    prior = _each(_program(_of_prior), model, params)
+    products, prior_products = np.zeros_like(along), prior(first, along).products
+    if has(model, "q_function"):
+        expected = _each(_program(_of_expected), model, params, q, data)
+        products = expected(first, along).products
+    penalized = products + prior_products
+    delta = _natural_step(u, penalized[: basis.shape[0]], basis, small, em.size)
+    moved = np.abs(penalized[basis.shape[0] :] * delta / em.size).max(axis=1)
+    half = em.rounded.shape[0]
 
-    delta, hessian, conditioning = _scales(expected, prior, u, u_new, into, params, new, data_size)
     # Directions of three sizes, from well inside an error bar to outside it.
-    factors = jnp.asarray([0.1, 1.0, 3.0], u.dtype)[jnp.arange(probes) % 3]
-    steps = jax.random.normal(key, (probes, u.shape[0]), u.dtype) * delta[None, :] / u.shape[0] ** 0.5
-    steps = factors[:, None] * steps
-    points = jnp.concatenate([u[None], u_new[None], u[None] + steps, u_new[None] + steps])
-
-    others = evidence = None
+    factors = np.array([0.1, 1.0, 3.0])[np.arange(probes) % 3, None]
+    normal = np.random.default_rng(np.asarray(jax.random.key_data(key))).normal(size=(probes, n))
+    around = (normal * delta * factors / n**0.5).astype(u.dtype)
+    points = np.concatenate([u[None], em.u_new[None], u + around, em.u_new + around])
+    if has(model, "log_likelihood"):
+        likelihood = _each(_program(_of_likelihood), model, params, data)
+        if expected is not None and small:
+            missing = likelihood(_rows(u, basis), basis).products - products[:n]
     if has(model, "q_function", "entropy"):
-        others = _other_posteriors(model, params, q, data, at, u[None] + steps)
-    if bound.has_objective(model):
-        q_new = model.e_step(new, data)
-        evidence = bound.evidence(model, params, q, data), bound.evidence(model, new, q_new, data)
-    missing = None
-    if hessian is not None and likelihood is not None:
-        missing = _hessian(likelihood, u) - hessian
+        others = _each(_program(_other_posterior), model, params, data, u)(u + around)
     return Measured(
-        data_size,
+        em.size,
         delta,
         None if likelihood is None else _curve(likelihood, points, probes),
         None if expected is None else _curve(expected, points, probes),
         _curve(prior, points, probes),
-        model.entropy(q, data) if has(model, "entropy") else None,
-        evidence,
+        em.entropy,
+        em.evidence,
         None if others is None else others[0],
         others[1] if others is not None and has(model, "divergence") else None,
         missing,
-        *conditioning,
+        _conditioning(moved[:half]),
+        _conditioning(moved[half:]),
+        em.halves,
+        em.maximized,
+    )
+
+
+@functools.cache
+def _program(function: Callable[..., Any]) -> Any:
+    # These run a few times: on a CPU they take longer to optimise than to run. (Built at the first call, since to ask
+    # for the backend is to start it.)
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=options)
+
+
+def _e_step(model: Any, params: Params, data: Data) -> Any:
+    return model.e_step(params, data)
+
+
+class _Step(NamedTuple):
+    u: Any
+    u_new: Any  # after one EM iteration
+    rounded: Any  # (4, P), where u goes when the parameters are rounded
+    rounded_new: Any
+    size: Any
+    entropy: Any
+    evidence: Any
+    halves: Any
+    maximized: Any
+
+
+def _take_step(model: Any, params: Params, q: Any, data: Data) -> _Step:
+    """One EM iteration, and all that needs no derivative."""
+    into = lambda p: ravel_pytree(constraints.inverse(spaces_of(model), p))[0]
+    u = into(params)
+    new = trees.cast(expectation.em_map(model, params, data), u.dtype) if has_m_step(model) else params
+    evidence = None
+    if bound.has_objective(model):
+        after = bound.evidence(model, new, model.e_step(new, data), data)
+        evidence = bound.evidence(model, params, q, data), after
+    return _Step(
+        u,
+        into(new),
+        _roundings(into, params),
+        _roundings(into, new),
+        size(data, u.dtype),
+        model.entropy(q, data) if has(model, "entropy") else None,
+        evidence,
         _halves(model, params, q, data) if is_additive(model) and count(data) > 1 else None,
         _maximized(model, params, q, data) if has(model, "statistics", "maximize", "m_step") else None,
     )
 
 
-def _curve(function: Any, points: Array, probes: int) -> Curve:
-    values, gradients = jax.lax.map(jax.value_and_grad(function), points)
+class _Derivatives(NamedTuple):
+    values: Any
+    gradients: Any  # (P,)
+    products: Any  # (P,), Hessian times direction
+
+
+def _derivatives(function: Callable[..., Any], point: Array, direction: Array) -> _Derivatives:
+    (value, gradient), (_, product) = jax.jvp(jax.value_and_grad(function), (point,), (direction,))
+    return _Derivatives(value, gradient, product)
+
+
+def _each(program: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """``program`` called for one row of its last arguments after the other: of one shape, so compiled once."""
+
+    def call(*rows: np.ndarray) -> Any:
+        results = [program(*arguments, *row) for row in zip(*rows, strict=True)]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
+
+    return call
+
+
+def _at(model: Any, params: Params) -> Callable[[Array], Params]:
+    """Coordinates -> parameters."""
+    spaces = spaces_of(model)
+    _, unravel = ravel_pytree(constraints.inverse(spaces, params))
+    return lambda u: constraints.forward(spaces, unravel(u))
+
+
+def _of_expected(model: Any, params: Params, q: Any, data: Data, point: Array, direction: Array) -> _Derivatives:
+    at = _at(model, params)
+    return _derivatives(lambda u: model.q_function(at(u), q, data), point, direction)
+
+
+def _of_likelihood(model: Any, params: Params, data: Data, point: Array, direction: Array) -> _Derivatives:
+    at = _at(model, params)
+    return _derivatives(lambda u: model.log_likelihood(at(u), data), point, direction)
+
+
+def _of_prior(model: Any, params: Params, point: Array, direction: Array) -> _Derivatives:
+    at = _at(model, params)
+    return _derivatives(lambda u: bound.penalized(model, 0 * u.sum(), at(u)), point, direction)
+
+
+def _other_posterior(model: Any, params: Params, data: Data, here: Array, point: Array) -> tuple[Array, Array]:
+    """ELBO(theta, q') and KL(q' || q) for the posterior q' at another point.
+
+    theta is taken just inside its spaces: on their edge, what q' holds possible can be impossible.
+    """
+    at = _at(model, params)
+    other = model.e_step(at(point), data)
+    elbo = bound.elbo(model, at(here), other, data)
+    if not has(model, "divergence"):
+        return elbo, elbo
+    return elbo, model.divergence(other, model.e_step(at(here), data), data)
+
+
+def _rows(u: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(u, like.shape)
+
+
+def _curve(function: Callable[..., _Derivatives], points: np.ndarray, probes: int) -> Curve:
+    values, gradients, _ = function(points, np.zeros_like(points))
     near = values[2:]
     return Curve(values[0], values[1], near[:probes], near[probes:], gradients[0], gradients[1])
 
 
-def _products(function: Any, points: Array, directions: Array) -> Array:
-    """Hessian-vector products, row by row."""
-    gradient = jax.grad(function)
-    return jax.lax.map(lambda pair: jax.jvp(gradient, (pair[0],), (pair[1],))[1], (points, directions))
+def _natural_step(
+    u: np.ndarray, products: np.ndarray, basis: np.ndarray, small: bool, data_size: np.ndarray
+) -> np.ndarray:
+    """delta_i = (size / -d^2 Q / du_i^2)^(1/2), (P,): about the error bar of u_i from a single value.
 
-
-def _hessian(function: Any, u: Array) -> Array:
-    identity = jnp.eye(u.shape[0], dtype=u.dtype)
-    return _products(function, jnp.broadcast_to(u[None], identity.shape), identity)
-
-
-def _scales(
-    expected: Any, prior: Any, u: Array, u_new: Array, into: Any, params: Params, new: Params, data_size: Array
-) -> tuple[Array, Array | None, tuple[Array, Array]]:
-    """The natural step of each coordinate, the Hessian of Q (where it is not too large), and the conditioning.
-
-    delta_i = (size / -d^2 Q / du_i^2)^(1/2) is about the error bar of u_i from a single value, so that a gradient
-    times ``delta / size`` has neither units nor the size of the data in it.
+    A gradient times ``delta / size`` then has neither units nor the size of the data in it.
     """
-    largest = jnp.maximum(jnp.abs(u), 1)
-    if expected is None:
-        return largest, None, (jnp.ones((), u.dtype), jnp.ones((), u.dtype))
-    n = u.shape[0]
-    small = n <= LARGEST_HESSIAN
-    # Without a Hessian its diagonal is E[v * Hv] over random signs (Hutchinson 1990).
-    signs = jax.random.rademacher(jax.random.key(0), (16, n), u.dtype)
-    directions = jnp.eye(n, dtype=u.dtype) if small else signs
-    rounded = [_roundings(into, p) for p in (params, new)]
-    products = _products(
-        lambda v: expected(v) + prior(v),
-        jnp.concatenate([jnp.broadcast_to(u[None], directions.shape), *_repeat(u, u_new, rounded)]),
-        jnp.concatenate([directions, *rounded]),
-    )
-    rows = products[: directions.shape[0]]
-    second = jnp.abs(jnp.diagonal(rows) if small else (rows * signs).mean(axis=0))
+    largest = np.maximum(np.abs(u), 1)
+    second = np.abs(np.diagonal(products) if small else (products * basis).mean(axis=0))
     steep = second > data_size / largest**2
-    delta = jnp.where(steep, jnp.sqrt(data_size / jnp.where(steep, second, 1)), largest)
-
-    def conditioning(change: Array) -> Array:
-        worst = jnp.abs(change * delta[None] / data_size).max()
-        # Where rounding takes the parameters out of the space, half of the digits are all that can be asked.
-        lost = float(jnp.finfo(u.dtype).eps) ** -0.5
-        return jnp.where(jnp.isfinite(worst), jnp.maximum(worst, 1), lost)
-
-    moved = products[directions.shape[0] :]
-    half = moved.shape[0] // 2
-    hessian = rows - _hessian(prior, u) if small else None
-    return delta, hessian, (conditioning(moved[:half]), conditioning(moved[half:]))
+    return np.where(steep, np.sqrt(data_size / np.where(steep, second, 1)), largest)
 
 
-def _repeat(u: Array, u_new: Array, rounded: list[Array]) -> list[Array]:
-    return [jnp.broadcast_to(v[None], r.shape) for v, r in zip((u, u_new), rounded, strict=True)]
+def _conditioning(moved: np.ndarray) -> float:
+    worst = float(moved.max())
+    # Where rounding takes the parameters out of the space, half of the digits are all that can be asked.
+    return max(worst, 1.0) if np.isfinite(worst) else float(np.finfo(moved.dtype).eps) ** -0.5
 
 
-def _roundings(into: Any, params: Params) -> Array:
+def _roundings(into: Callable[[Params], Array], params: Params) -> Array:
     """Where the coordinates go when every parameter changes by its own size times a random sign, (4, P)."""
     leaves, treedef = jax.tree.flatten(params)
 
@@ -167,17 +245,6 @@ def _roundings(into: Any, params: Params) -> Array:
         return jax.jvp(into, (params,), (rounding,))[1]
 
     return jax.vmap(one)(jax.random.split(jax.random.key(1), 4))
-
-
-def _other_posteriors(model: Any, params: Params, q: Any, data: Data, at: Any, points: Array) -> tuple[Array, Array]:
-    """ELBO(theta, q') and KL(q' || q) for the posteriors q' at other points."""
-
-    def one(v: Array) -> tuple[Array, Array]:
-        other = model.e_step(at(v), data)
-        elbo = bound.elbo(model, params, other, data)
-        return elbo, model.divergence(other, q, data) if has(model, "divergence") else elbo
-
-    return jax.lax.map(one, points)
 
 
 def _halves(model: Any, params: Params, q: Any, data: Data) -> Array:

@@ -1,13 +1,11 @@
 """``verify``: does this model obey the laws of EM, here, on these data?"""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from jaxem.core import constraints, trees
 from jaxem.core.data import Data, count
@@ -15,7 +13,7 @@ from jaxem.core.model import Params, is_additive, missing, spaces_of
 from jaxem.fitting.fit import canonical
 from jaxem.fitting.validation import check_start
 from jaxem.inference.certificate import Certificate, Check, Verdict
-from jaxem.inference.laws import LAWS, Residual
+from jaxem.inference.laws import LAWS
 from jaxem.inference.measurements import LARGEST_HESSIAN, measure
 
 
@@ -48,45 +46,29 @@ def verify(
     params, data = canonical(params, data)
     check_start(model, params, data)
     key = jax.random.key(0) if key is None else key
-    u, _ = ravel_pytree(constraints.inverse(spaces_of(model), params))
-    why_not = _unchecked(model, data, u.shape[0])
-    laws = tuple(name for name in LAWS if name not in why_not)
-    residuals, conditioning, data_size = _compiled()(model, params, data, key, probes, laws)
-    eps = float(jnp.finfo(u.dtype).eps)
     names = _coordinate_names(model, params)
+    why_not = _unchecked(model, data, len(names))
+    measured = measure(model, params, data, key, probes)
+    conditioning = {"here": measured.conditioning_here, "after": measured.conditioning_after}
+    dtype = trees.float_dtype(params)
+    eps = float(jnp.finfo(dtype).eps)
     checks = []
     for name, law in LAWS.items():
         if name in why_not:
             check = Check(name, law.statement, np.nan, np.nan, why_not[name], None, Verdict.UNCHECKED)
             checks.append(check)
             continue
-        residual, worst = (np.asarray(part) for part in residuals[name])
-        moved = float(conditioning[law.conditioned]) if law.conditioned else 1.0
+        residual, worst = law.residual(measured)
+        moved = conditioning[law.conditioned] if law.conditioned else 1.0
         tolerance = law.factor * eps * moved
         origin = f"{law.factor} eps" + (f" x conditioning {moved:.1e}" if law.conditioned else "")
         verdict = Verdict.HOLDS if residual <= tolerance else Verdict.VIOLATED  # NaN holds nothing
-        leaf = names[int(worst)] if worst >= 0 else None
-        checks.append(Check(name, law.statement, float(residual), tolerance, origin, leaf, verdict))
-    certificate = Certificate(tuple(checks), u.dtype.name, float(data_size))
+        leaf = names[worst] if worst >= 0 else None
+        checks.append(Check(name, law.statement, residual, tolerance, origin, leaf, verdict))
+    certificate = Certificate(tuple(checks), dtype.name, float(measured.size))
     if strict:
         certificate.raise_if_violated()
     return certificate
-
-
-@functools.cache
-def _compiled() -> Any:
-    # A large program that runs once: on a CPU it takes longer to optimise than to run. (Built at the first call, since
-    # to ask for the backend is to start it.)
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(_measure, static_argnames=("probes", "laws"), compiler_options=options)
-
-
-def _measure(
-    model: Any, params: Params, data: Data, key: Array, probes: int, laws: tuple[str, ...]
-) -> tuple[dict[str, Residual], dict[str, Array], Array]:
-    measured = measure(model, params, data, key, probes)
-    conditioning = {"here": measured.conditioning_here, "after": measured.conditioning_after}
-    return {law: LAWS[law].residual(measured) for law in laws}, conditioning, measured.size
 
 
 def _unchecked(model: Any, data: Data, coordinates: int) -> dict[str, str]:
@@ -104,7 +86,7 @@ def _unchecked(model: Any, data: Data, coordinates: int) -> dict[str, str]:
 
 
 def _coordinate_names(model: Any, params: Params) -> list[str]:
-    free = constraints.inverse(spaces_of(model), params)
+    free = jax.eval_shape(constraints.inverse, spaces_of(model), params)
     sizes = [leaf.size for leaf in jax.tree.leaves(free)]
     names = trees.leaf_names(params)
     return [name for name, n in zip(names, sizes, strict=True) for _ in range(n)]

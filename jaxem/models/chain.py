@@ -30,7 +30,7 @@ class Chain(NamedTuple):
 
 def within(lengths: Array, t: int) -> Array:
     """(N, T), whether each step lies within its sequence."""
-    return jnp.arange(t)[None, :] < lengths[:, None]
+    return jnp.arange(t, dtype=lengths.dtype)[None, :] < lengths[:, None]
 
 
 def posterior(pi: Array, A: Array, log_b: Array, lengths: Array) -> Chain:

@@ -1,0 +1,168 @@
+"""The table of cases: every model, on small data of its own, in either precision. Every law runs on every row."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxem
+from jaxem import datasets
+from jaxem.families import (
+    Bernoulli,
+    Categorical,
+    Exponential,
+    MultivariateNormal,
+    Normal,
+    NormalInverseWishart,
+    Poisson,
+)
+from jaxem.models import HMM, FactorAnalysis, Mixture
+
+
+class Case(NamedTuple):
+    model: Any
+    params: Any  # a start, not an optimum
+    data: Any
+
+
+def _cast(data, dtype):
+    return jax.tree.map(
+        lambda x: jnp.asarray(x, dtype) if np.issubdtype(np.asarray(x).dtype, np.floating) else jnp.asarray(x), data
+    )
+
+
+def _case(model, data, dtype, **keywords):
+    data = _cast(data, dtype)
+    params = model.init(jax.random.key(1), data, **keywords)
+    return Case(model, params, data)
+
+
+def _sequences(dtype, n=6, t=12, d=None):
+    rng = np.random.default_rng(4)
+    states = (rng.random((n, t)) < 0.4).cumsum(axis=1) % 2
+    noise = rng.normal(size=(n, t) if d is None else (n, t, d))
+    values = noise + 3.0 * (states if d is None else states[..., None])
+    return jaxem.Sequences(np.asarray(values), np.array([12, 7, 12, 1, 3, 9], np.int32))
+
+
+def normal_mixture(dtype):
+    rng = np.random.default_rng(0)
+    return _case(Mixture(Normal(), 2), np.r_[rng.normal(0, 1, 40), rng.normal(3, 0.5, 30)], dtype)
+
+
+def old_faithful(covariance):
+    return lambda dtype: _case(Mixture(MultivariateNormal(covariance), 2), datasets.old_faithful(), dtype)
+
+
+def with_prior(covariance):
+    def case(dtype):
+        x = jnp.asarray(datasets.old_faithful(), dtype)
+        return _case(Mixture(MultivariateNormal(covariance, NormalInverseWishart.from_data(x, 2)), 2), x, dtype)
+
+    return case
+
+
+def weighted(dtype):
+    x = datasets.old_faithful()
+    weights = np.random.default_rng(2).integers(0, 4, len(x)).astype(float)
+    return _case(Mixture(MultivariateNormal("diag"), 2), jaxem.Weighted(x, weights), dtype)
+
+
+def poisson_mixture(dtype):
+    rng = np.random.default_rng(1)
+    return _case(Mixture(Poisson(), 2), np.r_[rng.poisson(1.0, 40), rng.poisson(6.0, 30)].astype(float), dtype)
+
+
+def bernoulli_mixture(dtype):
+    rng = np.random.default_rng(1)
+    p = np.array([[0.9, 0.8, 0.2, 0.5], [0.2, 0.1, 0.7, 0.5]])
+    x = (rng.random((60, 4)) < p[rng.integers(0, 2, 60)]).astype(float)
+    return _case(Mixture(Bernoulli(), 2), x, dtype)
+
+
+def categorical_mixture(dtype):
+    rng = np.random.default_rng(1)
+    z = rng.integers(0, 2, 60)
+    x = np.stack([(z + (rng.random(60) < 0.2)) % 2, rng.integers(0, 3, 60), np.where(z, 3, rng.integers(0, 4, 60))], 1)
+    return _case(Mixture(Categorical((2, 3, 4)), 2), x.astype(float), dtype)
+
+
+def exponential_mixture(dtype):
+    rng = np.random.default_rng(1)
+    return _case(Mixture(Exponential(), 2), np.r_[rng.exponential(1.0, 40), rng.exponential(9.0, 30)], dtype)
+
+
+def poisson_hmm(dtype):
+    return _case(HMM(Poisson(), 2), datasets.earthquakes()[1].astype(float).reshape(1, 107)[:, :60], dtype)
+
+
+def ragged_hmm(dtype):
+    return _case(HMM(Normal(), 2), _sequences(dtype), dtype)
+
+
+def weighted_hmm(dtype):
+    data = jaxem.Weighted(_sequences(dtype, d=2), np.array([1.0, 2.0, 0.0, 1.0, 3.0, 0.5]))
+    return _case(HMM(MultivariateNormal("tied"), 2), data, dtype)
+
+
+def factor_analysis(dtype):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(80, 2)) @ rng.normal(size=(2, 5)) + 0.5 * rng.normal(size=(80, 5)) + 2.0
+    return _case(FactorAnalysis(2), x, dtype)
+
+
+class Coins(NamedTuple):
+    choice: Any
+    first: Any
+    second: Any
+
+
+def coins_log_joint(params, y):
+    heads = jnp.stack([params.first, params.second])
+    chosen = jnp.log(jnp.stack([params.choice, 1 - params.choice]))
+    return chosen + y.sum() * jnp.log(heads) + (1 - y).sum() * jnp.log1p(-heads)
+
+
+def coins_m_step(q, y):
+    r = q.probabilities
+    heads = (r * y.sum(axis=1, keepdims=True)).sum(axis=0) / (r.sum(axis=0) * y.shape[1])
+    return Coins(r.mean(axis=0)[0], heads[0], heads[1])
+
+
+def log_joint(dtype):
+    """A model of a user's own: each row is tossed with one of two coins."""
+    rng = np.random.default_rng(5)
+    y = (rng.random((30, 5)) < np.where(rng.random((30, 1)) < 0.4, 0.8, 0.3)).astype(float)
+    model = jaxem.from_log_joint(coins_log_joint, constraints=jaxem.UnitInterval(), m_step=coins_m_step)
+    return Case(model, Coins(*jnp.asarray([0.5, 0.6, 0.4], dtype)), _cast(y, dtype))
+
+
+CASES = {
+    "normal mixture": normal_mixture,
+    "full": old_faithful("full"),
+    "tied": old_faithful("tied"),
+    "diag": old_faithful("diag"),
+    "spherical": old_faithful("spherical"),
+    "full, prior": with_prior("full"),
+    "tied, prior": with_prior("tied"),
+    "diag, prior": with_prior("diag"),
+    "spherical, prior": with_prior("spherical"),
+    "weighted": weighted,
+    "poisson mixture": poisson_mixture,
+    "bernoulli mixture": bernoulli_mixture,
+    "categorical mixture": categorical_mixture,
+    "exponential mixture": exponential_mixture,
+    "poisson hmm": poisson_hmm,
+    "ragged hmm": ragged_hmm,
+    "weighted hmm": weighted_hmm,
+    "factor analysis": factor_analysis,
+    "log-joint": log_joint,
+}
+
+
+@functools.cache
+def case(name: str, dtype: str) -> Case:
+    """One row of the table."""
+    return CASES[name](jnp.dtype(dtype))
