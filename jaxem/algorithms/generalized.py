@@ -13,6 +13,7 @@ from jaxem.algorithms.protocol import State
 from jaxem.core import bound, constraints
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, spaces_of
+from jaxem.core.trees import concatenate, float_dtype
 
 
 class Memory(NamedTuple):
@@ -71,7 +72,7 @@ class GEM:
         free = constraints.inverse(spaces_of(model), params)
         q = model.e_step(params, data)
         value = bound.objective(model, params, q, data)
-        memory = Memory(q, self._transform().init(free), jnp.ones((), value.dtype))
+        memory = Memory(q, self._transform().init(free), jnp.ones((), float_dtype(free)))
         return State(params, value, jnp.int32(1), jnp.bool_(False), memory)
 
     def step(self, model: Any, state: State, data: Data) -> State:
@@ -120,5 +121,6 @@ class GEM:
 def _gain(expected: Any, free: Any, gradient: Any) -> Array:
     """What the best step along the gradient would gain, to second order."""
     _, curvature = jax.jvp(jax.grad(expected), (free,), (gradient,))
-    squared = optax.tree_utils.tree_vdot(gradient, gradient)
-    return jnp.where(squared > 0, 0.5 * squared**2 / jnp.abs(optax.tree_utils.tree_vdot(gradient, curvature)), 0.0)
+    g, hg = concatenate(jax.tree.leaves(gradient)), concatenate(jax.tree.leaves(curvature))
+    squared = g @ g
+    return jnp.where(squared > 0, 0.5 * squared**2 / jnp.abs(g @ hg), 0.0)

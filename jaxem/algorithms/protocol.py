@@ -1,6 +1,6 @@
 """How to climb: what an algorithm is."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from jax import Array
 
@@ -24,10 +24,7 @@ class Algorithm(Protocol):
     An algorithm is a frozen dataclass registered as a pytree. It never judges itself: ``fit`` does.
     """
 
-    @property
-    def monotone(self) -> bool:
-        """Whether a lower objective is an error (``Status.DECREASED``)."""
-        ...
+    monotone: ClassVar[bool]  # whether a lower objective is an error (``Status.DECREASED``)
 
     def requires(self) -> tuple[str, ...]:
         """The names of what a model must offer."""

@@ -77,8 +77,8 @@ def count(data: Data) -> int:
 
     Raises ``ValueError`` where the leaves do not share one.
     """
-    lengths = {leaf.shape[0] if leaf.ndim else None for leaf in map(jnp.asarray, jax.tree.leaves(data))}
-    if len(lengths) != 1 or None in lengths:
+    lengths = {leaf.shape[0] if leaf.ndim else -1 for leaf in map(jnp.asarray, jax.tree.leaves(data))}
+    if len(lengths) != 1 or -1 in lengths:
         raise ValueError(
             "the leaves of the data must share a leading axis of observations; their shapes are "
             f"{[jnp.shape(leaf) for leaf in jax.tree.leaves(data)]}"

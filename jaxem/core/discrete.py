@@ -53,6 +53,7 @@ class DiscreteLatent:
 
     def log_joint_table(self, params: Any, observations: Data) -> Array:
         """log p(x_n, z_n = k | params), (N, K)."""
+        raise TypeError(f"{type(self).__name__} must define log_joint_table(params, observations)")
 
     def e_step(self, params: Any, data: Data) -> Responsibilities:
         """Bayes' rule for each observation."""
@@ -75,6 +76,7 @@ class DiscreteLatent:
         """log p(x | params) as the E-step met it."""
         return total(q.log_normalizer, split_weights(data)[1])
 
+    @jax.jit
     def log_prob(self, params: Any, data: Data) -> Array:
         """log p(x_n | params) of each observation, (N,)."""
         return jax.nn.logsumexp(self.log_joint_table(params, split_weights(data)[0]), axis=-1)
@@ -83,10 +85,12 @@ class DiscreteLatent:
         """log p(x | params), the (weighted) sum of ``log_prob``."""
         return total(self.log_prob(params, data), split_weights(data)[1])
 
+    @jax.jit
     def predict_proba(self, params: Any, data: Data) -> Array:
         """The posterior probability of each class, (N, K)."""
         return self.e_step(params, data).probabilities
 
+    @jax.jit
     def predict(self, params: Any, data: Data) -> Array:
         """The most probable class of each observation, (N,)."""
         return self.predict_proba(params, data).argmax(axis=-1)

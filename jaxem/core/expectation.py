@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.core import bound, trees
@@ -62,6 +63,26 @@ def maximize(model: Any, at: Params, summary: Any, data: Data) -> Params:
 def em_map(model: Any, params: Params, data: Data) -> Params:
     """One EM iteration, M(params) = m_step(e_step(params))."""
     return maximize(model, params, expect(model, params, data).summary, data)
+
+
+def noise(model: Any, params: Params, data: Data) -> Array:
+    """How far rounding error alone moves the objective at ``params``: its second differences over some eps.
+
+    A smooth objective has none at that distance. One whose large terms cancel (the factorials of a multinomial) has,
+    and only running it tells.
+    """
+    eps = float(jnp.finfo(trees.float_dtype(params)).eps)
+
+    def at(units: Array) -> Array:
+        moved = jax.tree.map(lambda leaf: leaf * (1 + units.astype(leaf.dtype) * eps), params)
+        value = expect(model, moved, data).objective
+        assert value is not None
+        return value
+
+    apart = np.array([3, 17, 59, 211])  # far enough to round anew, near enough for curvature not to show
+    values = jax.lax.map(at, jnp.asarray(np.concatenate([apart, [0], -apart])))
+    differences = jnp.abs(values[:4] + values[5:] - 2 * values[4])
+    return jnp.where(jnp.isfinite(differences), differences, 0).max()
 
 
 def default_block_size(model: Any, params: Params, data: Data) -> int:

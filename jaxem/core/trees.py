@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 Tree = Any
 
@@ -18,7 +19,7 @@ def leaf_names(tree: Tree) -> list[str]:
 
 def is_traced(*trees: Tree) -> bool:
     """Whether values cannot be looked at: a leaf is abstract, or whatever is computed here would be (under ``jit``)."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((trees, jnp.zeros(()))))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((trees, jnp.zeros(()))))
 
 
 def float_dtype(*trees: Tree) -> jnp.dtype:

@@ -16,7 +16,7 @@ class BernoulliParams(NamedTuple):
 
 
 class BernoulliStatistics(NamedTuple):
-    count: Array  # (K,), sum_n r_nk
+    sizes: Array  # (K,), sum_n r_nk
     ones: Array  # (K, D), sum_n r_nk x_nd
 
 
@@ -48,7 +48,7 @@ class Bernoulli:
 
     def maximize(self, statistics: BernoulliStatistics) -> BernoulliParams:
         # Rounding may leave a sum of ones above the sum of weights it is part of.
-        return BernoulliParams(jnp.minimum(statistics.ones / statistics.count[:, None], 1))
+        return BernoulliParams(jnp.minimum(statistics.ones / statistics.sizes[:, None], 1))
 
     def features(self, x: Array) -> Array:
         return x

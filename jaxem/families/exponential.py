@@ -15,7 +15,7 @@ class ExponentialParams(NamedTuple):
 
 
 class ExponentialStatistics(NamedTuple):
-    count: Array  # (K,), sum_n r_nk
+    sizes: Array  # (K,), sum_n r_nk
     total: Array  # (K,), sum_n r_nk x_n
 
 
@@ -42,7 +42,7 @@ class Exponential:
         return ExponentialStatistics(weights.sum(axis=0), x.astype(weights.dtype) @ weights)
 
     def maximize(self, statistics: ExponentialStatistics) -> ExponentialParams:
-        return ExponentialParams(statistics.count / statistics.total)
+        return ExponentialParams(statistics.sizes / statistics.total)
 
     def features(self, x: Array) -> Array:
         return x[:, None]

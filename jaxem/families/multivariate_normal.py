@@ -19,7 +19,7 @@ class MultivariateNormalParams(NamedTuple):
 
 
 class MultivariateNormalStatistics(NamedTuple):
-    count: Array  # (K,), sum_n r_nk
+    sizes: Array  # (K,), sum_n r_nk
     first: Array  # (K, D), sum_n r_nk (x_n - origin_k)
     second: Array  # sum_n r_nk (x_n - origin_k)(x_n - origin_k)', in the form of the covariances
 

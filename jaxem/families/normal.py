@@ -18,7 +18,7 @@ class NormalParams(NamedTuple):
 
 
 class NormalStatistics(NamedTuple):
-    count: Array  # (K,), sum_n r_nk
+    sizes: Array  # (K,), sum_n r_nk
     first: Array  # (K,), sum_n r_nk (x_n - origin_k)
     second: Array  # (K,), sum_n r_nk (x_n - origin_k)^2
 
@@ -51,7 +51,7 @@ class Normal:
         return NormalStatistics(weights.sum(axis=0), first.sum(axis=0), (first * y).sum(axis=0))
 
     def maximize(self, statistics: NormalStatistics) -> NormalParams:
-        n = statistics.count
+        n = statistics.sizes
         delta = statistics.first / n
         means = delta if self.origin is None else self.origin + delta
         return NormalParams(means, statistics.second / n - delta**2)

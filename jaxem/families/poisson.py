@@ -16,7 +16,7 @@ class PoissonParams(NamedTuple):
 
 
 class PoissonStatistics(NamedTuple):
-    count: Array  # (K,), sum_n r_nk
+    sizes: Array  # (K,), sum_n r_nk
     total: Array  # (K,), sum_n r_nk x_n
 
 
@@ -46,7 +46,7 @@ class Poisson:
         return PoissonStatistics(weights.sum(axis=0), x.astype(weights.dtype) @ weights)
 
     def maximize(self, statistics: PoissonStatistics) -> PoissonParams:
-        return PoissonParams(statistics.total / statistics.count)
+        return PoissonParams(statistics.total / statistics.sizes)
 
     def features(self, x: Array) -> Array:
         return x[:, None]

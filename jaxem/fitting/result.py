@@ -6,6 +6,7 @@ import enum
 import jax
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from jaxem.core.model import Params
 from jaxem.core.trees import leaf_names
@@ -69,7 +70,7 @@ class Fit:
         return self.status == Status.CONVERGED
 
     def __str__(self) -> str:
-        if isinstance(self.status, jax.core.Tracer) or not isinstance(self.status, jax.Array | np.ndarray):
+        if isinstance(self.status, Tracer) or not isinstance(self.status, jax.Array | np.ndarray):
             return f"Fit(abstract, params={self.params})"
         status = np.asarray(self.status)
         if status.ndim:
@@ -110,7 +111,7 @@ def check(fit: Fit) -> Fit:
     The message names the status, its likely causes, and the lanes. Works on concrete results only: raises
     ``ValueError`` inside a trace.
     """
-    if isinstance(fit.status, jax.core.Tracer):
+    if isinstance(fit.status, Tracer):
         raise ValueError("jaxem.check looks at values, so it cannot run inside jit, vmap or grad; use fit.status")
     status = np.asarray(fit.status)
     failed = np.flatnonzero(status.ravel() != Status.CONVERGED)

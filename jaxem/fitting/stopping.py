@@ -24,6 +24,7 @@ class Progress(NamedTuple):
     trace: Array | None  # the objective of each iterate so far, NaN after it
     steps: Array  # taken so far, at least 1
     size: Array  # the number of observed values
+    noise: Array | float = 0.0  # rounding error of the objective beyond ``rounding``
 
     def objective(self, back: int) -> Array:
         """The objective ``back`` iterations ago; NaN before the start."""
@@ -74,7 +75,7 @@ class _ObjectiveChange:
 
     def met(self, progress: Progress) -> Array:
         new = progress.objective(0)
-        return jnp.abs(new - progress.objective(1)) <= _allowed(self.tol, new, progress.size)
+        return jnp.abs(new - progress.objective(1)) <= _allowed(self.tol, new, progress)
 
 
 @jax.tree_util.register_dataclass
@@ -85,13 +86,12 @@ class _Aitken:
 
     def met(self, progress: Progress) -> Array:
         new, old, older = (progress.objective(back) for back in (0, 1, 2))
-        allowed = _allowed(self.tol, new, progress.size)
+        allowed = _allowed(self.tol, new, progress)
         rate = (new - old) / jnp.where(old == older, 1, old - older)
         to_go = (new - old) * rate / (1 - rate)  # l_infinity - l_t of a geometric series
         geometric = (old != older) & (rate >= 0) & (rate < 1) & (jnp.abs(to_go) <= allowed)
-        flat = (jnp.abs(new - old) <= rounding(new, progress.size)) & (
-            jnp.abs(old - older) <= rounding(new, progress.size)
-        )
+        blur = rounding(new, progress.size) + progress.noise
+        flat = (jnp.abs(new - old) <= blur) & (jnp.abs(old - older) <= blur)
         return geometric | flat
 
 
@@ -121,10 +121,11 @@ class _AnyOf:
         return jnp.stack([rule.met(progress) for rule in self.rules]).any()
 
 
-def _allowed(tol: Any, objective: Array, size: Array) -> Array:
+def _allowed(tol: Any, objective: Array, progress: Progress) -> Array:
     """A tolerance per observed value, as a difference of objectives; never finer than rounding (an eighth of the
     slack that the ascent law is given)."""
-    return jnp.maximum(jnp.asarray(tol, objective.dtype) * size, rounding(objective, size) / 8)
+    asked = jnp.asarray(tol, objective.dtype) * progress.size
+    return jnp.maximum(asked, rounding(objective, progress.size) / 8 + progress.noise)
 
 
 def parameter_change(tol: float) -> Rule:

@@ -112,6 +112,7 @@ class FactorAnalysis:
         """log p(x | params) as the E-step met it."""
         return total(q.log_normalizer, split_weights(data)[1])
 
+    @jax.jit
     def log_prob(self, params: FactorAnalysisParams, data: Data) -> Array:
         """log N(x_n; mean, loadings loadings' + noise), (N,), by the Cholesky factor of that (D, D) matrix."""
         x, _ = split_weights(data)
@@ -165,10 +166,12 @@ class FactorAnalysis:
             self._check_data(data)
         return _init(self, key, data)
 
+    @jax.jit
     def predict(self, params: FactorAnalysisParams, data: Data) -> Array:
         """The posterior mean of the factors of each observation, (N, k)."""
         return self.e_step(params, data).means
 
+    @jax.jit
     def predict_proba(self, params: FactorAnalysisParams, data: Data) -> Factors:
         """The posterior of the factors: means (N, k) and their covariance (k, k)."""
         return self.e_step(params, data)

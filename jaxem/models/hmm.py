@@ -89,6 +89,7 @@ class HMM:
         """log p(x | params) as the scaled filter met it."""
         return total(q.log_normalizer, _unpack(data)[2])
 
+    @jax.jit
     def log_prob(self, params: HMMParams, data: Data) -> Array:
         """log p(x_n | params) of each sequence, (N,): the forward algorithm in log space."""
         x, lengths, _ = _unpack(data)
@@ -146,11 +147,13 @@ class HMM:
             self._check_data(data)
         return _init(self, key, data, start)
 
+    @jax.jit
     def predict(self, params: HMMParams, data: Data) -> Array:
         """The most probable path of each sequence (Viterbi), (N, T); -1 behind its end."""
         x, lengths, _ = _unpack(data)
         return chain.viterbi(params.initial, params.transition, self._log_b(params, x), lengths)
 
+    @jax.jit
     def predict_proba(self, params: HMMParams, data: Data) -> Array:
         """p(z_t = k | x) at each step, (N, T, K); zero behind a sequence's end."""
         return self.e_step(params, data).smoothed

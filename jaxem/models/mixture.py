@@ -23,7 +23,7 @@ class MixtureParams(NamedTuple):
 
 
 class MixtureStatistics(NamedTuple):
-    count: Array  # (K,), n_k = sum_n r_nk
+    sizes: Array  # (K,), n_k = sum_n r_nk
     components: Any  # the family's own
 
 
@@ -64,7 +64,7 @@ class Mixture(DiscreteLatent):
         return MixtureStatistics(r.sum(axis=0), self.family.statistics(r, x))
 
     def maximize(self, statistics: MixtureStatistics) -> MixtureParams:
-        n = statistics.count
+        n = statistics.sizes
         return MixtureParams(n / n.sum(), self.family.maximize(statistics.components))
 
     def m_step(self, q: Responsibilities, data: Data) -> MixtureParams:
