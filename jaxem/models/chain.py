@@ -71,29 +71,41 @@ def _filter(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, A
 
 def _filter_in_logs(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
     """The same, slower, without underflow."""
-    log_joint = _log_forward(pi, A, log_b, lengths)
-    return jax.nn.softmax(log_joint, axis=-1), jax.nn.logsumexp(log_joint[:, -1], axis=-1)
+    log_alpha, log_c = _log_forward(pi, A, log_b, lengths)
+    return jnp.exp(log_alpha), log_c.sum(axis=1)
 
 
-def _log_forward(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
-    """log p(x_1 ... x_t, z_t = j), (N, T, K); behind the end the value at the end."""
+def _log_forward(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
+    """log p(z_t = j | x_1 ... x_t), (N, T, K), and log p(x_t | x_1 ... x_{t-1}), (N, T); behind the end the value at
+    the end, and zero.
+
+    Normalised at each step: the logarithms stay small, and their sum is as accurate as a sum can be.
+    """
     log_A = jnp.log(A)
 
-    def step(before: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
-        log_b_t, inside_t = now
-        after = jax.nn.logsumexp(before[:, :, None] + log_A[None], axis=1) + log_b_t
-        log_alpha = jnp.where(inside_t[:, None], after, before)
-        return log_alpha, log_alpha
+    def normalize(log_joint: Array, before: Array, inside_t: Array) -> tuple[Array, tuple[Array, Array]]:
+        log_c = jnp.where(inside_t, jax.nn.logsumexp(log_joint, axis=-1), 0)
+        # What is impossible stays so: -inf less -inf would be NaN.
+        log_alpha = log_joint - jnp.where(log_c == -jnp.inf, 0, log_c)[:, None]
+        log_alpha = jnp.where(inside_t[:, None], log_alpha, before)
+        return log_alpha, (log_alpha, log_c)
 
-    first = jnp.log(pi)[None, :] + log_b[:, 0]
+    def step(before: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        log_b_t, inside_t = now
+        log_joint = jax.nn.logsumexp(before[:, :, None] + log_A[None], axis=1) + log_b_t
+        return normalize(log_joint, before, inside_t)
+
     inside = within(lengths, log_b.shape[1])
-    _, rest = jax.lax.scan(step, first, (jnp.swapaxes(log_b[:, 1:], 0, 1), inside[:, 1:].T))
-    return jnp.concatenate([first[:, None], jnp.swapaxes(rest, 0, 1)], axis=1)
+    first = jnp.log(pi)[None, :] + log_b[:, 0]
+    start, (alpha_1, c_1) = normalize(first, first, inside[:, 0])
+    _, (alpha, c) = jax.lax.scan(step, start, (jnp.swapaxes(log_b[:, 1:], 0, 1), inside[:, 1:].T))
+    log_alpha = jnp.concatenate([alpha_1[:, None], jnp.swapaxes(alpha, 0, 1)], axis=1)
+    return log_alpha, jnp.concatenate([c_1[:, None], c.T], axis=1)
 
 
 def log_likelihood(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
-    """log p(x) of each sequence, (N,), by the forward algorithm in log space: no scaling, no smoother."""
-    return jax.nn.logsumexp(_log_forward(pi, A, log_b, lengths)[:, -1], axis=-1)
+    """log p(x) of each sequence, (N,), by the forward algorithm in log space: no underflow, no smoother."""
+    return _log_forward(pi, A, log_b, lengths)[1].sum(axis=1)
 
 
 def _ratio(smoothed: Array, predicted: Array) -> Array:

@@ -43,11 +43,14 @@ class HMM:
 
     Data: one observation is one sequence. An array ``(N, T)`` or ``(N, T, D)``, ``Sequences`` where lengths differ
     (see ``jaxem.pad_sequences``), or ``Weighted`` of either; for one sequence x, ``x[None]``. q: a ``Chain``. A
-    transition that starts at zero stays there. Baum, Petrie, Soules & Weiss (1970); Rabiner (1989).
+    transition that starts at zero stays there. ``unmoved (K, K)``: the transitions of a state that no sequence
+    leaves, for which any are as good; set by ``anchor`` to what they were. Baum, Petrie, Soules & Weiss (1970);
+    Rabiner (1989).
     """
 
     family: Family
     k: int = dataclasses.field(metadata={"static": True})
+    unmoved: Array | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.k, int) or self.k < 1:
@@ -117,8 +120,9 @@ class HMM:
     def maximize(self, statistics: HMMStatistics) -> HMMParams:
         initial, moves, emissions = statistics
         left = moves.sum(axis=1, keepdims=True)
-        # From a state that is only ever the last one no move is seen: any row is as good.
-        transition = jnp.where(left > 0, moves / jnp.where(left > 0, left, 1), 1 / self.k)
+        # From a state that is only ever the last one no move is seen: any row is as good, the old one the best.
+        unmoved = 1 / self.k if self.unmoved is None else self.unmoved
+        transition = jnp.where(left > 0, moves / jnp.where(left > 0, left, 1), unmoved)
         return HMMParams(initial / initial.sum(), transition, self.family.maximize(emissions))
 
     def m_step(self, q: Chain, data: Data) -> HMMParams:
@@ -131,7 +135,8 @@ class HMM:
 
     def anchor(self, params: HMMParams) -> Self:
         """The same model, its statistics taken about ``params``."""
-        return dataclasses.replace(self, family=families.anchor(self.family, params.emissions))
+        family = families.anchor(self.family, params.emissions)
+        return dataclasses.replace(self, family=family, unmoved=params.transition)
 
     def degenerate(self, params: HMMParams) -> Array:
         """Whether a state can no longer be entered, or its emissions have collapsed."""
@@ -191,23 +196,32 @@ class HMM:
         if lengths is not None:
             if lengths.shape != (n,) or not ((lengths >= 1) & (lengths <= t)).all():
                 raise ValueError(f"the lengths of {n} sequences must be {n} whole numbers from 1 to {t}")
-            observed = chain.within(lengths, t).reshape(-1)
-            observations.check_enough(self, int(lengths.sum()))
         else:
-            observed = None
-            observations.check_enough(self, n * t)
-        observations.check_support(self.family, x.reshape(n * t, *x.shape[2:]), observed)
+            lengths = jnp.full((n,), t)
+        observations.check_enough(self, int(lengths.sum()))
+        observed = chain.within(lengths, t)
+        if weights is not None:
+            observed = observed & (weights > 0)[:, None]
+        observations.check_support(self.family, x.reshape(n * t, *x.shape[2:]), observed.reshape(-1))
 
 
 def _unpack(data: Data) -> tuple[Array, Array, Array | None]:
-    """Values (N, T, ...), lengths (N,), weights. Padding is replaced by the sequence's first observation, so that it
-    can do no harm: whatever it holds, its density is finite, and it has no weight."""
+    """Values (N, T, ...), lengths (N,), weights. What does not count can do no harm, whatever it holds: padding is
+    replaced by the sequence's first observation, a sequence of weight zero by the first that has one."""
     sequences, weights = split_weights(data)
     x, lengths = split_lengths(sequences)
     if lengths is None:
-        return x, jnp.full((x.shape[0],), x.shape[1]), weights
-    inside = chain.within(lengths, x.shape[1]).reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
-    return jnp.where(inside, x, x[:, :1]), lengths, weights
+        lengths = jnp.full((x.shape[0],), x.shape[1])
+    else:
+        inside = chain.within(lengths, x.shape[1])
+        x = jnp.where(inside.reshape(*inside.shape, *(1,) * (x.ndim - 2)), x, x[:, :1])
+    if weights is not None:
+        counts = weights > 0
+        first = counts.argmax()
+        stand_in = jnp.where(counts[first], x[first], 0)[None]
+        x = jnp.where(counts.reshape(-1, *(1,) * (x.ndim - 1)), x, stand_in)
+        lengths = jnp.where(counts, lengths, lengths[first])
+    return x, lengths, weights
 
 
 @jax.jit(static_argnames="start")
