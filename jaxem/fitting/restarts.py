@@ -79,6 +79,6 @@ def _choose(fits: Fit, data_size: Array) -> Restarts:
     candidates = jnp.where(sound | ~sound.any(), objectives, -jnp.inf)
     candidates = jnp.where(jnp.isnan(candidates), -jnp.inf, candidates)
     index = candidates.argmax()
-    found = candidates >= candidates[index] - 1e-6 * data_size
+    found = (candidates >= candidates[index] - 1e-6 * data_size) & (candidates > -jnp.inf)
     best = jax.tree.map(lambda leaf: leaf[index], fits)
     return Restarts(best, objectives, fits.status, found.sum())

@@ -132,11 +132,11 @@ class FactorAnalysis:
         y = x if self.origin is None else x - self.origin[None, :]
         w = jnp.concatenate([q.means, jnp.ones((x.shape[0], 1), y.dtype)], axis=1)
         n = jnp.ones((x.shape[0],), y.dtype) if weights is None else weights.astype(y.dtype)
-        weighted = jnp.where(n[:, None] > 0, w * n[:, None], 0)
+        counts = n[:, None] > 0  # a row of weight zero counts for nothing, even where it is NaN
+        y, w = jnp.where(counts, y, 0), jnp.where(counts, w, 0)
+        weighted = w * n[:, None]
         uncertainty = jnp.zeros((self.k + 1, self.k + 1), y.dtype).at[:-1, :-1].set(q.covariance)
-        return FactorStatistics(
-            n @ jnp.where(n[:, None] > 0, y, 0) ** 2, y.T @ weighted, w.T @ weighted + n.sum() * uncertainty
-        )
+        return FactorStatistics(n @ y**2, y.T @ weighted, w.T @ weighted + n.sum() * uncertainty)
 
     def maximize(self, statistics: FactorStatistics) -> FactorAnalysisParams:
         yy, yw, ww = statistics
