@@ -157,6 +157,21 @@ def test_tiny_noise():
     assert np.isfinite(found["entropy"])
 
 
+def test_little_noise_in_float32():
+    """Noise of 1e-4 of the variance: sums of squares of x would leave three digits of it, those of residuals do."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(N, 2)) @ TRUE.loadings.T + 0.01 * rng.normal(size=(N, D))
+    start = START._replace(loadings=TRUE.loadings, noise=np.full(5, 3e-4))
+    single = jaxem.fit(MODEL, start, x.astype(np.float32), stop=EXACT, max_steps=10)
+    double = jaxem.fit(MODEL, start, x.astype(np.float32).astype(np.float64), stop=EXACT, max_steps=10)
+    assert single.status == double.status == Status.MAX_STEPS
+    # A residual of 0.01 is rounded with x of size 3: by eps 300 of itself, in each of ten steps.
+    h = 10 * 300 * eps(np.float32)
+    assert_within(single.params.noise / double.params.noise.astype(np.float32), np.ones(5), h)
+    # The likelihood is all but stationary in the noise, and feels only the rounding of its own terms.
+    assert_within(single.objective, double.objective, 32 * eps(np.float32) * (abs(double.objective) + x.size))
+
+
 # Weights
 
 
@@ -197,15 +212,10 @@ def heywood(seed: int) -> jaxem.Fit:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_heywood_case_is_never_nan(seed):
     fit = heywood(seed)
-    assert fit.status != Status.NON_FINITE
+    assert fit.status in (Status.DEGENERATE, Status.CONVERGED, Status.MAX_STEPS)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fit.params)) and np.isfinite(fit.objective)
     assert (fit.params.noise > 0).all()
     assert np.asarray(fit.params.noise)[:2].max() < 1e-12
-
-
-@pytest.mark.xfail(strict=True, reason="the noise is a difference: it is rounding error before it is below the limit")
-def test_a_heywood_case_is_called_degenerate():
-    assert heywood(0).status == Status.DEGENERATE
 
 
 def test_a_constant_variable_is_degenerate():

@@ -30,10 +30,10 @@ class Factors(NamedTuple):
 
 
 class FactorStatistics(NamedTuple):
-    """Sums over n, with y = x - origin and w = (z, 1)."""
+    """Sums over n, with e = x - origin.mean - origin.loadings z and w = (z, 1)."""
 
-    yy: Array  # (D,), sum y^2
-    yw: Array  # (D, k + 1), sum y E[w]'
+    ee: Array  # (D,), sum E[e^2]
+    ew: Array  # (D, k + 1), sum E[e w']
     ww: Array  # (k + 1, k + 1), sum E[w w']
 
 
@@ -48,11 +48,12 @@ class FactorAnalysis:
               \Psi = \operatorname{diag}(S_{xx} - (\Lambda, \mu) S_{wx}) / N,\; w = (z, 1)
 
     Data ``(N, D)`` or ``Weighted``. The likelihood is that of N(mean, loadings loadings' + diag(noise)): loadings are
-    known up to a rotation. ``origin (D,)``: where the statistics are taken about; set by ``anchor``.
+    known up to a rotation. ``origin``: the parameters whose residuals the statistics are taken of; set by ``anchor``,
+    so that nothing cancels, be the data far from zero or the noise small.
     """
 
     k: int = dataclasses.field(metadata={"static": True})
-    origin: Array | None = None
+    origin: FactorAnalysisParams | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.k, int) or self.k < 1:
@@ -127,32 +128,45 @@ class FactorAnalysis:
         return total(self.log_prob(params, data), split_weights(data)[1])
 
     def statistics(self, q: Factors, data: Data) -> FactorStatistics:
-        """Sums of squares and products of x and (z, 1)."""
+        """Expected sums of squares and products of the residual and (z, 1)."""
         x, weights = split_weights(data)
-        y = x if self.origin is None else x - self.origin[None, :]
-        w = jnp.concatenate([q.means, jnp.ones((x.shape[0], 1), y.dtype)], axis=1)
-        n = jnp.ones((x.shape[0],), y.dtype) if weights is None else weights.astype(y.dtype)
+        n = jnp.ones((x.shape[0],), x.dtype) if weights is None else weights.astype(x.dtype)
+        w = jnp.concatenate([q.means, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
+        uncertainty = jnp.zeros((self.k + 1, self.k + 1), x.dtype).at[:-1, :-1].set(q.covariance)
+        coefficients = self._origin(x.shape[1], x.dtype)
+        e = x - coefficients[None, :, -1] - q.means @ coefficients[:, :-1].T
         counts = n[:, None] > 0  # a row of weight zero counts for nothing, even where it is NaN
-        y, w = jnp.where(counts, y, 0), jnp.where(counts, w, 0)
+        e, w = jnp.where(counts, e, 0), jnp.where(counts, w, 0)
         weighted = w * n[:, None]
-        uncertainty = jnp.zeros((self.k + 1, self.k + 1), y.dtype).at[:-1, :-1].set(q.covariance)
-        return FactorStatistics(n @ y**2, y.T @ weighted, w.T @ weighted + n.sum() * uncertainty)
+        # e = its mean - origin.loadings (z - E z): what q does not know of z enters with the opposite sign
+        shared = n.sum() * (coefficients @ uncertainty)
+        return FactorStatistics(
+            n @ e**2 + (shared * coefficients).sum(axis=1),
+            e.T @ weighted - shared,
+            w.T @ weighted + n.sum() * uncertainty,
+        )
+
+    def _origin(self, d: int, dtype: jnp.dtype) -> Array:
+        """(loadings, mean) of the origin, (D, k + 1)."""
+        if self.origin is None:
+            return jnp.zeros((d, self.k + 1), dtype)
+        return jnp.concatenate([self.origin.loadings, self.origin.mean[:, None]], axis=1)
 
     def maximize(self, statistics: FactorStatistics) -> FactorAnalysisParams:
-        yy, yw, ww = statistics
+        ee, ew, ww = statistics
         lower = jnp.linalg.cholesky(ww)
-        coefficients = cho_solve((lower, True), yw.T).T  # (loadings, mean - origin)
-        noise = (yy - (coefficients * yw).sum(axis=1)) / ww[-1, -1]
-        mean = coefficients[:, -1] if self.origin is None else self.origin + coefficients[:, -1]
-        return FactorAnalysisParams(mean, coefficients[:, :-1], noise)
+        change = cho_solve((lower, True), ew.T).T
+        noise = (ee - (change * ew).sum(axis=1)) / ww[-1, -1]
+        coefficients = self._origin(change.shape[0], change.dtype) + change  # (loadings, mean)
+        return FactorAnalysisParams(coefficients[:, -1], coefficients[:, :-1], noise)
 
     def m_step(self, q: Factors, data: Data) -> FactorAnalysisParams:
         """Regress x on (z, 1); what is left is the noise."""
         return self.maximize(self.statistics(q, data))
 
     def anchor(self, params: FactorAnalysisParams) -> Self:
-        """The same model, its statistics taken about ``params.mean``."""
-        return dataclasses.replace(self, origin=params.mean)
+        """The same model, its statistics taken of the residuals at ``params``."""
+        return dataclasses.replace(self, origin=params)
 
     def degenerate(self, params: FactorAnalysisParams) -> Array:
         """Whether a noise variance has vanished beside what the factors explain (a Heywood case)."""
