@@ -320,6 +320,25 @@ def test_far_from_zero_in_float32(kind):
     assert np.abs(np.asarray(plain[1]) - wanted[1]).max() > 0.1
 
 
+@pytest.mark.parametrize("kind", NORMALS)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_far_origin_costs_accuracy_but_no_definiteness(kind, seed):
+    """A mean that moves 1e4 spreads in one iteration: float32 has lost the variance, the next iteration finds it."""
+    family, params, x, *_ = CASES[kind]
+    rng = np.random.default_rng(seed)
+    x = as_dtype(rng.normal(size=x.shape), np.float32)
+    weights = as_dtype(rng.uniform(size=(N, K)), np.float32)
+    far = params._replace(means=params.means + 1e4 * rng.uniform(1, 2, size=params.means.shape))
+    anchored = anchor(family, as_dtype(far, np.float32))
+    rough = maximize(anchored, statistics(anchored, weights, x))
+    assert not is_degenerate(family, rough)
+    # Some eps of the square of the distance are left: more than rounding hides, and no more than d times that.
+    assert_within(rough[1], closed_form(family, in_64_bits(weights), in_64_bits(x))[1], 32 * eps(np.float32) * 2 * 4e8)
+    anchored = anchor(family, rough)
+    fine = maximize(anchored, statistics(anchored, weights, x))
+    assert_within(fine[1], closed_form(family, in_64_bits(weights), in_64_bits(x))[1], SUM_ERROR * eps(np.float32) * 5)
+
+
 def test_anchoring_leaves_other_families_alone():
     assert anchor(Poisson(), None) == Poisson()
     assert degenerate(Poisson(), None) == False  # noqa: E712
@@ -436,15 +455,17 @@ def test_classes_of_nothing_but_the_prior(form):
 
 
 def test_prior_from_data(dtype):
-    x = np.asarray(100 + np.random.default_rng(8).normal(size=(50, 3)) @ np.diag([1, 2, 0.5]), dtype)
+    far = 1 / (8 * eps(dtype))
+    x = np.asarray(far + np.random.default_rng(8).normal(size=(50, 3)) @ np.diag([1, 2, 0.5]), dtype)
     prior = NormalInverseWishart.from_data(x, k=4)
     exact = x.astype(np.float64)
     assert all(leaf.dtype == dtype for leaf in prior)
-    assert_within(prior.mean, exact.mean(axis=0), 4 * eps(dtype) * 100)
+    assert_within(prior.mean, exact.mean(axis=0), 4 * eps(dtype) * far)
     assert_within(prior.shrinkage, 0.01, eps(dtype))
     assert_within(prior.dof, 5, 0)
     # Centred twice: the covariance owes nothing to the distance from zero.
-    assert_within(prior.scale, np.cov(exact.T) / 4 ** (2 / 3), 4 * np.sqrt(50) * eps(dtype) * 4)
+    covariance = np.cov((exact - exact[0]).T)  # of exact differences: numpy centres once
+    assert_within(prior.scale, covariance / 4 ** (2 / 3), 4 * np.sqrt(50) * eps(dtype) * 4)
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 2), (0, 2), (2, 3, 4)])

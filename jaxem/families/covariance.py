@@ -133,6 +133,20 @@ def log_normal(form: Form, covariances: Array, y: Array) -> Array:
     return -0.5 * (distance + log_determinant[:, None] + constant).T
 
 
+def scatter_about_mean(form: Form, second: Array, delta: Array, n: Array) -> Array:
+    """Sums of squares about the means, from ``second`` about an origin and ``delta (K, D)``, the means seen from it.
+
+    Far from the origin the difference is rounding error. So much is left in on the diagonal: no covariance is singular
+    by cancellation, and the next iteration, with its origin at these means, sees what it is.
+    """
+    d = delta.shape[-1]
+    outer = form.outer(delta, n)
+    hidden = 8 * d * float(jnp.finfo(delta.dtype).eps) * outer
+    if isinstance(form.space, PositiveDefinite):
+        hidden = hidden * jnp.broadcast_to(jnp.eye(d, dtype=delta.dtype), hidden.shape)
+    return second - outer + hidden
+
+
 def is_degenerate(form: Form, means: Array, covariances: Any) -> Array:
     """Whether a class has collapsed to a point, a line or a plane."""
     variances = form.variances(covariances, means.shape[-1])

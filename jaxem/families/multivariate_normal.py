@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxem.core.constraints import Real
 from jaxem.families import normal_prior
-from jaxem.families.covariance import FORMS, Form, is_degenerate, log_normal
+from jaxem.families.covariance import FORMS, Form, is_degenerate, log_normal, scatter_about_mean
 from jaxem.families.normal_prior import NormalInverseWishart
 
 
@@ -71,7 +71,7 @@ class MultivariateNormal:
         occupied = n if self.prior is None else jnp.where(n > 0, n, 1)
         delta = first / occupied[:, None]
         means = delta if self.origin is None else self.origin + delta
-        scatter = second - self._form.outer(delta, n)
+        scatter = scatter_about_mean(self._form, second, delta, n)
         if self.prior is None:
             return MultivariateNormalParams(means, scatter / self._form.divisor(n, d))
         return MultivariateNormalParams(*normal_prior.posterior_mode(self.prior, self.covariance, n, means, scatter))
