@@ -651,7 +651,6 @@ def test_gem_does_not_take_slow_for_settled():
     assert_consistent(fit, POISSON, COUNTS)
 
 
-@pytest.mark.xfail(strict=True, reason="L-BFGS keeps the curvature of an older Q, and stalls where it is rejected")
 def test_gem_reaches_the_optimum_of_em():
     em = jaxem.fit(POISSON, START, COUNTS, stop=jaxem.parameter_change(1e-12))
     gem = jaxem.check(jaxem.fit(POISSON, START, COUNTS, algorithm=GEM()))

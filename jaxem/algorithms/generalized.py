@@ -10,10 +10,12 @@ import optax
 from jax import Array
 
 from jaxem.algorithms.protocol import State
-from jaxem.core import bound, constraints
+from jaxem.core import bound, constraints, trees
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, spaces_of
 from jaxem.core.trees import concatenate, float_dtype
+
+_STUCK = 1e-3  # the share of a step below which halving has not helped
 
 
 class Memory(NamedTuple):
@@ -114,7 +116,9 @@ class GEM:
         value, gradient = jax.value_and_grad(expected)(free)
         kept = value >= at.value  # NaN is not
         new = _Climb(free, value, gradient, optimizer, jnp.minimum(2 * at.scale, 1), jnp.bool_(True))
-        old = at._replace(scale=at.scale / 2)
+        # What the optimiser remembers of older Qs may point downhill for good: then it starts afresh.
+        fresh = trees.select(at.scale < _STUCK, self._transform().init(at.free), at.optimizer)
+        old = at._replace(optimizer=fresh, scale=at.scale / 2)
         return jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, old)
 
 

@@ -65,6 +65,25 @@ def split_weights(data: Data) -> tuple[Data, Array | None]:
     return data, None
 
 
+def counted(data: Data) -> tuple[Data, Array | None]:
+    """The observations that count, and their weights.
+
+    One of weight zero is replaced by the first that counts: whatever it holds, NaN included, it does no harm, not even
+    to a derivative.
+    """
+    observations, weights = split_weights(data)
+    if weights is None:
+        return observations, None
+    counts = weights > 0
+    first = counts.argmax()
+
+    def stand_in(leaf: Array) -> Array:
+        other = jnp.where(counts[first], leaf[first], jnp.zeros_like(leaf[first]))[None]
+        return jnp.where(counts.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, other)
+
+    return jax.tree.map(stand_in, observations), weights
+
+
 def split_lengths(data: Data) -> tuple[Array, Array | None]:
     """The padded values ``(N, T, ...)`` and the lengths ``(N,)``, ``None`` where all are full."""
     if isinstance(data, Sequences):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.core.data import Data, split_weights, total
+from jaxem.core.data import Data, counted, split_weights, total
 
 
 class Responsibilities(NamedTuple):
@@ -57,11 +57,11 @@ class DiscreteLatent:
 
     def e_step(self, params: Any, data: Data) -> Responsibilities:
         """Bayes' rule for each observation."""
-        return posterior(self.log_joint_table(params, split_weights(data)[0]))
+        return posterior(self.log_joint_table(params, counted(data)[0]))
 
     def q_function(self, params: Any, q: Responsibilities, data: Data) -> Array:
         """E_q log p(x, z | params) = sum_nk r_nk p_nk."""
-        observations, weights = split_weights(data)
+        observations, weights = counted(data)
         return total(expected(q.probabilities, self.log_joint_table(params, observations)), weights)
 
     def entropy(self, q: Responsibilities, data: Data) -> Array:
@@ -83,12 +83,13 @@ class DiscreteLatent:
 
     def log_likelihood(self, params: Any, data: Data) -> Array:
         """log p(x | params), the (weighted) sum of ``log_prob``."""
-        return total(self.log_prob(params, data), split_weights(data)[1])
+        observations, weights = counted(data)
+        return total(self.log_prob(params, observations), weights)
 
     @jax.jit
     def predict_proba(self, params: Any, data: Data) -> Array:
         """The posterior probability of each class, (N, K)."""
-        return self.e_step(params, data).probabilities
+        return self.e_step(params, split_weights(data)[0]).probabilities
 
     @jax.jit
     def predict(self, params: Any, data: Data) -> Array:

@@ -121,7 +121,7 @@ def _fit(model: Any, params: Params, data: Data, algorithm: Any, rule: Any, max_
         trace = jnp.full((max_steps + 1,), jnp.nan, state.objective.dtype).at[0].set(state.objective)
     # Of our own models it is known that their terms do not cancel.
     known = state.objective is None or is_additive(model)
-    noise = 0.0 if known else 4 * expectation.noise(model, params, data)
+    noise = 0.0 if known else 8 * expectation.noise(model, params, data)
     failure = _failure(model, state, None, algorithm.monotone, data_size, noise)
     no_steps = jnp.where(max_steps == 0, Status.MAX_STEPS, _RUNNING)
     status = jnp.where(failure == _RUNNING, no_steps, failure).astype(jnp.int32)

@@ -42,8 +42,8 @@ def posterior(pi: Array, A: Array, log_b: Array, lengths: Array) -> Chain:
 def _filter(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
     r"""alpha_t(j) = b_t(j) sum_i alpha_{t-1}(i) A_ij / c_t, and log p(x) = sum_t log c_t.
 
-    Densities are divided by the largest of their step. Where the chain cannot be in the state of that largest one,
-    the rest may underflow; then everything is done again in log space.
+    Densities are divided by the largest of their step. Where the chain cannot be in the state of that largest one, the
+    rest may underflow, and so may a state to which no way leads back; then everything is done again in log space.
     """
     inside = within(lengths, log_b.shape[1])
     largest = log_b.max(axis=-1)
@@ -59,13 +59,17 @@ def _filter(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, A
     start = jnp.broadcast_to(pi[None, :], (log_b.shape[0], pi.shape[0]))
     _, (alpha, c) = jax.lax.scan(step, start, (jnp.swapaxes(b, 0, 1), inside.T))
     filtered, c = jnp.swapaxes(alpha, 0, 1), c.T
-    smallest = jnp.where(inside, c, 1).min()
     safe = float(jnp.finfo(c.dtype).tiny) ** 0.5
+    underflow = (inside & (c < safe)).any()
+    # Where every state can follow every other, what underflows in one step is back in the next. Elsewhere it is lost.
+    predicted = jnp.concatenate([start[:, None], filtered[:, :-1] @ A], axis=1)
+    possible = inside[:, :, None] & (predicted > 0) & (log_b > -jnp.inf)
+    lost = (A.min() < safe) & (possible & (filtered * c[:, :, None] < safe)).any()
     log_c = jnp.log(jnp.where(inside, c, 1)) + jnp.where(inside, largest, 0)
     return jax.lax.cond(
-        smallest > safe,
-        lambda: (filtered, log_c.sum(axis=1)),
+        underflow | lost,
         lambda: _filter_in_logs(pi, A, log_b, lengths),
+        lambda: (filtered, log_c.sum(axis=1)),
     )
 
 
@@ -110,7 +114,8 @@ def log_likelihood(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
 
 def _ratio(smoothed: Array, predicted: Array) -> Array:
     """p(z_t | x) / p(z_t | x_1 ... x_{t-1}); a state without probability has none."""
-    return jnp.where(smoothed > 0, smoothed / jnp.where(smoothed > 0, predicted, 1), 0)
+    none = smoothed == 0  # NaN is not none
+    return jnp.where(none, 0, smoothed / jnp.where(none, 1, predicted))
 
 
 def _smooth(filtered: Array, A: Array, lengths: Array) -> Array:

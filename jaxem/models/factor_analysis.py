@@ -10,7 +10,7 @@ from jax import Array
 from jax.scipy.linalg import cho_solve, solve_triangular
 
 from jaxem.core.constraints import Positive, Real
-from jaxem.core.data import Data, split_weights, total
+from jaxem.core.data import Data, counted, split_weights, total
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.models import observations
 
@@ -65,7 +65,7 @@ class FactorAnalysis:
 
     def e_step(self, params: FactorAnalysisParams, data: Data) -> Factors:
         """The posterior of the factors, by the (k, k) precision I + L' Psi^-1 L (Woodbury's identity)."""
-        x, _ = split_weights(data)
+        x, _ = counted(data)
         y = x - params.mean[None, :]
         scaled = params.loadings / params.noise[:, None]  # Psi^-1 Lambda
         identity = jnp.eye(self.k, dtype=y.dtype)
@@ -81,7 +81,7 @@ class FactorAnalysis:
 
     def q_function(self, params: FactorAnalysisParams, q: Factors, data: Data) -> Array:
         """E_q log N(z; 0, I) + log N(x; mean + loadings z, noise), summed."""
-        x, weights = split_weights(data)
+        x, weights = counted(data)
         residual = x - params.mean[None, :] - q.means @ params.loadings.T
         spread = (params.loadings @ q.covariance * params.loadings).sum(axis=1)  # of the d-th mean under q
         given = -0.5 * (
@@ -125,11 +125,12 @@ class FactorAnalysis:
 
     def log_likelihood(self, params: FactorAnalysisParams, data: Data) -> Array:
         """log p(x | params), the (weighted) sum of ``log_prob``."""
-        return total(self.log_prob(params, data), split_weights(data)[1])
+        x, weights = counted(data)
+        return total(self.log_prob(params, x), weights)
 
     def statistics(self, q: Factors, data: Data) -> FactorStatistics:
         """Expected sums of squares and products of the residual and (z, 1)."""
-        x, weights = split_weights(data)
+        x, weights = counted(data)
         n = jnp.ones((x.shape[0],), x.dtype) if weights is None else weights.astype(x.dtype)
         w = jnp.concatenate([q.means, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
         uncertainty = jnp.zeros((self.k + 1, self.k + 1), x.dtype).at[:-1, :-1].set(q.covariance)
@@ -183,12 +184,12 @@ class FactorAnalysis:
     @jax.jit
     def predict(self, params: FactorAnalysisParams, data: Data) -> Array:
         """The posterior mean of the factors of each observation, (N, k)."""
-        return self.e_step(params, data).means
+        return self.e_step(params, split_weights(data)[0]).means
 
     @jax.jit
     def predict_proba(self, params: FactorAnalysisParams, data: Data) -> Factors:
         """The posterior of the factors: means (N, k) and their covariance (k, k)."""
-        return self.e_step(params, data)
+        return self.e_step(params, split_weights(data)[0])
 
     def sample(self, key: Array, params: FactorAnalysisParams, n: int) -> Array:
         """``n`` observations."""
@@ -231,7 +232,7 @@ class FactorAnalysis:
 
 @jax.jit
 def _init(model: FactorAnalysis, key: Array, data: Data) -> FactorAnalysisParams:
-    x, weights = split_weights(data)
+    x, weights = counted(data)
     dtype = float_dtype(data)
     x = x.astype(dtype)
     counts = jnp.ones((x.shape[0],), dtype) if weights is None else weights.astype(dtype)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.constraints import Simplex
-from jaxem.core.data import Data, split_lengths, split_weights, total
+from jaxem.core.data import Data, counted, split_lengths, split_weights, total
 from jaxem.core.discrete import expected
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import protocol as families
@@ -95,12 +95,13 @@ class HMM:
     @jax.jit
     def log_prob(self, params: HMMParams, data: Data) -> Array:
         """log p(x_n | params) of each sequence, (N,): the forward algorithm in log space."""
-        x, lengths, _ = _unpack(data)
+        x, lengths, _ = _unpack(split_weights(data)[0])
         return chain.log_likelihood(params.initial, params.transition, self._log_b(params, x), lengths)
 
     def log_likelihood(self, params: HMMParams, data: Data) -> Array:
         """log p(x | params), the (weighted) sum of ``log_prob``."""
-        return total(self.log_prob(params, data), split_weights(data)[1])
+        sequences, weights = counted(data)
+        return total(self.log_prob(params, sequences), weights)
 
     def statistics(self, q: Chain, data: Data) -> HMMStatistics:
         """Expected starts, moves, and the family's sums."""
@@ -155,13 +156,13 @@ class HMM:
     @jax.jit
     def predict(self, params: HMMParams, data: Data) -> Array:
         """The most probable path of each sequence (Viterbi), (N, T); -1 behind its end."""
-        x, lengths, _ = _unpack(data)
+        x, lengths, _ = _unpack(split_weights(data)[0])
         return chain.viterbi(params.initial, params.transition, self._log_b(params, x), lengths)
 
     @jax.jit
     def predict_proba(self, params: HMMParams, data: Data) -> Array:
         """p(z_t = k | x) at each step, (N, T, K); zero behind a sequence's end."""
-        return self.e_step(params, data).smoothed
+        return self.e_step(params, split_weights(data)[0]).smoothed
 
     def sample(self, key: Array, params: HMMParams, n: int, length: int = 100) -> Array:
         """``n`` sequences of ``length`` observations."""
@@ -206,22 +207,14 @@ class HMM:
 
 
 def _unpack(data: Data) -> tuple[Array, Array, Array | None]:
-    """Values (N, T, ...), lengths (N,), weights. What does not count can do no harm, whatever it holds: padding is
-    replaced by the sequence's first observation, a sequence of weight zero by the first that has one."""
-    sequences, weights = split_weights(data)
+    """Values (N, T, ...), lengths (N,), weights. Padding is replaced by the sequence's first observation, so that it
+    can do no harm: whatever it holds, its density is finite, and it has no weight."""
+    sequences, weights = counted(data)
     x, lengths = split_lengths(sequences)
     if lengths is None:
-        lengths = jnp.full((x.shape[0],), x.shape[1])
-    else:
-        inside = chain.within(lengths, x.shape[1])
-        x = jnp.where(inside.reshape(*inside.shape, *(1,) * (x.ndim - 2)), x, x[:, :1])
-    if weights is not None:
-        counts = weights > 0
-        first = counts.argmax()
-        stand_in = jnp.where(counts[first], x[first], 0)[None]
-        x = jnp.where(counts.reshape(-1, *(1,) * (x.ndim - 1)), x, stand_in)
-        lengths = jnp.where(counts, lengths, lengths[first])
-    return x, lengths, weights
+        return x, jnp.full((x.shape[0],), x.shape[1]), weights
+    inside = chain.within(lengths, x.shape[1])
+    return jnp.where(inside.reshape(*inside.shape, *(1,) * (x.ndim - 2)), x, x[:, :1]), lengths, weights
 
 
 @jax.jit(static_argnames="start")

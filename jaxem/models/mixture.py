@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.constraints import Simplex
-from jaxem.core.data import Data, split_weights
+from jaxem.core.data import Data, counted, split_weights
 from jaxem.core.discrete import DiscreteLatent, Responsibilities
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import protocol as families
@@ -56,7 +56,7 @@ class Mixture(DiscreteLatent):
 
     def statistics(self, q: Responsibilities, data: Data) -> MixtureStatistics:
         """Class sizes and the family's sums, under responsibilities times observation weights."""
-        x, weights = split_weights(data)
+        x, weights = counted(data)
         r = q.probabilities
         if weights is not None:
             # A row of weight zero counts for nothing, even where its responsibilities are NaN.
@@ -117,6 +117,6 @@ class Mixture(DiscreteLatent):
 
 @jax.jit(static_argnames="start")
 def _init(model: Mixture, key: Array, data: Data, start: Start) -> MixtureParams:
-    x, weights = split_weights(data)
+    x, weights = counted(data)
     dtype = float_dtype(data)
     return MixtureParams(*start_components(key, model.family, x, weights, model.k, start, dtype))

@@ -36,7 +36,7 @@ def start_components(
 
         def assign(rows: tuple[Array, Array, Array]) -> Array:
             keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(row_key, rows[2])
-            return jax.vmap(lambda key: jax.random.dirichlet(key, jnp.ones((k,), dtype)))(keys)
+            return jax.vmap(lambda key: jax.random.dirichlet(key, jnp.ones((k,), dtype), dtype=dtype))(keys)
 
     else:
         seeds, middle, scale = _seeds(seed_key, family, x, counts, k, start, dtype)
@@ -68,8 +68,9 @@ def _seeds(
 ) -> tuple[Array, Array, Array]:
     """K seeds (K, F) in standardised features, and the mean and standard deviation (F,) that standardise."""
     raw = family.features(x).astype(dtype)
-    middle = raw.mean(axis=0)
-    spread = jnp.sqrt(((raw - middle[None, :]) ** 2).mean(axis=0))
+    share = counts / counts.sum()
+    middle = share @ raw
+    spread = jnp.sqrt(share @ (raw - middle[None, :]) ** 2)
     scale = jnp.where(spread > 0, spread, 1)
     features = (raw - middle[None, :]) / scale[None, :]
     first_key, key = jax.random.split(key)
