@@ -35,8 +35,8 @@ CAUSES = {
     ),
     Status.DECREASED: (
         "the objective fell by more than rounding error, which no correct EM step does. Likely: an M-step that "
-        "does not maximise the Q of this E-step (jaxem.verify names the law it breaks), or a prior that is in one "
-        "of log_prior and the M-step only"
+        "does not maximise the Q of this E-step (jaxem.verify names the law it breaks), a prior that is in one of "
+        "log_prior and the M-step only, or covariances so near singular that 32 bits do not resolve them (use 64)"
     ),
     Status.DEGENERATE: (
         "a component emptied or its covariance became singular; the likelihood may have no maximum there. Use fewer "
