@@ -335,12 +335,13 @@ def test_an_observation_of_weight_zero_is_never_looked_at(kind):
         same(drawn, starts[0])
 
 
-@pytest.mark.parametrize("block_size", [7, 119, 1000])
+@pytest.mark.parametrize("block_size", [7, 112, 1000])
 def test_blocked_equals_unblocked(block_size):
+    x = X[:113]  # a prime number: whatever the blocks, something is left over
     model = Mixture(MultivariateNormal("full"), 3)
-    whole = jaxem.fit(model, start("full"), X, stop=NEVER, max_steps=10)
-    blocked = jaxem.fit(model, start("full"), X, algorithm=EM(block_size), stop=NEVER, max_steps=10)
-    agree(blocked.params, whole.params, 10 * np.sqrt(len(X)) * EPS * 50)
+    whole = jaxem.fit(model, start("full"), x, stop=NEVER, max_steps=10)
+    blocked = jaxem.fit(model, start("full"), x, algorithm=EM(block_size), stop=NEVER, max_steps=10)
+    agree(blocked.params, whole.params, 10 * np.sqrt(len(x)) * EPS * 50)
     agree(blocked.trace, whole.trace, 32 * EPS * 2 * np.abs(whole.trace).max())
 
 
