@@ -9,7 +9,7 @@ import pytest
 from closeness import assert_within, eps
 
 from jaxem import Sequences, Weighted, pad_sequences
-from jaxem.core.data import count, size, split_lengths, split_weights, take, total
+from jaxem.core.data import count, counted, size, split_lengths, split_weights, take, total
 
 
 def test_pad_sequences():
@@ -46,6 +46,18 @@ def test_split():
     assert split_weights(Weighted(x, weights)) == (x, weights)
     assert split_lengths(x)[0] is x and split_lengths(x)[1] is None
     assert split_lengths(Sequences(x, lengths)) == (x, lengths)
+
+
+def test_what_does_not_count_is_replaced():
+    x, labels = np.array([[jnp.nan, 1.0], [2.0, 3.0], [jnp.inf, 5.0]]), np.array([7, 8, 9])
+    data, weights = counted(Weighted((jnp.asarray(x), jnp.asarray(labels)), jnp.array([0.0, 0.5, 0.0])))
+    np.testing.assert_array_equal(data[0], [[2, 3]] * 3)
+    np.testing.assert_array_equal(data[1], [8] * 3)
+    np.testing.assert_array_equal(weights, [0, 0.5, 0])
+    nothing, _ = counted(Weighted(jnp.asarray(x), jnp.zeros(3)))
+    np.testing.assert_array_equal(nothing, np.zeros((3, 2)))
+    unweighted = jnp.asarray(x)
+    assert counted(unweighted)[0] is unweighted and counted(unweighted)[1] is None
 
 
 def test_weighted_is_a_pytree():

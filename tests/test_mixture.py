@@ -170,7 +170,7 @@ def test_agrees_with_enumeration(kind):
         assert_within(found[name], value, 8 * n * EPS * scale)
 
 
-@pytest.mark.parametrize("kind", TINY)
+@pytest.mark.parametrize("kind", ["poisson", "bernoulli"])
 def test_weights_are_repetitions_in_every_part(kind):
     model, _, params, other, x = TINY[kind]
     params, other, x = as_dtype(params, np.float64), as_dtype(other, np.float64), jnp.asarray(x)
@@ -251,11 +251,15 @@ def test_the_m_step_of_the_weights(kind):
             np.array([0.1, 0.5, 3.0]),
         ),
     }[kind]
-    params, x = as_dtype(params, np.float64), jnp.asarray(x)
-    q = model.e_step(params, x)
-    new = model.m_step(q, x)
-    assert_within(new.weights, np.asarray(q.probabilities).mean(axis=0), 4 * EPS)
-    assert_within(jaxem.em_map(model, params, x).weights, new.weights, 4 * EPS)
+
+    @jax.jit
+    def iterate(params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
+        q = model.e_step(params, x)
+        return q.probabilities, model.m_step(q, x).weights, jaxem.em_map(model, params, x).weights
+
+    probabilities, weights, mapped = iterate(as_dtype(params, np.float64), as_dtype(x, np.float64))
+    assert_within(weights, np.asarray(probabilities).mean(axis=0), 4 * EPS)
+    assert_within(mapped, weights, 4 * EPS)
 
 
 # Known optima
