@@ -91,6 +91,8 @@ def _minorises(m: Any) -> Residual:
 
 def _curvature(m: Any) -> Residual:
     scaled = m.missing * m.delta[:, None] * m.delta[None, :] / m.size
+    if not np.isfinite(scaled).all():
+        return Residual(np.nan, int(np.isfinite(scaled).all(axis=0).argmin()))
     values, vectors = np.linalg.eigh((scaled + scaled.T) / 2)
     return Residual(max(float(-values[0]), 0.0), int(np.abs(vectors[:, 0]).argmax()))
 
