@@ -187,6 +187,20 @@ def test_an_impossible_value_in_the_data():
     assert jitted_fit(POISSON, as_dtype(START, np.float64), jnp.asarray(bad)).status == Status.NON_FINITE
 
 
+def test_an_objective_that_is_no_number():
+    """The parameters are fine and the objective is not: the last iterate with both is returned."""
+
+    def log_likelihood(theta, counts):
+        return jnp.where(theta > 0.6, jnp.nan, linkage_log_likelihood(theta, counts))
+
+    model = Model(linkage_e_step, linkage_m_step, log_likelihood=log_likelihood)
+    fit = jaxem.fit(model, 0.3, LINKAGE)
+    assert fit.status == Status.NON_FINITE
+    assert fit.steps > 0 and fit.params <= 0.6
+    assert_consistent(fit, model, LINKAGE)
+    assert jaxem.fit(model, 0.7, LINKAGE, max_steps=0).status == Status.NON_FINITE
+
+
 def test_nan_in_the_data_of_a_model_of_ones_own():
     model = Model(linkage_e_step, linkage_m_step)
     fit = jaxem.fit(model, 0.5, np.array([125.0, np.nan, 20.0, 34.0]))
@@ -430,14 +444,14 @@ GEOMETRIC = Model(
     target_m_step,
     log_likelihood=lambda theta, data: -((theta - 1) ** 2).sum(),
 )
-RATE = 0.7
+RATE = 0.9
 
 
 def expected_steps(met: Any) -> int:
     """The first step at which met(theta, objective, step) holds, for theta_t = 1 + r^t."""
-    theta = 1 + RATE ** np.arange(200.0)
+    theta = 1 + RATE ** np.arange(400.0)
     objective = -((theta - 1) ** 2)
-    return next(t for t in range(1, 200) if met(theta, objective, t))
+    return next(t for t in range(1, 400) if met(theta, objective, t))
 
 
 @pytest.mark.parametrize("tol", [1e-3, 1e-6])
@@ -471,6 +485,10 @@ def test_rules_stop_where_they_should(rule, met, tol):
 def test_the_default_rule_asks_for_both():
     fit = jaxem.fit(GEOMETRIC, 2.0, np.array([RATE]), tol=1e-6)
     assert fit.steps == expected_steps(lambda x, f, t: f[t] - f[t - 1] <= 1e-6 and x[t - 1] - x[t] <= 1e-3 * x[t - 1])
+    # However flat the objective is.
+    flat = dataclasses.replace(GEOMETRIC, log_likelihood=lambda theta, data: -1e-6 * ((theta - 1) ** 2).sum())
+    fit = jaxem.fit(flat, 2.0, np.array([RATE]), tol=1e-6)
+    assert fit.steps == expected_steps(lambda x, f, t: x[t - 1] - x[t] <= 1e-3 * x[t - 1])
     without = Model(GEOMETRIC.e_step, GEOMETRIC.m_step)
     fit = jaxem.fit(without, 2.0, np.array([RATE]), tol=1e-6)
     assert fit.steps == expected_steps(lambda x, f, t: x[t - 1] - x[t] <= 1e-6 * x[t - 1])
@@ -500,6 +518,10 @@ def test_rules_and_nan():
 def test_aitken_waits_while_the_gains_grow():
     assert not jaxem.aitken(1e-3).met(progress([-3.0, -2.9999, -2.9]))
     assert not jaxem.aitken(1e-3).met(progress([-3.0, -2.9, -2.8]))  # a straight line has no limit
+    # Small gains, and small what a series of this rate would leave: but this is none that ends.
+    assert not jaxem.aitken(1e-3).met(progress([-3.0, -3.0 + 1e-4, -3.0 + 2.5e-4]))
+    assert not jaxem.aitken(1e-3).met(progress([-3.0, -3.0 + 1e-4, -3.0 + 0.5e-4]))
+    assert jaxem.aitken(1e-3).met(progress([-3.0, -3.0 + 1e-4, -3.0 + 1.5e-4]))
     assert jaxem.aitken(1e-3).met(progress([-3.0, -3.0, -3.0]))
 
 
