@@ -13,7 +13,7 @@ from closeness import as_dtype, assert_within, eps
 import jaxem
 from jaxem import EM, GEM, Fit, FitError, Model, Status, Weighted
 from jaxem.core import bound
-from jaxem.core.expectation import anchored, expect
+from jaxem.core.expectation import accumulate, anchored, expect
 from jaxem.families import (
     MultivariateNormal,
     MultivariateNormalParams,
@@ -682,6 +682,18 @@ def test_gem_reaches_the_optimum_of_em():
 
 
 # Accumulation
+
+
+def test_the_number_of_blocks_does_not_matter(dtype):
+    x = as_dtype(np.full(100_003, -1.7231), dtype)
+    found = jax.jit(
+        lambda x: accumulate(lambda block: {"sum": block.sum(), "count": block.shape[0] + 0 * block[0]}, x, 10)
+    )(x)
+    exact = 100_003 * float(x[0])
+    assert found["count"] == 100_003
+    assert_within(found["sum"], exact, 8 * eps(dtype) * abs(exact))  # a sum of ten, and one more rounding
+    one_by_one = float(jax.jit(lambda x: jax.lax.scan(lambda s, y: (s + y, None), 0 * x[0], x)[0])(x))
+    assert abs(one_by_one - exact) > 100 * eps(dtype) * abs(exact)
 
 
 def test_a_million_rows_in_float32():
