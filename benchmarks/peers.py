@@ -35,7 +35,8 @@ NEVER = 0.0  # a tolerance that is never met
 def mixture(n: int, d: int, k: int, covariance: str, dtype: str) -> tuple[Callable, Callable, float]:
     """A Gaussian mixture: (ours, theirs, log-likelihood per observation of each)."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(0, 3, (k, d))
+    # Overlapping classes: well separated ones leave responsibilities that are subnormal numbers, on which BLAS crawls.
+    centres = rng.normal(0, 1, (k, d))
     x = (centres[rng.integers(0, k, n)] + rng.normal(size=(n, d))).astype(dtype)
     start = x[rng.choice(n, k, replace=False)].astype(np.float64)
     variances = x.astype(np.float64).var(axis=0)
@@ -121,10 +122,6 @@ WORKS = {
     "Gaussian mixture, full, N = 200,000, D = 16, K = 32, float32": (
         "scikit-learn",
         lambda: mixture(200_000, 16, 32, "full", "float32"),
-    ),
-    "Gaussian mixture, diag, N = 100,000, D = 64, K = 64, float64": (
-        "scikit-learn",
-        lambda: mixture(100_000, 64, 64, "diag", "float64"),
     ),
     "Gaussian HMM, one sequence of 200,000, K = 4, float64": ("hmmlearn", lambda: hidden_markov(1, 200_000, 4)),
     "Gaussian HMM, 2,000 sequences of 100, K = 6, float64": ("hmmlearn", lambda: hidden_markov(2_000, 100, 6)),
