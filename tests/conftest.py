@@ -3,7 +3,7 @@
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of the time of the tests is compilation, and half of that LLVM's optimiser; the last flag wins, so
+# Most of the time of the tests is compilation, and a good part of that LLVM's optimiser; the last flag wins, so
 # XLA_FLAGS=--xla_backend_optimization_level=3 runs the tests on the programs that users run.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
