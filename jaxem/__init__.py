@@ -1,5 +1,6 @@
 """jaxem: expectation-maximisation on JAX, with every bound verified by autodiff."""
 
+from jaxem.algorithms.blocks import Block as Block
 from jaxem.algorithms.em import EM as EM
 from jaxem.algorithms.generalized import GEM as GEM
 from jaxem.core.bound import elbo as elbo

@@ -365,6 +365,7 @@ def records(*statuses: Status) -> Fit:
         jnp.zeros((n, 3)),
         jnp.arange(n),
         jnp.arange(n) + 1,
+        jnp.zeros(n, jnp.int32),
         jnp.asarray(statuses, jnp.int32),
     )
 

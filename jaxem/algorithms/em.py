@@ -27,16 +27,23 @@ class EM:
 
     monotone: ClassVar[bool] = True
 
+    def random(self) -> bool:
+        return False
+
     def requires(self) -> tuple[str, ...]:
         return ("m_step",)
 
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
-        return self._at(model, params, data, jnp.int32(0))
+        summary, objective = expectation.expect(model, params, data, self.block_size)
+        return State(params, objective, jnp.int32(1), jnp.int32(0), jnp.bool_(True), summary)
 
     def step(self, model: Any, state: State, data: Data) -> State:
-        params = expectation.maximize(model, state.params, state.memory, data)
-        return self._at(model, params, data, state.evaluations)
+        params, state = self.propose(model, state, data)
+        return self.move(model, state, params, data)
 
-    def _at(self, model: Any, params: Params, data: Data, evaluations: Array) -> State:
+    def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:
+        return expectation.maximize(model, state.params, state.memory, data), state
+
+    def move(self, model: Any, state: State, params: Params, data: Data) -> State:
         summary, objective = expectation.expect(model, params, data, self.block_size)
-        return State(params, objective, evaluations + 1, jnp.bool_(True), summary)
+        return state._replace(params=params, objective=objective, evaluations=state.evaluations + 1, memory=summary)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -9,30 +10,22 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxem.algorithms import blocks as parts
+from jaxem.algorithms.ascent import Function, Pace, climb, drift, gain, slower
+from jaxem.algorithms.blocks import Block
 from jaxem.algorithms.protocol import State
-from jaxem.core import bound, constraints, trees
-from jaxem.core.data import Data, size
-from jaxem.core.model import Params, spaces_of
-from jaxem.core.trees import concatenate, float_dtype
-
-_STUCK = 1e-3  # the share of a step below which halving has not helped
+from jaxem.core import bound, constraints, expectation, trees
+from jaxem.core.data import Data, count, rows, size
+from jaxem.core.model import Params, has, is_additive, require, spaces_of
+from jaxem.core.trees import float_dtype
 
 
 class Memory(NamedTuple):
     """What GEM carries from one iteration to the next."""
 
-    q: Any  # the posterior at the current parameters
-    optimizer: Any  # the state of the optimiser
-    scale: Array  # the share of the optimiser's step that was last safe to take
-
-
-class _Climb(NamedTuple):
-    free: Any
-    value: Array
-    gradient: Any
-    optimizer: Any
-    scale: Array
-    moved: Array
+    q: Any  # the posterior at the current parameters; None where the M-step sees batches
+    paces: tuple[Pace | None, ...]  # of each block; None where it has a maximiser
+    key: Array | None
 
 
 @functools.cache
@@ -56,75 +49,182 @@ class GEM:
 
     ``optimizer``: default ``optax.lbfgs()``. A freshly built optax optimiser is a new function to JAX and
     compiles anew: build it once and reuse it. Needs ``q_function`` and ``entropy``.
+
+    ``blocks``: climb over one ``Block`` of parameters after the other, each by the optimiser or by a closed form (ECM,
+    Meng & Rubin 1993), on Q or, the last ones, on the log-likelihood itself (ECME, Liu & Rubin 1994). Parameters in no
+    block are held fixed.
+
+    ``batch_size``: each ascent sees as many observations, drawn anew with ``fit``'s key, for models whose
+    observations are independent. The whole iteration is then judged by the objective: where that fell, it is refused
+    (counted as a fall-back), and the next one goes half as far.
     """
 
     optimizer: optax.GradientTransformation | None = dataclasses.field(default=None, metadata={"static": True})
     steps: int = dataclasses.field(default=10, metadata={"static": True})
     gain_tol: float = 1e-10
+    blocks: tuple[Block, ...] = dataclasses.field(default=(), metadata={"static": True})
+    batch_size: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     monotone: ClassVar[bool] = True
 
-    def requires(self) -> tuple[str, ...]:
-        return ("q_function", "entropy")
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"GEM: steps must be at least 1; it is {self.steps}")
+        likelihood = [block.likelihood for block in self.blocks]
+        if likelihood != sorted(likelihood):
+            raise ValueError(
+                "GEM: blocks that climb the likelihood must come after those that climb Q, which holds only at the "
+                "parameters of the E-step"
+            )
+        if self.batch_size is not None and any(block.maximize for block in self.blocks):
+            raise ValueError("GEM: a block with a closed form needs all observations; leave batch_size out")
 
+    def random(self) -> bool:
+        return self.batch_size is not None
+
+    def requires(self) -> tuple[str, ...]:
+        likelihood = any(block.likelihood for block in self.blocks)
+        return ("q_function", "entropy", *(("log_likelihood",) if likelihood else ()))
+
+    def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
+        if self.batch_size is not None and not (is_additive(model) or has(model, "log_prob")):
+            # What has neither may have no observations at all.
+            require(model, "GEM in batches", "log_prob")
+        free = constraints.inverse(spaces_of(model), params)
+        one = jnp.ones((), float_dtype(free))
+        paces = [
+            None if block.maximize else Pace(self._transform.init(parts.part(block.holds(params), free)), one)
+            for block in self._blocks(params)
+        ]
+        state = State(
+            params,
+            None,
+            jnp.int32(0),
+            jnp.int32(0),
+            jnp.bool_(False),
+            Memory(None, tuple(paces), key if self.random() else None),
+        )
+        return self.move(model, state, params, data)
+
+    def step(self, model: Any, state: State, data: Data) -> State:
+        params, proposed = self.propose(model, state, data)
+        new = self.move(model, proposed, params, data)
+        return self._judged(model, state, new) if self.random() else new
+
+    def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:
+        memory = state.memory
+        params, paces, key = state.params, [], memory.key
+        for block, pace in zip(self._blocks(params), memory.paces, strict=True):
+            holds = block.holds(params)
+            if block.maximize is not None:
+                reached = block.maximize(params, memory.q, data)
+            else:
+                key, here = (None, None) if key is None else jax.random.split(key)
+                reached, pace = self._ascend(model, block, params, pace, state, data, here)
+            params = parts.merge(holds, parts.part(holds, reached), params)
+            paces.append(pace)
+        settled = self._settled(model, state, data)
+        return params, state._replace(settled=settled, memory=Memory(memory.q, tuple(paces), key))
+
+    def move(self, model: Any, state: State, params: Params, data: Data) -> State:
+        if not self.random():
+            q = model.e_step(params, data)
+            objective = bound.objective(model, params, q, data)
+        else:
+            q, on = None, lambda q, block: bound.evidence(model, params, q, block)
+            objective = bound.penalized(model, _over_blocks(model, params, data, on), params)
+        memory = state.memory._replace(q=q)
+        return state._replace(params=params, objective=objective, evaluations=state.evaluations + 1, memory=memory)
+
+    @property
     def _transform(self) -> optax.GradientTransformationExtraArgs:
         return optax.with_extra_args_support(self.optimizer or _default_optimizer())
 
-    def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
+    def _blocks(self, params: Params) -> tuple[Block, ...]:
+        return self.blocks or (Block(tuple(trees.leaf_names(params))),)
+
+    def _ascend(
+        self, model: Any, block: Block, params: Params, pace: Any, state: State, data: Data, key: Array | None
+    ) -> tuple[Params, Pace]:
+        """The parameters after climbing over one block, from ``params``, by the bound touching at ``state.params``."""
+        holds = block.holds(params)
         free = constraints.inverse(spaces_of(model), params)
-        q = model.e_step(params, data)
-        value = bound.objective(model, params, q, data)
-        memory = Memory(q, self._transform().init(free), jnp.ones((), float_dtype(free)))
-        return State(params, value, jnp.int32(1), jnp.bool_(False), memory)
 
-    def step(self, model: Any, state: State, data: Data) -> State:
-        spaces = spaces_of(model)
-        q, optimizer, scale = state.memory
+        def forward(part: Any) -> Params:
+            return constraints.forward(spaces_of(model), parts.merge(holds, part, free))
 
-        def expected(free: Any) -> Array:
-            params = constraints.forward(spaces, free)
-            return bound.penalized(model, model.q_function(params, q, data), params)
+        def on_all(part: Any) -> Array:
+            return _climbed(model, block, forward(part), state.memory.q, data, 1.0)
 
-        free = constraints.inverse(spaces, state.params)
-        value, gradient = jax.value_and_grad(expected)(free)
-        climb = _Climb(free, value, gradient, optimizer, scale, jnp.bool_(False))
-        observed = size(data, value.dtype)
-        resolved = jnp.finfo(value.dtype).eps * (jnp.abs(value) + observed)  # Q cannot show a smaller gain
-        gain = _gain(expected, free, gradient)
-        settled = gain <= jnp.maximum(jnp.asarray(self.gain_tol, value.dtype) * observed, resolved)
-        climb, _ = jax.lax.scan(lambda c, _: (self._try(expected, c), None), climb, length=self.steps)
-        # The coordinates of the edge of a space are its inside: parameters that did not move stay the same to the bit.
-        params = jax.tree.map(
-            lambda new, old: jnp.where(climb.moved, new, old),
-            constraints.forward(spaces, climb.free),
-            state.params,
+        def on_batch(key: Array) -> Function:
+            n, size = count(data), self.batch_size
+            assert size is not None
+            batch = rows(data, jax.random.randint(key, (size,), 0, n))
+            q = model.e_step(state.params, batch)
+            return lambda part: _climbed(model, block, forward(part), q, batch, n / size)
+
+        start = parts.part(holds, free)
+        if key is None:
+            end = climb(self._transform, on_all, start, pace, self.steps)
+        else:
+            end = drift(self._transform, on_batch, start, pace, jax.random.split(key, self.steps))
+        # The coordinates of the edge of a space are its inside: what did not move stays the same to the bit.
+        return trees.select(end.moved, forward(end.free), params), end.pace
+
+    def _judged(self, model: Any, old: State, new: State) -> State:
+        """An iteration on batches, if it raised the objective; else the state before it, to try half as far."""
+        free = constraints.inverse(spaces_of(model), old.params)
+        paces = new.memory.paces
+        blocks = self._blocks(old.params)
+        faster = [Pace(pace.optimizer, jnp.minimum(2 * pace.scale, 1)) for pace in paces]
+        held_back = [
+            slower(self._transform, pace, parts.part(block.holds(old.params), free))
+            for pace, block in zip(paces, blocks, strict=True)
+        ]
+        kept = new._replace(memory=new.memory._replace(paces=tuple(faster)))
+        refused = new._replace(
+            params=old.params,
+            objective=old.objective,
+            fallbacks=new.fallbacks + 1,
+            settled=jnp.bool_(False),
+            memory=new.memory._replace(paces=tuple(held_back)),
         )
-        q = model.e_step(params, data)
-        memory = Memory(q, climb.optimizer, climb.scale)
-        return State(params, bound.objective(model, params, q, data), state.evaluations + 1, settled, memory)
+        assert new.objective is not None and old.objective is not None
+        return trees.select(new.objective >= old.objective, kept, refused)  # NaN is not
 
-    def _try(self, expected: Any, at: _Climb) -> _Climb:
-        """One step of the optimiser, kept if Q did not fall."""
-        minus = lambda free: -expected(free)  # optax minimises
-        down = jax.tree.map(jnp.negative, at.gradient)
-        # Optimisers mix integer and floating dtypes freely; whether the caller's code may is for the caller to say.
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            updates, optimizer = self._transform().update(
-                down, at.optimizer, at.free, value=-at.value, grad=down, value_fn=minus
-            )
-        free = jax.tree.map(lambda u, step: u + at.scale * step.astype(u.dtype), at.free, updates)
-        value, gradient = jax.value_and_grad(expected)(free)
-        kept = value >= at.value  # NaN is not
-        new = _Climb(free, value, gradient, optimizer, jnp.minimum(2 * at.scale, 1), jnp.bool_(True))
-        # What the optimiser remembers of older Qs may point downhill for good: then it starts afresh.
-        fresh = trees.select(at.scale < _STUCK, self._transform().init(at.free), at.optimizer)
-        old = at._replace(optimizer=fresh, scale=at.scale / 2)
-        return jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, old)
+    def _settled(self, model: Any, state: State, data: Data) -> Array:
+        """Whether even the best step along the gradient of Q at the parameters of the E-step would gain nothing."""
+        spaces, q, value = spaces_of(model), state.memory.q, state.objective
+        assert value is not None  # init requires a bound
+        free = constraints.inverse(spaces, state.params)
+        inside = [block.holds(state.params) for block in self._blocks(state.params)]
+        holds = jax.tree.map(lambda *each: any(each), *inside)
+        part = parts.part(holds, free)
+
+        def forward(part: Any) -> Params:
+            return constraints.forward(spaces, parts.merge(holds, part, free))
+
+        def derivative(slope: Callable[..., Any]) -> Any:
+            """``slope(function)`` of Q, in one piece or as a sum over the data, and of the log-prior."""
+            on = lambda q, data: slope(lambda part: model.q_function(forward(part), q, data))
+            expected = _over_blocks(model, state.params, data, on) if self.random() else on(q, data)
+            prior = slope(lambda part: bound.penalized(model, jnp.zeros_like(value), forward(part)))
+            return jax.tree.map(jnp.add, expected, prior)
+
+        gradient = derivative(lambda function: jax.grad(function)(part))
+        curvature = derivative(lambda function: jax.jvp(jax.grad(function), (part,), (gradient,))[1])
+        observed = size(data, value.dtype)
+        enough = jnp.maximum(jnp.asarray(self.gain_tol, observed.dtype) * observed, bound.resolution(value, observed))
+        return gain(gradient, curvature) <= enough
 
 
-def _gain(expected: Any, free: Any, gradient: Any) -> Array:
-    """What the best step along the gradient would gain, to second order."""
-    _, curvature = jax.jvp(jax.grad(expected), (free,), (gradient,))
-    g, hg = concatenate(jax.tree.leaves(gradient)), concatenate(jax.tree.leaves(curvature))
-    squared = g @ g
-    return jnp.where(squared > 0, 0.5 * squared**2 / jnp.abs(g @ hg), 0.0)
+def _climbed(model: Any, block: Block, params: Params, q: Any, data: Data, share: float) -> Array:
+    """What a block climbs: Q, or the log-likelihood, of data that are one of ``share`` parts, and the log-prior."""
+    value = model.log_likelihood(params, data) if block.likelihood else model.q_function(params, q, data)
+    return bound.penalized(model, share * value, params)
+
+
+def _over_blocks(model: Any, params: Params, data: Data, function: Callable[..., Any]) -> Any:
+    """The sum of ``function(q, data)`` over blocks of the data, q being the posterior at ``params``."""
+    size = expectation.default_block_size(model, params, data)
+    return expectation.accumulate(lambda block: function(model.e_step(params, block), block), data, size)

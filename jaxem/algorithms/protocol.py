@@ -14,6 +14,7 @@ class State(NamedTuple):
     params: Params
     objective: Array | None  # None for a model without a bound
     evaluations: Array  # E-steps paid for so far
+    fallbacks: Array  # bold steps refused so far, because they would have lowered the objective
     settled: Array  # False while the algorithm knows that it merely failed to move, or could still climb
     memory: Any  # what the algorithm itself carries
 
@@ -26,8 +27,12 @@ class Algorithm(Protocol):
 
     monotone: ClassVar[bool]  # whether a lower objective is an error (``Status.DECREASED``)
 
+    def random(self) -> bool:
+        """Whether it draws random numbers, and needs a key."""
+        ...
+
     def requires(self) -> tuple[str, ...]:
-        """The names of what a model must offer."""
+        """The names of what a model must offer; ``"objective"`` for any way of knowing one."""
         ...
 
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
@@ -36,4 +41,19 @@ class Algorithm(Protocol):
 
     def step(self, model: Any, state: State, data: Data) -> State:
         """The state after one more iteration."""
+        ...
+
+
+class Climber(Algorithm, Protocol):
+    """An algorithm whose step is a map of the parameters, ``step = move(propose)``: what accelerators wrap.
+
+    Between the two the parameters may be exchanged for others, and what they cost is paid only once.
+    """
+
+    def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:
+        """The next parameters, not yet evaluated, and the state after having found them."""
+        ...
+
+    def move(self, model: Any, state: State, params: Params, data: Data) -> State:
+        """The state at these parameters, which the data are met with once."""
         ...

@@ -6,6 +6,7 @@ None of these includes the prior: it is the same on both sides. ``penalized`` ad
 
 from typing import Any
 
+import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.data import Data
@@ -61,6 +62,17 @@ def objective(model: Any, params: Params, q: Posterior, data: Data) -> Array | N
     return None if value is None else penalized(model, value, params)
 
 
+HOW_TO_HAVE_ONE = "write log_likelihood(params, data), or q_function(params, q, data) and entropy(q, data)."
+
+
 def has_objective(model: Any) -> bool:
     """Whether ``objective`` is a number."""
     return has(model, "log_normalizer") or has(model, "log_likelihood") or has(model, "q_function", "entropy")
+
+
+def resolution(value: Array, size: Array) -> Array:
+    """The smallest difference that one objective (or Q) over ``size`` observed values can show: eps (|value| + size).
+
+    The per-value terms are of order one in magnitude and may cancel, hence ``size`` beside the value.
+    """
+    return jnp.finfo(value.dtype).eps * (jnp.abs(value) + size)

@@ -129,6 +129,11 @@ def take(data: Data, start: int | Array, length: int) -> Data:
     return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, length), data)
 
 
+def rows(data: Data, index: Array) -> Data:
+    """The observations at these places."""
+    return jax.tree.map(lambda leaf: leaf[index], data)
+
+
 def total(values: Array, weights: Array | None = None) -> Array:
     """The (weighted) sum of one value an observation, ``values (N,)``.
 

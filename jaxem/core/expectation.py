@@ -18,7 +18,7 @@ from jax import Array
 
 from jaxem.core import bound, trees
 from jaxem.core.data import Data, count, take
-from jaxem.core.model import Params, has, is_additive
+from jaxem.core.model import Params, Posterior, has, is_additive
 
 # Numbers a block may hold (its rows of data and of posterior): about the second-level cache of one CPU core; an
 # accelerator wants work enough to fill it.
@@ -38,18 +38,35 @@ def anchored(model: Any, params: Params) -> Any:
     return model.anchor(params) if has(model, "anchor") else model
 
 
-def expect(model: Any, params: Params, data: Data, block_size: int | None = None) -> Expectation:
-    """The E-step at ``params``, summarised for the M-step, and the objective from the same pass."""
+def posterior(model: Any, params: Params, data: Data) -> Posterior:
+    """The E-step of EM: q = p(z | x, params)."""
+    return model.e_step(params, data)
+
+
+def expect(
+    model: Any,
+    params: Params,
+    data: Data,
+    block_size: int | None = None,
+    e_step: Callable[..., Posterior] = posterior,
+    evidence: Callable[..., Array | None] = bound.evidence,
+) -> Expectation:
+    """The E-step at ``params``, summarised for the M-step, and the objective from the same pass.
+
+    ``e_step(model, params, data) -> q`` and ``evidence(model, params, q, data)``: those of EM, or of a variant that
+    takes another q, and climbs something else by it.
+    """
     model = anchored(model, params)
     if not is_additive(model):
-        q = model.e_step(params, data)
-        return Expectation(q, bound.objective(model, params, q, data))
+        q = e_step(model, params, data)
+        value = evidence(model, params, q, data)
+        return Expectation(q, None if value is None else bound.penalized(model, value, params))
 
     def one_block(block: Data) -> tuple[Any, Array | None]:
-        q = model.e_step(params, block)
-        return model.statistics(q, block), bound.evidence(model, params, q, block)
+        q = e_step(model, params, block)
+        return model.statistics(q, block), evidence(model, params, q, block)
 
-    block_size = block_size or default_block_size(model, params, data)
+    block_size = block_size or default_block_size(model, params, data, e_step)
     statistics, value = accumulate(one_block, data, block_size)
     return Expectation(statistics, None if value is None else bound.penalized(model, value, params))
 
@@ -85,9 +102,9 @@ def noise(model: Any, params: Params, data: Data) -> Array:
     return jnp.where(jnp.isfinite(differences), differences, 0).max()
 
 
-def default_block_size(model: Any, params: Params, data: Data) -> int:
+def default_block_size(model: Any, params: Params, data: Data, e_step: Callable[..., Posterior] = posterior) -> int:
     """Rows a block: as many as keep its data and posterior within the cache."""
-    q = jax.eval_shape(model.e_step, params, data)
+    q = jax.eval_shape(lambda p, d: e_step(model, p, d), params, data)
     numbers = sum(leaf.size for leaf in jax.tree.leaves((q, data)))
     return rows_in_cache(numbers / max(count(data), 1))
 

@@ -45,6 +45,8 @@ def fit(
     """
     algorithm = choose(algorithm, model)
     rule = choose_rule(stop, tol, model)
+    if algorithm.random() and key is None:
+        raise ValueError(f"{type(algorithm).__name__} draws random numbers: give fit a key, e.g. jax.random.key(0)")
     if max_steps < 0:
         raise ValueError(f"max_steps must not be negative; it is {max_steps}")
     params, data = canonical(params, data)
@@ -61,7 +63,10 @@ def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:
         algorithm = GEM() if bounded and not has_m_step(model) else EM()
     name = type(algorithm).__name__
     for needed in algorithm.requires():
-        if not (needed == "m_step" and has_m_step(model)):
+        if needed == "objective":
+            if not bound.has_objective(model):
+                raise ValueError(f"{name} compares objectives, and the model has none: {bound.HOW_TO_HAVE_ONE}")
+        elif not (needed == "m_step" and has_m_step(model)):
             require(model, name, needed)
     return algorithm
 
@@ -72,8 +77,8 @@ def choose_rule(stop: Rule | None, tol: float, model: Any) -> Rule:
     rule = default_rule(tol, has_objective) if stop is None else stop
     if rule.needs_objective and not has_objective:
         raise ValueError(
-            "this stopping rule reads the objective, and the model has none. Use jaxem.parameter_change, or write "
-            "log_likelihood(params, data), or q_function(params, q, data) and entropy(q, data)."
+            "this stopping rule reads the objective, and the model has none. Use jaxem.parameter_change, or "
+            f"{bound.HOW_TO_HAVE_ONE}"
         )
     return rule
 
@@ -127,7 +132,7 @@ def _fit(model: Any, params: Params, data: Data, algorithm: Any, rule: Any, max_
     status = jnp.where(failure == _RUNNING, no_steps, failure).astype(jnp.int32)
     end = jax.lax.while_loop(running, step, _Carry(state, trace, jnp.int32(0), status))
     state = end.state
-    return Fit(state.params, state.objective, end.trace, end.steps, state.evaluations, end.status)
+    return Fit(state.params, state.objective, end.trace, end.steps, state.evaluations, state.fallbacks, end.status)
 
 
 def _failure(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
-from jaxem.core.bound import has_objective
+from jaxem.core.bound import HOW_TO_HAVE_ONE, has_objective
 from jaxem.core.data import Data, size
 from jaxem.core.model import require
 from jaxem.fitting.fit import choose, choose_rule, fit
@@ -55,7 +55,7 @@ def fit_restarts(
     algorithm = choose(algorithm, model)
     rule = choose_rule(stop, tol, model)
     if not has_objective(model):
-        raise ValueError("fit_restarts compares objectives, and the model has none: write log_likelihood")
+        raise ValueError(f"fit_restarts compares objectives, and the model has none: {HOW_TO_HAVE_ONE}")
     fits = _fit_all(model, key, data, algorithm, rule, restarts, max_steps)
     return _choose(fits, size(data, fits.objective.dtype))
 

@@ -62,6 +62,7 @@ class Fit:
     trace: Array | None  # (max_steps + 1,), the objective of each iterate from the start on; NaN after the end
     steps: Array  # iterations taken
     evaluations: Array  # E-steps paid for
+    fallbacks: Array  # bold steps of an accelerator that were refused, and replaced by plain ones
     status: Array  # a Status, as int32
 
     @property
@@ -78,6 +79,8 @@ class Fit:
         rows = [("status", Status(int(status)).name), ("steps", f"{self.steps}")]
         if self.evaluations != self.steps + 1:
             rows.append(("evaluations", f"{self.evaluations}"))
+        if self.fallbacks:
+            rows.append(("fallbacks", f"{self.fallbacks}"))
         value = "none (the model has no bound)" if self.objective is None else f"{self.objective:.10g}"
         rows.append(("objective", value))
         for name, leaf in zip(leaf_names(self.params), jax.tree.leaves(self.params), strict=True):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core import bound
 from jaxem.core.model import Params
 from jaxem.core.trees import float_dtype, relative_change
 
@@ -46,12 +47,11 @@ class Rule(Protocol):
 
 
 def rounding(objective: Array, size: Array) -> Array:
-    """The rounding error to expect in an objective over ``size`` values: 32 eps (|L| + size).
+    """The rounding error to expect in an objective over ``size`` values: 32 times what one can show.
 
-    The per-value terms of L are of order one in magnitude and may cancel, hence ``size`` beside |L|; 32 covers the
-    operations of one term and the error growth of the compensated or square-root-blocked sums.
+    32 covers the operations of one term and the error growth of the compensated or square-root-blocked sums.
     """
-    return 32 * jnp.finfo(objective.dtype).eps * (jnp.abs(objective) + size)
+    return 32 * bound.resolution(objective, size)
 
 
 @jax.tree_util.register_dataclass
