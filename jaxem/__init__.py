@@ -1,8 +1,10 @@
 """jaxem: expectation-maximisation on JAX, with every bound verified by autodiff."""
 
+from jaxem.algorithms.anderson import Anderson as Anderson
 from jaxem.algorithms.blocks import Block as Block
 from jaxem.algorithms.em import EM as EM
 from jaxem.algorithms.generalized import GEM as GEM
+from jaxem.algorithms.squarem import SQUAREM as SQUAREM
 from jaxem.core.bound import elbo as elbo
 from jaxem.core.bound import kl as kl
 from jaxem.core.bound import surrogate as surrogate

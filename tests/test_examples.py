@@ -17,6 +17,8 @@ TABLE = {
     ),
     "three_coins": (["0.4064", "0.5368", "0.6432", "log-likelihood -6.7301166701   chance of a 1: 0.6"], []),
     "earthquakes": (["328.5275", "20 starts", "violent"], ["earthquakes.png"]),
+    "acceleration": (["2055", "SQUAREM", "Anderson", "-1989.94585988"], ["acceleration.png"]),
+    "gem_optax": (["ECME", "MAX_STEPS", "-342.851084", "all checked laws hold"], ["gem_optax.png"]),
     "first_principles": (
         [*(f"\nT{number:<3} " for number in range(1, 19)), "All 18 statements hold."],
         ["kl.png", "bound.png"],

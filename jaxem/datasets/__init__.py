@@ -25,3 +25,13 @@ def earthquakes() -> tuple[np.ndarray, np.ndarray]:
     """
     years, counts = _table("earthquakes.csv").T
     return years.astype(int), counts.astype(int)
+
+
+def london_times_deaths() -> tuple[np.ndarray, np.ndarray]:
+    """Death notices of women of 80 and more in the London *Times* on each day of 1910 to 1912: the numbers 0 to 9,
+    and on how many days each was seen, (10,) and (10,).
+
+    Source: Hasselblad (1969), table 2; Titterington, Smith & Makov (1985).
+    """
+    deaths, days = _table("london_times_deaths.csv").T
+    return deaths.astype(int), days.astype(int)

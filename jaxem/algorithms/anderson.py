@@ -1,0 +1,152 @@
+"""Damped Anderson acceleration with restarts and a gate (Henderson & Varadhan 2019, DAAREM)."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.algorithms import extrapolation
+from jaxem.algorithms.em import EM
+from jaxem.algorithms.protocol import Climber, State
+from jaxem.core import trees
+from jaxem.core.data import Data
+from jaxem.core.model import Params
+
+_GROWTH = 4.0  # of the longest leap allowed
+
+
+class Memory(NamedTuple):
+    inner: State  # of the algorithm that is accelerated, at the same parameters
+    u: Array  # (p,), the coordinates before this step
+    f: Array  # (p,), and what the map added to them
+    du: Array  # (m, p), differences of successive u; zero where there are none yet
+    df: Array  # (m, p), of successive f
+    held: Array  # how many there are; -1 at the start, where not even u and f are known
+    trust: Array  # s: successes count for it, refusals against it
+    cap: Array  # the longest leap allowed, in plain steps
+    steps: Array  # (p,), the longest step so far of each coordinate's array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Anderson:
+    r"""Extrapolation from the last m steps of another algorithm, as if its map M were linear.
+
+    In unconstrained coordinates, with f_k = M(u_k) - u_k, and the last differences of u and of f in the columns of X
+    and F,
+
+    .. math:: u_{k+1} = u_k + f_k - (X + F)\, \gamma, \qquad \gamma = (F'F + \lambda I)^{-1} F' f_k .
+
+    The damping lambda shortens the coefficients to \|gamma\|^2 = delta \|gamma_{\lambda = 0}\|^2,
+    delta = 1 / (1 + ``alpha``^(``kappa`` - s)): strong at first, and fading as s, the number of successes, grows. After
+    m steps the history starts afresh.
+
+    ``order``: m, at most; default min(10, ceil(p / 2)) for p coordinates. ``alpha`` = 1.2, ``kappa`` = 25: the paper's
+    values. Two things are stricter than there. A step that ends lower than it began (the paper allows 0.01), or outside
+    the model, is replaced by M(u), counted in ``fit.fallbacks``, and cuts s by m, as a cycle that falls does in the
+    paper. And a leap is at most so many times as long as f: 4 at first, 4 times more whenever a leap of that length
+    succeeds, half as many when one fails; for at the edge of a space, where a coordinate runs off to infinity at a
+    constant pace, the coefficients have no bound.
+
+    An iteration costs one evaluation, two with a fall-back. Coordinates with units, as means have, are measured against
+    their own steps. Needs an objective.
+    """
+
+    inner: Climber = dataclasses.field(default_factory=EM)
+    order: int | None = dataclasses.field(default=None, metadata={"static": True})
+    alpha: float = 1.2
+    kappa: float = 25.0
+
+    monotone: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.order is not None and self.order < 1:
+            raise ValueError(f"Anderson: order must be at least 1; it is {self.order}")
+        extrapolation.check_inner("Anderson", self.inner)
+
+    def random(self) -> bool:
+        return False
+
+    def requires(self) -> tuple[str, ...]:
+        return (*self.inner.requires(), "objective")
+
+    def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
+        inner = self.inner.init(model, params, data, key)
+        assert inner.objective is not None
+        u = extrapolation.coordinates(model, params)
+        m = min(self.order or min(10, -(-u.size // 2)), u.size)
+        none, columns = jnp.zeros_like(u), jnp.zeros((m, u.size), u.dtype)
+        zero = jnp.zeros((), u.dtype)
+        return inner._replace(
+            memory=Memory(inner, none, none, columns, columns, jnp.int32(-1), zero, zero + _GROWTH, none)
+        )
+
+    def step(self, model: Any, state: State, data: Data) -> State:
+        memory = state.memory
+        plain, found = self.inner.propose(model, memory.inner, data)
+        u = extrapolation.coordinates(model, state.params)
+        f = extrapolation.coordinates(model, plain) - u
+        steps = extrapolation.longest_steps(model, plain, f, memory.steps)
+        unit = extrapolation.units(model, plain, steps)
+
+        known = memory.held >= 0
+        row = jnp.maximum(memory.held, 0)
+        du = memory.du.at[row].set(jnp.where(known, u - memory.u, 0))
+        df = memory.df.at[row].set(jnp.where(known, f - memory.f, 0))
+        gamma = _coefficients(df / unit[None, :], f / unit, self._share(memory.trust))
+        jump = f - gamma @ (du + df)
+        lengths = jnp.linalg.norm(jump / unit), jnp.linalg.norm(f / unit)
+        capped = lengths[0] > memory.cap * lengths[1]
+        jump = jump * jnp.where(capped, memory.cap * lengths[1] / lengths[0], 1)
+        bold = known & jnp.isfinite(jump).all()
+
+        leap = extrapolation.restore(model, plain)(u + jump)
+        tried = self.inner.move(model, found, trees.select(bold, leap, plain), data)
+        assert state.objective is not None
+        refused = bold & ~extrapolation.passes(model, tried, state.objective, data)
+        again = found._replace(evaluations=tried.evaluations, fallbacks=tried.fallbacks + 1)
+        end = jax.lax.cond(refused, lambda: self.inner.move(model, again, plain, data), lambda: tried)
+
+        m = du.shape[0]
+        trust = jnp.where(refused, memory.trust - m, memory.trust + bold.astype(u.dtype))
+        trust = jnp.maximum(trust, -2 * jnp.asarray(self.kappa, u.dtype))
+        cap = jnp.where(bold & capped, _GROWTH * memory.cap, memory.cap)
+        cap = jnp.where(refused, jnp.maximum(memory.cap / 2, 1), cap)
+        full = memory.held + 1 == m
+        du, df = (jnp.where(full, 0, history) for history in (du, df))
+        held = jnp.where(full, 0, memory.held + 1)
+        return end._replace(memory=Memory(end, u, f, du, df, held, trust, cap, steps))
+
+    def _share(self, trust: Array) -> Array:
+        """delta, the share of the undamped coefficients' squared length that is left."""
+        alpha, kappa = (jnp.asarray(x, trust.dtype) for x in (self.alpha, self.kappa))
+        return 1 / (1 + alpha ** (kappa - trust))
+
+
+def _coefficients(df: Array, f: Array, share: Array) -> Array:
+    """The damped least-squares coefficients gamma (m,) of f in the rows of ``df (m, p)``.
+
+    With F = U diag(d) V', gamma(lambda) = V diag(d / (d^2 + lambda)) U'f; lambda is found by bisection of the length.
+    """
+    v, d, ut = jnp.linalg.svd(df, full_matrices=False)  # df = F' = V diag(d) U'
+    largest = d.max()
+    eps = jnp.finfo(d.dtype).eps
+    solvable = d > 8 * max(df.shape) * eps * largest
+    d = jnp.where(solvable, d, 1)
+    b = jnp.where(solvable, ut @ f, 0)
+    target = share * ((b / d) ** 2).sum()
+
+    def halve(ends: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        low, high = ends  # logarithms of lambda
+        middle = (low + high) / 2
+        length = ((b * d / (d**2 + jnp.exp(middle))) ** 2).sum()
+        return (jnp.where(length > target, middle, low), jnp.where(length > target, high, middle)), None
+
+    scale = 2 * jnp.log(jnp.where(largest > 0, largest, 1))
+    # From lambda far below the least solvable d^2 to where the coefficients have shrunk to any share that occurs.
+    start = (scale + 3 * jnp.log(eps), scale + 30)
+    (low, high), _ = jax.lax.scan(halve, start, length=40)
+    damping = jnp.exp((low + high) / 2)
+    return v @ jnp.where(solvable, b * d / (d**2 + damping), 0)

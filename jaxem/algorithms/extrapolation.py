@@ -1,0 +1,72 @@
+"""What accelerators share: a chart of all parameters as one vector, units of length in it, and the gate."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from jaxem.algorithms.protocol import Climber, State
+from jaxem.core import bound, constraints, trees
+from jaxem.core.constraints import Real, Space
+from jaxem.core.data import Data, size
+from jaxem.core.model import Params, has, spaces_of
+
+Tree = Any
+
+
+def coordinates(model: Any, params: Params) -> Array:
+    """The unconstrained coordinates of all parameters, (p,)."""
+    return ravel_pytree(constraints.inverse(spaces_of(model), params))[0]
+
+
+def restore(model: Any, like: Params) -> Callable[[Array], Params]:
+    """The map from coordinates (p,) back to parameters shaped like ``like``."""
+    spaces = spaces_of(model)
+    _, unravel = ravel_pytree(constraints.inverse(spaces, like))
+    return lambda u: constraints.forward(spaces, unravel(u))
+
+
+def longest_steps(model: Any, like: Params, step: Array, before: Array) -> Array:
+    """For each coordinate the longest root-mean-square step that its parameter array has made so far, (p,)."""
+    _, unravel = ravel_pytree(constraints.inverse(spaces_of(model), like))
+    now = jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.sqrt((leaf**2).mean()), leaf.shape), unravel(step))
+    longest = jnp.maximum(before, ravel_pytree(now)[0])
+    return jnp.where(jnp.isfinite(longest), longest, before)
+
+
+def units(model: Any, like: Params, longest: Array) -> Array:
+    """What the length of each coordinate is measured in, (p,), so that the data's units change no decision.
+
+    The charts of constrained spaces are free of units: 1. An unconstrained array is measured so that the longest step
+    it has made is as long as the longest of those others.
+    """
+    spaces = spaces_of(model)
+    free = jax.tree.map(
+        lambda space, part: jax.tree.map(lambda leaf: jnp.full(leaf.shape, not isinstance(space, Real)), part),
+        spaces,
+        constraints.inverse(spaces, like),
+        is_leaf=lambda node: isinstance(node, Space),
+    )
+    free_of_units = ravel_pytree(free)[0]
+    common = jnp.where(free_of_units, longest, 0).max()
+    unit = jnp.where(free_of_units, 1, longest / jnp.where(common > 0, common, 1))
+    return jnp.where(unit > 0, unit, 1)
+
+
+def passes(model: Any, bold: State, plain: Array, data: Data) -> Array:
+    """Whether a bold step ended no lower than the objective ``plain``, rounding aside, and within the model."""
+    value = bold.objective
+    assert value is not None  # accelerators require an objective
+    good = (value >= plain - bound.resolution(plain, size(data, plain.dtype))) & trees.all_finite(bold.params)
+    return good & ~model.degenerate(bold.params) if has(model, "degenerate") else good
+
+
+def check_inner(name: str, inner: Climber) -> None:
+    """Raise ``ValueError`` for an algorithm that cannot be accelerated."""
+    if not hasattr(inner, "propose"):
+        raise ValueError(f"{name} cannot wrap {type(inner).__name__}: its step is not a map of the parameters alone")
+    if inner.random() or not inner.monotone:
+        raise ValueError(f"{name} compares objectives, and those of this {type(inner).__name__} may fall by themselves")

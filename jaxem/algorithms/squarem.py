@@ -1,0 +1,92 @@
+"""Squared extrapolation (Varadhan & Roland 2008, *Simple and globally convergent methods for accelerating EM*)."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.algorithms import extrapolation
+from jaxem.algorithms.em import EM
+from jaxem.algorithms.protocol import Climber, State
+from jaxem.core import trees
+from jaxem.core.data import Data
+from jaxem.core.model import Params
+
+
+class Memory(NamedTuple):
+    inner: State  # of the algorithm that is accelerated, at the same parameters
+    longest: Array  # the longest step length allowed
+    steps: Array  # (p,), the longest step so far of each coordinate's array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SQUAREM:
+    r"""Two steps of another algorithm, a leap along the parabola through them, and a step from there.
+
+    In unconstrained coordinates u, with M the map of the inner algorithm,
+
+    .. math:: r = M(u) - u,\quad v = M(M(u)) - M(u) - r,\quad u' = M(u + 2 s\, r + s^2 v) .
+
+    ``scheme``: the step length s = -r'v / v'v (1), -r'r / r'v (2), or \|r\| / \|v\| (3), at least 1, where the leap
+    ends at M(M(u)), and at most the longest allowed: 1 at first, ``growth`` times more whenever a leap of that length
+    succeeds, half as long when one fails.
+
+    A leap that ends below M(u), or outside the model, is replaced by M(u) and counted in ``fit.fallbacks``: the
+    objective never falls. An iteration costs three evaluations. Coordinates with units, as means have, are measured
+    against their own steps. Needs an objective.
+    """
+
+    inner: Climber = dataclasses.field(default_factory=EM)
+    scheme: int = dataclasses.field(default=1, metadata={"static": True})
+    growth: float = 4.0
+
+    monotone: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scheme, int) and self.scheme not in (1, 2, 3):
+            raise ValueError(f"SQUAREM: scheme must be 1, 2 or 3; it is {self.scheme}")
+        extrapolation.check_inner("SQUAREM", self.inner)
+
+    def random(self) -> bool:
+        return False
+
+    def requires(self) -> tuple[str, ...]:
+        return (*self.inner.requires(), "objective")
+
+    def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
+        inner = self.inner.init(model, params, data, key)
+        u = extrapolation.coordinates(model, params)
+        return inner._replace(memory=Memory(inner, jnp.ones((), u.dtype), jnp.zeros_like(u)))
+
+    def step(self, model: Any, state: State, data: Data) -> State:
+        inner, longest, steps = state.memory
+        once, found = self.inner.propose(model, inner, data)
+        middle = self.inner.move(model, found, once, data)
+        twice, found = self.inner.propose(model, middle, data)
+
+        u0, u1, u2 = (extrapolation.coordinates(model, params) for params in (state.params, once, twice))
+        r, v = u1 - u0, u2 - 2 * u1 + u0
+        steps = extrapolation.longest_steps(model, once, r, steps)
+        unit = extrapolation.units(model, once, steps)
+        s = jnp.clip(self._length(r / unit, v / unit), 1, longest)
+        bold = s > 1
+        leap = extrapolation.restore(model, once)(u0 + 2 * s * r + s**2 * v)
+        there = self.inner.move(model, found, trees.select(bold, leap, twice), data)
+        end = self.inner.step(model, there, data)
+
+        assert middle.objective is not None
+        refused = bold & ~extrapolation.passes(model, end, middle.objective, data)
+        back = middle._replace(evaluations=end.evaluations, fallbacks=end.fallbacks + 1)
+        grown = jnp.where(s == longest, longest * jnp.asarray(self.growth, longest.dtype), longest)
+        longest = jnp.where(refused, jnp.maximum(longest / 2, 1), grown)
+        end = trees.select(refused, back, end)
+        return end._replace(memory=Memory(end, longest, steps))
+
+    def _length(self, r: Array, v: Array) -> Array:
+        rr, rv, vv = r @ r, r @ v, v @ v
+        above, below = {1: (-rv, vv), 2: (rr, -rv), 3: (jnp.sqrt(rr), jnp.sqrt(vv))}[self.scheme]
+        length = above / jnp.where(below == 0, 1, below)
+        return jnp.where((below > 0) & jnp.isfinite(length), length, 1)
