@@ -1,4 +1,4 @@
-"""EM's slow crawl, and three ways out of it: two Poisson distributions that overlap until they can hardly be told apart.
+"""EM's slow crawl, and ways out of it: two Poisson distributions that overlap until they can hardly be told apart.
 
 On 1096 days of 1910 to 1912 the London Times announced 0 to 9 deaths of women of 80 and more. A mixture of two Poisson
 distributions (a winter and a summer rate) loses 99.6 % of its information to not knowing which day is which, and so EM

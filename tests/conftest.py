@@ -1,12 +1,18 @@
 """Hostile settings for every test: two devices, strict dtypes, no silent broadcasting, 64 bits, warnings as errors."""
 
 import os
+from importlib.metadata import version
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of the time of the tests is compilation, and a good part of that LLVM's optimiser; the last flag wins, so
-# XLA_FLAGS=--xla_backend_optimization_level=3 runs the tests on the programs that users run.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
+# Most of the time of the tests is compilation: LLVM's optimiser, and XLA's newer fusions, which take twice as long to
+# compile as the older ones. The last flag wins, so XLA_FLAGS="--xla_backend_optimization_level=3
+# --xla_cpu_use_fusion_emitters=true" runs the tests on the programs that users run.
+os.environ["XLA_FLAGS"] = " ".join(
+    ["--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"]
+    # XLA ends the process at a flag that it does not know.
+    + ["--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"]
+    * version("jaxlib").startswith("0.10.")
+    + [os.environ.get("XLA_FLAGS", "")]
 ).strip()
 
 import contextlib

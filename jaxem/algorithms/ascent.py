@@ -37,6 +37,8 @@ def climb(
     optimizer: optax.GradientTransformationExtraArgs, function: Function, free: Any, pace: Pace, steps: int
 ) -> Climb:
     """``steps`` tries from ``free``: a step is taken if the function does not fall, else the next is half as long."""
+    if _learns_curvature(pace.optimizer):
+        pace = Pace(optimizer.init(free), pace.scale)
     start = Climb(free, *jax.value_and_grad(function)(free), pace, jnp.bool_(False))
     end, _ = jax.lax.scan(lambda at, _: (_try(optimizer, function, at), None), start, length=steps)
     return end
@@ -62,6 +64,12 @@ def drift(
     value, gradient = jax.tree.map(lambda leaf: leaf[-1], values)
     end = jax.tree.map(lambda new, old: old + pace.scale * (new - old), end, free)
     return Climb(end, value, gradient, Pace(state, pace.scale), jnp.bool_(True))
+
+
+def _learns_curvature(state: Any) -> bool:
+    """Whether the optimiser is a quasi-Newton method, which takes the change of the function for its curvature."""
+    quasi_newton = lambda node: isinstance(node, optax.ScaleByLBFGSState)
+    return any(map(quasi_newton, jax.tree.leaves(state, is_leaf=quasi_newton)))
 
 
 def _try(optimizer: optax.GradientTransformationExtraArgs, function: Function, at: Climb) -> Climb:

@@ -39,7 +39,8 @@ class GEM:
     r"""An M-step of ``steps`` ascents of Q(theta | q) in unconstrained coordinates, by any optax optimiser.
 
     A step of the optimiser is taken only if Q (with the log-prior) does not fall; else the next try takes half
-    of it. So the ascent law holds at any learning rate. The optimiser's state is carried over.
+    of it. So the ascent law holds at any learning rate. The optimiser's state is carried over (schedules, momentum),
+    but for L-BFGS, which would take the change of Q from one iteration to the next for curvature.
 
     Slow is not settled: with a timid optimiser the parameters hardly move long before the optimum. So ``fit``
     calls a GEM fit converged only when, besides the stopping rule, the best step along the gradient g would gain

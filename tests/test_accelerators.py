@@ -1,0 +1,231 @@
+"""SQUAREM and Anderson: exact on linear maps, far fewer evaluations, never a fall, the same in other units."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import case
+from closeness import as_dtype, assert_within, eps
+
+import jaxem
+from jaxem import EM, GEM, SQUAREM, Anderson, Status, datasets
+from jaxem.algorithms.anderson import _coefficients
+from jaxem.families import Normal, NormalParams, Poisson, PoissonParams
+from jaxem.models import Mixture, MixtureParams
+
+EPS = eps(np.float64)
+
+
+def resolution(objective: Any, size: float) -> Any:
+    """What rounding hides of an objective: the slack of the gate."""
+    return eps(np.asarray(objective).dtype) * (abs(float(objective)) + size)
+
+
+# London: two Poisson distributions that hide 99.6 % of the information
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class ShortUpdate:
+    """The share and the two rates move less than 1e-7 together."""
+
+    needs_objective = False
+
+    def met(self, progress: Any) -> jax.Array:
+        new, old = progress.params, progress.previous
+        rates = new.components.rates - old.components.rates
+        return (new.weights[0] - old.weights[0]) ** 2 + (rates**2).sum() < 1e-14
+
+
+POISSON = Mixture(Poisson(), 2)
+DEATHS, DAYS = datasets.london_times_deaths()
+LONDON = jaxem.Weighted(jnp.asarray(DEATHS, float), jnp.asarray(DAYS, float))
+LONDON_START = MixtureParams(jnp.array([0.3, 0.7]), PoissonParams(jnp.array([1.0, 2.5])))
+
+
+def test_london_in_a_hundredth_of_the_evaluations():
+    """Varadhan & Roland (2008): plain EM takes 2,055 maps to L = -1989.94586."""
+    run = lambda algorithm: jaxem.fit(
+        POISSON, LONDON_START, LONDON, algorithm=algorithm, stop=ShortUpdate(), max_steps=3000
+    )
+    plain = run(EM())
+    assert plain.converged and plain.steps == 2055 and plain.evaluations == 2056
+    assert_within(plain.objective, -1989.94586, 5e-6)
+    for accelerated in (run(SQUAREM()), run(Anderson())):
+        trace = np.asarray(accelerated.trace)[: int(accelerated.steps) + 1]
+        assert accelerated.converged and accelerated.evaluations <= 100
+        assert_within(accelerated.objective, plain.objective, 1e-8)
+        assert np.diff(trace).min() >= -resolution(accelerated.objective, 1096) and trace.min() == trace[0]
+
+
+@pytest.mark.parametrize("scheme", [2, 3])
+def test_the_other_schemes_save_most_evaluations_too(scheme):
+    fit = jaxem.fit(POISSON, LONDON_START, LONDON, algorithm=SQUAREM(scheme=scheme), stop=ShortUpdate())
+    assert fit.converged and int(fit.evaluations) < 2056 / 10
+    assert_within(fit.objective, -1989.94585988, 1e-8)
+    assert fit.evaluations == 3 * fit.steps + 1 and fit.fallbacks > 0
+    assert "fallbacks" in str(fit)
+
+
+# Linear maps: u <- u* + R (u - u*), the EM of a quadratic objective
+
+
+RATES = jnp.array([0.9, 0.5, 0.2])
+TARGET = jnp.array([1.0, -2.0, 3.0])
+
+
+def linear_map(rates: Any) -> jaxem.Model:
+    """A model whose EM map multiplies the distance to the optimum by ``rates``."""
+    return jaxem.Model(
+        lambda params, data: params,
+        lambda q, data: TARGET[: len(rates)] + rates * (q - TARGET[: len(rates)]),
+        log_likelihood=lambda params, data: -((params - TARGET[: len(rates)]) ** 2).sum(),
+    )
+
+
+@pytest.mark.parametrize("scheme", [1, 2, 3])
+def test_one_leap_ends_a_linear_map_of_one_dimension(scheme):
+    """The step length is 1 / (1 - rate) = 4 in every scheme: the length that the second iteration may take."""
+    algorithm, model, data = SQUAREM(scheme=scheme), linear_map(jnp.array([0.75])), jnp.zeros(1)
+    state = algorithm.init(model, jnp.array([9.0]), data, None)
+    state = algorithm.step(model, state, data)
+    assert_within(state.params, [1 + 8 * 0.75**3], 8 * EPS)  # no leap is allowed yet: three plain steps
+    state = algorithm.step(model, state, data)
+    assert_within(state.params, [1.0], 64 * EPS)
+
+
+def test_anderson_solves_a_linear_map():
+    """Without damping, and with as many differences as dimensions, it is the secant method: exact."""
+    algorithm, model, data = Anderson(order=3, kappa=-1000.0), linear_map(RATES), jnp.zeros(1)
+    state = algorithm.init(model, jnp.array([9.0, 9.0, 9.0]), data, None)
+    step = jax.jit(lambda state: algorithm.step(model, state, data))
+    for _ in range(6):
+        state = step(state)
+    assert_within(state.params, TARGET, 1e-9)
+    plain = TARGET + RATES**6 * (9 - TARGET)
+    assert abs(plain - TARGET).max() > 1
+
+
+def test_coefficients_are_least_squares_shortened_by_the_share():
+    rng = np.random.default_rng(0)
+    df, f = rng.normal(size=(3, 7)), rng.normal(size=7)
+    wanted = np.linalg.lstsq(df.T, f)[0]
+    assert_within(_coefficients(jnp.asarray(df), jnp.asarray(f), jnp.asarray(1.0)), wanted, 1e-9)
+    half = np.asarray(_coefficients(jnp.asarray(df), jnp.asarray(f), jnp.asarray(0.25)))
+    assert_within(np.linalg.norm(half), np.linalg.norm(wanted) / 2, 1e-6)
+    # It is the ridge solution for some lambda: (F'F + lambda I) gamma = F'f.
+    left = df @ f - df @ df.T @ half
+    assert_within(left / half, np.full(3, (left / half).mean()), 1e-9)
+    rows = np.concatenate([df, np.zeros((2, 7))])  # history that is not there yet counts for nothing
+    assert_within(_coefficients(jnp.asarray(rows), jnp.asarray(f), jnp.asarray(0.25)), np.r_[half, 0, 0], 1e-12)
+
+
+# In other units, in lanes, in single precision
+
+
+X = np.random.default_rng(0).normal(size=200) + np.repeat([0, 2.5], 100)
+NORMAL = Mixture(Normal(), 2)
+START = MixtureParams(np.array([0.5, 0.5]), NormalParams(np.array([-1.0, 4.5]), np.array([1.0, 1.0])))
+BOTH = [SQUAREM(), Anderson()]
+
+
+@pytest.mark.parametrize("algorithm", BOTH, ids=["squarem", "anderson"])
+def test_units_change_no_decision(algorithm):
+    """Metres or parsecs: means have units, charts of variances have not, and nothing is decided by them."""
+    ways = []
+    for unit in (1.0, 2.0**40):
+        start = START._replace(components=NormalParams(START.components.means * unit, np.full(2, unit**2)))
+        fit = jaxem.fit(NORMAL, start, X * unit, algorithm=algorithm, stop=jaxem.parameter_change(1e-6))
+        ways.append((int(fit.status), int(fit.steps), int(fit.evaluations), int(fit.fallbacks)))
+        assert fit.converged
+    assert ways[0] == ways[1]
+
+
+@pytest.mark.parametrize("algorithm", BOTH, ids=["squarem", "anderson"])
+def test_lanes_are_what_they_are_alone(algorithm):
+    starts = jax.tree.map(lambda a, b: jnp.stack([a, b]), as_dtype(START, float), as_dtype(START, float))
+    starts = starts._replace(weights=jnp.array([[0.5, 0.5], [0.9, 0.1]]))
+    run = lambda start: jaxem.fit(NORMAL, start, X, algorithm=algorithm, stop=jaxem.parameter_change(1e-6))
+    lanes = jax.vmap(run)(starts)
+    for i in range(2):
+        alone = run(jax.tree.map(lambda leaf, i=i: leaf[i], starts))
+        assert int(lanes.steps[i]) == int(alone.steps) and int(lanes.fallbacks[i]) == int(alone.fallbacks)
+        assert int(lanes.evaluations[i]) == int(alone.evaluations)
+        assert_within(lanes.objective[i], alone.objective, 4 * resolution(alone.objective, len(X)))
+
+
+@pytest.mark.parametrize("algorithm", BOTH, ids=["squarem", "anderson"])
+def test_at_the_edge_of_a_space(algorithm):
+    """A probability on its way to zero: its coordinate runs to minus infinity, and no leap follows it off the map."""
+    model, params, data = case("bernoulli mixture", "float64")
+    stop = jaxem.parameter_change(1e-8)
+    plain = jaxem.fit(model, params, data, stop=stop)
+    fit = jaxem.fit(model, params, data, algorithm=algorithm, stop=stop)
+    assert fit.converged and fit.fallbacks > 0 and int(fit.evaluations) < int(plain.evaluations) / 4
+    assert fit.objective >= plain.objective - 1e-7
+    trace = np.asarray(fit.trace)[: int(fit.steps) + 1]
+    assert np.diff(trace).min() >= -resolution(fit.objective, 240)
+
+
+def test_float32():
+    data = jaxem.Weighted(jnp.asarray(DEATHS, jnp.float32), jnp.asarray(DAYS, jnp.float32))
+    start = as_dtype(LONDON_START, np.float32)
+    for algorithm in BOTH:
+        fit = jaxem.fit(POISSON, start, data, algorithm=algorithm)
+        assert fit.converged and fit.objective.dtype == jnp.float32
+        trace = np.asarray(fit.trace)[: int(fit.steps) + 1]
+        # One resolution is the gate's; the objective of a plain step has its own rounding error.
+        assert np.diff(trace).min() >= -4 * resolution(fit.objective, 1096)
+        assert_within(fit.objective, -1989.94586, 8 * resolution(fit.objective, 1096))
+
+
+# What they wrap, and what they refuse
+
+
+def test_gem_is_accelerated_too():
+    fit = jaxem.fit(POISSON, LONDON_START, LONDON, algorithm=SQUAREM(GEM()), stop=ShortUpdate())
+    assert fit.converged and int(fit.evaluations) < 2056 / 10
+    assert_within(fit.objective, -1989.94585988, 1e-7)
+
+
+def test_what_cannot_be_accelerated_says_why():
+    with pytest.raises(ValueError, match="SQUAREM cannot wrap Anderson: its step is not a map"):
+        SQUAREM(Anderson())
+    with pytest.raises(ValueError, match="may fall by themselves"):
+        Anderson(GEM(optax.sgd(0.1), batch_size=10))
+    with pytest.raises(ValueError, match="scheme must be 1, 2 or 3; it is 4"):
+        SQUAREM(scheme=4)
+    with pytest.raises(ValueError, match="order must be at least 1"):
+        Anderson(order=0)
+    model = jaxem.Model(lambda params, data: params, lambda q, data: q)
+    with pytest.raises(ValueError, match="SQUAREM compares objectives, and the model has none: write log_likelihood"):
+        jaxem.fit(model, 1.0, X, algorithm=SQUAREM())
+    with pytest.raises(ValueError, match="m_step"):
+        jaxem.fit(jaxem.Model(lambda params, data: params), 1.0, X, algorithm=SQUAREM())
+
+
+def test_a_leap_out_of_the_model_is_refused():
+    """Beyond -1 this model is degenerate, though its objective would be higher there."""
+    model = dataclasses.replace(
+        linear_map(jnp.array([0.75])),
+        log_likelihood=lambda params, data: -params.sum(),
+        degenerate=lambda params: (params < -1).any(),
+        m_step=lambda q, data: 0.75 * q,
+    )
+    # From 9 a leap of length 3 or more along 0.75^t ends below -1.
+    wide = dataclasses.replace(model, m_step=lambda q, data: q - 2.0 - 0.01 * q)
+    for leaping in (model, wide):
+        fit = jaxem.fit(leaping, jnp.array([9.0]), jnp.zeros(1), algorithm=SQUAREM(scheme=3), max_steps=3)
+        assert fit.status != Status.DEGENERATE or fit.params[0] < 2  # a plain step may leave the model; a leap not
+    assert fit.fallbacks > 0
+
+
+def test_equal_accelerators_share_a_program(count_compilations):
+    jaxem.fit(NORMAL, START, X, algorithm=SQUAREM(), max_steps=5)
+    with count_compilations() as compiled:
+        jaxem.fit(NORMAL, START, X, algorithm=SQUAREM(growth=3.0), max_steps=5)
+    assert compiled.count == 0
