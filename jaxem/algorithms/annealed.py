@@ -32,11 +32,15 @@ class AnnealedEM:
     .. math:: q(z) \propto p(x, z \mid \theta)^{\beta_t}, \qquad \theta \leftarrow \text{m\_step}(q)
 
     ``schedule``: an optax schedule, count -> inverse temperature beta = 1 / T > 0 of the E-step at the start (count 0)
-    and of each one after it; default 0.2 * 1.1^count, up to 1 after 17 steps. At a small beta all observations belong a
+    and of each one after it; default 0.7 + 0.015 count, 1 from the 20th on. At a small beta all observations belong a
     little to every class, and the bound has fewer hills to be stuck on. At beta = 1 the iteration is that of EM.
 
+    How small is a matter of the model. Classes that differ only in a mean may start near beta = 0, where they merge,
+    and part again one by one. Classes that have a variance each never part again once they have merged (below a beta
+    of about 0.5): they stay what one class would be. The default is for these.
+
     The objective is the log-likelihood (plus the log-prior), which may fall while beta is not 1; ``fit`` calls nothing
-    converged before a step was made at 1. A beta at which all classes become one exactly is too small: they stay so.
+    converged before a step was made at 1.
 
     ``block_size``: as in ``EM``. Needs ``tempered_e_step`` and an M-step.
 

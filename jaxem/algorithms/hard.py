@@ -23,9 +23,9 @@ class HardEM:
 
     .. math:: C(\theta) = \max_z \log p(x, z \mid \theta) \le \log p(x \mid \theta),
 
-    which never falls, and whose steps end after finitely many. Faster than EM and biased: classes come out smaller and
-    further apart than they are. For an HMM it is Viterbi training; for spherical classes of one size and weight, k-means. A
-    class that loses all its observations ends the fit as ``DEGENERATE`` where the model says so.
+    which never falls, and stands still after finitely many steps. Faster than EM and biased: classes come out smaller
+    and further apart than they are. For an HMM it is Viterbi training; for spherical classes of one size and weight,
+    k-means. A class that loses all its observations ends the fit as ``DEGENERATE`` where the model says so.
 
     ``block_size``: as in ``EM``. Needs ``c_step``, ``q_function``, ``entropy`` and an M-step.
 

@@ -16,6 +16,8 @@ from jaxem.core.data import Data
 from jaxem.core.model import Params, has
 from jaxem.core.trees import float_dtype
 
+_AVERAGED = 1 / 20  # the step size from which on noise is small beside that of one draw
+
 
 class Memory(NamedTuple):
     """What both carry from one iteration to the next."""
@@ -74,6 +76,7 @@ class SAEM:
 
     ``schedule``: an optax schedule, count of iterations -> step size gamma in (0, 1]; default 1 for the first 50, to
     reach the neighbourhood of an optimum, then 1 / (count - 49): the average of what follows, and the noise dies out.
+    ``fit`` calls nothing converged while gamma is above 1/20, an average of fewer than about 20 iterations.
     ``n_samples``, what the model needs, objective and evaluations: as in ``MonteCarloEM``. With gamma = 1 it is that.
 
     Source: Delyon, Lavielle & Moulines (1999).
@@ -102,7 +105,7 @@ class SAEM:
         new = _drawn(model, state, params, data, memory, self.n_samples)
         share = schedules.value(self.schedule, memory.steps, float_dtype(params))
         statistics = blend(memory.statistics, new.memory.statistics, share)
-        return new._replace(memory=new.memory._replace(statistics=statistics))
+        return new._replace(memory=new.memory._replace(statistics=statistics), settled=share <= _AVERAGED)
 
 
 def _check(algorithm: MonteCarloEM | SAEM) -> None:

@@ -27,8 +27,8 @@ def value(schedule: Schedule, count: Array, dtype: jnp.dtype) -> Array:
 
 
 def heating(count: Any) -> Any:
-    """Inverse temperatures 0.2 * 1.1^count, up to 1."""
-    return jnp.minimum(0.2 * 1.1**count, 1.0)
+    """Inverse temperatures 0.7 + 0.015 count, up to 1."""
+    return jnp.minimum(0.7 + 0.015 * count, 1.0)
 
 
 def decaying(count: Any) -> Any:

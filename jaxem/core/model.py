@@ -89,7 +89,7 @@ HOW_TO_WRITE = {
     "sample": "sample(key, params, n) -> data",
     "divergence": "divergence(q, p, data) = KL(q || p) between two posteriors",
     "c_step": "c_step(params, data) -> q, the posterior with all its probability on the most probable z",
-    "tempered_e_step": "tempered_e_step(params, data, inverse_temperature) -> q, in proportion to that power of p(x, z)",
+    "tempered_e_step": "tempered_e_step(params, data, inverse_temperature) -> q, the normalised power of p(x, z)",
     "sample_posterior": "sample_posterior(key, params, data) -> q, one draw of z in the form that statistics takes",
 }
 
