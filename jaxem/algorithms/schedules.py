@@ -23,7 +23,7 @@ def value(schedule: Schedule, count: Array, dtype: jnp.dtype) -> Array:
     """What the schedule says at ``count``."""
     # Schedules mix integers and floats freely; whether the caller's code may is for the caller to say.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        return jnp.asarray(schedule(count)).astype(dtype)
+        return jnp.asarray(schedule(count.astype(int))).astype(dtype)  # of int32 it would be a float32, always
 
 
 def heating(count: Any) -> Any:
