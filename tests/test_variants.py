@@ -293,16 +293,24 @@ ONLY = Mixture(Poisson(), 1)
 ONLY_START = MixtureParams(np.ones(1), PoissonParams(np.array([3.0])))
 
 
+@jax.jit
+def one_pass(x):
+    algorithm = OnlineEM(averaging, 12)
+    return algorithm.step(ONLY, algorithm.init(ONLY, as_dtype(ONLY_START, np.float64), x, KEY), x)
+
+
 def test_every_row_is_used_once_a_pass():
     """One class, and step sizes that make an average of the batches: the mean of the rows met."""
-    run = lambda x: jaxem.fit(ONLY, ONLY_START, x, algorithm=OnlineEM(averaging, 12), stop=NEVER, max_steps=1, key=KEY)
-    x = 2.0 ** np.arange(48) / 2.0**24  # every subset has a sum of its own
-    fit = run(np.floor(x))
-    assert_within(fit.params.components.rates[0], np.floor(x).mean(), 48 * eps(np.float64) * np.floor(x).mean())
-    assert fit.steps == 1 and fit.evaluations == 3
-    # 50 rows make five batches of ten; 49 too, where one row is met twice.
+    x = np.floor(2.0 ** (np.arange(48) - 24))
+    state = one_pass(x)
+    assert_within(state.params.components.rates[0], x.mean(), 48 * eps(np.float64) * x.mean())
+    # Running statistics are always those of as many rows as there are.
+    assert_within(state.memory.running.sizes[0], 48, 48 * 48 * eps(np.float64))
+    assert state.evaluations == 3 and state.memory.batches == 4
+    assert (jax.random.key_data(state.memory.key) != jax.random.key_data(KEY)).any()  # the next order is another one
+    # 49 rows make five batches of ten, and one row is met twice.
     x = np.floor(np.linspace(1, 300, 49))
-    met_twice = run(x).params.components.rates[0] * 50 - x.sum()
+    met_twice = one_pass(x).params.components.rates[0] * 50 - x.sum()
     assert np.abs(met_twice - x).min() <= 64 * eps(np.float64) * x.sum()
 
 
