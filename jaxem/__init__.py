@@ -1,9 +1,15 @@
 """jaxem: expectation-maximisation on JAX, with every bound verified by autodiff."""
 
 from jaxem.algorithms.anderson import Anderson as Anderson
+from jaxem.algorithms.annealed import AnnealedEM as AnnealedEM
 from jaxem.algorithms.blocks import Block as Block
 from jaxem.algorithms.em import EM as EM
 from jaxem.algorithms.generalized import GEM as GEM
+from jaxem.algorithms.hard import HardEM as HardEM
+from jaxem.algorithms.incremental import IncrementalEM as IncrementalEM
+from jaxem.algorithms.monte_carlo import SAEM as SAEM
+from jaxem.algorithms.monte_carlo import MonteCarloEM as MonteCarloEM
+from jaxem.algorithms.online import OnlineEM as OnlineEM
 from jaxem.algorithms.squarem import SQUAREM as SQUAREM
 from jaxem.core.bound import elbo as elbo
 from jaxem.core.bound import kl as kl
@@ -31,6 +37,7 @@ from jaxem.fitting.stopping import all_of as all_of
 from jaxem.fitting.stopping import any_of as any_of
 from jaxem.fitting.stopping import objective_change as objective_change
 from jaxem.fitting.stopping import parameter_change as parameter_change
+from jaxem.fitting.stopping import plateau as plateau
 from jaxem.inference.certificate import Certificate as Certificate
 from jaxem.inference.certificate import LawViolationError as LawViolationError
 from jaxem.inference.verify import verify as verify

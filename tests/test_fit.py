@@ -611,7 +611,7 @@ def test_compilations_are_counted(count_compilations):
 def test_what_is_missing_is_named():
     nothing = Model(linkage_e_step)
     for function, says in [
-        (lambda: jaxem.fit(object(), 0.5, LINKAGE), r"object has no e_step\(params, data\) -> q, so it is not a model"),
+        (lambda: jaxem.fit(object(), 0.5, LINKAGE), r"EM needs e_step, which object lacks. Write: e_step\(params"),
         (lambda: jaxem.fit(nothing, 0.5, LINKAGE), r"EM needs m_step, which Model lacks. Write: m_step\(q, data\)"),
         (
             lambda: jaxem.fit(Model(linkage_e_step, linkage_m_step), 0.5, LINKAGE, algorithm=GEM()),

@@ -1,6 +1,7 @@
 """Expectation-maximisation (Dempster, Laird & Rubin 1977)."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.algorithms.protocol import State
-from jaxem.core import expectation
+from jaxem.core import bound, expectation
 from jaxem.core.data import Data
-from jaxem.core.model import Params
+from jaxem.core.model import Params, Posterior
 
 
 @jax.tree_util.register_dataclass
@@ -31,11 +32,10 @@ class EM:
         return False
 
     def requires(self) -> tuple[str, ...]:
-        return ("m_step",)
+        return ("e_step", "m_step")
 
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
-        summary, objective = expectation.expect(model, params, data, self.block_size)
-        return State(params, objective, jnp.int32(1), jnp.int32(0), jnp.bool_(True), summary)
+        return self.move(model, unmet(params), params, data)
 
     def step(self, model: Any, state: State, data: Data) -> State:
         params, state = self.propose(model, state, data)
@@ -45,5 +45,23 @@ class EM:
         return expectation.maximize(model, state.params, state.memory, data), state
 
     def move(self, model: Any, state: State, params: Params, data: Data) -> State:
-        summary, objective = expectation.expect(model, params, data, self.block_size)
-        return state._replace(params=params, objective=objective, evaluations=state.evaluations + 1, memory=summary)
+        return met(model, state, params, data, self.block_size)
+
+
+def unmet(params: Params) -> State:
+    """The state before the data have been met with."""
+    return State(params, None, jnp.int32(0), jnp.int32(0), jnp.bool_(True), None)
+
+
+def met(
+    model: Any,
+    state: State,
+    params: Params,
+    data: Data,
+    block_size: int | None,
+    e_step: Callable[..., Posterior] = expectation.posterior,
+    evidence: Callable[..., Array | None] = bound.evidence,
+) -> State:
+    """The state after one E-step at ``params``; its memory is the summary of q."""
+    summary, objective = expectation.expect(model, params, data, block_size, e_step, evidence)
+    return state._replace(params=params, objective=objective, evaluations=state.evaluations + 1, memory=summary)

@@ -85,7 +85,7 @@ class GEM:
 
     def requires(self) -> tuple[str, ...]:
         likelihood = any(block.likelihood for block in self.blocks)
-        return ("q_function", "entropy", *(("log_likelihood",) if likelihood else ()))
+        return ("e_step", "q_function", "entropy", *(("log_likelihood",) if likelihood else ()))
 
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
         if self.batch_size is not None and not (is_additive(model) or has(model, "log_prob")):

@@ -22,6 +22,12 @@ def posterior(log_joint: Array) -> Responsibilities:
     return Responsibilities(jnp.exp(log_joint - log_normalizer[:, None]), log_normalizer)
 
 
+def certain(labels: Array, log_joint: Array) -> Responsibilities:
+    """All probability on one class an observation, ``labels (N,)``."""
+    probabilities = jax.nn.one_hot(labels, log_joint.shape[-1], dtype=log_joint.dtype)
+    return Responsibilities(probabilities, jax.nn.logsumexp(log_joint, axis=-1))
+
+
 def expected(probabilities: Array, values: Array) -> Array:
     """sum_k p_k v_k on the last axis, where a class without probability counts nothing even at v = -inf."""
     possible = probabilities > 0
@@ -58,6 +64,22 @@ class DiscreteLatent:
     def e_step(self, params: Any, data: Data) -> Responsibilities:
         """Bayes' rule for each observation."""
         return posterior(self.log_joint_table(params, counted(data)[0]))
+
+    def c_step(self, params: Any, data: Data) -> Responsibilities:
+        """The most probable class of each observation, argmax_k p_nk."""
+        log_joint = self.log_joint_table(params, counted(data)[0])
+        return certain(log_joint.argmax(axis=-1), log_joint)
+
+    def tempered_e_step(self, params: Any, data: Data, inverse_temperature: Array | float) -> Responsibilities:
+        """r_nk proportional to exp(p_nk)^inverse_temperature."""
+        log_joint = self.log_joint_table(params, counted(data)[0])
+        tempered = posterior(inverse_temperature * log_joint)
+        return tempered._replace(log_normalizer=jax.nn.logsumexp(log_joint, axis=-1))
+
+    def sample_posterior(self, key: Array, params: Any, data: Data) -> Responsibilities:
+        """One class an observation, drawn with probability r_nk."""
+        log_joint = self.log_joint_table(params, counted(data)[0])
+        return certain(jax.random.categorical(key, log_joint, axis=-1), log_joint)
 
     def q_function(self, params: Any, q: Responsibilities, data: Data) -> Array:
         """E_q log p(x, z | params) = sum_nk r_nk p_nk."""

@@ -57,18 +57,30 @@ def expect(
     takes another q, and climbs something else by it.
     """
     model = anchored(model, params)
-    if not is_additive(model):
-        q = e_step(model, params, data)
-        value = evidence(model, params, q, data)
-        return Expectation(q, None if value is None else bound.penalized(model, value, params))
+    if is_additive(model):
+        summary, value = sums(model, params, data, block_size, e_step, evidence)
+    else:
+        summary = e_step(model, params, data)
+        value = evidence(model, params, summary, data)
+    return Expectation(summary, None if value is None else bound.penalized(model, value, params))
+
+
+def sums(
+    model: Any,
+    params: Params,
+    data: Data,
+    block_size: int | None = None,
+    e_step: Callable[..., Posterior] = posterior,
+    evidence: Callable[..., Array | None] = bound.evidence,
+) -> tuple[Any, Array | None]:
+    """The statistics of an additive model, taken about wherever it is anchored, and the evidence: sums over data that
+    may be a part of all."""
 
     def one_block(block: Data) -> tuple[Any, Array | None]:
         q = e_step(model, params, block)
         return model.statistics(q, block), evidence(model, params, q, block)
 
-    block_size = block_size or default_block_size(model, params, data, e_step)
-    statistics, value = accumulate(one_block, data, block_size)
-    return Expectation(statistics, None if value is None else bound.penalized(model, value, params))
+    return accumulate(one_block, data, block_size or default_block_size(model, params, data, e_step))
 
 
 def maximize(model: Any, at: Params, summary: Any, data: Data) -> Params:
@@ -82,7 +94,7 @@ def em_map(model: Any, params: Params, data: Data) -> Params:
     return maximize(model, params, expect(model, params, data).summary, data)
 
 
-def noise(model: Any, params: Params, data: Data) -> Array:
+def noise(objective: Callable[[Params], Array | None], params: Params) -> Array:
     """How far rounding error alone moves the objective at ``params``: its second differences over some eps.
 
     A smooth objective has none at that distance. One whose large terms cancel (the factorials of a multinomial) has,
@@ -91,8 +103,7 @@ def noise(model: Any, params: Params, data: Data) -> Array:
     eps = float(jnp.finfo(trees.float_dtype(params)).eps)
 
     def at(units: Array) -> Array:
-        moved = jax.tree.map(lambda leaf: leaf * (1 + units.astype(leaf.dtype) * eps), params)
-        value = expect(model, moved, data).objective
+        value = objective(jax.tree.map(lambda leaf: leaf * (1 + units.astype(leaf.dtype) * eps), params))
         assert value is not None
         return value
 

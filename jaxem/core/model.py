@@ -44,12 +44,17 @@ class Model:
     * ``degenerate(params) -> bool`` -- whether the parameters have left the model (an empty component, a
       singular covariance).
     * ``validate(params, data)`` -- raises ``ValueError`` for input that cannot be fitted.
+    * ``c_step(params, data) -> q`` -- the most probable z, in the form of ``e_step``'s q, with entropy 0: ``HardEM``.
+    * ``tempered_e_step(params, data, inverse_temperature) -> q`` -- q proportional to that power of
+      p(x, z | params); its ``log_normalizer`` is still log p(x | params): ``AnnealedEM``.
+    * ``sample_posterior(key, params, data) -> q`` -- one draw of z, in the form that ``statistics`` takes:
+      ``MonteCarloEM`` and ``SAEM``, which need no ``e_step``.
 
     The functions are static under ``jit``: the same functions share one compiled program, a new lambda
     compiles anew.
     """
 
-    e_step: Callable[..., Posterior] = _static()
+    e_step: Callable[..., Posterior] | None = _static(default=None)
     m_step: Callable[..., Params] | None = _static(default=None)
     q_function: Callable[..., Any] | None = _static(default=None)
     entropy: Callable[..., Any] | None = _static(default=None)
@@ -66,9 +71,13 @@ class Model:
     anchor: Callable[..., Any] | None = _static(default=None)
     degenerate: Callable[..., Any] | None = _static(default=None)
     validate: Callable[..., None] | None = _static(default=None)
+    c_step: Callable[..., Posterior] | None = _static(default=None)
+    tempered_e_step: Callable[..., Posterior] | None = _static(default=None)
+    sample_posterior: Callable[..., Posterior] | None = _static(default=None)
 
 
 HOW_TO_WRITE = {
+    "e_step": "e_step(params, data) -> q, the posterior p(z | x, params)",
     "m_step": "m_step(q, data) -> params, the maximiser of the expected complete-data log-likelihood",
     "q_function": "q_function(params, q, data) = E_q log p(x, z | params), a scalar",
     "entropy": "entropy(q, data) = -E_q log q, a scalar",
@@ -79,6 +88,9 @@ HOW_TO_WRITE = {
     "init": "init(key, data) -> params, a random start",
     "sample": "sample(key, params, n) -> data",
     "divergence": "divergence(q, p, data) = KL(q || p) between two posteriors",
+    "c_step": "c_step(params, data) -> q, the posterior with all its probability on the most probable z",
+    "tempered_e_step": "tempered_e_step(params, data, inverse_temperature) -> q, the normalised power of p(x, z)",
+    "sample_posterior": "sample_posterior(key, params, data) -> q, one draw of z in the form that statistics takes",
 }
 
 

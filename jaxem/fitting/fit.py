@@ -13,7 +13,7 @@ from jaxem.core import bound, expectation, trees
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, is_additive, require
 from jaxem.fitting.result import Fit, Status
-from jaxem.fitting.stopping import Progress, Rule, default_rule, rounding
+from jaxem.fitting.stopping import Progress, Rule, default_rule, noisy_rule, rounding
 from jaxem.fitting.validation import check_start, check_step
 
 _RUNNING = -1
@@ -34,8 +34,10 @@ def fit(
 
     ``params`` fixes the start and is cast to the floating dtype of the data. ``algorithm``: ``EM()``, or ``GEM()``
     for a model without an M-step. ``tol``: the default rule (see ``jaxem.fitting.stopping.default_rule``), unless
-    ``stop`` is given. ``max_steps`` is the length of the trace, so another one compiles anew; another tolerance,
-    other data of equal shapes, or an equal model do not. ``key`` is for algorithms that draw random numbers.
+    ``stop`` is given. An algorithm whose objective is noisy (it draws random numbers, and is not monotone) stops by
+    ``plateau()`` instead, and where there is no objective by ``max_steps`` only. ``max_steps`` is the length of the
+    trace, so another one compiles anew; another tolerance, other data of equal shapes, or an equal model do not.
+    ``key`` is for algorithms that draw random numbers.
 
     Returns a ``Fit``, whose ``status`` says how it ended; nothing but ``CONVERGED`` is convergence.
 
@@ -44,20 +46,17 @@ def fit(
     values become a ``Status``.
     """
     algorithm = choose(algorithm, model)
-    rule = choose_rule(stop, tol, model)
     if algorithm.random() and key is None:
         raise ValueError(f"{type(algorithm).__name__} draws random numbers: give fit a key, e.g. jax.random.key(0)")
     if max_steps < 0:
         raise ValueError(f"max_steps must not be negative; it is {max_steps}")
     params, data = canonical(params, data)
     check_start(model, params, data)
-    return _fit(model, params, data, algorithm, rule, max_steps, key)
+    return _fit(model, params, data, algorithm, stop, tol, max_steps, key)
 
 
 def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:
     """``algorithm``, or the default for this model, once the model is known to offer what it needs."""
-    if not has(model, "e_step"):
-        raise ValueError(f"{type(model).__name__} has no e_step(params, data) -> q, so it is not a model")
     if algorithm is None:
         bounded = has(model, "q_function", "entropy")
         algorithm = GEM() if bounded and not has_m_step(model) else EM()
@@ -71,16 +70,17 @@ def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:
     return algorithm
 
 
-def choose_rule(stop: Rule | None, tol: float, model: Any) -> Rule:
-    """``stop``, or the default rule at ``tol``, once the model is known to have what it reads."""
-    has_objective = bound.has_objective(model)
-    rule = default_rule(tol, has_objective) if stop is None else stop
-    if rule.needs_objective and not has_objective:
+def choose_rule(stop: Rule | None, tol: Any, algorithm: Algorithm, has_objective: bool) -> Rule:
+    """``stop``, or the algorithm's default rule, once there is known to be what it reads."""
+    if stop is None:
+        noisy = algorithm.random() and not algorithm.monotone
+        return noisy_rule(has_objective) if noisy else default_rule(tol, has_objective)
+    if stop.needs_objective and not has_objective:
         raise ValueError(
             "this stopping rule reads the objective, and the model has none. Use jaxem.parameter_change, or "
             f"{bound.HOW_TO_HAVE_ONE}"
         )
-    return rule
+    return stop
 
 
 def canonical(params: Params, data: Data) -> tuple[Params, Data]:
@@ -97,7 +97,9 @@ class _Carry(NamedTuple):
 
 
 @jax.jit(static_argnames="max_steps")
-def _fit(model: Any, params: Params, data: Data, algorithm: Any, rule: Any, max_steps: int, key: Array | None) -> Fit:
+def _fit(
+    model: Any, params: Params, data: Data, algorithm: Any, stop: Any, tol: Any, max_steps: int, key: Array | None
+) -> Fit:
     data_size = size(data, trees.float_dtype(params))
 
     def running(carry: _Carry) -> Array:
@@ -121,12 +123,13 @@ def _fit(model: Any, params: Params, data: Data, algorithm: Any, rule: Any, max_
 
     state = algorithm.init(model, params, data, key)
     check_step(algorithm, model, state, data)
+    rule = choose_rule(stop, tol, algorithm, state.objective is not None)
     trace = None
     if state.objective is not None:
         trace = jnp.full((max_steps + 1,), jnp.nan, state.objective.dtype).at[0].set(state.objective)
     # Of our own models it is known that their terms do not cancel.
     known = state.objective is None or is_additive(model)
-    noise = 0.0 if known else 8 * expectation.noise(model, params, data)
+    noise = 0.0 if known else 8 * expectation.noise(lambda at: algorithm.init(model, at, data, key).objective, params)
     failure = _failure(model, state, None, algorithm.monotone, data_size, noise)
     no_steps = jnp.where(max_steps == 0, Status.MAX_STEPS, _RUNNING)
     status = jnp.where(failure == _RUNNING, no_steps, failure).astype(jnp.int32)

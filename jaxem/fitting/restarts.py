@@ -10,7 +10,7 @@ from jaxem.algorithms.protocol import Algorithm
 from jaxem.core.bound import HOW_TO_HAVE_ONE, has_objective
 from jaxem.core.data import Data, size
 from jaxem.core.model import require
-from jaxem.fitting.fit import choose, choose_rule, fit
+from jaxem.fitting.fit import choose, fit
 from jaxem.fitting.result import Fit, Status
 from jaxem.fitting.stopping import Rule
 
@@ -53,18 +53,19 @@ def fit_restarts(
     data = jax.tree.map(jnp.asarray, data)
     model.init(key, data)  # outside the trace, so that data which cannot be fitted is a ValueError
     algorithm = choose(algorithm, model)
-    rule = choose_rule(stop, tol, model)
     if not has_objective(model):
         raise ValueError(f"fit_restarts compares objectives, and the model has none: {HOW_TO_HAVE_ONE}")
-    fits = _fit_all(model, key, data, algorithm, rule, restarts, max_steps)
+    fits = _fit_all(model, key, data, algorithm, stop, tol, restarts, max_steps)
     return _choose(fits, size(data, fits.objective.dtype))
 
 
 @jax.jit(static_argnames=("restarts", "max_steps"))
-def _fit_all(model: Any, key: Array, data: Data, algorithm: Any, rule: Any, restarts: int, max_steps: int) -> Fit:
+def _fit_all(
+    model: Any, key: Array, data: Data, algorithm: Any, stop: Any, tol: Any, restarts: int, max_steps: int
+) -> Fit:
     def one(init_key: Array, fit_key: Array) -> Fit:
         start = model.init(init_key, data)
-        return fit(model, start, data, algorithm=algorithm, stop=rule, max_steps=max_steps, key=fit_key)
+        return fit(model, start, data, algorithm=algorithm, stop=stop, tol=tol, max_steps=max_steps, key=fit_key)
 
     keys = jax.random.split(key, (2, restarts))
     return jax.vmap(one)(keys[0], keys[1])

@@ -27,8 +27,8 @@ class Progress(NamedTuple):
     size: Array  # the number of observed values
     noise: Array | float = 0.0  # rounding error of the objective beyond ``rounding``
 
-    def objective(self, back: int) -> Array:
-        """The objective ``back`` iterations ago; NaN before the start."""
+    def objective(self, back: int | Array) -> Array:
+        """The objective ``back`` iterations ago (one or many); NaN before the start."""
         index = self.steps - back
         return jnp.where(index >= 0, self.trace[jnp.maximum(index, 0)], jnp.nan)  # pyright: ignore
 
@@ -97,6 +97,30 @@ class _Aitken:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class _Plateau:
+    window: int = dataclasses.field(metadata={"static": True})
+    needs_objective = True
+
+    def met(self, progress: Progress) -> Array:
+        half = self.window // 2
+        values = progress.objective(jnp.arange(2 * half, dtype=progress.steps.dtype)[::-1])
+        rise = values[half:].mean() - values[:half].mean()
+        bends = jnp.diff(values, n=2)
+        variance = (bends**2).mean() / 6
+        return rise <= 2 * jnp.sqrt(2 * variance / half)  # NaN, before there are as many, is not
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Never:
+    needs_objective = False
+
+    def met(self, progress: Progress) -> Array:
+        return jnp.bool_(False)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class _AllOf:
     rules: tuple[Any, ...]
 
@@ -155,6 +179,27 @@ def aitken(tol: float) -> Rule:
     return _Aitken(tol)
 
 
+def plateau(window: int = 20) -> Rule:
+    r"""Stop when a noisy objective no longer rises: from the mean of the older half of the last ``window`` iterations
+    to that of the newer half, by no more than two standard errors of such a difference.
+
+    .. math:: \bar L_{new} - \bar L_{old} \le 2 \sqrt{2 \sigma^2 / h}, \quad h = window / 2, \quad
+              \sigma^2 = \operatorname{mean}\,(L_{t+1} - 2 L_t + L_{t-1})^2 / 6
+
+    The noise is judged by second differences, in which a steady rise leaves no trace: an ascent without noise goes on
+    for as long as it is one, be it even or geometric at any rate. Noise that hangs together from one iteration to the
+    next is judged too small, and the fit goes on a little longer. A rise that the noise hides, of less than about
+    2 sigma (2 / h)^(1/2) over half a window, is not seen: a wider window sees it. Nothing here has a unit.
+
+    Raises ``ValueError`` for a window that is not an even number of at least 8.
+
+    Source: the difference estimator of variance of von Neumann (1941), of second order.
+    """
+    if window < 8 or window % 2:
+        raise ValueError(f"jaxem.plateau: window must be an even number of at least 8; it is {window}")
+    return _Plateau(window)
+
+
 def all_of(*rules: Rule) -> Rule:
     """Stop when every rule is met."""
     return _AllOf(_some(rules, "all_of"))
@@ -182,3 +227,9 @@ def default_rule(tol: float, has_objective: bool) -> Rule:
     if not has_objective:
         return parameter_change(tol)
     return all_of(objective_change(tol), parameter_change(tol**0.5))
+
+
+def noisy_rule(has_objective: bool) -> Rule:
+    """``plateau()``; where there is no objective, nothing but ``max_steps``: noise moves the parameters for ever, and a
+    step size that falls makes them seem settled wherever they are."""
+    return plateau() if has_objective else _Never()

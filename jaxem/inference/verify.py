@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxem.core import constraints, trees
 from jaxem.core.data import Data, count
-from jaxem.core.model import Params, is_additive, missing, spaces_of
+from jaxem.core.model import Params, is_additive, missing, require, spaces_of
 from jaxem.fitting.fit import canonical
 from jaxem.fitting.validation import check_start
 from jaxem.inference.certificate import Certificate, Check, Verdict
@@ -43,6 +43,7 @@ def verify(
 
     Source: Dempster, Laird & Rubin (1977); Neal & Hinton (1998); Minka (1998) for the bound that touches.
     """
+    require(model, "verify", "e_step")
     params, data = canonical(params, data)
     check_start(model, params, data)
     key = jax.random.key(0) if key is None else key

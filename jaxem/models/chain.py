@@ -39,6 +39,39 @@ def posterior(pi: Array, A: Array, log_b: Array, lengths: Array) -> Chain:
     return Chain(filtered, A, _smooth(filtered, A, lengths), log_normalizer)
 
 
+def tempered(pi: Array, A: Array, log_b: Array, lengths: Array, inverse_temperature: Array | float) -> Chain:
+    """The chain whose paths have probability proportional to p(x, z)^inverse_temperature; log p(x) as it is."""
+    beta = jnp.asarray(inverse_temperature, log_b.dtype)
+    # The powers of a row sum to at most K^(1 - beta). Kept below one, nothing grows behind the end.
+    most = jnp.maximum(A.shape[0] ** (1 - beta), 1)
+    chain = posterior(pi**beta, A**beta / most, beta * log_b, lengths)
+    return chain._replace(log_normalizer=_filter(pi, A, log_b, lengths)[1])
+
+
+def certain(path: Array, k: int, log_normalizer: Array) -> Chain:
+    """All probability on one path a sequence, ``path (N, T)`` with -1 behind the end."""
+    states = jax.nn.one_hot(path, k, dtype=log_normalizer.dtype)
+    # What is filtered leaves one state to come from, whatever the transition.
+    return Chain(states, jnp.ones((k, k), states.dtype), states, log_normalizer)
+
+
+def draw(key: Array, pi: Array, A: Array, log_b: Array, lengths: Array) -> Chain:
+    """One path a sequence from p(z | x): filter forward, sample z_t | z_{t+1} backward (Carter & Kohn 1994)."""
+    filtered, log_normalizer = _filter(pi, A, log_b, lengths)
+    log_A_to = jnp.log(A).T
+    n, t, k = filtered.shape
+
+    def step(after: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        log_alpha, continues_t, key_t = now
+        kernel = log_alpha + jnp.where(continues_t[:, None], log_A_to[after], 0)
+        state = jax.random.categorical(key_t, kernel, axis=-1).astype(after.dtype)
+        return state, state
+
+    inputs = (jnp.log(jnp.swapaxes(filtered, 0, 1)), within(lengths - 1, t).T, jax.random.split(key, t))
+    _, path = jax.lax.scan(step, jnp.zeros((n,), jnp.int32), inputs, reverse=True)
+    return certain(jnp.where(within(lengths, t), path.T, -1), k, log_normalizer)
+
+
 def _filter(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
     r"""alpha_t(j) = b_t(j) sum_i alpha_{t-1}(i) A_ij / c_t, and log p(x) = sum_t log c_t.
 

@@ -79,6 +79,18 @@ class FactorAnalysis:
         constant = y.shape[1] * math.log(2 * math.pi)
         return Factors(means, cho_solve((lower, True), identity), -0.5 * (constant + log_determinant + distance))
 
+    def tempered_e_step(self, params: FactorAnalysisParams, data: Data, inverse_temperature: Array | float) -> Factors:
+        """The power of a normal density: the same means, the covariance divided by ``inverse_temperature``."""
+        q = self.e_step(params, data)
+        return q._replace(covariance=q.covariance / inverse_temperature)
+
+    def sample_posterior(self, key: Array, params: FactorAnalysisParams, data: Data) -> Factors:
+        """One draw of the factors of each observation, of which nothing is uncertain."""
+        q = self.e_step(params, data)
+        noise = jax.random.normal(key, q.means.shape, q.means.dtype)
+        means = q.means + noise @ jnp.linalg.cholesky(q.covariance).T
+        return Factors(means, jnp.zeros_like(q.covariance), q.log_normalizer)
+
     def q_function(self, params: FactorAnalysisParams, q: Factors, data: Data) -> Array:
         """E_q log N(z; 0, I) + log N(x; mean + loadings z, noise), summed."""
         x, weights = counted(data)

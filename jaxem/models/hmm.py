@@ -70,6 +70,22 @@ class HMM:
         x, lengths, _ = _unpack(data)
         return chain.posterior(params.initial, params.transition, self._log_b(params, x), lengths)
 
+    def c_step(self, params: HMMParams, data: Data) -> Chain:
+        """The most probable path of each sequence (Viterbi)."""
+        x, lengths, _ = _unpack(data)
+        given = params.initial, params.transition, self._log_b(params, x), lengths
+        return chain.certain(chain.viterbi(*given), self.k, chain.log_likelihood(*given))
+
+    def tempered_e_step(self, params: HMMParams, data: Data, inverse_temperature: Array | float) -> Chain:
+        """Forward-backward on the powers of pi, A and b."""
+        x, lengths, _ = _unpack(data)
+        return chain.tempered(params.initial, params.transition, self._log_b(params, x), lengths, inverse_temperature)
+
+    def sample_posterior(self, key: Array, params: HMMParams, data: Data) -> Chain:
+        """One path of each sequence, drawn from p(z | x)."""
+        x, lengths, _ = _unpack(data)
+        return chain.draw(key, params.initial, params.transition, self._log_b(params, x), lengths)
+
     def q_function(self, params: HMMParams, q: Chain, data: Data) -> Array:
         """sum gamma_1 log pi + sum xi log A + sum gamma log b."""
         x, _, weights = _unpack(data)

@@ -1,0 +1,111 @@
+"""Incremental EM (Neal & Hinton 1998): an M-step after each block of the data, on statistics kept block by block."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.algorithms.em import unmet
+from jaxem.algorithms.protocol import State
+from jaxem.core import bound, expectation
+from jaxem.core.data import Data, count, take
+from jaxem.core.model import Params
+
+
+class Memory(NamedTuple):
+    """The statistics of each block, all taken about ``origin`` and, between two steps, at the current parameters."""
+
+    first: Any  # of the blocks but the last, each leaf with a leading axis of blocks - 1
+    last: Any
+    origin: Params
+
+    def total(self) -> Any:
+        """The statistics of all data. Summed anew: what is zero in every block is zero, and nothing is below it."""
+        return jax.tree.map(lambda first, last: first.sum(axis=0) + last, self.first, self.last)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class IncrementalEM:
+    r"""An M-step, then the E-step of one block of the data; an M-step, then the E-step of the next.
+
+    .. math:: \theta \leftarrow \text{maximize}\Big(\sum_b s_b\Big), \quad
+              s_b \leftarrow \text{statistics}(\text{e\_step}(\theta, \text{block } b)), \quad b = 1, 2, \dots
+
+    Each M-step and each renewal raises the bound E_q log p(x, z | theta) + H(q). A step goes through the blocks but the
+    last, then meets all data at the parameters reached: that gives their objective, and renews every block. So at its
+    start the bound touches the log-likelihood, at its end it lies below, and the log-likelihood never falls.
+
+    ``blocks``: how many parts the data are cut into, in their order (at most one a row); one block is EM. A step costs
+    two E-steps, and where EM is slow it goes up to e = 2.7 times as far as an iteration of EM: the more blocks, the
+    nearer to that. Needs ``e_step``, ``statistics`` and ``maximize``.
+
+    Source: Neal & Hinton (1998).
+    """
+
+    blocks: int = dataclasses.field(default=10, metadata={"static": True})
+
+    monotone: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1:
+            raise ValueError(f"IncrementalEM: blocks must be at least 1; it is {self.blocks}")
+
+    def random(self) -> bool:
+        return False
+
+    def requires(self) -> tuple[str, ...]:
+        return ("e_step", "statistics", "maximize")
+
+    def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
+        return self._met(model, unmet(params)._replace(memory=Memory(None, None, params)), params, data)
+
+    def step(self, model: Any, state: State, data: Data) -> State:
+        anchored = expectation.anchored(model, state.memory.origin)
+        plain = anchored.maximize(state.memory.total())
+        if self._blocks(data) == 1:
+            return self._met(model, state, plain, data)
+        new = self._met(model, state, self._pass(anchored, plain, state.memory, data), data)
+        return new._replace(evaluations=new.evaluations + 1)
+
+    def _pass(self, model: Any, params: Params, memory: Memory, data: Data) -> Params:
+        """The parameters after the renewal of each block but the last, and an M-step after each."""
+
+        def renew(carry: tuple[Params, Memory], index: Array) -> tuple[tuple[Params, Memory], None]:
+            params, memory = carry
+            new, _ = expectation.sums(model, params, self._block(data, index))
+            first = jax.tree.map(lambda all, one: all.at[index].set(one), memory.first, new)
+            memory = memory._replace(first=first)
+            return (model.maximize(memory.total()), memory), None
+
+        return jax.lax.scan(renew, (params, memory), jnp.arange(self._blocks(data) - 1))[0][0]
+
+    def _met(self, model: Any, state: State, params: Params, data: Data) -> State:
+        """The state at these parameters, after the E-step of every block."""
+        origin = state.memory.origin
+        model = expectation.anchored(model, origin)
+        blocks, rows = self._blocks(data), self._rows(data)
+
+        def one_block(_: None, index: Array) -> tuple[None, tuple[Any, Array | None]]:
+            return None, expectation.sums(model, params, self._block(data, index))
+
+        _, (first, values) = jax.lax.scan(one_block, None, jnp.arange(blocks - 1))
+        rest = (blocks - 1) * rows
+        last, value = expectation.sums(model, params, take(data, rest, count(data) - rest))
+        objective = None
+        if value is not None and values is not None:
+            objective = bound.penalized(model, values.sum() + value, params)
+        memory = Memory(first, last, origin)
+        return state._replace(params=params, objective=objective, evaluations=state.evaluations + 1, memory=memory)
+
+    def _blocks(self, data: Data) -> int:
+        return min(self.blocks, count(data))
+
+    def _rows(self, data: Data) -> int:
+        """Rows of each block but the last, which has the rows left over too."""
+        return count(data) // self._blocks(data)
+
+    def _block(self, data: Data, index: Array) -> Data:
+        return take(data, index * self._rows(data), self._rows(data))

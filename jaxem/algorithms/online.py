@@ -1,0 +1,124 @@
+"""Stepwise EM on running statistics (Cappé & Moulines 2009): many M-steps in one pass over the data."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.algorithms import schedules
+from jaxem.algorithms.em import unmet
+from jaxem.algorithms.protocol import State
+from jaxem.algorithms.schedules import Schedule, blend
+from jaxem.core import bound, expectation
+from jaxem.core.data import Data, count, rows
+from jaxem.core.model import Params
+from jaxem.core.trees import float_dtype
+
+
+class Memory(NamedTuple):
+    """What OnlineEM carries from one pass to the next."""
+
+    running: Any  # statistics, of as many observations as there are
+    latest: Any  # those of all data at the current parameters, where they make one batch; else None
+    origin: Params  # what all statistics are taken about: those at different parameters must add up
+    batches: Array  # met so far
+    key: Array | None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OnlineEM:
+    r"""An M-step after each batch of ``batch_size`` observations, on statistics that forget slowly.
+
+    .. math:: s \leftarrow (1 - \gamma_t)\, s + \gamma_t \tfrac{N}{B}\, \text{statistics}(\text{batch}), \qquad
+              \theta \leftarrow \text{maximize}(s)
+
+    One step is one pass over the data, shuffled anew with ``fit``'s key and cut into equal batches of at most
+    ``batch_size`` rows (the last one is filled up with rows of the one before). So ``max_steps=1`` is one pass. It
+    costs two E-steps: the batches, and the objective of all data at the parameters reached. Before the first pass s
+    are the statistics at the start.
+
+    ``schedule``: an optax schedule, count of batches before this one -> step size gamma in (0, 1]; default
+    (count + 2)^-0.6. An exponent in (1/2, 1] makes it converge; near 1/2 it forgets the start sooner, near 1 it is
+    steadier. ``batch_size=None``: all rows are one batch, nothing is drawn, a step costs one E-step, and at gamma = 1
+    it is EM. The objective is noisy and may fall: ``fit`` stops by ``plateau`` unless told otherwise.
+
+    Needs ``e_step``, ``statistics`` and ``maximize``. All statistics are taken about the start, so a start far from the
+    data costs digits.
+
+    Source: Cappé & Moulines (2009); in passes and batches: Liang & Klein (2009).
+    """
+
+    schedule: Schedule = dataclasses.field(default=schedules.decaying, metadata={"static": True})
+    batch_size: int | None = dataclasses.field(default=1000, metadata={"static": True})
+
+    monotone: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        schedules.check(self.schedule, "OnlineEM")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"OnlineEM: batch_size must be at least 1; it is {self.batch_size}")
+
+    def random(self) -> bool:
+        return self.batch_size is not None
+
+    def requires(self) -> tuple[str, ...]:
+        return ("e_step", "statistics", "maximize")
+
+    def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
+        statistics, value = expectation.sums(expectation.anchored(model, params), params, data)
+        latest = statistics if self._batches(data) == 1 else None
+        memory = Memory(statistics, latest, params, jnp.int32(0), key if self.random() else None)
+        return unmet(params)._replace(
+            objective=_objective(model, params, value), evaluations=jnp.int32(1), memory=memory
+        )
+
+    def step(self, model: Any, state: State, data: Data) -> State:
+        model, memory = expectation.anchored(model, state.memory.origin), state.memory
+        if self._batches(data) == 1:
+            running = blend(memory.running, memory.latest, self._share(memory.batches, state.params))
+            params, batches, key = model.maximize(running), memory.batches + 1, memory.key
+            latest, value = expectation.sums(model, params, data)
+            paid = 1
+        else:
+            assert memory.key is not None
+            key, here = jax.random.split(memory.key)
+            params, running, batches = self._pass(model, state, data, here)
+            latest, (_, value) = None, expectation.sums(model, params, data)
+            paid = 1 if value is None else 2
+        return state._replace(
+            params=params,
+            objective=_objective(model, params, value),
+            evaluations=state.evaluations + paid,
+            memory=Memory(running, latest, memory.origin, batches, key),
+        )
+
+    def _pass(self, model: Any, state: State, data: Data, key: Array) -> tuple[Params, Any, Array]:
+        """Parameters, running statistics and number of batches after all batches of the data in a new order."""
+        n, batches = count(data), self._batches(data)
+        size = -(-n // batches)
+        order = jax.random.permutation(key, n)
+
+        def one_batch(carry: tuple[Params, Any, Array], index: Array) -> tuple[tuple[Params, Any, Array], None]:
+            params, running, met = carry
+            first = jnp.minimum(index * size, n - size)
+            batch = rows(data, jax.lax.dynamic_slice_in_dim(order, first, size))
+            found, _ = expectation.sums(model, params, batch)
+            found = jax.tree.map(lambda leaf: leaf * (n / size), found)
+            running = blend(running, found, self._share(met, params))
+            return (model.maximize(running), running, met + 1), None
+
+        start = state.params, state.memory.running, state.memory.batches
+        return jax.lax.scan(one_batch, start, jnp.arange(batches, dtype=jnp.int32))[0]
+
+    def _batches(self, data: Data) -> int:
+        return 1 if self.batch_size is None else -(-count(data) // self.batch_size)
+
+    def _share(self, batches: Array, params: Params) -> Array:
+        return schedules.value(self.schedule, batches, float_dtype(params))
+
+
+def _objective(model: Any, params: Params, value: Array | None) -> Array | None:
+    return None if value is None else bound.penalized(model, value, params)

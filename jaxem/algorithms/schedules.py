@@ -1,0 +1,46 @@
+"""Schedules: how a step size or a temperature changes from one count to the next, as in optax."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Schedule = Callable[[Any], Any]  # count (0, 1, ...) -> a number
+
+
+def check(schedule: Any, owner: str) -> None:
+    """Raise ``ValueError`` where ``schedule`` is no function of the count."""
+    if not callable(schedule):
+        raise ValueError(
+            f"{owner}: schedule must be a function count -> number, e.g. optax.constant_schedule({schedule!r}); "
+            f"got {schedule!r}"
+        )
+
+
+def value(schedule: Schedule, count: Array, dtype: jnp.dtype) -> Array:
+    """What the schedule says at ``count``."""
+    # Schedules mix integers and floats freely; whether the caller's code may is for the caller to say.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return jnp.asarray(schedule(count.astype(int))).astype(dtype)  # of int32 it would be a float32, always
+
+
+def heating(count: Any) -> Any:
+    """Inverse temperatures 0.7 + 0.015 count, up to 1."""
+    return jnp.minimum(0.7 + 0.015 * count, 1.0)
+
+
+def decaying(count: Any) -> Any:
+    """Step sizes (count + 2)^-0.6: the exponent must lie in (1/2, 1] (Robbins & Monro 1951)."""
+    return (count + 2) ** -0.6
+
+
+def averaging(count: Any) -> Any:
+    """Step sizes 1 for the first 50 counts, to forget the start, then 1, 1/2, 1/3, ..., the average of what follows."""
+    return 1 / jnp.maximum(count - 49, 1)
+
+
+def blend(old: Any, new: Any, share: Array) -> Any:
+    """(1 - share) old + share new, leaf by leaf."""
+    return jax.tree.map(lambda a, b: (1 - share) * a + share * b, old, new)
