@@ -13,6 +13,7 @@ from jaxem.algorithms.protocol import Climber, State
 from jaxem.core import trees
 from jaxem.core.data import Data
 from jaxem.core.model import Params
+from jaxem.core.records import register
 
 _GROWTH = 4.0  # of the longest leap allowed
 
@@ -29,7 +30,7 @@ class Memory(NamedTuple):
     steps: Array  # (p,), the longest step so far of each coordinate's array
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class Anderson:
     r"""Extrapolation from the last m steps of another algorithm, as if its map M were linear.

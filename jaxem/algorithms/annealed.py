@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -14,6 +13,7 @@ from jaxem.algorithms.schedules import Schedule
 from jaxem.core import bound, expectation
 from jaxem.core.data import Data
 from jaxem.core.model import Params, Posterior, has
+from jaxem.core.records import register
 from jaxem.core.trees import float_dtype
 
 
@@ -24,7 +24,7 @@ class Memory(NamedTuple):
     met: Array  # E-steps before this one
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class AnnealedEM:
     r"""EM whose E-step takes a power of the posterior, which ``schedule`` raises to 1.

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -12,9 +11,10 @@ from jaxem.algorithms.protocol import State
 from jaxem.core import bound, expectation
 from jaxem.core.data import Data
 from jaxem.core.model import Params, Posterior
+from jaxem.core.records import register
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class EM:
     """Alternate the exact E-step and the exact M-step: theta <- m_step(e_step(theta)).

@@ -17,6 +17,7 @@ from jaxem.algorithms.protocol import State
 from jaxem.core import bound, constraints, expectation, trees
 from jaxem.core.data import Data, count, rows, size
 from jaxem.core.model import Params, has, is_additive, require, spaces_of
+from jaxem.core.records import register
 from jaxem.core.trees import float_dtype
 
 
@@ -33,7 +34,7 @@ def _default_optimizer() -> optax.GradientTransformationExtraArgs:
     return optax.lbfgs()  # one object, so that two GEM() are equal and share one compiled program
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class GEM:
     r"""An M-step of ``steps`` ascents of Q(theta | q) in unconstrained coordinates, by any optax optimiser.

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import jax
 from jax import Array
 
 from jaxem.algorithms.em import met, unmet
@@ -11,9 +10,10 @@ from jaxem.algorithms.protocol import State
 from jaxem.core import bound, expectation
 from jaxem.core.data import Data
 from jaxem.core.model import Params, Posterior
+from jaxem.core.records import register
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class HardEM:
     r"""Alternate a classification and the exact M-step: z <- argmax_z p(z | x, theta), theta <- m_step(z).

@@ -12,6 +12,7 @@ from jaxem.algorithms.protocol import State
 from jaxem.core import bound, expectation
 from jaxem.core.data import Data, count, take
 from jaxem.core.model import Params
+from jaxem.core.records import register
 
 
 class Memory(NamedTuple):
@@ -26,7 +27,7 @@ class Memory(NamedTuple):
         return jax.tree.map(lambda first, last: first.sum(axis=0) + last, self.first, self.last)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class IncrementalEM:
     r"""An M-step, then the E-step of one block of the data; an M-step, then the E-step of the next.

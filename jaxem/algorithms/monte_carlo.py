@@ -14,6 +14,7 @@ from jaxem.algorithms.schedules import Schedule, blend
 from jaxem.core import bound, expectation
 from jaxem.core.data import Data
 from jaxem.core.model import Params, has
+from jaxem.core.records import register
 from jaxem.core.trees import float_dtype
 
 _AVERAGED = 1 / 20  # the step size from which on noise is small beside that of one draw
@@ -28,7 +29,7 @@ class Memory(NamedTuple):
     key: Array
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class MonteCarloEM:
     r"""The E-step by ``n_samples`` draws from the posterior; all draws are new at each iteration.
@@ -66,7 +67,7 @@ class MonteCarloEM:
         return _drawn(model, state, params, data, memory._replace(origin=params), self.n_samples)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class SAEM:
     r"""Stochastic-approximation EM: draws of all iterations are averaged, so that a few an iteration are enough.

@@ -14,6 +14,7 @@ from jaxem.algorithms.schedules import Schedule, blend
 from jaxem.core import bound, expectation
 from jaxem.core.data import Data, count, rows
 from jaxem.core.model import Params
+from jaxem.core.records import register
 from jaxem.core.trees import float_dtype
 
 
@@ -27,7 +28,7 @@ class Memory(NamedTuple):
     key: Array | None
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class OnlineEM:
     r"""An M-step after each batch of ``batch_size`` observations, on statistics that forget slowly.

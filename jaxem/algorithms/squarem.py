@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -13,6 +12,7 @@ from jaxem.algorithms.protocol import Climber, State
 from jaxem.core import trees
 from jaxem.core.data import Data
 from jaxem.core.model import Params
+from jaxem.core.records import register
 
 
 class Memory(NamedTuple):
@@ -21,7 +21,7 @@ class Memory(NamedTuple):
     steps: Array  # (p,), the longest step so far of each coordinate's array
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class SQUAREM:
     r"""Two steps of another algorithm, a leap along the parabola through them, and a step from there.

@@ -10,10 +10,12 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxem.core.records import register
+
 Data = Any
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class Weighted:
     """Observations that count ``weights`` times each.

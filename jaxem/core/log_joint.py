@@ -10,6 +10,7 @@ from jaxem.core.constraints import Spaces
 from jaxem.core.data import Data
 from jaxem.core.discrete import DiscreteLatent
 from jaxem.core.model import Params
+from jaxem.core.records import register
 
 
 def from_log_joint(
@@ -40,7 +41,7 @@ def from_log_joint(
     return LogJointModel(log_joint, m_step, log_prior, init, constraints)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class LogJointModel(DiscreteLatent):
     """What ``from_log_joint`` returns."""

@@ -4,9 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from jaxem.core.constraints import Real, Spaces
+from jaxem.core.records import register
 
 Params = Any
 Posterior = Any  # q: the few numbers that describe p(z | x, params)
@@ -17,7 +16,7 @@ def _static(**keywords: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **keywords)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class Model:
     r"""A model as a record of plain functions; ``e_step`` and ``m_step`` are enough to fit it.

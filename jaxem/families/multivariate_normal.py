@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.constraints import Real
+from jaxem.core.records import register
 from jaxem.families import normal_prior
 from jaxem.families.covariance import FORMS, Form, is_degenerate, log_normal, scatter_about_mean
 from jaxem.families.normal_prior import NormalInverseWishart
@@ -24,7 +25,7 @@ class MultivariateNormalStatistics(NamedTuple):
     second: Array  # sum_n r_nk (x_n - origin_k)(x_n - origin_k)', in the form of the covariances
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class MultivariateNormal:
     r"""D real numbers: log p(x | k) = -(D log 2 pi + log|S_k| + (x - m_k)' S_k^-1 (x - m_k)) / 2.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.constraints import Positive, Real
+from jaxem.core.records import register
 from jaxem.families.covariance import collapsed
 
 
@@ -23,7 +24,7 @@ class NormalStatistics(NamedTuple):
     second: Array  # (K,), sum_n r_nk (x_n - origin_k)^2
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class Normal:
     r"""One real number: log p(x | k) = -(log(2 pi v_k) + (x - m_k)^2 / v_k) / 2.

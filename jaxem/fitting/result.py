@@ -9,6 +9,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxem.core.model import Params
+from jaxem.core.records import register
 from jaxem.core.trees import leaf_names
 
 
@@ -49,7 +50,7 @@ class FitError(RuntimeError):
     """A fit that did not converge, raised by ``check``."""
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class Fit:
     """The result of ``fit``; under ``vmap`` every field has a leading lane axis.

@@ -14,6 +14,7 @@ from jax import Array
 
 from jaxem.core import bound
 from jaxem.core.model import Params
+from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, relative_change
 
 
@@ -54,7 +55,7 @@ def rounding(objective: Array, size: Array) -> Array:
     return 32 * bound.resolution(objective, size)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class _ParameterChange:
     tol: float
@@ -67,7 +68,7 @@ class _ParameterChange:
         return change <= jnp.maximum(jnp.asarray(self.tol, change.dtype), finest)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class _ObjectiveChange:
     tol: float
@@ -78,7 +79,7 @@ class _ObjectiveChange:
         return jnp.abs(new - progress.objective(1)) <= _allowed(self.tol, new, progress)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class _Aitken:
     tol: float
@@ -95,7 +96,7 @@ class _Aitken:
         return geometric | flat
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class _Plateau:
     window: int = dataclasses.field(metadata={"static": True})
@@ -119,7 +120,7 @@ class _Never:
         return jnp.bool_(False)
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class _AllOf:
     rules: tuple[Any, ...]
@@ -132,7 +133,7 @@ class _AllOf:
         return jnp.stack([rule.met(progress) for rule in self.rules]).all()
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class _AnyOf:
     rules: tuple[Any, ...]

@@ -11,6 +11,7 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 
 from jaxem.core.constraints import Positive, Real
 from jaxem.core.data import Data, counted, split_weights, total
+from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.models import observations
 
@@ -37,7 +38,7 @@ class FactorStatistics(NamedTuple):
     ww: Array  # (k + 1, k + 1), sum E[w w']
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class FactorAnalysis:
     r"""x = mean + loadings z + e, with ``k`` factors z ~ N(0, I) and noise e ~ N(0, diag(noise)).

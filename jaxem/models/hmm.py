@@ -10,6 +10,7 @@ from jax import Array
 from jaxem.core.constraints import Simplex
 from jaxem.core.data import Data, counted, split_lengths, split_weights, total
 from jaxem.core.discrete import expected
+from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import protocol as families
 from jaxem.families.protocol import Family
@@ -30,7 +31,7 @@ class HMMStatistics(NamedTuple):
     emissions: Any  # the family's own
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class HMM:
     r"""A hidden Markov model of ``k`` states with emissions of one family.

@@ -10,6 +10,7 @@ from jax import Array
 from jaxem.core.constraints import Simplex
 from jaxem.core.data import Data, counted, split_weights
 from jaxem.core.discrete import DiscreteLatent, Responsibilities
+from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import protocol as families
 from jaxem.families.protocol import Family
@@ -27,7 +28,7 @@ class MixtureStatistics(NamedTuple):
     components: Any  # the family's own
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class Mixture(DiscreteLatent):
     r"""A mixture of ``k`` components of one family.
