@@ -30,8 +30,8 @@ from jax.flatten_util import ravel_pytree
 from jax.interpreters import ad, batching, mlir
 
 from jaxem.core import constraints, expectation, linear
-from jaxem.core.data import Data, Weighted
-from jaxem.core.model import Params, has_m_step, spaces_of
+from jaxem.core.data import Data, Weighted, size
+from jaxem.core.model import Params, has_m_step, require, spaces_of
 from jaxem.core.trees import largest
 from jaxem.fitting.result import CAUSES, Fit, FitError, Status
 
@@ -65,7 +65,8 @@ def _attached(model: Any, data: Data, params: Params, objective: Array | None, s
 @functools.partial(_attached.defjvp, symbolic_zeros=True)
 def _rule(primals: Any, tangents: Any) -> Any:
     model, data, params, objective, status = primals
-    refined, quality = _refine(*constant((model, data, params)), status)
+    require(model, "the derivative of a fit", "e_step")
+    refined, quality = _refine(*constant((model, data, params, objective, status)))
     trouble = _trouble(constant(status), quality)
     # Attached anew, so that the derivative can itself be differentiated.
     params, _ = _attached(model, data, params, objective, status)
@@ -77,7 +78,9 @@ def _rule(primals: Any, tangents: Any) -> Any:
     params_dot = _params_tangent(model, data, refined, quality, dots, moving)
     if trouble:
         params_dot = jax.tree.map(lambda leaf: _refuse.bind(leaf, message=trouble), params_dot)
-    objective_dot = None if objective is None else _objective_tangent(model, data, params, status, dots, moving)
+    objective_dot = (
+        None if objective is None else _objective_tangent(model, data, params, objective, status, dots, moving)
+    )
     return (primals[2], objective), (params_dot, objective_dot)
 
 
@@ -102,7 +105,7 @@ def _along(model: Any, data: Data, moving: tuple[int, ...]) -> tuple[list[Array]
 
 @jax.jit(static_argnames="moving")
 def _objective_tangent(
-    model: Any, data: Data, params: Params, status: Array, dots: list[Array], moving: tuple[int, ...]
+    model: Any, data: Data, params: Params, ended: Array, status: Array, dots: list[Array], moving: tuple[int, ...]
 ) -> Array:
     """dL at fixed parameters."""
     values, put = _along(model, data, moving)
@@ -111,8 +114,17 @@ def _objective_tangent(
         model, data = put(values)
         return expectation.expect(model, params, data).objective  # pyright: ignore[reportReturnType]
 
-    sound = status == Status.CONVERGED
+    sound = (status == Status.CONVERGED) & _same(*constant((ended, objective(values), data)))
     return _guard(sound, jax.jvp(objective, (values,), (_guard(sound, dots),))[1])
+
+
+def _same(ended: Array, objective: Array, data: Data) -> Array:
+    """Whether what the algorithm climbed is the objective of the model, to half of the digits of what is added up.
+
+    (Classification EM climbs another one.)
+    """
+    scale = jnp.abs(objective) + size(data, objective.dtype)
+    return jnp.abs(ended - objective) <= jnp.finfo(objective.dtype).eps ** 0.5 * scale
 
 
 def _guard(sound: Array, tangents: Any) -> Any:
@@ -174,11 +186,12 @@ class _Quality(NamedTuple):
     gain: Array  # |A^-1|
     error: Array  # |A^-1| times what is left of F, or rounding error: the relative error of the derivative
     allowed: Array
+    same: Array  # whether the objective that was climbed is that of the model
     sound: Array
 
 
 @jax.jit
-def _refine(model: Any, data: Data, params: Params, status: Array) -> tuple[Params, _Quality]:
+def _refine(model: Any, data: Data, params: Params, objective: Array | None, status: Array) -> tuple[Params, _Quality]:
     """The fixed point by Newton's method, and how well it and the inverse of A are determined.
 
     The distance to a fixed point is at most about |A^-1| |F|. Where A is singular at the fixed point it is nearly so
@@ -208,8 +221,11 @@ def _refine(model: Any, data: Data, params: Params, status: Array) -> tuple[Para
     gain = jnp.sqrt((probes.x**2).sum(axis=1)).max()
     error = gain * jnp.maximum(linear.norm(residual(z)), 8 * eps * probes.size.max()) + probes.left.max()
     distance = jnp.abs(z - equation.z).max()
-    sound = (status == Status.CONVERGED) & (error <= allowed) & (distance <= _NEAR)
-    return equation.params(z), _Quality(distance, gain, error, allowed, sound)
+    same = jnp.bool_(True)
+    if objective is not None:
+        same = _same(objective, expectation.expect(model, params, data).objective, data)  # pyright: ignore
+    sound = (status == Status.CONVERGED) & same & (error <= allowed) & (distance <= _NEAR)
+    return equation.params(z), _Quality(distance, gain, error, allowed, same, sound)
 
 
 @jax.jit(static_argnames="moving")
@@ -245,6 +261,11 @@ def _trouble(status: Array, quality: _Quality) -> str | None:
         raise FitError(
             f"the fit did not converge ({ended.name}), so it has no derivative: {CAUSES[ended]}. Where none is wanted, "
             "wrap the arguments of fit in jax.lax.stop_gradient."
+        )
+    if not quality.same:
+        raise FitError(
+            "the algorithm climbed another objective than the model's (as classification EM does), so a fixed point of EM "
+            "says nothing of the derivative of this fit. Fit with EM, GEM or an accelerator."
         )
     if quality.sound:
         return None

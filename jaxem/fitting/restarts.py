@@ -57,7 +57,8 @@ def fit_restarts(
     if not has_objective(model):
         raise ValueError(f"fit_restarts compares objectives, and the model has none: {HOW_TO_HAVE_ONE}")
     # The derivative is that of the best alone: that of a fit which failed is NaN.
-    fits = _fit_all(*implicit.constant((model, key, data, algorithm, stop, tol)), restarts, max_steps)
+    arguments = implicit.constant((model, key, data, algorithm, stop, tol))
+    fits = _fit_all(*arguments, restarts, max_steps)
     found = _choose(fits, size(implicit.constant(data), fits.objective.dtype))
     return found._replace(best=implicit.attach(model, data, found.best))
 
