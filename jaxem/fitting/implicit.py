@@ -264,8 +264,8 @@ def _trouble(status: Array, quality: _Quality) -> str | None:
         )
     if not quality.same:
         raise FitError(
-            "the algorithm climbed another objective than the model's (as classification EM does), so a fixed point of EM "
-            "says nothing of the derivative of this fit. Fit with EM, GEM or an accelerator."
+            "the algorithm climbed another objective than the model's (as classification EM does), so a fixed point of "
+            "EM says nothing of the derivative of this fit. Fit with EM, GEM or an accelerator."
         )
     if quality.sound:
         return None
