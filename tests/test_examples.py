@@ -20,6 +20,10 @@ TABLE = {
     "acceleration": (["2055", "SQUAREM", "Anderson", "-1989.94585988"], ["acceleration.png"]),
     "gem_optax": (["ECME", "MAX_STEPS", "-342.851084", "all checked laws hold"], ["gem_optax.png"]),
     "online": (["100,000 rows", "One pass of OnlineEM comes as near as 15 passes of EM."], ["online.png"]),
+    "tuning_a_prior": (
+        ["implicit function theorem  0.140546", "before  strength  1.00", "-4.5723", "-4.4493"],
+        ["tuning_a_prior.png"],
+    ),
     "first_principles": (
         [*(f"\nT{number:<3} " for number in range(1, 19)), "All 18 statements hold."],
         ["kl.png", "bound.png"],

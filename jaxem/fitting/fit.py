@@ -12,6 +12,7 @@ from jaxem.algorithms.protocol import Algorithm, State
 from jaxem.core import bound, expectation, trees
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, is_additive, require
+from jaxem.fitting import implicit
 from jaxem.fitting.result import Fit, Status
 from jaxem.fitting.stopping import Progress, Rule, default_rule, noisy_rule, rounding
 from jaxem.fitting.validation import check_start, check_step
@@ -39,6 +40,11 @@ def fit(
     trace, so another one compiles anew; another tolerance, other data of equal shapes, or an equal model do not.
     ``key`` is for algorithms that draw random numbers.
 
+    ``params`` and ``objective`` can be differentiated in the data, the observation weights and the model's own arrays
+    (a prior's), by the implicit function theorem (see ``jaxem.fitting.implicit``): in any mode, in memory that the
+    number of steps does not matter to. An undefined derivative is NaN in a trace, a ``FitError`` outside. The start,
+    the rules and the record (``trace``, ``steps``) are constants.
+
     Returns a ``Fit``, whose ``status`` says how it ended; nothing but ``CONVERGED`` is convergence.
 
     Raises ``ValueError``, before anything is traced, where the start lies outside the model's parameter spaces,
@@ -51,8 +57,9 @@ def fit(
     if max_steps < 0:
         raise ValueError(f"max_steps must not be negative; it is {max_steps}")
     params, data = canonical(params, data)
-    check_start(model, params, data)
-    return _fit(model, params, data, algorithm, stop, tol, max_steps, key)
+    arguments = implicit.constant((model, params, data, algorithm, stop, tol))
+    check_start(*arguments[:3])
+    return implicit.attach(model, data, _fit(*arguments, max_steps, key))
 
 
 def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:

@@ -10,6 +10,7 @@ from jaxem.algorithms.protocol import Algorithm
 from jaxem.core.bound import HOW_TO_HAVE_ONE, has_objective
 from jaxem.core.data import Data, size
 from jaxem.core.model import require
+from jaxem.fitting import implicit
 from jaxem.fitting.fit import choose, fit
 from jaxem.fitting.result import Fit, Status
 from jaxem.fitting.stopping import Rule
@@ -43,7 +44,7 @@ def fit_restarts(
 
     A fit that ended ``NON_FINITE``, ``DECREASED`` or ``DEGENERATE`` is never the best one, however high its
     objective (an unbounded likelihood is no optimum), unless all did; ``best.status`` tells. The other arguments are
-    those of ``fit``.
+    those of ``fit``. Of the result only ``best`` can be differentiated.
 
     Raises ``ValueError`` where the model lacks ``init`` or has no objective to compare fits by.
     """
@@ -55,8 +56,11 @@ def fit_restarts(
     algorithm = choose(algorithm, model)
     if not has_objective(model):
         raise ValueError(f"fit_restarts compares objectives, and the model has none: {HOW_TO_HAVE_ONE}")
-    fits = _fit_all(model, key, data, algorithm, stop, tol, restarts, max_steps)
-    return _choose(fits, size(data, fits.objective.dtype))
+    # The derivative is that of the best alone: that of a fit which failed is NaN.
+    arguments = implicit.constant((model, key, data, algorithm, stop, tol))
+    fits = _fit_all(*arguments, restarts, max_steps)
+    found = _choose(fits, size(implicit.constant(data), fits.objective.dtype))
+    return found._replace(best=implicit.attach(model, data, found.best))
 
 
 @jax.jit(static_argnames=("restarts", "max_steps"))

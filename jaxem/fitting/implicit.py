@@ -1,0 +1,298 @@
+r"""The derivative of a fit with respect to its data and its model, by the implicit function theorem.
+
+At a fixed point theta = M(theta; x) of EM, with A = I - dM/dtheta,
+
+.. math:: \dot\theta = A^{-1}\, \frac{\partial M}{\partial x}\, \dot x,
+
+whatever path led there: memory and time do not depend on the number of iterations. Only products of A with vectors are
+computed, and those solve the system (see ``core/linear.py``). A model without an M-step has
+F(u; x) = -gradient of the objective in unconstrained coordinates u in the place of theta - M(theta; x).
+
+The objective L needs no solve: dL/dtheta vanishes at the optimum, so its derivative is the partial one at fixed theta.
+
+Sources: Krantz & Parks (2002), *The Implicit Function Theorem*; Blondel et al. (2022), *Efficient and modular implicit
+differentiation*.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Primitive
+from jax.flatten_util import ravel_pytree
+from jax.interpreters import ad, batching, mlir
+
+from jaxem.core import constraints, expectation, linear
+from jaxem.core.data import Data, Weighted, size
+from jaxem.core.model import Params, has_m_step, require, spaces_of
+from jaxem.core.trees import largest
+from jaxem.fitting.result import CAUSES, Fit, FitError, Status
+
+_NEWTON_STEPS = 2  # each squares the distance to the fixed point, which a converged fit has below 1e-2
+_NEAR = 1e-2  # how far, relative to each array of parameters, the fixed point may be from where the fit stopped
+
+
+def constant(tree: Any) -> Any:
+    """``tree``, a constant to autodiff."""
+    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf, tree)
+
+
+def attach(model: Any, data: Data, fit: Fit) -> Fit:
+    """``fit`` with the derivative of ``params`` and ``objective`` with respect to ``model`` and ``data``.
+
+    Where the fit did not converge both are undefined. Where A is singular (loadings that rotate), or the fit is not
+    near a fixed point of EM, that of ``params`` is. An undefined derivative is NaN in a trace; outside of one it raises
+    ``FitError``, at once where the fit did not converge, else when a gradient flows back through ``params``.
+    """
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((model, data))):
+        return fit
+    params, objective = _attached(model, data, fit.params, fit.objective, fit.status)
+    return dataclasses.replace(fit, params=params, objective=objective)
+
+
+@jax.custom_jvp
+def _attached(model: Any, data: Data, params: Params, objective: Array | None, status: Array) -> tuple[Params, Any]:
+    return params, objective
+
+
+@functools.partial(_attached.defjvp, symbolic_zeros=True)
+def _rule(primals: Any, tangents: Any) -> Any:
+    model, data, params, objective, status = primals
+    require(model, "the derivative of a fit", "e_step")
+    refined, quality = _refine(*constant((model, data, params, objective, status)))
+    trouble = _trouble(constant(status), quality)
+    # Attached anew, so that the derivative can itself be differentiated.
+    params, _ = _attached(model, data, params, objective, status)
+    refined, _ = _attached(model, data, refined, objective, status)
+
+    leaves = jax.tree.leaves(tangents[:2], is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
+    moving = tuple(i for i, leaf in enumerate(leaves) if not _is_zero(leaf))
+    dots = [leaves[i] for i in moving]
+    params_dot = _params_tangent(model, data, refined, quality, dots, moving)
+    if trouble:
+        params_dot = jax.tree.map(lambda leaf: _refuse.bind(leaf, message=trouble), params_dot)
+    objective_dot = (
+        None if objective is None else _objective_tangent(model, data, params, objective, status, dots, moving)
+    )
+    return (primals[2], objective), (params_dot, objective_dot)
+
+
+def _is_zero(tangent: Any) -> bool:
+    return isinstance(tangent, SymbolicZero) or tangent.dtype == jax.dtypes.float0
+
+
+def _along(model: Any, data: Data, moving: tuple[int, ...]) -> tuple[list[Array], Callable[[list[Array]], Any]]:
+    """The leaves of (model, data) that move, and the function that puts others in their place."""
+    leaves, treedef = jax.tree.flatten((model, data))
+    if isinstance(data, Weighted) and len(leaves) - 1 in moving:
+        # An observation of weight zero is never looked at, but what it would add is the derivative in its weight.
+        weights = leaves[-1]
+        leaves[-1] = jnp.where(weights > 0, weights, jnp.finfo(weights.dtype).eps ** 2 * weights.max())
+
+    def put(values: list[Array]) -> Any:
+        new = dict(zip(moving, values, strict=True))
+        return jax.tree.unflatten(treedef, [new.get(i, leaf) for i, leaf in enumerate(leaves)])
+
+    return [leaves[i] for i in moving], put
+
+
+@jax.jit(static_argnames="moving")
+def _objective_tangent(
+    model: Any, data: Data, params: Params, ended: Array, status: Array, dots: list[Array], moving: tuple[int, ...]
+) -> Array:
+    """dL at fixed parameters."""
+    values, put = _along(model, data, moving)
+
+    def objective(values: list[Array]) -> Array:
+        model, data = put(values)
+        return expectation.expect(model, params, data).objective  # pyright: ignore[reportReturnType]
+
+    sound = (status == Status.CONVERGED) & _same(*constant((ended, objective(values), data)))
+    return _guard(sound, jax.jvp(objective, (values,), (_guard(sound, dots),))[1])
+
+
+def _same(ended: Array, objective: Array, data: Data) -> Array:
+    """Whether what the algorithm climbed is the objective of the model, to half of the digits of what is added up.
+
+    (Classification EM climbs another one.)
+    """
+    scale = jnp.abs(objective) + size(data, objective.dtype)
+    return jnp.abs(ended - objective) <= jnp.finfo(objective.dtype).eps ** 0.5 * scale
+
+
+def _guard(sound: Array, tangents: Any) -> Any:
+    """The identity where ``sound``, else NaN, forward and backward. Before and behind a linear map it makes both NaN.
+
+    But where no tangent is, no effect is: what a lane does not contribute to does not suffer from it.
+    """
+
+    def keep(_: Any, t: Any) -> Any:
+        still = ravel_pytree(t)[0] == 0
+        return jax.tree.map(lambda leaf: jnp.where(sound | still.all(), leaf, jnp.nan), t)
+
+    return jax.lax.custom_linear_solve(lambda t: t, tangents, keep, keep)
+
+
+class _Equation(NamedTuple):
+    """F(z) = 0, with z of order one."""
+
+    z: Array  # (P,), where the fit ended
+    residual: Callable[[Any, Data, Array], Array]  # model, data, z -> F(z), (P,)
+    params: Callable[[Array], Params]  # z -> theta
+    inside: Callable[[Array], Array]  # z -> the same, moved by rounding error where it had left its space
+
+
+def _equation(model: Any, params: Params) -> _Equation:
+    spaces = spaces_of(model)
+    closed_form = has_m_step(model)
+    start = params if closed_form else constraints.inverse(spaces, params)
+    flat, unravel = ravel_pytree(start)
+    scale = jax.lax.stop_gradient(ravel_pytree(_scale(start))[0])
+
+    def at(z: Array) -> Params:
+        return unravel(z * scale) if closed_form else constraints.forward(spaces, unravel(z * scale))
+
+    def step_left(model: Any, data: Data, z: Array) -> Array:
+        return z - ravel_pytree(expectation.em_map(model, at(z), data))[0] / scale
+
+    def slope(model: Any, data: Data, z: Array) -> Array:
+        return -jax.grad(lambda z: expectation.expect(model, at(z), data).objective)(z)
+
+    def inside(z: Array) -> Array:
+        moved = constraints.forward(spaces, constraints.inverse(spaces, at(z))) if closed_form else unravel(z * scale)
+        return ravel_pytree(moved)[0] / scale
+
+    return _Equation(flat / scale, step_left if closed_form else slope, at, inside)
+
+
+def _scale(tree: Any) -> Any:
+    """The size of each array, but not less than half of the digits of the largest."""
+    overall = largest(tree)
+    least = jnp.finfo(overall.dtype).eps ** 0.5 * jnp.where(overall > 0, overall, 1)
+    return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.maximum(largest(leaf), least)), tree)
+
+
+class _Quality(NamedTuple):
+    """What is known of the fixed point and of A there."""
+
+    distance: Array  # from where the fit stopped to the fixed point, relative to each array
+    gain: Array  # |A^-1|
+    error: Array  # |A^-1| times what is left of F, or rounding error: the relative error of the derivative
+    allowed: Array
+    same: Array  # whether the objective that was climbed is that of the model
+    sound: Array
+
+
+@jax.jit
+def _refine(model: Any, data: Data, params: Params, objective: Array | None, status: Array) -> tuple[Params, _Quality]:
+    """The fixed point by Newton's method, and how well it and the inverse of A are determined.
+
+    The distance to a fixed point is at most about |A^-1| |F|. Where A is singular at the fixed point it is nearly so
+    around it, by no more than F (a rotation of theta rotates F): then that product is of order one however small F
+    is. At a regular fixed point it is the error left, so both are one question: whether it is small.
+    """
+    equation = _equation(model, params)
+    eps = jnp.finfo(equation.z.dtype).eps
+    allowed = jnp.asarray(eps ** (1 / 3), equation.z.dtype)
+    residual = functools.partial(equation.residual, model, data)
+
+    # Two steps of Newton's method, a probe, and one step of inverse iteration from it: one program, four times.
+    def stage(carry: tuple[Array, Array], newton: Array) -> tuple[tuple[Array, Array], linear.Solution]:
+        z, probe = carry
+        f, a = jax.linearize(residual, z)
+        solution = linear.solve(a, jnp.where(newton, f, probe))
+        new = equation.inside(z - solution.x)
+        nearer = newton & (linear.norm(residual(new)) < linear.norm(f))  # NaN is not
+        probe = jnp.where(newton, probe, solution.x / linear.norm(solution.x))
+        return (jnp.where(nearer, new, z), probe), solution
+
+    # The same probe each time, so that a derivative is reproducible.
+    probe = jnp.asarray(np.random.default_rng(0).normal(size=equation.z.shape), equation.z.dtype)
+    stages = jnp.asarray([True] * _NEWTON_STEPS + [False] * 2)
+    (z, _), solutions = jax.lax.scan(stage, (equation.z, probe / linear.norm(probe)), stages)
+    probes = jax.tree.map(lambda leaf: leaf[_NEWTON_STEPS:], solutions)
+    gain = jnp.sqrt((probes.x**2).sum(axis=1)).max()
+    error = gain * jnp.maximum(linear.norm(residual(z)), 8 * eps * probes.size.max()) + probes.left.max()
+    distance = jnp.abs(z - equation.z).max()
+    same = jnp.bool_(True)
+    if objective is not None:
+        same = _same(objective, expectation.expect(model, params, data).objective, data)  # pyright: ignore
+    sound = (status == Status.CONVERGED) & same & (error <= allowed) & (distance <= _NEAR)
+    return equation.params(z), _Quality(distance, gain, error, allowed, same, sound)
+
+
+@jax.jit(static_argnames="moving")
+def _params_tangent(
+    model: Any, data: Data, params: Params, quality: _Quality, dots: list[Array], moving: tuple[int, ...]
+) -> Params:
+    """A^-1 dM: the tangent of the fixed point."""
+    equation = _equation(model, params)
+    values, put = _along(model, data, moving)
+
+    def moved(values: list[Array]) -> Array:
+        model, data = put(values)
+        return -equation.residual(model, data, equation.z)
+
+    b = jax.jvp(moved, (values,), (_guard(quality.sound, dots),))[1]
+    _, product = jax.linearize(functools.partial(equation.residual, model, data), equation.z)
+
+    def solve(a: Callable[[Array], Array], b: Array) -> Array:
+        solution = linear.solve(a, b)
+        solved = quality.gain * solution.left <= quality.allowed * linear.norm(solution.x)
+        return jnp.where((b == 0).all(), 0, jnp.where(solved, solution.x, jnp.nan))
+
+    x = jax.lax.custom_linear_solve(product, b, solve, solve)
+    return jax.jvp(equation.params, (equation.z,), (_guard(quality.sound, x),))[1]
+
+
+def _trouble(status: Array, quality: _Quality) -> str | None:
+    """Why the derivative of the parameters is undefined, where that can be seen; raises where all of them are."""
+    if isinstance(status, Tracer) or isinstance(quality.sound, Tracer):
+        return None
+    ended = Status(int(status))
+    if ended != Status.CONVERGED:
+        raise FitError(
+            f"the fit did not converge ({ended.name}), so it has no derivative: {CAUSES[ended]}. Where none is wanted, "
+            "wrap the arguments of fit in jax.lax.stop_gradient."
+        )
+    if not quality.same:
+        raise FitError(
+            "the algorithm climbed another objective than the model's (as classification EM does), so a fixed point of "
+            "EM says nothing of the derivative of this fit. Fit with EM, GEM or an accelerator."
+        )
+    if quality.sound:
+        return None
+    if quality.error <= quality.allowed:
+        return (
+            f"the fit stopped a relative distance of {float(quality.distance):.1e} from the nearest fixed point of EM, "
+            f"more than {_NEAR}, so its params have no derivative to be trusted. Ask for a smaller tol, or check that "
+            "the algorithm maximises what the model's M-step does."
+        )
+    return (
+        f"I - dM is singular, or not told from it (its inverse is {float(quality.gain):.1e}, the error "
+        f"{float(quality.error):.1e}, allowed {float(quality.allowed):.1e}), so the params have no derivative: a "
+        "direction of the parameters is not determined. Likely: loadings that rotate, classes that coincide, a "
+        "probability on its way to zero, or a fit far from its fixed point (ask for a smaller tol, or 64 bits). The "
+        "objective can be differentiated all the same; of the params, use a function that the rotation leaves alone "
+        "in a model that determines it, or add a prior."
+    )
+
+
+def _raise(cotangent: Any, tangent: Any, *, message: str) -> Any:
+    raise FitError(message)
+
+
+# The identity on tangents, through which no gradient flows back: only then is it known that one was asked for.
+_refuse = Primitive("undefined_derivative")
+_refuse.def_impl(lambda tangent, *, message: tangent)
+_refuse.def_abstract_eval(lambda tangent, *, message: tangent)
+ad.deflinear2(_refuse, _raise)
+batching.defvectorized(_refuse)
+mlir.register_lowering(_refuse, lambda context, tangent, *, message: [tangent])
