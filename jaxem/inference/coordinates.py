@@ -63,7 +63,7 @@ def _indices(shape: tuple[int, ...]) -> list[str]:
 
 
 def parameter_names(params: Params) -> tuple[str, ...]:
-    """The name of every parameter (T,), in the order of ``jax.flatten_util.ravel_pytree``: ``components.means[0, 1]``."""
+    """The name of every parameter (T,), such as ``components.means[0, 1]``, in the order of ``ravel_pytree``."""
     leaves = zip(trees.leaf_names(params), jax.tree.leaves(params), strict=True)
     return tuple(name + index for name, leaf in leaves for index in _indices(jnp.shape(leaf)))
 

@@ -115,10 +115,7 @@ def _products(model: Any, params: Params, data: Data, direction: Array, route: R
     def along(what: Any, v: Array) -> Array:
         return jax.jvp(field(model, params, data, what), (u,), (v,))[1]
 
-    if route == "sem":
-        seen = -along("complete", direction - along("sem", direction))
-    else:
-        seen = -along(route, direction)
+    seen = -along("complete", direction - along("sem", direction)) if route == "sem" else -along(route, direction)
     if not has(model, "q_function"):
         return Products(seen, None, None)
     whole = -along("complete", direction)

@@ -9,7 +9,6 @@ maximum in standard errors is (g' I^-1 g)^(1/2), in whatever direction it is lon
 import enum
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -56,9 +55,7 @@ def unmoved(gap: Array, dtype: Any) -> Array:
     return jnp.maximum(10 * gap, jnp.finfo(dtype).eps ** 0.5)
 
 
-def judge(
-    observed: Array, complete: Array, gradient: Array, edged: Array, size: Array, degenerate: Array
-) -> Verdict:
+def judge(observed: Array, complete: Array, gradient: Array, edged: Array, size: Array, degenerate: Array) -> Verdict:
     """Look at the information at a point; ``edged (P,)``: which coordinates are logs, ``size``: observed values."""
     dtype, p = observed.dtype, observed.shape[0]
     rounding = 32 * p * float(jnp.finfo(dtype).eps)
@@ -71,7 +68,8 @@ def judge(
     scale = 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
     whole_values, whole_vectors = jnp.linalg.eigh(complete * scale[:, None] * scale[None, :])
     whole = (diagonal > 0).all() & (whole_values[0] > rounding)
-    roots = scale[:, None] * whole_vectors / jnp.sqrt(jnp.maximum(whole_values, rounding))[None, :]  # roots' C roots = 1
+    lengths = jnp.sqrt(jnp.maximum(whole_values, rounding))
+    roots = scale[:, None] * whole_vectors / lengths[None, :]  # roots' C roots = 1
     shares, vectors = jnp.linalg.eigh(roots.T @ observed @ roots)
     vectors = roots @ vectors  # w, with w' C w = 1
     slopes = vectors.T @ gradient
