@@ -130,7 +130,7 @@ def _shares(model: Any, params: Params, direction: Array, diagonal: Array) -> Ar
     return jnp.abs(push(direction) / largest) / jnp.where(norm > 0, norm, 1)
 
 
-def name_direction(model: Any, params: Params, direction: Array, diagonal: Array, most: int = 4) -> tuple[str, ...]:
+def name_direction(model: Any, params: Params, direction: Array, diagonal: Any, most: int = 4) -> tuple[str, ...]:
     """The parameters that move most along a direction of the coordinates, each in units of its own error bar.
 
     ``diagonal (P,)`` of the complete information gives the error bars. Those within a factor of 2 of the largest.

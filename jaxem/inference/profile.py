@@ -57,11 +57,11 @@ def profile_interval(
     shape = jax.eval_shape(function, params)
     if not isinstance(shape, jax.ShapeDtypeStruct) or shape.shape != ():
         raise ValueError(f"profile_interval needs a function of the parameters to one number; got {shape}")
-    I = np.asarray(information(model, params, data).observed, np.float64)
+    observed = np.asarray(information(model, params, data).observed, np.float64)
     u, at = into(model, params), lambda u: _Local(*_local(model, params, data, function, u))
     here = at(u)
     z = float(ndtri((1 + level) / 2))
-    ahead = np.linalg.solve(I, here.f_slope)
+    ahead = np.linalg.solve(observed, here.f_slope)
     deviation = float(np.sqrt(here.f_slope @ ahead))  # the standard error of f
     if not deviation > 0:
         raise ValueError("profile_interval: the function does not depend on the parameters")
@@ -103,7 +103,7 @@ def _end(
     dtype = u.dtype
     scale = 1 / np.sqrt(np.abs(np.diagonal(np.asarray(here.L_curve, np.float64))))  # takes the units out
     tolerance = float(np.finfo(dtype).eps) ** 0.5
-    top, (x, mu) = float(here.L), (u + 0 * ahead, np.inf)
+    top, now, x, mu, solved = float(here.L), here, u, np.inf, False
     for i in range(1, _LEVELS + 1):
         t = z * i / _LEVELS
         x = u + t * ahead if i == 1 else u + (x - u) * i / (i - 1)

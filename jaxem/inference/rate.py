@@ -21,9 +21,17 @@ from jaxem.fitting.fit import canonical
 from jaxem.fitting.result import Fit
 from jaxem.fitting.stopping import rounding
 from jaxem.fitting.validation import check_start
-from jaxem.inference.coordinates import chart, edged, into, name_direction, probes
+from jaxem.inference.coordinates import chart, into, name_direction, probes
 from jaxem.inference.information import em_map_at, field
-from jaxem.inference.regularity import REASONS, STATIONARY, InformationError, Regularity, unmoved
+from jaxem.inference.regularity import (
+    REASONS,
+    STATIONARY,
+    InformationError,
+    Regularity,
+    at_edge,
+    at_edge_error,
+    unmoved,
+)
 
 _KRYLOV = 48  # vectors of one round: all there are, in a small model
 _ROUNDS = 20
@@ -75,7 +83,7 @@ class _Spectrum(NamedTuple):
     top: Array  # the largest eigenvalue of all
     distance: Array  # standard errors to the maximum; without Q, relative to the parameters
     diagonal: Array  # (P,) of the inner product
-    edge: Array  # whether the flat direction is that of an edge
+    least: Array  # how far from one an eigenvalue is to be told from it
 
 
 def convergence_rate(model: Any, params: Params, data: Data, *, fit: Fit | None = None) -> ConvergenceRate:
@@ -84,7 +92,7 @@ def convergence_rate(model: Any, params: Params, data: Data, *, fit: Fit | None 
     .. math:: \theta_{t+1} - \hat\theta \approx \partial M\, (\theta_t - \hat\theta), \qquad
               \partial M = I_{complete}^{-1} I_{missing}
 
-    ``fit``: its trace gives the empirical rate, the root of the ratio of its last gains that stand above rounding.
+    ``fit``: its trace gives the empirical rate, from the last gains above rounding (a gain shrinks by rate^2).
     Where the likelihood is flat along a direction (rotations of factors) dM has an eigenvalue one there; EM does not
     move along it, so ``rate`` is the largest below one and ``flat`` says so. Needs an M-step; without ``q_function``
     the inner product is that of the parameters, relative to their size.
@@ -101,26 +109,24 @@ def convergence_rate(model: Any, params: Params, data: Data, *, fit: Fit | None 
     u = into(model, params)
     start = jax.random.normal(jax.random.key(0), u.shape, u.dtype)
     empirical = jnp.asarray(jnp.nan, u.dtype) if fit is None else _empirical(fit, size(data, u.dtype))
-    logs = jnp.asarray(edged(model, params))
-    found = _spectrum(model, params, data, start, logs)
-    direction, flat_direction = (
-        _as_parameters(model, params, found.vector),
-        _as_parameters(model, params, found.flat_vector),
-    )
+    found = _spectrum(model, params, data, start)
+    edge = at_edge(model, params)
     if trees.is_traced(found.rate):
-        good = _sound(found, model) & ~found.edge & (found.error <= _wanted(found))
-        fields = (found.rate, direction, found.error)
-        fields = jax.tree.map(lambda part: jnp.where(good, part, jnp.nan), fields)
-        return ConvergenceRate(*fields, found.flat, flat_direction, empirical)
+        good = _sound(found, model) & ~edge.any() & (found.error <= _wanted(found))
+        found = jax.tree.map(lambda part: jnp.where(good, part, jnp.nan), found._replace(flat=found.flat + 0.0))
+        along = (_as_parameters(model, params, vector) for vector in (found.vector, found.flat_vector))
+        return ConvergenceRate(found.rate, next(along), found.error, found.flat > 0, next(along), empirical)
+    if edge.any():
+        raise at_edge_error(params, np.asarray(edge))
     for _ in range(_ROUNDS):
         if not found.error > _wanted(found):
             break
-        found = _spectrum(model, params, data, found.vector, logs)
+        found = _spectrum(model, params, data, found.vector)
     _refuse(found, model, params)
-    direction = _as_parameters(model, params, found.vector)
+    along = [_as_parameters(model, params, vector) for vector in (found.vector, found.flat_vector)]
     names = name_direction(model, params, found.vector, found.diagonal)
     flat_names = name_direction(model, params, found.flat_vector, found.diagonal) if found.flat else ()
-    return ConvergenceRate(found.rate, direction, found.error, found.flat, flat_direction, empirical, names, flat_names)
+    return ConvergenceRate(found.rate, along[0], found.error, found.flat, along[1], empirical, names, flat_names)
 
 
 def _wanted(found: _Spectrum) -> Array:
@@ -130,7 +136,7 @@ def _wanted(found: _Spectrum) -> Array:
 
 def _sound(found: _Spectrum, model: Any) -> Array:
     near = found.distance <= (STATIONARY if has(model, "q_function") else _APART)
-    return near & (found.top <= 1 + unmoved(found.distance * 0, found.rate.dtype))
+    return near & (found.top <= 1 + found.least)
 
 
 def _refuse(found: _Spectrum, model: Any, params: Params) -> None:
@@ -140,9 +146,7 @@ def _refuse(found: _Spectrum, model: Any, params: Params) -> None:
 
     if not np.isfinite(found.top) or not np.isfinite(found.distance):
         raise InformationError("the rate of EM: a derivative of the EM map is NaN or infinite here")
-    if found.edge:
-        raise reason(Regularity.EDGE, found.flat_vector, 0)
-    if found.top > 1 + np.finfo(found.rate.dtype).eps ** 0.5:
+    if found.distance <= STATIONARY and found.top > 1 + found.least:
         raise reason(Regularity.NOT_MAXIMUM, found.flat_vector, 1 - found.top)
     if not _sound(found, model):
         if has(model, "q_function"):
@@ -164,7 +168,7 @@ def _as_parameters(model: Any, params: Params, vector: Array) -> Params:
 
 
 @jax.jit
-def _spectrum(model: Any, params: Params, data: Data, start: Array, logs: Array) -> _Spectrum:
+def _spectrum(model: Any, params: Params, data: Data, start: Array) -> _Spectrum:
     u, em = into(model, params), em_map_at(model, params, data)
     p, dtype = u.shape[0], u.dtype
     push = lambda v: jax.jvp(em, (u,), (v,))[1]
@@ -177,25 +181,25 @@ def _spectrum(model: Any, params: Params, data: Data, start: Array, logs: Array)
         scale = scale if scale.shape == u.shape else jnp.ones_like(u)
         inner = lambda v: v / scale**2
 
-    def step(basis: tuple[Array, Array, Array], j: Array) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
+    def step(basis: tuple[Array, Array, Array], j: Array) -> tuple[tuple[Array, Array, Array], Array]:
         """One more vector, orthonormal in the inner product; zero once there is none left."""
         vectors, images, raw = basis  # v_j, C v_j, and the next v before it is made orthogonal
-        before = jnp.sqrt(jnp.maximum(raw @ inner_of_raw(raw), 0))
         for _ in range(2):
             raw = raw - vectors.T @ (images @ raw)
         image = inner(raw)
         length = jnp.sqrt(jnp.maximum(raw @ image, 0))
-        new = length > 64 * p * jnp.finfo(dtype).eps * before
+        new = length > 64 * p * jnp.finfo(dtype).eps  # dM makes no vector longer
         factor = jnp.where(new, 1 / jnp.where(new, length, 1), 0)
         v = raw * factor
         pushed = push(v)
         vectors, images = vectors.at[j].set(v), images.at[j].set(image * factor)
-        return (vectors, images, pushed), (v, pushed)
+        return (vectors, images, pushed), pushed
 
-    inner_of_raw = inner
     m = min(p, _KRYLOV)
-    zeros = jnp.zeros((m, p), dtype)
-    (V, CV, _), (_, W) = jax.lax.scan(step, (zeros, zeros, push(start)), jnp.arange(m))
+    zeros, first = jnp.zeros((m, p), dtype), push(start)
+    length = jnp.sqrt(jnp.maximum(first @ inner(first), 0))
+    first = first / jnp.where(length > 0, length, 1)
+    (V, CV, _), W = jax.lax.scan(step, (zeros, zeros, first), jnp.arange(m))
     T = CV @ W.T  # dM in the basis: T_ij = <v_i, dM v_j>
     if known:
         values, vectors = jnp.linalg.eigh((T + T.T) / 2)
@@ -216,12 +220,9 @@ def _spectrum(model: Any, params: Params, data: Data, start: Array, logs: Array)
     residual = push(x) - values[index] * x
     error = jnp.sqrt(jnp.maximum(residual @ inner(residual), 0))
     distance = gap / jnp.sqrt(1 - rate) if known else gap / (1 - rate)
-    flat_x = ritz[flat_index]
-    # As in ``judge``: at an edge a coordinate has run off, and not even complete data tell of it.
-    run_off = (jnp.where(logs, flat_x, 0) ** 2).sum() > 1 / (32 * p * jnp.finfo(dtype).eps * size(data, dtype))
-    P = probes(u)
-    diagonal = (P * jax.lax.map(inner, P)).sum(axis=0)
-    return _Spectrum(rate, x, error, one.any(), flat_x, values.max(), distance, diagonal, run_off & known)
+    signs = probes(u)
+    diagonal = (signs * jax.lax.map(inner, signs)).sum(axis=0)
+    return _Spectrum(rate, x, error, one.any(), ritz[flat_index], values.max(), distance, diagonal, least)
 
 
 def _size(leaf: Array) -> Array:
@@ -230,12 +231,13 @@ def _size(leaf: Array) -> Array:
 
 
 def _empirical(fit: Fit, data_size: Array) -> Array:
-    """The root of the ratio of the last two gains of the objective that stand well above its rounding error."""
-    if fit.trace is None:
-        return jnp.full((), jnp.nan, data_size.dtype)
-    gains = jnp.diff(fit.trace)
-    clear = jnp.isfinite(gains) & (gains > 8 * rounding(fit.objective, data_size))  # pyright: ignore
-    pairs = clear[1:] & clear[:-1]
-    last = pairs.shape[0] - 1 - jnp.argmax(pairs[::-1])
-    ratio = gains[last + 1] / gains[last]
-    return jnp.where(pairs.any(), jnp.sqrt(jnp.where(pairs.any(), ratio, 1)), jnp.nan)
+    """From the gains of the objective: the last one that stands well above rounding, and the one ten times as large."""
+    nothing = jnp.full((), jnp.nan, data_size.dtype)
+    if fit.trace is None or fit.objective is None or fit.trace.shape[0] < 3:
+        return nothing
+    gains, steps = jnp.diff(fit.trace), jnp.arange(fit.trace.shape[0] - 1)
+    clear = gains > 64 * rounding(fit.objective, data_size)  # NaN is not
+    last = jnp.where(clear, steps, -1).max()
+    first = jnp.where(clear & (steps < last) & (gains >= 10 * gains[last]), steps, -1).max()
+    apart = (last - first).astype(gains.dtype)
+    return jnp.where(first >= 0, (gains[last] / gains[first]) ** (1 / (2 * apart)), nothing)

@@ -9,12 +9,14 @@ maximum in standard errors is (g' I^-1 g)^(1/2), in whatever direction it is lon
 import enum
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.core.constraints import Simplex, UnitInterval
 from jaxem.core.model import Params
-from jaxem.inference.coordinates import name_direction
+from jaxem.inference.coordinates import name_direction, parameter_names, parameter_spaces
 
 STATIONARY = 0.1  # standard errors from the maximum, at most
 _LOG_STEP = 0.5  # in logs: a maximum this far, and still within 0.1 standard errors, is nowhere (at an edge it is 1)
@@ -55,10 +57,35 @@ def unmoved(gap: Array, dtype: Any) -> Array:
     return jnp.maximum(10 * gap, jnp.finfo(dtype).eps ** 0.5)
 
 
+def rounding_of(p: int, dtype: Any) -> float:
+    """How little of something of size one is nothing, among P coordinates."""
+    return 32 * p * float(jnp.finfo(dtype).eps)
+
+
+def at_edge(model: Any, params: Params) -> Array:
+    """Which parameters (T,) are probabilities of zero or one: not even complete data tell of their logits."""
+    leaves = jax.tree.leaves(params)
+    total = sum(leaf.size for leaf in leaves)
+
+    def one(space: Any, leaf: Array) -> Array:
+        if not isinstance(space, Simplex | UnitInterval):
+            return jnp.zeros((leaf.size,), bool)
+        return (leaf * (1 - leaf) <= rounding_of(total, leaf.dtype)).ravel()
+
+    spaces = parameter_spaces(model, params)
+    return jnp.concatenate([one(space, leaf) for space, leaf in zip(spaces, leaves, strict=True)])
+
+
+def at_edge_error(params: Params, edge: np.ndarray) -> "InformationError":
+    """What to raise where ``edge (T,)`` holds for some parameters."""
+    names = ", ".join(np.array(parameter_names(params))[np.flatnonzero(edge)[:4]])
+    return InformationError(REASONS[Regularity.EDGE].format(names=names))
+
+
 def judge(observed: Array, complete: Array, gradient: Array, edged: Array, size: Array, degenerate: Array) -> Verdict:
     """Look at the information at a point; ``edged (P,)``: which coordinates are logs, ``size``: observed values."""
     dtype, p = observed.dtype, observed.shape[0]
-    rounding = 32 * p * float(jnp.finfo(dtype).eps)
+    rounding = rounding_of(p, dtype)
     # At an edge a coordinate has run off to infinity: an observation tells nothing of it, even a complete one.
     block = jnp.where(edged[:, None] & edged[None, :], complete, 0)
     block = block + jnp.diag(jnp.where(edged, 0, jnp.maximum(jnp.trace(block), size)))
@@ -92,7 +119,7 @@ def judge(observed: Array, complete: Array, gradient: Array, edged: Array, size:
         (Regularity.NOT_STATIONARY, ~(distance <= STATIONARY), newton, distance),
         (Regularity.EDGE, edge_step, newton, distance),
         (Regularity.NOT_MAXIMUM, shares[0] < -least, vectors[:, 0], shares[0]),
-        (Regularity.FLAT, jnp.abs(shares[0]) <= jnp.finfo(dtype).eps ** 0.5, vectors[:, 0], shares[0]),
+        (Regularity.FLAT, jnp.abs(shares[0]) <= jnp.maximum(gap, least / 10), vectors[:, 0], shares[0]),
         (Regularity.UNRESOLVED, shares[0] <= least, vectors[:, 0], shares[0]),
     ]
     code, direction, amount = jnp.int32(Regularity.REGULAR), nowhere, distance

@@ -33,7 +33,7 @@ class Summary(NamedTuple):
         head = f"{100 * self.level:g} %"
         rows = [("parameter", "estimate", "std. error", f"{head} from", "to")]
         for name, *numbers in zip(*self[:5], strict=True):
-            rows.append((name, *(f"{number:.5g}" for number in numbers)))
+            rows.append((name, *(f"{number:.5g}" for number in numbers)))  # pyright: ignore
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         aligned = "  ".join(["{:<{}}"] + ["{:>{}}"] * 4)
         lines = [aligned.format(*(part for pair in zip(row, widths, strict=True) for part in pair)) for row in rows]
@@ -77,5 +77,6 @@ def summary(
     except ValueError:
         observations = None
     objective = None if fit.objective is None else float(fit.objective)
-    columns = [np.asarray(column)[shown] for column in columns]
-    return Summary(names, *columns, float(level), objective, observations, spread.free.shape[0])
+    estimates, deviations, lower, upper = (np.asarray(column)[shown] for column in columns)
+    free = spread.free.shape[0]
+    return Summary(names, estimates, deviations, lower, upper, float(level), objective, observations, free)
