@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import case
-from closeness import assert_within
+from closeness import as_dtype, assert_within
 
 import jaxem
 from jaxem.families import Normal, NormalParams, Poisson
@@ -59,7 +59,7 @@ def information(name, route):
     return jaxem.information(model, fit.params, data, route=route)
 
 
-ROWS = ["normal mixture", "tied, prior", "weighted", "hmm", "factor analysis, one", "log-joint"]
+ROWS = ["normal mixture", "spherical, prior", "weighted", "hmm", "factor analysis, one", "log-joint"]
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -106,7 +106,7 @@ def test_products_are_those_of_the_matrices_and_need_no_maximum():
 def test_a_model_without_its_own_likelihood_has_oakes():
     full = linkage()
     bare = jaxem.Model(full.e_step, full.m_step, q_function=full.q_function)
-    assert_within(jaxem.information(bare, 0.6268214978, COUNTS).observed, 377.52, 0.01)
+    assert_within(jaxem.information(bare, 0.6268214978, COUNTS).observed[0, 0], 377.52, 0.01)
     with pytest.raises(ValueError, match="log_likelihood"):
         jaxem.information(bare, 0.6268214978, COUNTS, route="hessian")
     with pytest.raises(ValueError, match="q_function"):
@@ -114,7 +114,7 @@ def test_a_model_without_its_own_likelihood_has_oakes():
     alone = jaxem.Model(full.e_step, full.m_step, log_likelihood=full.log_likelihood)
     found = jaxem.information(alone, 0.6268214978, COUNTS)
     assert found.complete is None and found.missing is None
-    assert_within(found.observed, 377.52, 0.01)
+    assert_within(found.observed[0, 0], 377.52, 0.01)
     with pytest.raises(ValueError, match="route must be"):
         jaxem.information(full, 0.6268214978, COUNTS, route="louis")
 
@@ -134,21 +134,22 @@ def components(weights, rates):
     return MixtureParams(jnp.asarray(weights), jax.tree.unflatten(structure, [jnp.asarray(rates)]))
 
 
-def refusals():
-    """What is wrong, and what the message must say of it: the reason, and the parameter."""
-    x = poisson_case().data
-    mean = float(x.mean())
-    yield "start", components([0.5, 0.5], [2.0, 4.0]), ("not a maximum", "standard errors away")
-    yield "empty", components([0.0, 1.0], [1.0, mean]), ("edge|empty", "")
-    yield "equal", components([0.3, 0.7], [mean, mean]), ("saddle|singular", "weights|rates")
+# What is wrong, and what the message says of it: the reason, and a parameter. The mean of all counts is 3.6.
+REFUSALS = {
+    "not converged": ([0.5, 0.5], [2.0, 4.0], r"not a maximum.* standard errors away"),
+    "empty component": ([0.0, 1.0], [1.0, None], r"empty"),
+    "equal components": ([0.3, 0.7], [None, None], r"(saddle|singular).*(weights|rates)\["),
+}
 
 
-@pytest.mark.parametrize(("name", "params", "words"), refusals(), ids=lambda part: part if isinstance(part, str) else "")
-def test_what_is_no_maximum_is_refused(name, params, words):
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_is_no_maximum_is_refused(name):
+    weights, rates, words = REFUSALS[name]
+    data = poisson_case().data
+    params = components(weights, [float(data.mean()) if rate is None else rate for rate in rates])
     for call in (jaxem.information, jaxem.standard_errors, jaxem.covariance, jaxem.confidence_intervals):
-        with pytest.raises(jaxem.InformationError, match=words[0]) as error:
-            call(POISSON, params, poisson_case().data)
-    assert any(word in str(error.value) for word in words[1].split("|"))
+        with pytest.raises(jaxem.InformationError, match=words):
+            call(POISSON, params, data)
 
 
 def test_an_edge_is_named():
@@ -209,15 +210,15 @@ def test_a_second_call_compiles_nothing(count_compilations):
 
 
 def test_single_precision():
-    model, start, data = case("normal mixture", "float32")
-    params = jaxem.fit(model, start, data).params
+    model, fit, data = fitted("normal mixture")
+    params, data = as_dtype((fit.params, data), np.float32)
     found = jaxem.information(model, params, data)
     assert found.observed.dtype == np.float32
-    wanted = information("normal mixture", "hessian").observed
+    wanted = np.asarray(information("normal mixture", "hessian").observed)
     size = np.sqrt(np.diagonal(wanted))
-    # sqrt(eps) of 32 bits, as the parameters of a default fit are that far from the maximum
     gap = (np.asarray(found.observed) - wanted) / size[:, None] / size[None, :]
-    assert np.abs(gap).max() <= 10 * np.finfo(np.float32).eps ** 0.5
+    # 70 terms of each sum, each the end of some thirty operations, and the parameters rounded
+    assert np.abs(gap).max() <= 256 * np.finfo(np.float32).eps
 
 
 def test_one_normal_in_closed_form():
