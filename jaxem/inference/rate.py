@@ -113,7 +113,8 @@ def convergence_rate(model: Any, params: Params, data: Data, *, fit: Fit | None 
     edge = at_edge(model, params)
     if trees.is_traced(found.rate):
         good = _sound(found, model) & ~edge.any() & (found.error <= _wanted(found))
-        found = jax.tree.map(lambda part: jnp.where(good, part, jnp.nan), found._replace(flat=found.flat + 0.0))
+        numbers = found._replace(flat=found.flat.astype(u.dtype))
+        found = jax.tree.map(lambda part: jnp.where(good, part, jnp.nan), numbers)
         along = (_as_parameters(model, params, vector) for vector in (found.vector, found.flat_vector))
         return ConvergenceRate(found.rate, next(along), found.error, found.flat > 0, next(along), empirical)
     if edge.any():

@@ -68,7 +68,8 @@ def at_edge(model: Any, params: Params) -> Array:
     total = sum(leaf.size for leaf in leaves)
 
     def one(space: Any, leaf: Array) -> Array:
-        if not isinstance(space, Simplex | UnitInterval):
+        alone = isinstance(space, Simplex) and leaf.shape[-1] == 1  # a share of all of it is no estimate
+        if alone or not isinstance(space, Simplex | UnitInterval):
             return jnp.zeros((leaf.size,), bool)
         return (leaf * (1 - leaf) <= rounding_of(total, leaf.dtype)).ravel()
 
