@@ -59,7 +59,7 @@ def information(name, route):
     return jaxem.information(model, fit.params, data, route=route)
 
 
-ROWS = ["normal mixture", "spherical, prior", "weighted", "hmm", "factor analysis, one", "log-joint"]
+ROWS = ["normal mixture", "spherical, prior", "hmm", "factor analysis, one", "log-joint"]
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -32,7 +32,7 @@ def test_linkage_with_two_functions():
         jaxem.convergence_rate(LINKAGE, 0.5, COUNTS)
 
 
-@pytest.mark.parametrize("name", ["normal mixture", "poisson mixture", "log-joint"])
+@pytest.mark.parametrize("name", ["normal mixture", "log-joint"])
 def test_rate_is_that_of_the_information_and_of_the_trace(name):
     model, start, data = case(name, "float64")
     fit = jaxem.check(jaxem.fit(model, start, data, stop=jaxem.parameter_change(1e-12), max_steps=1000))
