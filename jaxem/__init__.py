@@ -40,6 +40,19 @@ from jaxem.fitting.stopping import parameter_change as parameter_change
 from jaxem.fitting.stopping import plateau as plateau
 from jaxem.inference.certificate import Certificate as Certificate
 from jaxem.inference.certificate import LawViolationError as LawViolationError
+from jaxem.inference.information import Information as Information
+from jaxem.inference.information import information as information
+from jaxem.inference.information import information_product as information_product
+from jaxem.inference.intervals import Intervals as Intervals
+from jaxem.inference.intervals import confidence_intervals as confidence_intervals
+from jaxem.inference.profile import profile_interval as profile_interval
+from jaxem.inference.rate import ConvergenceRate as ConvergenceRate
+from jaxem.inference.rate import convergence_rate as convergence_rate
+from jaxem.inference.regularity import InformationError as InformationError
+from jaxem.inference.standard_errors import covariance as covariance
+from jaxem.inference.standard_errors import standard_errors as standard_errors
+from jaxem.inference.summary import Summary as Summary
+from jaxem.inference.summary import summary as summary
 from jaxem.inference.verify import verify as verify
 
 __version__ = "0.1.0"

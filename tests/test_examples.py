@@ -15,6 +15,14 @@ TABLE = {
         ["theta", "0.626821", "0.1328", "all checked laws hold", "decomposition"],
         [],
     ),
+    "missing_information": (
+        ["377.5", "435.3", "57.8", "0.1328", "0.0515", "seen in the trace", "profile likelihood"],
+        [],
+    ),
+    "error_bars": (
+        ["272 rows of data, 11 free parameters", "components.means[1, 1]", "bootstrap and the sandwich differ"],
+        ["error_bars.png"],
+    ),
     "three_coins": (["0.4064", "0.5368", "0.6432", "log-likelihood -6.7301166701   chance of a 1: 0.6"], []),
     "earthquakes": (["328.5275", "20 starts", "violent"], ["earthquakes.png"]),
     "acceleration": (["2055", "SQUAREM", "Anderson", "-1989.94585988"], ["acceleration.png"]),

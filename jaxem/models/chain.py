@@ -79,8 +79,8 @@ def _filter(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, A
     rest may underflow, and so may a state to which no way leads back; then everything is done again in log space.
     """
     inside = within(lengths, log_b.shape[1])
-    # What is divided by is multiplied again: its derivative is zero. (XLA may compute log_b twice, for the maximum and
-    # for comparing with it, and round otherwise; autodiff then finds no maximum and divides by their count.)
+    # Any scale does, so it has no derivative; that of a maximum is 0 / 0 where XLA computes the maximised number twice,
+    # rounded differently, and finds none that equals the maximum.
     largest = jax.lax.stop_gradient(log_b.max(axis=-1))
     b = jnp.exp(log_b - largest[:, :, None])
 

@@ -1,0 +1,142 @@
+"""Unconstrained coordinates as one flat vector u (P,), and the names of parameters and of coordinates."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from jaxem.core import constraints, trees
+from jaxem.core.constraints import Positive, PositiveDefinite, Simplex, Space, UnitInterval
+from jaxem.core.model import Params, spaces_of
+
+DENSE = 256  # coordinates up to which a diagonal is exact; beyond it is estimated by random signs
+_SIGNS = 64
+
+
+def into(model: Any, params: Params) -> Array:
+    """Parameters -> coordinates (P,)."""
+    return ravel_pytree(constraints.inverse(spaces_of(model), params))[0]
+
+
+def chart(model: Any, params: Params) -> Callable[[Array], Params]:
+    """The map from coordinates (P,) to parameters shaped like ``params``."""
+    spaces = spaces_of(model)
+    _, unravel = ravel_pytree(constraints.inverse(spaces, params))
+    return lambda u: constraints.forward(spaces, unravel(u))
+
+
+def flat_chart(model: Any, params: Params) -> Callable[[Array], Array]:
+    """The map from coordinates (P,) to all parameters as one vector (T,)."""
+    at = chart(model, params)
+    return lambda u: ravel_pytree(at(u))[0]
+
+
+def along_all(linear: Callable[[Array], Any], like: Array) -> Any:
+    """A linear function of the coordinates along each of them: its matrix, by columns; row p is coordinate p."""
+    return jax.lax.map(linear, jnp.eye(like.shape[0], dtype=like.dtype))
+
+
+def probes(like: Array) -> Array:
+    """Directions v with sum (a'v)^2 = a'a: the unit vectors, or where they are too many, random signs (on average)."""
+    p = like.shape[0]
+    if p <= DENSE:
+        return jnp.eye(p, dtype=like.dtype)
+    signs = jax.random.rademacher(jax.random.key(0), (_SIGNS, p), like.dtype)
+    return signs / np.sqrt(_SIGNS).astype(like.dtype)
+
+
+def parameter_spaces(model: Any, params: Params) -> list[Space]:
+    """The space of each leaf of the parameters."""
+    is_space = lambda node: isinstance(node, Space)
+    tree = jax.tree.map(
+        lambda space, part: jax.tree.map(lambda _: space, part), spaces_of(model), params, is_leaf=is_space
+    )
+    return jax.tree.leaves(tree, is_leaf=is_space)
+
+
+def _indices(shape: tuple[int, ...]) -> list[str]:
+    return ["[" + ", ".join(map(str, index)) + "]" if index else "" for index in np.ndindex(*shape)]
+
+
+def parameter_names(params: Params) -> tuple[str, ...]:
+    """The name of every parameter (T,), such as ``components.means[0, 1]``, in the order of ``ravel_pytree``."""
+    leaves = zip(trees.leaf_names(params), jax.tree.leaves(params), strict=True)
+    return tuple(name + index for name, leaf in leaves for index in _indices(jnp.shape(leaf)))
+
+
+def repeated(model: Any, params: Params) -> np.ndarray:
+    """Which parameters (T,) say again what another one says: a symmetric matrix below its diagonal."""
+    parts = []
+    for space, leaf in zip(parameter_spaces(model, params), jax.tree.leaves(params), strict=True):
+        again = np.zeros(jnp.shape(leaf), bool)
+        if isinstance(space, PositiveDefinite):
+            again[..., *np.tril_indices(again.shape[-1], -1)] = True
+        parts.append(again.ravel())
+    return np.concatenate(parts)
+
+
+def coordinate_names(model: Any, params: Params) -> tuple[str, ...]:
+    """The name of every coordinate (P,): the parameter, and what the chart of its space takes of it.
+
+    ``log x[i]`` and ``logit x[i]`` are what they say; ``ilr x[j]`` is the j-th log-ratio of a simplex; of a matrix,
+    ``log scale x[i]`` is the log of the i-th diagonal entry of the Cholesky factor and ``ratio x[i, j]`` an entry
+    below it, in units of its row's scale.
+    """
+    free = jax.eval_shape(constraints.inverse, spaces_of(model), params)
+    leaves = zip(
+        trees.leaf_names(params),
+        jax.tree.leaves(params),
+        jax.tree.leaves(free),
+        parameter_spaces(model, params),
+        strict=True,
+    )
+    names: list[str] = []
+    for name, leaf, coordinates, space in leaves:
+        if isinstance(space, PositiveDefinite):
+            d = leaf.shape[-1]
+            parts = [f"log scale {name}{{}}[{i}]" for i in range(d)]
+            parts += [f"ratio {name}{{}}[{i}, {j}]" for i, j in zip(*np.tril_indices(d, -1), strict=True)]
+            names += [part.format(index) for index in _indices(leaf.shape[:-2]) for part in parts]
+            continue
+        before = {Positive: "log ", UnitInterval: "logit ", Simplex: "ilr "}.get(type(space), "")
+        names += [f"{before}{name}{index}" for index in _indices(coordinates.shape)]
+    return tuple(names)
+
+
+def edged(model: Any, params: Params) -> np.ndarray:
+    """Which coordinates (P,) are logs or ratios: pure numbers, that run off to infinity at the edge of a space."""
+    free = jax.eval_shape(constraints.inverse, spaces_of(model), params)
+    spaces = parameter_spaces(model, params)
+    known = (Positive, UnitInterval, Simplex, PositiveDefinite)
+    parts = [
+        np.full(leaf.size, isinstance(space, known)) for leaf, space in zip(jax.tree.leaves(free), spaces, strict=True)
+    ]
+    return np.concatenate(parts)
+
+
+@jax.jit
+def _shares(model: Any, params: Params, direction: Array, diagonal: Array) -> Array:
+    u = into(model, params)
+    _, push = jax.linearize(flat_chart(model, params), u)
+    scale = 1 / jnp.sqrt(jnp.maximum(diagonal, jnp.finfo(u.dtype).tiny))
+    rows = jax.lax.map(lambda probe: push(scale * probe), probes(u))  # (probes, T)
+    largest = jnp.abs(rows).max(axis=0)
+    largest = jnp.where(largest > 0, largest, 1)
+    norm = jnp.sqrt(((rows / largest[None, :]) ** 2).sum(axis=0))
+    return jnp.abs(push(direction) / largest) / jnp.where(norm > 0, norm, 1)
+
+
+def name_direction(model: Any, params: Params, direction: Array, diagonal: Any, most: int = 4) -> tuple[str, ...]:
+    """The parameters that move most along a direction of the coordinates, each in units of its own error bar.
+
+    ``diagonal (P,)`` of the complete information gives the error bars. Those within a factor of 2 of the largest.
+    """
+    shares = np.asarray(_shares(model, params, direction, diagonal), np.float64)
+    shares = np.where(np.isfinite(shares) & ~repeated(model, params), shares, 0)
+    order = np.argsort(-shares, kind="stable")
+    names = parameter_names(params)
+    return tuple(names[i] for i in order[:most] if shares[i] >= shares[order[0]] / 2)

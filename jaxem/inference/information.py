@@ -1,0 +1,206 @@
+r"""How much the data tell: observed, complete and missing information, each by autodiff and none by hand.
+
+With s(u) = d/du' Q(u' | q(u)) at u' = u, which is the gradient of the objective (Fisher's identity),
+
+.. math:: I_{complete} = -\partial^2_{u'} Q(u' | q), \qquad I_{observed} = -\nabla s = -\nabla^2 L, \qquad
+          I_{missing} = I_{complete} - I_{observed}
+
+by three routes: ``"hessian"`` of L, which does not pass through the E-step; ``"oakes"``, the derivative of s through
+the E-step (Oakes 1999); ``"sem"``, I_complete (1 - dM), from the Jacobian of the EM map (Meng & Rubin 1991).
+The log-prior, where there is one, belongs to the complete information and so to the observed one, as it does to the
+M-step and to the objective: what is missing is missing from the data only.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.core import bound, expectation, trees
+from jaxem.core.data import Data, size
+from jaxem.core.model import Params, has, has_m_step, require
+from jaxem.fitting.fit import canonical
+from jaxem.fitting.validation import check_start
+from jaxem.inference.coordinates import along_all, chart, coordinate_names, edged, into
+from jaxem.inference.regularity import Regularity, Verdict, judge, refuse
+
+Route = Literal["hessian", "oakes", "sem"]
+
+
+class Products(NamedTuple):
+    """Information times a direction, each (P,); ``None`` where the model has no ``q_function``."""
+
+    observed: Array
+    complete: Array | None
+    missing: Array | None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Information:
+    """Information in unconstrained coordinates; under ``vmap`` with a leading axis, NaN in lanes without any."""
+
+    observed: Array  # (P, P)
+    complete: Array | None  # (P, P); None where the model has no q_function
+    missing: Array | None  # (P, P), complete - observed
+    names: tuple[str, ...] = dataclasses.field(metadata={"static": True})  # of the P coordinates
+
+    def __str__(self) -> str:
+        if np.ndim(self.observed) != 2 or trees.is_traced(self.observed):
+            return f"Information of {len(self.names)} coordinates, shape {jnp.shape(self.observed)}"
+        observed = np.diagonal(self.observed)
+        complete = np.full_like(observed, np.nan) if self.complete is None else np.diagonal(self.complete)
+        width = max(12, *map(len, self.names))
+        lines = ["Information (the diagonal)", f"  {'coordinate':<{width}}    observed    complete     missing   share"]
+        for name, o, c in zip(self.names, observed, complete, strict=True):
+            lines.append(f"  {name:<{width}}{o:>12.5g}{c:>12.5g}{c - o:>12.5g}{(c - o) / c:>8.3f}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def choose_route(model: Any, route: Route | None) -> Route:
+    """``route``, or the first of the three that the model allows, once it is known to have what that needs."""
+    if route is None:
+        route = "hessian" if has(model, "log_likelihood") else "oakes"
+    if route not in ("hessian", "oakes", "sem"):
+        raise ValueError(f'route must be "hessian", "oakes" or "sem"; got {route!r}')
+    require(model, f"information by the route {route!r}", "log_likelihood" if route == "hessian" else "q_function")
+    if route == "sem" and not has_m_step(model):
+        require(model, "information by the route 'sem'", "m_step")
+    return route
+
+
+def log_likelihood_at(model: Any, params: Params, data: Data) -> Callable[[Array], Array]:
+    """The log-likelihood plus the log-prior, as a function of the coordinates."""
+    at = chart(model, params)
+    return lambda u: bound.penalized(model, model.log_likelihood(at(u), data), at(u))
+
+
+def score_at(model: Any, params: Params, data: Data) -> Callable[[Array, Array], Array]:
+    """(u, v) -> d/du of Q(u | e_step(v)) + log-prior: the gradient of the objective where v = u."""
+    at = chart(model, params)
+
+    def score(u: Array, v: Array) -> Array:
+        q = model.e_step(at(v), data)
+        return jax.grad(lambda w: bound.penalized(model, model.q_function(at(w), q, data), at(w)))(u)
+
+    return score
+
+
+def em_map_at(model: Any, params: Params, data: Data) -> Callable[[Array], Array]:
+    """M, from coordinates to coordinates."""
+    at = chart(model, params)
+    return lambda u: into(model, trees.cast(expectation.em_map(model, at(u), data), u.dtype))
+
+
+def field(model: Any, params: Params, data: Data, what: Route | Literal["complete"]) -> Callable[[Array], Array]:
+    """The vector field on the coordinates whose derivative is wanted: a gradient, or the EM map."""
+    if what == "hessian":
+        return jax.grad(log_likelihood_at(model, params, data))
+    if what == "sem":
+        return em_map_at(model, params, data)
+    score, u = score_at(model, params, data), into(model, params)
+    return (lambda w: score(w, w)) if what == "oakes" else (lambda w: score(w, u))
+
+
+@jax.jit(static_argnames="route")
+def _products(model: Any, params: Params, data: Data, direction: Array, route: Route) -> Products:
+    u = into(model, params)
+
+    def along(what: Any, v: Array) -> Array:
+        return jax.jvp(field(model, params, data, what), (u,), (v,))[1]
+
+    seen = -along("complete", direction - along("sem", direction)) if route == "sem" else -along(route, direction)
+    if not has(model, "q_function"):
+        return Products(seen, None, None)
+    whole = -along("complete", direction)
+    return Products(seen, whole, whole - seen)
+
+
+def information_product(
+    model: Any, params: Params, data: Data, direction: Array, *, route: Route | None = None
+) -> Products:
+    """Observed, complete and missing information times ``direction (P,)``, with no matrix: for many parameters.
+
+    Three passes over the data, and memory for some. Nothing is judged here: this is a derivative, wherever taken.
+    Raises ``ValueError`` where the model lacks what the route needs, or the direction is not (P,).
+    """
+    params, data = canonical(params, data)
+    check_start(model, params, data)
+    p = jax.eval_shape(lambda params: into(model, params), params).shape
+    direction = jnp.asarray(direction, trees.float_dtype(params))
+    if direction.shape != p:
+        raise ValueError(f"the direction has shape {direction.shape}; the unconstrained coordinates have {p}")
+    return _products(model, params, data, direction, choose_route(model, route))
+
+
+@jax.jit(static_argnames="what")
+def _derivative(model: Any, params: Params, data: Data, what: Any) -> tuple[Array, Array]:
+    """A field at the coordinates (P,), and its derivative (P, P), by columns."""
+    u, f = into(model, params), field(model, params, data, what)
+    values, columns = along_all(lambda v: jax.jvp(f, (u,), (v,)), u)
+    return values[0], columns.T
+
+
+@jax.jit
+def _look(
+    model: Any, params: Params, data: Data, observed: Array, complete: Array | None, gradient: Array, logs: Array
+) -> Verdict:
+    reference = jnp.diag(jnp.abs(jnp.diagonal(observed))) if complete is None else complete
+    degenerate = model.degenerate(params) if has(model, "degenerate") else jnp.bool_(False)
+    return judge(observed, reference, gradient, logs, size(data, observed.dtype), degenerate)
+
+
+class Measured(NamedTuple):
+    """Information at a point, be it a maximum or not, and what is to be said of it."""
+
+    observed: Array
+    complete: Array | None
+    verdict: Verdict
+
+
+def measure(model: Any, params: Params, data: Data, route: Route) -> Measured:
+    """Information, and whether it is any: one small program for each matrix."""
+    gradient = complete = None
+    if has(model, "q_function"):
+        gradient, slope = _derivative(model, params, data, "complete")
+        complete = -(slope + slope.T) / 2
+    value, derivative = _derivative(model, params, data, route)
+    if route == "sem":
+        observed = complete @ (jnp.eye(value.shape[0], dtype=value.dtype) - derivative)  # pyright: ignore
+    else:
+        observed, gradient = -derivative, value
+    observed = (observed + observed.T) / 2
+    logs = jnp.asarray(edged(model, params))
+    return Measured(observed, complete, _look(model, params, data, observed, complete, gradient, logs))
+
+
+def information(model: Any, params: Params, data: Data, *, route: Route | None = None) -> Information:
+    r"""Observed, complete and missing information at a maximum, ``(P, P)`` each, in unconstrained coordinates.
+
+    ``route``: ``"hessian"`` (needs ``log_likelihood``), ``"oakes"`` (needs ``q_function``), ``"sem"`` (needs
+    ``q_function`` and ``m_step``); see the head of this file. Default: the first that the model allows. All agree.
+
+    Raises ``InformationError`` (a ``ValueError``) that names the reason and the parameters where there is no
+    information to be had: no maximum within 0.1 standard errors, a saddle, an edge of the space, a direction in which
+    the likelihood is flat. ``ValueError`` where the model lacks what the route needs. Inside a trace (``jit``,
+    ``vmap``), NaN instead.
+
+    Source: Orchard & Woodbury (1972); Louis (1982); Oakes (1999); Meng & Rubin (1991).
+    """
+    params, data = canonical(params, data)
+    check_start(model, params, data)
+    route = choose_route(model, route)
+    observed, complete, verdict = measure(model, params, data, route)
+    if trees.is_traced(observed):
+        regular = verdict.code == Regularity.REGULAR
+        observed, complete = jax.tree.map(lambda part: jnp.where(regular, part, jnp.nan), (observed, complete))
+    else:
+        refuse(verdict, model, params, np.diagonal(observed if complete is None else complete))
+    missing = None if complete is None else complete - observed
+    return Information(observed, complete, missing, coordinate_names(model, params))

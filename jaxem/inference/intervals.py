@@ -1,0 +1,105 @@
+"""Confidence intervals that stay within the space of each parameter."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import ndtri
+from jax.typing import ArrayLike
+
+from jaxem.core import constraints, trees
+from jaxem.core.constraints import Positive, PositiveDefinite, Real, Simplex, UnitInterval
+from jaxem.core.data import Data
+from jaxem.core.model import Params, spaces_of
+from jaxem.fitting.fit import canonical
+from jaxem.inference.coordinates import into, parameter_spaces
+from jaxem.inference.information import Route
+from jaxem.inference.standard_errors import Spread, errors, shaped_like, spread_of
+
+
+class Intervals(NamedTuple):
+    """The ends of the interval of each parameter, two pytrees like the parameters."""
+
+    lower: Params
+    upper: Params
+
+
+def confidence_intervals(
+    model: Any,
+    params: Params,
+    data: Data,
+    *,
+    level: float = 0.95,
+    route: Route | None = None,
+    robust: bool = False,
+    clusters: ArrayLike | None = None,
+) -> Intervals:
+    r"""Wald intervals of each parameter by itself, on a scale on which it knows no edge, and mapped back.
+
+    With z the normal quantile at (1 + level) / 2 and se the standard error on that scale (delta method): a real number
+    as it is; a positive one by its log; one in the unit interval, and each weight of a simplex, by its logit; the
+    diagonal of a covariance matrix by its log, an entry off the diagonal, which may have either sign, as it is.
+    Parameters in spaces of a user's own are taken as real numbers.
+
+    ``route``, ``robust``, ``clusters``, and what is raised: as in ``jaxem.covariance``. Under a trace, NaN.
+
+    Source: Wald (1943); for intervals that follow the likelihood, ``jaxem.profile_interval``.
+    """
+    check_level(level)
+    params, data = canonical(params, data)
+    spread = spread_of(model, params, data, route, robust, clusters)
+    return wald(model, params, spread, level)
+
+
+def check_level(level: Any) -> None:
+    """Raise ``ValueError`` where it is no probability."""
+    if not trees.is_traced(level) and not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, such as 0.95; it is {level}")
+
+
+@jax.jit
+def wald(model: Any, params: Params, spread: Spread, level: ArrayLike) -> Intervals:
+    """The intervals, from the covariance in coordinates."""
+    dtype = spread.free.dtype
+    z = ndtri((1 + jnp.asarray(level, dtype)) / 2)
+    free = jax.tree.leaves(constraints.inverse(spaces_of(model), params))
+    u = into(model, params)
+    free_errors = _split(jnp.sqrt(jnp.maximum(jnp.diagonal(spread.free), 0)), free)
+    leaves, structure = jax.tree.flatten(params)
+    own_errors = jax.tree.leaves(shaped_like(params, errors(spread)))
+    assert u.shape[0] == spread.free.shape[0]
+    ends = []
+    spaces = parameter_spaces(model, params)
+    for space, value, se, free_value, free_se in zip(spaces, leaves, own_errors, free, free_errors, strict=True):
+        if isinstance(space, Real | Positive | UnitInterval):
+            ends.append((space.forward(free_value - z * free_se), space.forward(free_value + z * free_se)))
+        elif isinstance(space, Simplex):
+            ends.append(_by_logit(value, z * se))
+        elif isinstance(space, PositiveDefinite):
+            ends.append(_of_matrix(value, z * se))
+        else:
+            ends.append((value - z * se, value + z * se))
+    return Intervals(*(jax.tree.unflatten(structure, side) for side in zip(*ends, strict=True)))
+
+
+def _split(vector: Array, like: list[Array]) -> list[Array]:
+    parts, start = [], 0
+    for leaf in like:
+        parts.append(vector[start : start + leaf.size].reshape(leaf.shape))
+        start += leaf.size
+    return parts
+
+
+def _by_logit(p: Array, half: Array) -> tuple[Array, Array]:
+    slope = p * (1 - p)
+    width = jnp.where(slope > 0, half / jnp.where(slope > 0, slope, 1), 0)
+    logit = jnp.log(p) - jnp.log1p(-p)
+    return jax.nn.sigmoid(logit - width), jax.nn.sigmoid(logit + width)
+
+
+def _of_matrix(value: Array, half: Array) -> tuple[Array, Array]:
+    diagonal = jnp.broadcast_to(jnp.eye(value.shape[-1], dtype=bool), value.shape)
+    size = jnp.where(diagonal, value, 1)
+    factor = jnp.exp(half / size)
+    return jnp.where(diagonal, value / factor, value - half), jnp.where(diagonal, value * factor, value + half)

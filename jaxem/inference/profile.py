@@ -1,0 +1,137 @@
+r"""Intervals that follow the likelihood: where its profile has fallen by as much as chance would have it fall.
+
+The profile likelihood of f is the largest objective at which f has a given value. Its interval at a level ends where
+
+.. math:: f(\theta) \to \max, \min \quad\text{under}\quad L(\theta) = L(\hat\theta) - z^2 / 2
+
+(z the normal quantile): an equation in theta and one multiplier, solved by Newton's method from the Wald interval
+outwards (Venzon & Moolgavkar 1988). It knows nothing of the scale on which f is measured.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import ndtri
+
+from jaxem.core import bound, trees
+from jaxem.core.data import Data
+from jaxem.core.model import Params, has, require
+from jaxem.fitting.fit import canonical
+from jaxem.inference.coordinates import along_all, chart, into
+from jaxem.inference.information import information, log_likelihood_at
+from jaxem.inference.intervals import check_level
+
+_LEVELS = 8  # steps outwards
+_NEWTON = 30  # iterations for each
+
+
+class Interval(NamedTuple):
+    """The ends of an interval of one number."""
+
+    lower: float
+    upper: float
+
+
+def profile_interval(
+    model: Any, params: Params, data: Data, function: Callable[[Params], Array], *, level: float = 0.95
+) -> Interval:
+    """The profile-likelihood interval of ``function(params)``, a scalar, at a maximum ``params``.
+
+    E.g. ``lambda p: p.components.means[0, 1]``; a new lambda compiles anew. Unlike a Wald interval it is the same for
+    f and for any monotone function of f, and it need not be symmetric.
+
+    Raises ``InformationError`` where ``params`` are no maximum (see ``jaxem.information``), ``ValueError`` where the
+    function is not a scalar or does not depend on the parameters, where the model has neither ``log_likelihood`` nor a
+    bound, inside a trace, and where an end was not found: the profile may never fall so far.
+    """
+    check_level(level)
+    params, data = canonical(params, data)
+    if trees.is_traced(params, data):
+        raise ValueError("jaxem.profile_interval looks at values, so it cannot run inside jit, vmap or grad")
+    if not has(model, "log_likelihood"):
+        require(model, "the profile likelihood (without log_likelihood)", "q_function", "entropy")
+    shape = jax.eval_shape(function, params)
+    if not isinstance(shape, jax.ShapeDtypeStruct) or shape.shape != ():
+        raise ValueError(f"profile_interval needs a function of the parameters to one number; got {shape}")
+    observed = np.asarray(information(model, params, data).observed, np.float64)
+    u, at = into(model, params), lambda u: _Local(*_local(model, params, data, function, u))
+    here = at(u)
+    z = float(ndtri((1 + level) / 2))
+    ahead = np.linalg.solve(observed, here.f_slope)
+    deviation = float(np.sqrt(here.f_slope @ ahead))  # the standard error of f
+    if not deviation > 0:
+        raise ValueError("profile_interval: the function does not depend on the parameters")
+    ends = [_end(at, np.asarray(u), here, sign * ahead / deviation, deviation, z, sign) for sign in (-1, 1)]
+    return Interval(*ends)
+
+
+class _Local(NamedTuple):
+    L: Any
+    L_slope: Any  # (P,)
+    L_curve: Any  # (P, P)
+    f: Any
+    f_slope: Any
+    f_curve: Any
+
+
+@jax.jit(static_argnames="function")
+def _local(model: Any, params: Params, data: Data, function: Callable[[Params], Array], u: Array) -> tuple[Array, ...]:
+    """L and f, their gradients and Hessians, at ``u``."""
+    here = chart(model, params)
+    if has(model, "log_likelihood"):
+        likelihood = log_likelihood_at(model, params, data)
+    else:
+        likelihood = lambda u: bound.penalized(
+            model, bound.elbo(model, here(u), model.e_step(here(u), data), data), here(u)
+        )
+
+    def expand(g: Callable[[Array], Array]) -> tuple[Array, Array, Array]:
+        value, slope = jax.value_and_grad(g)(u)
+        return value, slope, along_all(lambda v: jax.jvp(jax.grad(g), (u,), (v,))[1], u)
+
+    return *expand(likelihood), *expand(lambda u: function(here(u)))
+
+
+def _end(
+    at: Callable[[Any], _Local], u: np.ndarray, here: _Local, ahead: np.ndarray, deviation: float, z: float, sign: int
+) -> float:
+    """Newton's method on  sign f' + mu L' = 0,  L = L(u) - t^2 / 2,  for t = z / 8, ..., z."""
+    dtype = u.dtype
+    scale = 1 / np.sqrt(np.abs(np.diagonal(np.asarray(here.L_curve, np.float64))))  # takes the units out
+    tolerance = float(np.finfo(dtype).eps) ** 0.5
+    top, now, x, mu, solved = float(here.L), here, u, np.inf, False
+    for i in range(1, _LEVELS + 1):
+        t = z * i / _LEVELS
+        x = u + t * ahead if i == 1 else u + (x - u) * i / (i - 1)
+        mu = deviation / t
+        solved = False
+        for _ in range(_NEWTON):
+            now = _Local(*(np.asarray(part, np.float64) for part in at(jnp.asarray(x, dtype))))
+            slope = scale * (sign * now.f_slope + mu * now.L_slope)
+            short = float(now.L) - (top - t**2 / 2)
+            if not np.isfinite(slope).all() or not np.isfinite(short):
+                break
+            if np.abs(slope).max() <= tolerance * deviation and abs(short) <= tolerance * (1 + abs(top) * tolerance):
+                solved = True
+                break
+            curve = scale[:, None] * (sign * now.f_curve + mu * now.L_curve) * scale[None, :]
+            L_slope = scale * now.L_slope
+            system = np.block([[curve, L_slope[:, None]], [L_slope[None, :], np.zeros((1, 1))]])
+            try:
+                step = np.linalg.solve(system, -np.append(slope, short))
+            except np.linalg.LinAlgError:
+                break
+            shorter = min(1.0, 2.0 / max(np.abs(step[:-1]).max(), 1e-300))  # in standard errors, about
+            x, mu = x + shorter * scale * step[:-1], mu + shorter * step[-1]
+        if not solved or not mu > 0:
+            side = "lower" if sign < 0 else "upper"
+            raise ValueError(
+                f"profile_interval: the {side} end was not found: the profile likelihood could not be followed beyond "
+                f"a fall of {((t - z / _LEVELS) ** 2) / 2:.3g} (wanted {z**2 / 2:.3g}). It may be flat or run into an "
+                "edge there; the interval is open on that side, or the level too high"
+            )
+    return float(now.f)

@@ -1,0 +1,173 @@
+r"""Whether information is information: a maximum, inside the space, that one direction or another does not leave open.
+
+All decisions are free of scale. With I the observed and C the complete information, g the gradient of the objective,
+all in unconstrained coordinates, the generalised eigenvalues I w = lambda C w do not change with the coordinates; at a
+maximum they lie in [0, 1], and 1 - lambda is the share of information that is missing along w. The distance to the
+maximum in standard errors is (g' I^-1 g)^(1/2), in whatever direction it is longest (Newton's decrement).
+"""
+
+import enum
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.core.constraints import Simplex, UnitInterval
+from jaxem.core.model import Params
+from jaxem.inference.coordinates import name_direction, parameter_names, parameter_spaces
+
+STATIONARY = 0.1  # standard errors from the maximum, at most
+_LOG_STEP = 0.5  # in logs: a maximum this far, and still within 0.1 standard errors, is nowhere (at an edge it is 1)
+
+
+class InformationError(ValueError):
+    """There is no information to be had at these parameters: the message says why, and along which of them."""
+
+
+class Regularity(enum.IntEnum):
+    """What was found; everything but ``REGULAR`` means that there is no covariance."""
+
+    REGULAR = 0
+    NON_FINITE = 1
+    DEGENERATE = 2
+    EDGE = 3
+    SINGULAR = 4
+    NOT_STATIONARY = 5
+    NOT_MAXIMUM = 6
+    FLAT = 7
+    UNRESOLVED = 8
+
+
+class Verdict(NamedTuple):
+    """What was found of the information at a point."""
+
+    code: Array  # a Regularity, int32
+    direction: Array  # (P,), in coordinates, of the reason
+    amount: Array  # standard errors to the maximum, or the eigenvalue
+
+
+def unmoved(gap: Array, dtype: Any) -> Array:
+    """The share 1 - lambda below which lambda cannot be told from 0.
+
+    Half of the digits; and since an invariance (a rotation of factors) shows only up to the gradient that is left,
+    ten times that, ``gap = (g' C^-1 g / size)^(1/2)``: about 1e-5 where a fit has stopped at the default ``tol``.
+    """
+    return jnp.maximum(10 * gap, jnp.finfo(dtype).eps ** 0.5)
+
+
+def rounding_of(p: int, dtype: Any) -> float:
+    """How little of something of size one is nothing, among P coordinates."""
+    return 32 * p * float(jnp.finfo(dtype).eps)
+
+
+def at_edge(model: Any, params: Params) -> Array:
+    """Which parameters (T,) are probabilities of zero or one: not even complete data tell of their logits."""
+    leaves = jax.tree.leaves(params)
+    total = sum(leaf.size for leaf in leaves)
+
+    def one(space: Any, leaf: Array) -> Array:
+        alone = isinstance(space, Simplex) and leaf.shape[-1] == 1  # a share of all of it is no estimate
+        if alone or not isinstance(space, Simplex | UnitInterval):
+            return jnp.zeros((leaf.size,), bool)
+        return (leaf * (1 - leaf) <= rounding_of(total, leaf.dtype)).ravel()
+
+    spaces = parameter_spaces(model, params)
+    return jnp.concatenate([one(space, leaf) for space, leaf in zip(spaces, leaves, strict=True)])
+
+
+def at_edge_error(params: Params, edge: np.ndarray) -> "InformationError":
+    """What to raise where ``edge (T,)`` holds for some parameters."""
+    names = ", ".join(np.array(parameter_names(params))[np.flatnonzero(edge)[:4]])
+    return InformationError(REASONS[Regularity.EDGE].format(names=names))
+
+
+def judge(observed: Array, complete: Array, gradient: Array, edged: Array, size: Array, degenerate: Array) -> Verdict:
+    """Look at the information at a point; ``edged (P,)``: which coordinates are logs, ``size``: observed values."""
+    dtype, p = observed.dtype, observed.shape[0]
+    rounding = rounding_of(p, dtype)
+    # At an edge a coordinate has run off to infinity: an observation tells nothing of it, even a complete one.
+    block = jnp.where(edged[:, None] & edged[None, :], complete, 0)
+    block = block + jnp.diag(jnp.where(edged, 0, jnp.maximum(jnp.trace(block), size)))
+    edge_values, edge_vectors = jnp.linalg.eigh(block / size)
+
+    diagonal = jnp.diagonal(complete)
+    scale = 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
+    whole_values, whole_vectors = jnp.linalg.eigh(complete * scale[:, None] * scale[None, :])
+    whole = (diagonal > 0).all() & (whole_values[0] > rounding)
+    lengths = jnp.sqrt(jnp.maximum(whole_values, rounding))
+    roots = scale[:, None] * whole_vectors / lengths[None, :]  # roots' C roots = 1
+    shares, vectors = jnp.linalg.eigh(roots.T @ observed @ roots)
+    vectors = roots @ vectors  # w, with w' C w = 1
+    slopes = vectors.T @ gradient
+
+    gap = jnp.sqrt((slopes**2).sum() / size)
+    least = unmoved(gap, dtype)
+    steps = slopes / jnp.maximum(jnp.abs(shares), least)
+    newton = vectors @ steps
+    distance = jnp.sqrt((slopes * steps).sum())
+    edge_step = jnp.where(edged, jnp.abs(newton), 0).max(initial=0) > _LOG_STEP
+    finite = jnp.isfinite(observed).all() & jnp.isfinite(complete).all() & jnp.isfinite(gradient).all()
+
+    zero = jnp.zeros((), dtype)
+    nowhere = jnp.zeros_like(gradient)
+    findings = [  # the first that holds is the reason
+        (Regularity.DEGENERATE, degenerate, nowhere, zero),
+        (Regularity.EDGE, edge_values[0] <= rounding, edge_vectors[:, 0], edge_values[0]),
+        (Regularity.NON_FINITE, ~finite, jnp.where(jnp.isfinite(gradient), 0, 1).astype(dtype), zero),
+        (Regularity.SINGULAR, ~whole, scale * whole_vectors[:, 0], whole_values[0]),
+        (Regularity.NOT_STATIONARY, ~(distance <= STATIONARY), newton, distance),
+        (Regularity.EDGE, edge_step, newton, distance),
+        (Regularity.NOT_MAXIMUM, shares[0] < -least, vectors[:, 0], shares[0]),
+        (Regularity.FLAT, jnp.abs(shares[0]) <= jnp.maximum(gap, least / 10), vectors[:, 0], shares[0]),
+        (Regularity.UNRESOLVED, shares[0] <= least, vectors[:, 0], shares[0]),
+    ]
+    code, direction, amount = jnp.int32(Regularity.REGULAR), nowhere, distance
+    for found, holds, where, number in reversed(findings):
+        code = jnp.where(holds, jnp.int32(found), code)
+        direction = jnp.where(holds, where, direction)
+        amount = jnp.where(holds, number, amount)
+    return Verdict(code, direction, amount)
+
+
+REASONS = {
+    Regularity.NON_FINITE: "a second derivative is NaN or infinite, at {names}. Look at the parameters and the data",
+    Regularity.DEGENERATE: (
+        "a component is empty or has collapsed, so the likelihood may have no maximum here. Use fewer components, "
+        "another start, or a prior"
+    ),
+    Regularity.EDGE: (
+        "the parameters lie at the edge of their space, at {names}: there the estimate is not normal and has no "
+        "standard error. Fit a model without that parameter, or give it a prior that keeps it inside"
+    ),
+    Regularity.SINGULAR: (
+        "even the complete information is singular, along {names}: with the latent variables known these parameters "
+        "would still not be identified"
+    ),
+    Regularity.NOT_STATIONARY: (
+        "this is not a maximum: the gradient is not zero. The maximum is {amount:.3g} standard errors away (at most "
+        "0.1 is allowed), along {names}. Fit to the end, with a smaller tol or more max_steps"
+    ),
+    Regularity.NOT_MAXIMUM: (
+        "this is a saddle, not a maximum: the objective rises along {names} (an eigenvalue of the information, "
+        "relative to the complete one, is {amount:.3g}). Move along it, or start elsewhere, and fit again"
+    ),
+    Regularity.FLAT: (
+        "the information is singular along {names}: the objective does not change there (factors can be rotated, "
+        "equal components swap their shares), so these parameters are not identified"
+    ),
+    Regularity.UNRESOLVED: (
+        "the information along {names} is a share of {amount:.1e} of the complete one, too small to be told from none "
+        "where the fit stopped: they may not be identified. Fit again with a smaller tol, such as 1e-14"
+    ),
+}
+
+
+def refuse(verdict: Verdict, model: Any, params: Params, diagonal: np.ndarray) -> None:
+    """Raise ``InformationError`` where there is a reason to; ``diagonal (P,)`` of the complete information."""
+    code = Regularity(int(verdict.code))
+    if code is Regularity.REGULAR:
+        return
+    names = ", ".join(name_direction(model, params, verdict.direction, diagonal))
+    raise InformationError(REASONS[code].format(names=names, amount=float(verdict.amount)))

@@ -1,0 +1,59 @@
+"""The score of each observation: what the sandwich is filled with."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core import bound
+from jaxem.core.data import Data, count, counted
+from jaxem.core.model import Params, has, require
+from jaxem.inference.coordinates import along_all, chart, into
+
+
+@jax.jit
+def scores(model: Any, params: Params, data: Data) -> tuple[Array, Array]:
+    r"""d/du log p(x_n | params) of each observation, (N, P), in unconstrained coordinates, and the weights (N,).
+
+    From ``log_prob`` where the model has it; else by Fisher's identity from the data of one row each, the gradient of
+    Q(. | q_n) at fixed q_n = e_step(params, x_n). The log-prior is in neither.
+    """
+    observations, weights = counted(data)
+    u, at = into(model, params), chart(model, params)
+    if weights is None:
+        weights = jnp.ones((count(observations),), u.dtype)
+    if has(model, "log_prob"):
+        each = lambda w: model.log_prob(at(w), observations)
+        return along_all(lambda v: jax.jvp(each, (u,), (v,))[1], u).T, weights.astype(u.dtype)
+    require(model, "the score of an observation", "q_function")
+
+    def one(row: Data) -> Array:
+        alone = jax.tree.map(lambda leaf: leaf[None], row)
+        q = model.e_step(at(u), alone)
+        return jax.grad(lambda w: model.q_function(at(w), q, alone))(u)
+
+    return jax.vmap(one)(observations), weights.astype(u.dtype)
+
+
+@jax.jit
+def prior_score(model: Any, params: Params) -> Array:
+    """The gradient of the log-prior, (P,); zero without one."""
+    u, at = into(model, params), chart(model, params)
+    return jax.grad(lambda w: bound.penalized(model, 0 * w.sum(), at(w)))(u)
+
+
+def filling(each: Array, weights: Array, clusters: Array | None) -> Array:
+    r"""The variance of the summed scores, (P, P): sum_g S_g S_g' - (sum_g S_g)(sum_g S_g)' / G.
+
+    S_g is the score of a group: of one observation, ``weights`` of them, or of a cluster. At a maximum of the
+    likelihood the second term is zero; with a prior it is not.
+    """
+    weighted = weights[:, None] * each
+    whole = weighted.sum(axis=0)
+    if clusters is None:
+        return weighted.T @ each - whole[:, None] * whole[None, :] / weights.sum()
+    n = each.shape[0]
+    groups = jax.ops.segment_sum(weighted, clusters, n)
+    number = (jax.ops.segment_max((weights > 0).astype(jnp.int32), clusters, n) > 0).sum().astype(each.dtype)
+    return groups.T @ groups - whole[:, None] * whole[None, :] / number

@@ -1,0 +1,141 @@
+"""Covariance and standard errors of the estimate, in the model's own parameters."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from jax.scipy.linalg import cho_solve
+from jax.typing import ArrayLike
+
+from jaxem.core import trees
+from jaxem.core.data import Data, count
+from jaxem.core.model import Params
+from jaxem.fitting.fit import canonical
+from jaxem.inference.coordinates import along_all, flat_chart, into
+from jaxem.inference.information import Route, information
+from jaxem.inference.regularity import STATIONARY
+from jaxem.inference.scores import filling, prior_score, scores
+
+
+class Spread(NamedTuple):
+    """The covariance of the estimate in coordinates, and how parameters follow them."""
+
+    free: Array  # (P, P)
+    jacobian: Array  # (T, P), d params / d coordinates
+
+
+def covariance(
+    model: Any,
+    params: Params,
+    data: Data,
+    *,
+    route: Route | None = None,
+    robust: bool = False,
+    clusters: ArrayLike | None = None,
+) -> Array:
+    r"""The covariance of the estimate, (T, T), over all parameters in the order of ``ravel_pytree(params)``.
+
+    .. math:: \operatorname{Cov} = J\, I_{observed}^{-1} J', \qquad J = \partial\theta / \partial u
+
+    by the delta method through the constraints: K weights that sum to one have a covariance of rank K - 1.
+    ``robust``: the sandwich I^-1 (sum_n s_n s_n') I^-1 of the scores s_n of the observations, right where the model is
+    wrong but the observations are independent; ``clusters (N,)``: labels, where only clusters are. Neither has a
+    small-sample factor. The weights of ``Weighted`` data are frequencies.
+
+    Raises ``InformationError`` where there is none (see ``jaxem.information``); NaN inside a trace, where ``clusters``
+    must be whole numbers from 0 to N - 1. ``ValueError`` where the rows of the data are not independent observations.
+
+    Source: Efron & Hinkley (1978) for the observed information; Huber (1967); White (1982); Liang & Zeger (1986).
+    """
+    spread = spread_of(model, params, data, route, robust, clusters)
+    return _covariance(spread)
+
+
+def standard_errors(
+    model: Any,
+    params: Params,
+    data: Data,
+    *,
+    route: Route | None = None,
+    robust: bool = False,
+    clusters: ArrayLike | None = None,
+) -> Params:
+    """The standard error of each parameter, a pytree like ``params``: the roots of the diagonal of ``covariance``.
+
+    Arguments, sources and what it raises are those of ``jaxem.covariance``.
+    """
+    spread = spread_of(model, params, data, route, robust, clusters)
+    return shaped_like(canonical(params, data)[0], errors(spread))
+
+
+@jax.jit
+def _covariance(spread: Spread) -> Array:
+    return spread.jacobian @ spread.free @ spread.jacobian.T
+
+
+@jax.jit
+def errors(spread: Spread) -> Array:
+    """Standard errors of all parameters, (T,)."""
+    variances = ((spread.jacobian @ spread.free) * spread.jacobian).sum(axis=1)
+    return jnp.sqrt(jnp.maximum(variances, 0))
+
+
+def shaped_like(params: Params, values: Array) -> Params:
+    """A vector (T,) as a tree like the parameters."""
+    return ravel_pytree(params)[1](values)
+
+
+def spread_of(
+    model: Any, params: Params, data: Data, route: Route | None, robust: bool, clusters: ArrayLike | None
+) -> Spread:
+    """The covariance in coordinates and the Jacobian of the chart; raises as ``covariance`` does."""
+    observed = information(model, params, data, route=route).observed
+    params, data = canonical(params, data)
+    traced = trees.is_traced(observed)
+    if not robust and clusters is None:
+        return _spread(model, params, observed, None, None)
+    labels = None if clusters is None else _labels(clusters, count(data), traced)
+    each, weights = scores(model, params, data)
+    if not traced:
+        _check_scores(observed, each, weights, prior_score(model, params))
+    return _spread(model, params, observed, (each, weights), labels)
+
+
+def _labels(clusters: ArrayLike, n: int, traced: bool) -> Array:
+    if jnp.shape(clusters) != (n,):
+        raise ValueError(f"clusters must be {n} labels, one an observation; got shape {jnp.shape(clusters)}")
+    if traced:
+        return jnp.asarray(clusters)
+    distinct, labels = np.unique(np.asarray(clusters), return_inverse=True)
+    if len(distinct) < 2:
+        raise ValueError("clusters: all observations are in one cluster, and one says nothing of the spread of many")
+    return jnp.asarray(labels, jnp.int32)
+
+
+def _check_scores(observed: Array, each: Array, weights: Array, prior: Array) -> None:
+    """Whether the scores add up to the gradient of the objective, which at the maximum is zero."""
+    total = np.asarray(weights @ each + prior)
+    away = float(np.sqrt(max(total @ np.linalg.solve(np.asarray(observed), total), 0)))
+    if not away <= 2 * STATIONARY:
+        raise ValueError(
+            f"the scores of the single observations do not add up to the gradient of the objective (off by {away:.3g} "
+            "standard errors): the rows of these data are not independent observations, so there is no sandwich"
+        )
+
+
+@jax.jit
+def _spread(
+    model: Any, params: Params, observed: Array, parts: tuple[Array, Array] | None, clusters: Array | None
+) -> Spread:
+    u = into(model, params)
+    chart = flat_chart(model, params)
+    jacobian = along_all(lambda v: jax.jvp(chart, (u,), (v,))[1], u).T
+    scale = 1 / jnp.sqrt(jnp.diagonal(observed))  # the units of the coordinates differ: solve without them
+    lower = jnp.linalg.cholesky(observed * scale[:, None] * scale[None, :])
+    inverse = cho_solve((lower, True), jnp.diag(scale)) * scale[:, None]
+    if parts is None:
+        return Spread(inverse, jacobian)
+    return Spread(inverse @ filling(*parts, clusters) @ inverse.T, jacobian)

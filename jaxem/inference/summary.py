@@ -1,0 +1,82 @@
+"""The table a statistician expects: estimate, standard error, interval."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
+
+from jaxem.core import trees
+from jaxem.core.data import Data, count
+from jaxem.fitting.fit import canonical
+from jaxem.fitting.result import Fit
+from jaxem.inference.coordinates import parameter_names, repeated
+from jaxem.inference.information import Route
+from jaxem.inference.intervals import check_level, wald
+from jaxem.inference.standard_errors import errors, spread_of
+
+
+class Summary(NamedTuple):
+    """One row a parameter, what a symmetric matrix says twice left out; prints as a table."""
+
+    names: tuple[str, ...]
+    estimates: np.ndarray
+    standard_errors: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    level: float
+    objective: float | None  # log-likelihood (+ log-prior)
+    observations: int | None  # the length of the leading axis of the data
+    free: int  # parameters, less what the constraints take
+
+    def __str__(self) -> str:
+        head = f"{100 * self.level:g} %"
+        rows = [("parameter", "estimate", "std. error", f"{head} from", "to")]
+        for name, *numbers in zip(*self[:5], strict=True):
+            rows.append((name, *(f"{number:.5g}" for number in numbers)))  # pyright: ignore
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        aligned = "  ".join(["{:<{}}"] + ["{:>{}}"] * 4)
+        lines = [aligned.format(*(part for pair in zip(row, widths, strict=True) for part in pair)) for row in rows]
+        lines.insert(1, "-" * len(lines[0]))
+        title = f"{self.free} free parameters"
+        if self.observations is not None:
+            title = f"{self.observations} rows of data, " + title
+        if self.objective is not None:
+            title += f", objective {self.objective:.10g}"
+        return "\n".join([title, *lines])
+
+    __repr__ = __str__
+
+
+def summary(
+    fit: Fit,
+    model: Any,
+    data: Data,
+    *,
+    level: float = 0.95,
+    route: Route | None = None,
+    robust: bool = False,
+    clusters: ArrayLike | None = None,
+) -> Summary:
+    """Estimate, standard error and interval of every parameter of a fit, by name; ``print`` it.
+
+    Intervals are those of ``jaxem.confidence_intervals``, standard errors those of ``jaxem.covariance``, whose options
+    these are, and which say what is raised. Looks at values: not inside ``jit`` or ``vmap``.
+    """
+    check_level(level)
+    if trees.is_traced(fit, data):
+        raise ValueError("jaxem.summary makes a table of values, so it cannot run inside jit, vmap or grad")
+    params, data = canonical(fit.params, data)
+    spread = spread_of(model, params, data, route, robust, clusters)
+    ends = wald(model, params, spread, level)
+    shown = ~repeated(model, params)
+    columns = [ravel_pytree(params)[0], errors(spread), *(ravel_pytree(end)[0] for end in ends)]
+    names = tuple(name for name, show in zip(parameter_names(params), shown, strict=True) if show)
+    try:
+        observations = count(data)
+    except ValueError:
+        observations = None
+    objective = None if fit.objective is None else float(fit.objective)
+    estimates, deviations, lower, upper = (np.asarray(column)[shown] for column in columns)
+    free = spread.free.shape[0]
+    return Summary(names, estimates, deviations, lower, upper, float(level), objective, observations, free)
