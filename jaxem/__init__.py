@@ -31,8 +31,24 @@ from jaxem.fitting.stopping import all_of as all_of
 from jaxem.fitting.stopping import any_of as any_of
 from jaxem.fitting.stopping import objective_change as objective_change
 from jaxem.fitting.stopping import parameter_change as parameter_change
+from jaxem.inference.alignment import align as align
+from jaxem.inference.alignment import canonical as canonical
+from jaxem.inference.bootstrap import Bootstrap as Bootstrap
+from jaxem.inference.bootstrap import bootstrap as bootstrap
 from jaxem.inference.certificate import Certificate as Certificate
 from jaxem.inference.certificate import LawViolationError as LawViolationError
+from jaxem.inference.criteria import aic as aic
+from jaxem.inference.criteria import aicc as aicc
+from jaxem.inference.criteria import bic as bic
+from jaxem.inference.criteria import icl as icl
+from jaxem.inference.criteria import number_of_parameters as number_of_parameters
+from jaxem.inference.cross_validation import CrossValidation as CrossValidation
+from jaxem.inference.cross_validation import cross_validate as cross_validate
+from jaxem.inference.likelihood_ratio import LikelihoodRatio as LikelihoodRatio
+from jaxem.inference.likelihood_ratio import likelihood_ratio_test as likelihood_ratio_test
+from jaxem.inference.selection import Candidate as Candidate
+from jaxem.inference.selection import Selection as Selection
+from jaxem.inference.selection import select as select
 from jaxem.inference.verify import verify as verify
 
 __version__ = "0.1.0"

@@ -19,6 +19,10 @@ TABLE = {
     "earthquakes": (["328.5275", "20 starts", "violent"], ["earthquakes.png"]),
     "acceleration": (["2055", "SQUAREM", "Anderson", "-1989.94585988"], ["acceleration.png"]),
     "gem_optax": (["ECME", "MAX_STEPS", "-342.851084", "all checked laws hold"], ["gem_optax.png"]),
+    "how_many_components": (
+        ["-441.612", "CONVERGED <- best", "2 against 3: likelihood ratio 34.128", "agrees"],
+        ["how_many_components.png"],
+    ),
     "first_principles": (
         [*(f"\nT{number:<3} " for number in range(1, 19)), "All 18 statements hold."],
         ["kl.png", "bound.png"],
