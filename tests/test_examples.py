@@ -32,6 +32,10 @@ TABLE = {
         ["implicit function theorem  0.140546", "before  strength  1.00", "-4.5723", "-4.4493"],
         ["tuning_a_prior.png"],
     ),
+    "how_many_components": (
+        ["-441.612", "CONVERGED <- best", "2 against 3: likelihood ratio 34.128", "agrees"],
+        ["how_many_components.png"],
+    ),
     "first_principles": (
         [*(f"\nT{number:<3} " for number in range(1, 19)), "All 18 statements hold."],
         ["kl.png", "bound.png"],

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.data import Data, counted, split_weights, total
+from jaxem.core.model import require
 
 
 class Responsibilities(NamedTuple):
@@ -43,6 +44,15 @@ def divergence(q: Array, p: Array) -> Array:
     """KL(q || p) = sum_k q_k log(q_k / p_k) on the last axis; infinite where q is possible and p is not."""
     ratio = jnp.log(jnp.where(q > 0, q, 1)) - jnp.log(jnp.where(q > 0, p, 1))
     return expected(q, ratio)
+
+
+def require_classes(model: Any, feature: str, params: Any, data: Data) -> None:
+    """Raise ``ValueError`` where the model's latent variables are not classes."""
+    require(model, feature, "predict_proba")
+    if not hasattr(jax.eval_shape(model.predict_proba, params, data), "shape"):
+        raise ValueError(
+            f"{feature} needs latent classes; the latent variable of {type(model).__name__} is not discrete"
+        )
 
 
 class DiscreteLatent:

@@ -20,6 +20,9 @@ def from_log_joint(
     m_step: Callable[..., Params] | None = None,
     log_prior: Callable[..., Array] | None = None,
     init: Callable[..., Params] | None = None,
+    sample: Callable[..., Data] | None = None,
+    permute: Callable[..., Params] | None = None,
+    label_keys: Callable[..., Array] | None = None,
 ) -> "LogJointModel":
     r"""A model with a discrete latent variable per observation, derived from its log-joint alone.
 
@@ -33,12 +36,12 @@ def from_log_joint(
 
     ``constraints``: a tree of parameter spaces, or one space for all parameters (default: all real).
     ``m_step(q, data)``, with ``q.probabilities (N, K)``: the exact maximiser, where there is one; without it
-    the M-step is gradient ascent on Q (``GEM``). ``log_prior(params)`` makes the fit MAP. Data may be
-    ``Weighted``.
+    the M-step is gradient ascent on Q (``GEM``). ``log_prior(params)`` makes the fit MAP. ``init``, ``sample``,
+    ``permute`` and ``label_keys`` are those of ``jaxem.Model``. Data may be ``Weighted``.
 
     Source: Dempster, Laird & Rubin (1977), section 4.3.
     """
-    return LogJointModel(log_joint, m_step, log_prior, init, constraints)
+    return LogJointModel(log_joint, m_step, log_prior, init, sample, permute, label_keys, constraints)
 
 
 @register
@@ -50,6 +53,9 @@ class LogJointModel(DiscreteLatent):
     m_step: Callable[..., Params] | None = dataclasses.field(metadata={"static": True})
     log_prior: Callable[..., Array] | None = dataclasses.field(metadata={"static": True})
     init: Callable[..., Params] | None = dataclasses.field(metadata={"static": True})
+    sample: Callable[..., Data] | None = dataclasses.field(metadata={"static": True})
+    permute: Callable[..., Params] | None = dataclasses.field(metadata={"static": True})
+    label_keys: Callable[..., Array] | None = dataclasses.field(metadata={"static": True})
     constraints: Spaces
 
     def log_joint_table(self, params: Params, observations: Data) -> Array:

@@ -38,6 +38,11 @@ class Model:
     * ``constraints`` -- a tree of parameter spaces, or one space for all: unconstrained coordinates.
     * ``init(key, data) -> params`` -- a random start, for restarts.
     * ``sample(key, params, n) -> data``, ``log_prob(params, data) -> (N,)`` -- simulation, per observation.
+      ``sample_like(key, params, data) -> data`` where data have more shape than a number of rows.
+    * ``sample_size(data)`` -- what BIC counts as observations, where that is not the number of rows.
+    * ``predict_proba(params, data) -> (..., K)``, ``permute(params, order) -> params``,
+      ``label_keys(params) -> (K, F)`` -- for latent classes: their posterior, the same parameters with class
+      ``order[k]`` called k, and what the classes are sorted by.
     * ``anchor(params) -> model`` -- the same model, with statistics taken about ``params`` (see
       ``core/expectation.py``).
     * ``degenerate(params) -> bool`` -- whether the parameters have left the model (an empty component, a
@@ -66,6 +71,11 @@ class Model:
     constraints: Spaces = None
     init: Callable[..., Params] | None = _static(default=None)
     sample: Callable[..., Any] | None = _static(default=None)
+    sample_like: Callable[..., Any] | None = _static(default=None)
+    sample_size: Callable[..., Any] | None = _static(default=None)
+    predict_proba: Callable[..., Any] | None = _static(default=None)
+    permute: Callable[..., Params] | None = _static(default=None)
+    label_keys: Callable[..., Any] | None = _static(default=None)
     log_prob: Callable[..., Any] | None = _static(default=None)
     anchor: Callable[..., Any] | None = _static(default=None)
     degenerate: Callable[..., Any] | None = _static(default=None)
@@ -86,6 +96,9 @@ HOW_TO_WRITE = {
     "constraints": "constraints, a tree of spaces shaped like the parameters (or one space for all)",
     "init": "init(key, data) -> params, a random start",
     "sample": "sample(key, params, n) -> data",
+    "predict_proba": "predict_proba(params, data) -> (..., K), the posterior probability of each class",
+    "permute": "permute(params, order) -> params, in which class order[k] is called k",
+    "label_keys": "label_keys(params) -> (K, F), what the classes are sorted by, the first column first",
     "divergence": "divergence(q, p, data) = KL(q || p) between two posteriors",
     "c_step": "c_step(params, data) -> q, the posterior with all its probability on the most probable z",
     "tempered_e_step": "tempered_e_step(params, data, inverse_temperature) -> q, the normalised power of p(x, z)",

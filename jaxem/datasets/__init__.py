@@ -35,3 +35,21 @@ def london_times_deaths() -> tuple[np.ndarray, np.ndarray]:
     """
     deaths, days = _table("london_times_deaths.csv").T
     return deaths.astype(int), days.astype(int)
+
+
+def galaxies() -> np.ndarray:
+    """Velocities at which 82 galaxies of the Corona Borealis region recede, in 1000 km/s, (82,), sorted.
+
+    Source: Roeder (1990), from Postman, Huchra & Geller (1986); as in R's ``MASS``, where the 78th is 26.69 (26.96 in
+    the paper).
+    """
+    return _table("galaxies.csv")
+
+
+def iris() -> tuple[np.ndarray, np.ndarray]:
+    """Sepal length and width, petal length and width of 150 irises in cm, (150, 4), and their species, (150,).
+
+    Species: 0 setosa, 1 versicolor, 2 virginica. Source: Anderson (1935), as in Fisher (1936).
+    """
+    table = _table("iris.csv")
+    return table[:, :4], table[:, 4].astype(int)

@@ -94,6 +94,10 @@ class MultivariateNormal:
     def anchor(self, params: MultivariateNormalParams) -> Self:
         return dataclasses.replace(self, origin=params.means)
 
+    def permute(self, params: MultivariateNormalParams, order: Array) -> MultivariateNormalParams:
+        covariances = params.covariances if self.covariance == "tied" else params.covariances[order]
+        return MultivariateNormalParams(params.means[order], covariances)
+
     def sample(self, key: Array, params: MultivariateNormalParams, labels: Array) -> Array:
         k, d = params.means.shape
         factors = jnp.broadcast_to(self._form.factor(params.covariances, d), (k, d, d))

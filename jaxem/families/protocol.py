@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -15,8 +16,10 @@ class Family(Protocol):
     r_nk = q(z_n = k) and get back statistics that add up over observations.
 
     A family may also have ``log_prior(params)``, then included by ``maximize``; ``degenerate(params)``, whether
-    some class has collapsed to where its density has no bound; and ``anchor(params)``, the same family with its
-    statistics taken about ``params``. The functions below this class supply the answer of a family that has not.
+    some class has collapsed to where its density has no bound; ``anchor(params)``, the same family with its
+    statistics taken about ``params``; and ``permute(params, order)``, where some array has no axis of classes. The
+    first array of the parameters has a row for each class and says where it lies. The functions below this class
+    supply the answer of a family that has not.
     """
 
     event_ndim: int
@@ -65,3 +68,16 @@ def degenerate(family: Any, params: Any) -> Array:
 def anchor(family: Any, params: Any) -> Any:
     """The family with its statistics taken about ``params``."""
     return family.anchor(params) if hasattr(family, "anchor") else family
+
+
+def permute(family: Any, params: Any, order: Array) -> Any:
+    """The parameters in which class ``order[k]`` is called k."""
+    if hasattr(family, "permute"):
+        return family.permute(params, order)
+    return jax.tree.map(lambda leaf: leaf[order], params)
+
+
+def label_keys(params: Any) -> Array:
+    """Where each class lies, (K, F): the first array of the family's parameters (means, rates, probabilities)."""
+    first = jax.tree.leaves(params)[0]
+    return first.reshape(first.shape[0], -1)

@@ -187,6 +187,29 @@ class FactorAnalysis:
         explained = (params.loadings**2).sum(axis=1)
         return (params.noise <= jnp.finfo(params.noise.dtype).eps * explained).any()
 
+    @property
+    def redundant(self) -> int:
+        """Directions in which the likelihood does not change: the rotations of the factors, k (k - 1) / 2."""
+        return self.k * (self.k - 1) // 2
+
+    def rotate(self, params: FactorAnalysisParams, reference: FactorAnalysisParams) -> FactorAnalysisParams:
+        """The same model with its factors turned (or mirrored) to bring the loadings as near as can be to others.
+
+        The nearest in units of the reference's noise: R = U V', where U S V' = Lambda' Psi^-1 Lambda_reference
+        (Schoenemann 1966).
+        """
+        u, _, v = jnp.linalg.svd(params.loadings.T @ (reference.loadings / reference.noise[:, None]))
+        return params._replace(loadings=params.loadings @ u @ v)
+
+    def canonical(self, params: FactorAnalysisParams) -> FactorAnalysisParams:
+        """The same model with Lambda' Psi^-1 Lambda diagonal and falling, each factor with a positive sum of
+        Psi^-1/2 Lambda (Lawley & Maxwell 1971)."""
+        root = jnp.sqrt(params.noise)[:, None]
+        scaled = params.loadings / root
+        scaled = scaled @ jnp.linalg.svd(scaled, full_matrices=False)[2].T
+        sign = jnp.where(scaled.sum(axis=0) < 0, -1, 1).astype(scaled.dtype)
+        return params._replace(loadings=root * scaled * sign[None, :])
+
     def init(self, key: Array, data: Data) -> FactorAnalysisParams:
         """Random loadings and noise that share the variance of each variable in halves."""
         data = jax.tree.map(jnp.asarray, data)

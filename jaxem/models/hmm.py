@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.constraints import Simplex
-from jaxem.core.data import Data, counted, split_lengths, split_weights, total
+from jaxem.core.data import Data, Sequences, counted, split_lengths, split_weights, total
 from jaxem.core.discrete import expected
 from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, is_traced
@@ -163,6 +163,15 @@ class HMM:
         empty = (entered < jnp.finfo(entered.dtype).eps ** 2).any()
         return empty | families.degenerate(self.family, params.emissions)
 
+    def permute(self, params: HMMParams, order: Array) -> HMMParams:
+        """The same model, in which state ``order[k]`` is called k."""
+        transition = params.transition[order][:, order]
+        return HMMParams(params.initial[order], transition, families.permute(self.family, params.emissions, order))
+
+    def label_keys(self, params: HMMParams) -> Array:
+        """What states are sorted by, (K, F): where the emissions of each lie."""
+        return families.label_keys(params.emissions)
+
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> HMMParams:
         """A random start: emissions as in a mixture of the single observations, states that rather stay."""
         data = jax.tree.map(jnp.asarray, data)
@@ -199,6 +208,17 @@ class HMM:
         states = jnp.concatenate([first[None], rest]).T
         x = self.family.sample(x_key, params.emissions, states.reshape(-1))
         return states, x.reshape(n, length, *x.shape[1:])
+
+    def sample_like(self, key: Array, params: HMMParams, data: Data) -> Data:
+        """As many sequences as in ``data``, of their lengths; weights are left out."""
+        x, lengths = split_lengths(split_weights(data)[0])
+        drawn = self.sample(key, params, *x.shape[:2])
+        return drawn if lengths is None else Sequences(drawn, lengths)
+
+    def sample_size(self, data: Data) -> Array:
+        """The number of single observations (all steps of all sequences), weights counted."""
+        x, lengths, weights = _unpack(data)
+        return total(lengths.astype(float_dtype(x)), weights)
 
     def validate(self, params: HMMParams, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""

@@ -86,6 +86,14 @@ class Mixture(DiscreteLatent):
         empty = (params.weights < jnp.finfo(params.weights.dtype).eps ** 2).any()
         return empty | families.degenerate(self.family, params.components)
 
+    def permute(self, params: MixtureParams, order: Array) -> MixtureParams:
+        """The same mixture, in which component ``order[k]`` is called k."""
+        return MixtureParams(params.weights[order], families.permute(self.family, params.components, order))
+
+    def label_keys(self, params: MixtureParams) -> Array:
+        """What components are sorted by, (K, F): where each lies."""
+        return families.label_keys(params.components)
+
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> MixtureParams:
         """A random start: ``"kmeans++"``, ``"points"`` or ``"responsibilities"`` (see ``models/starts.py``)."""
         data = jax.tree.map(jnp.asarray, data)

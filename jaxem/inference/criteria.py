@@ -1,0 +1,116 @@
+"""Criteria for the choice of a model. In all of them larger is better: twice a penalised log-likelihood.
+
+The signs and the scale are mclust's. What R calls AIC and BIC is minus these numbers.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core import bound, constraints, trees
+from jaxem.core.data import Data, count, split_weights
+from jaxem.core.discrete import require_classes
+from jaxem.core.model import Params, has, require
+
+
+def number_of_parameters(model: Any, params: Params) -> int:
+    """p, the dimension of the parameter space: K weights that sum to one count K - 1, a covariance D (D + 1) / 2.
+
+    It is the number of unconstrained coordinates, less those directions in which the likelihood does not change
+    (``model.redundant``: the rotations of factors). Raises ``ValueError`` where the model names no ``constraints``.
+    """
+    require(model, "a number of parameters", "constraints")
+
+    def coordinates(params: Params) -> Any:
+        return constraints.inverse(model.constraints, trees.cast(params, trees.float_dtype(params)))
+
+    free = jax.eval_shape(coordinates, params)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(free)) - getattr(model, "redundant", 0)
+
+
+def sample_size(model: Any, data: Data) -> Array:
+    """n, the number of observations: rows, each as often as its weight says.
+
+    A model with ``sample_size(data)`` counts itself: a hidden Markov model all steps of all sequences.
+    """
+    if has(model, "sample_size"):
+        return model.sample_size(data)
+    observations, weights = split_weights(data)
+    dtype = trees.float_dtype(data)
+    return jnp.asarray(count(observations), dtype) if weights is None else weights.astype(dtype).sum()
+
+
+class Measured(NamedTuple):
+    """What the criteria are made of, at ``params``."""
+
+    log_likelihood: Array  # log p(x | params), without the prior
+    entropy: Array | None  # of the posterior; None where the model has none
+    n: Array
+
+
+@jax.jit
+def measure(model: Any, params: Params, data: Data) -> Measured:
+    """Log-likelihood, posterior entropy and sample size, in one program; ``ValueError`` for a model without a bound."""
+    params = trees.cast(params, trees.float_dtype(data))
+    q = model.e_step(params, data)
+    entropy = model.entropy(q, data) if has(model, "entropy") else None
+    if has(model, "log_likelihood"):
+        value = model.log_likelihood(params, data)
+    else:
+        value = bound.evidence(model, params, q, data)
+    if value is None:
+        require(model, "a criterion", "log_likelihood")
+    return Measured(jnp.asarray(value), entropy, sample_size(model, data))
+
+
+def aic(model: Any, params: Params, data: Data) -> Array:
+    """2 L - 2 p, a scalar; larger is better. Akaike (1974), with the sign turned.
+
+    This and the other criteria are meant at a maximum of the likelihood. Weighted observations count as often as
+    their weight. Raises ``ValueError`` where the model lacks ``constraints`` or a likelihood.
+    """
+    p = number_of_parameters(model, params)
+    return 2 * measure(model, params, data).log_likelihood - 2 * p
+
+
+def aicc(model: Any, params: Params, data: Data) -> Array:
+    """2 L - 2 p - 2 p (p + 1) / (n - p - 1), for small n; -inf where n <= p + 1. Hurvich & Tsai (1989)."""
+    p = number_of_parameters(model, params)
+    left = measure(model, params, data).n - p - 1
+    correction = jnp.where(left > 0, 2 * p * (p + 1) / jnp.where(left > 0, left, 1), jnp.inf)
+    return aic(model, params, data) - correction
+
+
+def bic(model: Any, params: Params, data: Data) -> Array:
+    """2 L - p log n, a scalar; larger is better, as in mclust. Schwarz (1978).
+
+    n: the number of rows; for a hidden Markov model that of all steps of all sequences.
+    """
+    p = number_of_parameters(model, params)
+    L, _, n = measure(model, params, data)
+    return 2 * L - p * jnp.log(n)
+
+
+def icl(model: Any, params: Params, data: Data) -> Array:
+    r"""The integrated completed likelihood, for models with latent classes: BIC less twice the posterior's entropy.
+
+    .. math:: 2 L - p \log n - 2 H(q), \qquad q = p(z \mid x, \text{params})
+
+    It asks not only for a good density but for classes that can be told apart. H is exact, as in McLachlan & Peel
+    (2000, section 6.10.3); mclust puts each observation into its most probable class instead, which makes H smaller.
+
+    Raises ``ValueError`` where the latent variable is not discrete or the model lacks ``entropy``.
+
+    Source: Biernacki, Celeux & Govaert (2000).
+    """
+    require(model, "icl", "entropy")
+    require_classes(model, "icl", params, data)
+    entropy = measure(model, params, data).entropy
+    assert entropy is not None
+    return bic(model, params, data) - 2 * entropy
+
+
+CRITERIA = {"aic": aic, "aicc": aicc, "bic": bic, "icl": icl}

@@ -1,0 +1,107 @@
+"""How well does a model predict what it has not seen?"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.algorithms.protocol import Algorithm
+from jaxem.core import trees
+from jaxem.core.data import Data, Weighted, count, split_weights
+from jaxem.core.model import require
+from jaxem.fitting.fit import choose, choose_rule
+from jaxem.fitting.restarts import fit_restarts
+from jaxem.fitting.result import Status
+from jaxem.fitting.stopping import Rule
+from jaxem.inference.criteria import sample_size
+from jaxem.inference.simulation import sound
+
+
+class CrossValidation(NamedTuple):
+    """What ``cross_validate`` found."""
+
+    held_out: Array  # (folds,), log p of the observations of a fold, fitted without them; NaN where that fit failed
+    sizes: Array  # (folds,), observations held out (see ``sample_size``)
+    statuses: Array  # (folds,), of the fits
+
+    @property
+    def log_likelihood(self) -> float:
+        """The sum over all folds: log p of every observation, none of which its fit has seen."""
+        return float(self.held_out.sum())
+
+    def __str__(self) -> str:
+        each = np.asarray(self.held_out / self.sizes)
+        ends = [Status(code).name for code in np.unique(self.statuses)]
+        error = each.std(ddof=1) / np.sqrt(each.size)
+        return (
+            f"{each.size} folds: held-out log-likelihood {self.log_likelihood:.3f}, {each.mean():.4f} an observation "
+            f"(standard error over the folds {error:.4f}); fits ended {', '.join(ends)}"
+        )
+
+    __repr__ = __str__
+
+
+def cross_validate(
+    model: Any,
+    key: Array,
+    data: Data,
+    *,
+    folds: int = 10,
+    restarts: int = 5,
+    algorithm: Algorithm | None = None,
+    tol: float = 1e-10,
+    stop: Rule | None = None,
+    max_steps: int = 1000,
+) -> CrossValidation:
+    """The log-likelihood of each fold under the model fitted (from ``restarts`` starts) to all others, vmapped.
+
+    Rows are dealt to the folds at random. Where the folds are equal, each lane sees its own rows, so any model with
+    ``init`` and ``log_likelihood`` will do; else all rows with weights of 0 and 1, and the model must take
+    ``jaxem.Weighted``.
+
+    Raises ``ValueError`` where there are fewer than 2 folds, more folds than observations, or the model lacks
+    ``init`` or ``log_likelihood``.
+
+    Source: Smyth (2000), *Model selection for probabilistic clustering using cross-validated likelihood*.
+    """
+    require(model, "cross_validate", "init", "log_likelihood")
+    data = jax.tree.map(jnp.asarray, data)
+    n = count(data)
+    if not 2 <= folds <= n:
+        raise ValueError(f"cross_validate: folds must be between 2 and the {n} observations; got {folds}")
+    model.init(key, data)  # outside the trace, so that data which cannot be fitted is a ValueError
+    algorithm, rule = choose(algorithm, model), choose_rule(stop, tol, model)
+    return _cross_validate(model, key, data, algorithm, rule, folds, restarts, max_steps)
+
+
+@jax.jit(static_argnames=("folds", "restarts", "max_steps"))
+def _cross_validate(
+    model: Any, key: Array, data: Data, algorithm: Any, rule: Any, folds: int, restarts: int, max_steps: int
+) -> CrossValidation:
+    n = count(data)
+    deal_key, fit_key = jax.random.split(key)
+    dealt = jax.random.permutation(deal_key, n)
+    observations, weights = split_weights(data)
+    weights = jnp.ones((n,), trees.float_dtype(data)) if weights is None else weights
+
+    def rows(indices: Array) -> Data:
+        return jax.tree.map(lambda leaf: leaf[indices], data)
+
+    def one(key: Array, fold: Array) -> tuple[Array, Array, Array]:
+        if n % folds == 0:
+            held = dealt.reshape(folds, -1)[fold]
+            others = dealt.reshape(folds, -1)[(fold + 1 + jnp.arange(folds - 1)) % folds].reshape(-1)
+            train, test = rows(others), rows(held)
+        else:
+            held = jnp.zeros((n,), bool).at[dealt].set(jnp.arange(n) % folds == fold)
+            train = Weighted(observations, jnp.where(held, 0, weights))
+            test = Weighted(observations, jnp.where(held, weights, 0))
+        best = fit_restarts(
+            model, key, train, restarts=restarts, algorithm=algorithm, stop=rule, max_steps=max_steps
+        ).best
+        value = model.log_likelihood(best.params, test)
+        return jnp.where(sound(best.status), value, jnp.nan), sample_size(model, test), best.status
+
+    return CrossValidation(*jax.vmap(one)(jax.random.split(fit_key, folds), jnp.arange(folds)))

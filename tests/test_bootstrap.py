@@ -1,0 +1,162 @@
+"""The bootstrap beside closed forms and published figures; the likelihood-ratio test under the null and against it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxem
+from jaxem.families import Exponential, Normal, NormalParams
+from jaxem.models import HMM, HMMParams, Mixture, MixtureParams
+
+COUNTS = np.array([125.0, 18.0, 20.0, 34.0])
+THETA = 0.6268214980
+
+
+def probabilities(theta):
+    return jnp.stack([0.5 + theta / 4, (1 - theta) / 4, (1 - theta) / 4, theta / 4])
+
+
+def draw_counts(key, theta, data):
+    animals = jax.random.categorical(key, jnp.log(probabilities(theta)), shape=(197,))
+    return jnp.bincount(animals, length=4).astype(COUNTS.dtype)
+
+
+def counts_of(data):
+    return data.weights if isinstance(data, jaxem.Weighted) else data
+
+
+linkage = jaxem.Model(
+    lambda theta, data: counts_of(data)[0] * theta / (2.0 + theta),
+    lambda z, data: (z + counts_of(data)[3]) / (z + counts_of(data)[1:].sum()),
+    log_likelihood=lambda theta, data: (counts_of(data) * jnp.log(probabilities(theta))).sum(),
+    sample_like=draw_counts,
+    constraints=jaxem.UnitInterval(),
+)
+
+
+@pytest.mark.parametrize(("kind", "information"), [("nonparametric", 377.5), ("parametric", None)])
+def test_linkage_standard_error(kind, information):
+    """Rows drawn anew: the observed information, 377.5 (Louis 1982), for each log-probability is linear in theta.
+    Drawn from the model: the expected one."""
+    if information is None:
+        score = np.array([1, -1, -1, 1]) / 4 / np.asarray(probabilities(jnp.asarray(THETA)))
+        information = 197 * (np.asarray(probabilities(jnp.asarray(THETA))) * score**2).sum()
+    data = jaxem.Weighted(jnp.arange(4.0), jnp.asarray(COUNTS)) if kind == "nonparametric" else jnp.asarray(COUNTS)
+    found = jaxem.bootstrap(linkage, THETA, data, jax.random.key(1), 4000, kind=kind)
+    error = information**-0.5
+    # Monte-Carlo error of a standard deviation, and what first-order theory leaves out: a relative 1 / sqrt(n) of it
+    assert abs(float(found.standard_errors) - error) <= error * (3 / np.sqrt(2 * 4000) + 1 / np.sqrt(197) ** 1.5)
+    low, high = found.intervals()
+    assert float(low) == pytest.approx(THETA - 1.96 * error, abs=0.25 * error)
+    assert float(high) == pytest.approx(THETA + 1.96 * error, abs=0.25 * error)
+    narrow = found.intervals(0.5)
+    assert float(low) < float(narrow[0]) < float(narrow[1]) < float(high)
+    assert found.failed == 0 and not found.aligned
+    assert str(found).splitlines()[0] == f"Bootstrap, {kind}: 4000 replicates, 0 failed and left out"
+
+
+@pytest.fixture(scope="module")
+def two():
+    """Two classes, far apart, whose EM changes their names at every step."""
+    mixture = Mixture(Normal(), 2)
+    params = MixtureParams(jnp.array([0.5, 0.5]), NormalParams(jnp.array([0.0, 50.0]), jnp.array([1.0, 4.0])))
+    x = mixture.sample(jax.random.key(3), params, 40)
+    restless = jaxem.Model(
+        mixture.e_step,
+        lambda q, data: mixture.permute(mixture.m_step(q, data), jnp.array([1, 0])),
+        log_likelihood=mixture.log_likelihood,
+        predict_proba=mixture.predict_proba,
+        permute=mixture.permute,
+        constraints=mixture.constraints,
+    )
+    return mixture, restless, jaxem.fit(mixture, params, x).params, x
+
+
+def test_labels_are_matched_and_means_vary_as_they_should(two):
+    _, restless, params, x = two
+    # One step from the fit is all it takes where classes lie far apart, and it changes their names.
+    found = jaxem.bootstrap(restless, params, x, jax.random.key(0), 400, max_steps=1)
+    assert found.aligned and found.failed == 0 and "400 stopped by max_steps; labels matched" in str(found)
+    assert bool((jnp.diff(found.replicates.components.means, axis=1) > 0).all())
+    # Each class is a sample of its own.
+    wanted = np.sqrt(np.asarray(params.components.variances) / (40 * np.asarray(params.weights)))
+    np.testing.assert_allclose(found.standard_errors.components.means, wanted, rtol=4 / np.sqrt(800) + 1 / 20)
+
+
+def test_batches_change_nothing_and_failures_are_counted():
+    def model(limit):
+        return jaxem.Model(
+            lambda p, d: (d.data * d.weights).sum() / d.weights.sum(),
+            lambda q, d: q,
+            log_likelihood=lambda p, d: -(d.weights * (d.data - p) ** 2).sum(),
+            degenerate=lambda p: p > limit,
+        )
+
+    x = jaxem.Weighted(jnp.arange(10.0), jnp.full((10,), 3.0))
+    key = jax.random.key(0)
+    whole = jaxem.bootstrap(model(99.0), 4.5, x, key, 50)
+    parts = jaxem.bootstrap(model(99.0), 4.5, x, key, 50, batch_size=7)
+    np.testing.assert_allclose(whole.replicates, parts.replicates, rtol=1e-14)
+    # 30 draws of ten numbers, for so many rows the weights stand
+    expected = np.sqrt(8.25 / 30)
+    assert abs(float(whole.standard_errors) - expected) < 4 * expected / np.sqrt(100)
+    means = np.asarray(whole.replicates)
+    limit = float(np.sort(means)[-10:-8].mean())  # above it lie nine
+    failing = model(limit)
+    cut = jaxem.bootstrap(failing, 4.5, x, key, 50)
+    assert cut.failed == 9 and cut.replicates.shape == (41,)
+    np.testing.assert_allclose(np.sort(cut.replicates), np.sort(means)[:-9], rtol=1e-14)
+    assert "9 failed and left out" in str(cut)
+    with pytest.raises(ValueError, match=r"50 of 50 fits failed \(DEGENERATE\)"):
+        jaxem.bootstrap(failing, 1e3, x, key, 50)
+
+
+def test_bad_input_is_named():
+    run = lambda *arguments, **keywords: jaxem.bootstrap(linkage, THETA, jnp.asarray(COUNTS), *arguments, **keywords)
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="kind must be"):
+        run(key, 10, kind="jackknife")
+    with pytest.raises(ValueError, match="replicates must be at least 2"):
+        run(key, 1)
+    lone = jaxem.Model(lambda p, d: p, lambda q, d: q)
+    with pytest.raises(ValueError, match="a parametric bootstrap needs sample"):
+        jaxem.bootstrap(lone, 1.0, jnp.ones(3), key, 10, kind="parametric")
+    with pytest.raises(ValueError, match="whole numbers"):
+        jaxem.bootstrap(linkage, THETA, jaxem.Weighted(jnp.ones(4), jnp.full((4,), 0.5)), key, 10, kind="parametric")
+    with pytest.raises(ValueError, match="needs init"):
+        jaxem.likelihood_ratio_test(lone, lone, key, jnp.ones(3))
+    two = jaxem.bootstrap(linkage, THETA, jnp.asarray(COUNTS), key, 4000, kind="parametric")
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        two.intervals(95)
+
+
+def test_sequences_like_those_seen():
+    model = HMM(Normal(), 2)
+    x = jaxem.Sequences(jnp.zeros((3, 5)), jnp.array([5, 2, 4], jnp.int32))
+    stay = jnp.full((2, 2), 0.5)
+    params = HMMParams(stay[0], stay, NormalParams(jnp.array([0.0, 9.0]), jnp.ones(2)))
+    again = model.sample_like(jax.random.key(1), params, jaxem.Weighted(x, jnp.ones(3)))
+    assert again.values.shape == (3, 5) and float(again.values.std()) > 0
+    np.testing.assert_array_equal(again.lengths, x.lengths)
+    np.testing.assert_array_equal(model.sample_like(jax.random.key(1), params, x.values), again.values)
+
+
+def test_size_and_power_of_the_likelihood_ratio_test():
+    """One exponential class against two."""
+    models = Mixture(Exponential(), 1), Mixture(Exponential(), 2)
+    run = {"replicates": 19, "restarts": 2, "stop": jaxem.aitken(1e-4), "max_steps": 100}
+    rng = np.random.default_rng(0)
+    keys = jax.random.split(jax.random.key(0), 41)
+    tests = [jaxem.likelihood_ratio_test(*models, key, rng.exponential(2.0, 30), **run) for key in keys[1:]]
+    p_values = np.array([float(test.p_value) for test in tests])
+    # Under the null p is uniform on its 20 values: how many lie below a level is binomial, held to three deviations.
+    for level in (0.1, 0.25, 0.5, 0.75):
+        assert abs((p_values <= level + 1e-9).mean() - level) <= 3 * np.sqrt(level * (1 - level) / 40), level
+    apart = np.r_[rng.exponential(1.0, 15), rng.exponential(100.0, 15)]
+    test = jaxem.likelihood_ratio_test(*models, keys[0], apart, **run)
+    assert float(test.p_value) == pytest.approx(1 / 20) and test.failed == 0
+    assert test.null_distribution.shape == (19,) and float(test.null_distribution.max()) < float(test.statistic)
+    null = -30 * (np.log(apart.mean()) + 1)
+    assert float(test.statistic) == pytest.approx(2 * (float(test.alternative.objective) - null), rel=1e-9)
+    assert "p = 0.05 (19 replicates, 0 failed and left out)" in str(test)

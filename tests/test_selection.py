@@ -1,0 +1,182 @@
+"""Criteria by their definitions, selection beside mclust, cross-validation beside a closed form."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import case
+from closeness import assert_within, eps
+
+import jaxem
+from jaxem import datasets
+from jaxem.families import Categorical, MultivariateNormal, Normal
+from jaxem.inference.criteria import sample_size
+from jaxem.inference.selection import describe
+from jaxem.models import HMM, FactorAnalysis, Mixture
+
+TABLE = np.zeros((9, 2))
+# What is fitted to which data, and its free parameters, counted by hand.
+PARAMETERS = [
+    (Mixture(Normal(), 2), np.zeros(9), 1 + 2 + 2),
+    (Mixture(MultivariateNormal("full"), 3), TABLE, 2 + 6 + 9),
+    (Mixture(MultivariateNormal("tied"), 3), TABLE, 2 + 6 + 3),
+    (Mixture(MultivariateNormal("diag"), 3), TABLE, 2 + 6 + 6),
+    (Mixture(MultivariateNormal("spherical"), 3), TABLE, 2 + 6 + 3),
+    (Mixture(Categorical((2, 4)), 2), TABLE, 1 + 2 * (1 + 3)),
+    (HMM(Normal(), 3), TABLE, 2 + 3 * 2 + 3 + 3),
+    (FactorAnalysis(2), np.zeros((9, 5)), 5 + (10 - 1) + 5),  # two factors have one rotation
+]
+
+
+@pytest.mark.parametrize(("model", "data", "count"), PARAMETERS, ids=lambda one: describe(one)[:30])
+def test_number_of_parameters(model, data, count):
+    params = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(data.shape, data.dtype))
+    assert jaxem.number_of_parameters(model, params) == count
+
+
+def test_criteria_are_what_they_say():
+    model, params, x = case("normal mixture", "float64")
+    L, n, p = float(model.log_likelihood(params, x)), 70, 5
+    r = np.asarray(model.predict_proba(params, x))
+    entropy = -np.where(r > 0, r * np.log(np.where(r > 0, r, 1)), 0).sum()
+    assert entropy > 1
+    wanted = {
+        "aic": 2 * L - 2 * p,
+        "aicc": 2 * L - 2 * p * n / (n - p - 1),
+        "bic": 2 * L - p * math.log(n),
+        "icl": 2 * L - p * math.log(n) - 2 * entropy,
+    }
+    for name, value in wanted.items():
+        assert_within(getattr(jaxem, name)(model, params, x), value, 256 * eps("float64") * abs(L))
+    # A weight of 2 is the same as seeing the observation twice.
+    twice, weighted = jnp.concatenate([x, x]), jaxem.Weighted(x, jnp.full((70,), 2.0))
+    for name in wanted:
+        value = getattr(jaxem, name)
+        assert_within(value(model, params, weighted), value(model, params, twice), 256 * eps("float64") * abs(L))
+    assert float(jaxem.aicc(model, params, jaxem.Weighted(x, jnp.full((70,), 0.08)))) == -math.inf  # n = 5.6
+
+
+def test_sample_sizes():
+    ragged = jaxem.Sequences(jnp.zeros((3, 5)), jnp.array([5, 1, 3], jnp.int32))
+    hmm = HMM(Normal(), 2)
+    assert float(sample_size(hmm, ragged)) == 9
+    assert float(sample_size(hmm, jaxem.Weighted(ragged, jnp.array([1.0, 0.0, 2.5])))) == 12.5
+    assert float(sample_size(hmm, jnp.zeros((3, 5)))) == 15
+    assert float(sample_size(Mixture(Normal(), 2), jaxem.Weighted(jnp.zeros(3), jnp.array([1.0, 0.0, 2.5])))) == 3.5
+
+
+def test_a_prior_is_no_part_of_the_likelihood():
+    model = dataclasses.replace(constant(3.0), log_prior=lambda p: 100.0)
+    assert float(jaxem.bic(model, 1.0, jnp.ones(4))) == pytest.approx(6 - math.log(4), rel=1e-14)
+
+
+def test_what_a_model_lacks_is_named():
+    model, params, x = case("factor analysis", "float64")
+    with pytest.raises(ValueError, match="latent variable of FactorAnalysis is not discrete"):
+        jaxem.icl(model, params, x)
+    lone = jaxem.Model(lambda p, d: p, lambda q, d: q)
+    with pytest.raises(ValueError, match="needs constraints"):
+        jaxem.bic(lone, 1.0, jnp.ones(3))
+    with pytest.raises(ValueError, match="needs log_likelihood"):
+        jaxem.aic(jaxem.Model(lone.e_step, lone.m_step, constraints=jaxem.Real()), 1.0, jnp.ones(3))
+    with pytest.raises(ValueError, match="needs entropy"):
+        jaxem.icl(lone, 1.0, jnp.ones(3))
+    with pytest.raises(ValueError, match="lone: needs init"):
+        jaxem.select({"lone": lone}, jax.random.key(0), jnp.ones(3))
+    with pytest.raises(ValueError, match="criterion must be one of"):
+        jaxem.select([model], jax.random.key(0), x, criterion="dic")
+    with pytest.raises(ValueError, match="no models"):
+        jaxem.select([], jax.random.key(0), x)
+    with pytest.raises(ValueError, match="folds must be between 2 and the 80"):
+        jaxem.cross_validate(model, jax.random.key(0), x, folds=81)
+
+
+def constant(height, degenerate=False):
+    """A model of one number whose likelihood is what it is."""
+    return jaxem.Model(
+        lambda p, d: d.mean(),
+        lambda q, d: q,
+        log_likelihood=lambda p, d: height - ((d - p) ** 2).sum(),
+        init=lambda key, d: d[0],
+        constraints=jaxem.Real(),
+        degenerate=lambda p: jnp.bool_(degenerate),
+    )
+
+
+def test_a_failed_model_is_in_the_table_and_never_wins():
+    x = jnp.array([1.0, 2.0, 4.0])
+    models = {"low": constant(1.0), "high": constant(2.0), "failed": constant(1e9, degenerate=True)}
+    found = jaxem.select(models, jax.random.key(0), x, restarts=2, max_steps=5)
+    assert found.best.name == "high"
+    assert [one.name for one in found.ranked] == ["high", "low"]
+    assert [one.times_best_found for one in found.candidates[:2]] == [2, 2]
+    assert math.isnan(found.best.criteria["icl"])  # no classes
+    lines = str(found).splitlines()
+    assert lines[4].endswith("CONVERGED <- best") and lines[5].endswith("DEGENERATE")
+    only = jaxem.select({"failed": models["failed"]}, jax.random.key(0), x, restarts=2, max_steps=5)
+    with pytest.raises(jaxem.FitError, match="no model"):
+        only.best  # noqa: B018
+
+    def smallest(model, params, data):
+        return -model.log_likelihood(params, data)
+
+    own = jaxem.select(models, jax.random.key(0), x, restarts=2, max_steps=5, criterion=smallest)
+    assert own.best.name == "low" and "smallest" in str(own)
+    with pytest.raises(ValueError, match="icl needs entropy"):
+        jaxem.select(models, jax.random.key(0), x, restarts=2, max_steps=5, criterion="icl")
+
+
+def normal(form, k):
+    return Mixture(MultivariateNormal(form), k)
+
+
+# mclust 5.4 and 6 on the same forms; its EM stops at a relative change of 1e-5, a little below the top.
+OLD_FAITHFUL = {("tied", 3): -2314.386, ("full", 2): -2322.192}
+IRIS = {("full", 2): -574.0178, ("full", 3): -580.8396}
+
+
+@pytest.mark.parametrize(
+    ("x", "published", "winner"),
+    [(datasets.old_faithful(), OLD_FAITHFUL, ("tied", 3)), (datasets.iris()[0], IRIS, ("full", 2))],
+    ids=["old faithful", "iris"],
+)
+def test_select_finds_what_mclust_finds(x, published, winner):
+    found = jaxem.select([normal(*form) for form in published], jax.random.key(0), x, restarts=8)
+    for one, bic in zip(found.candidates, published.values(), strict=True):
+        assert -0.002 <= one.criteria["bic"] - bic <= 0.1, one.name
+        L = float(one.model.log_likelihood(one.fit.params, x))
+        assert_within(one.criteria["bic"], 2 * L - one.parameters * math.log(len(x)), 1e-9 * abs(L))
+    assert found.best.name == describe(normal(*winner)) == f"Mixture(MultivariateNormal({winner[0]}), {winner[1]})"
+
+
+@pytest.mark.parametrize("folds", [4, 3])
+def test_cross_validation_of_one_normal_class_in_closed_form(folds):
+    x = np.random.default_rng(0).normal(3.0, 2.0, 16)
+    key = jax.random.key(2)
+    found = jaxem.cross_validate(Mixture(Normal(), 1), key, x, folds=folds, restarts=1, max_steps=20)
+    dealt = np.asarray(jax.random.permutation(jax.random.split(key)[0], 16))
+    held = np.split(dealt, folds) if 16 % folds == 0 else [dealt[np.arange(16) % folds == f] for f in range(folds)]
+    for fold, value in zip(held, found.held_out, strict=True):
+        seen, unseen = np.delete(x, fold), x[fold]
+        wanted = -0.5 * (np.log(2 * np.pi * seen.var()) + (unseen - seen.mean()) ** 2 / seen.var()).sum()
+        assert_within(value, wanted, 1e3 * eps("float64") * abs(wanted))
+    np.testing.assert_array_equal(found.sizes, [len(fold) for fold in held])
+    assert found.log_likelihood == pytest.approx(float(found.held_out.sum()))
+    assert f"{folds} folds" in str(found)
+
+
+def test_a_fold_whose_fit_failed_has_no_value():
+    found = jaxem.cross_validate(
+        constant(0.0, degenerate=True), jax.random.key(0), jnp.arange(4.0), folds=2, restarts=1
+    )
+    assert np.isnan(found.held_out).all() and math.isnan(found.log_likelihood) and "DEGENERATE" in str(found)
+
+
+def test_data():
+    velocities, (flowers, species) = datasets.galaxies(), datasets.iris()
+    assert velocities.shape == (82,) and (np.diff(velocities) > 0).all()
+    assert flowers.shape == (150, 4) and (np.bincount(species) == 50).all()
+    np.testing.assert_allclose(flowers.mean(axis=0), [5.8433, 3.0573, 3.7580, 1.1993], atol=5e-5)
