@@ -11,7 +11,7 @@ from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import trees
 from jaxem.core.data import Data, Weighted, count, split_weights
 from jaxem.core.model import Params, has
-from jaxem.fitting.fit import canonical, choose, choose_rule, fit
+from jaxem.fitting.fit import canonical, choose, fit
 from jaxem.fitting.result import Status
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
@@ -108,13 +108,13 @@ def bootstrap(
         raise ValueError(f"bootstrap: replicates must be at least 2; got {replicates}")
     params, data = canonical(params, data)
     check_start(model, params, data)
-    algorithm, rule = choose(algorithm, model), choose_rule(stop, tol, model)
+    algorithm = choose(algorithm, model)
     if kind == "parametric":
         data = prepare(model, data)
     draws = None if kind == "parametric" else _draws(data)
     size = batches(model, params, data, replicates) if batch_size is None else batch_size
     fitted, objectives, statuses = _replicates(
-        model, params, data, key, algorithm, rule, replicates, draws, max_steps, size
+        model, params, data, key, algorithm, stop, tol, replicates, draws, max_steps, size
     )
     kept = np.flatnonzero(np.asarray(sound(statuses)))
     if kept.size < 2:
@@ -141,7 +141,8 @@ def _replicates(
     data: Data,
     key: Array,
     algorithm: Any,
-    rule: Any,
+    stop: Any,
+    tol: Any,
     replicates: int,
     draws: int | None,
     max_steps: int,
@@ -150,7 +151,7 @@ def _replicates(
     def one(key: Array) -> tuple[Params, Array, Array]:
         data_key, fit_key = jax.random.split(key)
         again = draw(model, params, data, data_key) if draws is None else resample(data_key, data, draws)
-        end = fit(model, params, again, algorithm=algorithm, stop=rule, max_steps=max_steps, key=fit_key)
+        end = fit(model, params, again, algorithm=algorithm, stop=stop, tol=tol, max_steps=max_steps, key=fit_key)
         named = align(model, end.params, params, data) if _has_labels(model) else end.params
         objective = jnp.nan if end.objective is None else end.objective
         return named, jnp.asarray(objective), end.status

@@ -11,7 +11,7 @@ from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import trees
 from jaxem.core.data import Data, Weighted, count, split_weights
 from jaxem.core.model import require
-from jaxem.fitting.fit import choose, choose_rule
+from jaxem.fitting.fit import choose
 from jaxem.fitting.restarts import fit_restarts
 from jaxem.fitting.result import Status
 from jaxem.fitting.stopping import Rule
@@ -72,13 +72,13 @@ def cross_validate(
     if not 2 <= folds <= n:
         raise ValueError(f"cross_validate: folds must be between 2 and the {n} observations; got {folds}")
     model.init(key, data)  # outside the trace, so that data which cannot be fitted is a ValueError
-    algorithm, rule = choose(algorithm, model), choose_rule(stop, tol, model)
-    return _cross_validate(model, key, data, algorithm, rule, folds, restarts, max_steps)
+    algorithm = choose(algorithm, model)
+    return _cross_validate(model, key, data, algorithm, stop, tol, folds, restarts, max_steps)
 
 
 @jax.jit(static_argnames=("folds", "restarts", "max_steps"))
 def _cross_validate(
-    model: Any, key: Array, data: Data, algorithm: Any, rule: Any, folds: int, restarts: int, max_steps: int
+    model: Any, key: Array, data: Data, algorithm: Any, stop: Any, tol: Any, folds: int, restarts: int, max_steps: int
 ) -> CrossValidation:
     n = count(data)
     deal_key, fit_key = jax.random.split(key)
@@ -99,7 +99,7 @@ def _cross_validate(
             train = Weighted(observations, jnp.where(held, 0, weights))
             test = Weighted(observations, jnp.where(held, weights, 0))
         best = fit_restarts(
-            model, key, train, restarts=restarts, algorithm=algorithm, stop=rule, max_steps=max_steps
+            model, key, train, restarts=restarts, algorithm=algorithm, stop=stop, tol=tol, max_steps=max_steps
         ).best
         value = model.log_likelihood(best.params, test)
         return jnp.where(sound(best.status), value, jnp.nan), sample_size(model, test), best.status

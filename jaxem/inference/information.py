@@ -23,6 +23,7 @@ from jax import Array
 from jaxem.core import bound, expectation, trees
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, require
+from jaxem.core.records import register
 from jaxem.fitting.fit import canonical
 from jaxem.fitting.validation import check_start
 from jaxem.inference.coordinates import along_all, chart, coordinate_names, edged, into
@@ -39,7 +40,7 @@ class Products(NamedTuple):
     missing: Array | None
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class Information:
     """Information in unconstrained coordinates; under ``vmap`` with a leading axis, NaN in lanes without any."""

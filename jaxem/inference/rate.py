@@ -17,6 +17,7 @@ from jax import Array
 from jaxem.core import trees
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, require
+from jaxem.core.records import register
 from jaxem.fitting.fit import canonical
 from jaxem.fitting.result import Fit
 from jaxem.fitting.stopping import rounding
@@ -38,7 +39,7 @@ _ROUNDS = 20
 _APART = 1e-3  # how far a model without Q may be from its fixed point, relative to its parameters
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class ConvergenceRate:
     """The share of the distance to the maximum that an iteration of EM leaves; NaN fields in a lane without one."""
