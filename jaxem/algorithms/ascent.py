@@ -51,18 +51,17 @@ def drift(
     pace: Pace,
     keys: Array,
 ) -> Climb:
-    """A step for each key, uphill on the function drawn with it, and not judged; of the whole way, the pace's share."""
+    """The pace's share of a step for each key, uphill on the function drawn with it, and not judged."""
 
     def step(carry: tuple[Any, Any], key: Array) -> tuple[tuple[Any, Any], tuple[Array, Any]]:
         at, state = carry
         function = function_of(key)
         value, gradient = jax.value_and_grad(function)(at)
         by, state = direction(optimizer, function, at, value, gradient, state)
-        return (jax.tree.map(jnp.add, at, by), state), (value, gradient)
+        return (jax.tree.map(lambda u, s: u + pace.scale * s, at, by), state), (value, gradient)
 
     (end, state), values = jax.lax.scan(step, (free, pace.optimizer), keys)
     value, gradient = jax.tree.map(lambda leaf: leaf[-1], values)
-    end = jax.tree.map(lambda new, old: old + pace.scale * (new - old), end, free)
     return Climb(end, value, gradient, Pace(state, pace.scale), jnp.bool_(True))
 
 
