@@ -20,7 +20,7 @@ TABLE = {
         [],
     ),
     "error_bars": (
-        ["272 rows of data, 11 free parameters", "components.means[1, 1]", "bootstrap and the sandwich differ"],
+        ["272 observations, 11 free parameters", "components.means[1, 1]", "bootstrap and the sandwich differ"],
         ["error_bars.png"],
     ),
     "three_coins": (["0.4064", "0.5368", "0.6432", "log-likelihood -6.7301166701   chance of a 1: 0.6"], []),

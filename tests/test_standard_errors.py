@@ -183,7 +183,7 @@ def test_the_table():
     assert len(table.names) == 6  # what a symmetric matrix says twice is said once
     assert table.free == 5
     printed = str(table)
-    assert printed.startswith("80 rows of data, 5 free parameters") and "90 % from" in printed
+    assert printed.startswith("80 observations, 5 free parameters") and "90 % from" in printed
     assert_within(table.standard_errors[1], np.sqrt(x[:, 0].var() / 80), 1e-12)
     with pytest.raises(ValueError, match="level"):
         jaxem.summary(fit, model, x, level=95)

@@ -384,24 +384,6 @@ def test_incremental_em_needs_fewer_e_steps():
 
 # All of them
 
-EVERY = [OnlineEM(batch_size=20), IncrementalEM(4), SAEM(n_samples=2)]
-
-
-@pytest.mark.parametrize("algorithm", EVERY, ids=lambda algorithm: type(algorithm).__name__)
-def test_lanes_are_fits_of_their_own(algorithm):
-    x = COUNTS.astype(np.float32)
-    starts = as_dtype(
-        MixtureParams(np.array([[0.5, 0.5], [0.3, 0.7]]), PoissonParams(np.array([[1, 10.0], [3, 4]]))), "f4"
-    )
-    run = lambda start: jaxem.fit(POISSON, start, x, algorithm=algorithm, stop=NEVER, max_steps=3, key=KEY)
-    lanes = jax.jit(jax.vmap(run))(starts)
-    for i in range(2):
-        start, lane = jax.tree.map(lambda leaf, i=i: leaf[i], (starts, lanes))
-        alone = run(start)
-        assert (alone.status, alone.steps, alone.evaluations) == (lane.status, lane.steps, lane.evaluations)
-        assert trees.relative_change(lane.params, alone.params) <= 64 * eps(np.float32)
-        np.testing.assert_allclose(lane.trace, alone.trace, rtol=64 * eps(np.float32))
-
 
 def test_what_is_missing_is_named():
     factors, log_joint = case("factor analysis", "float64"), case("log-joint", "float64")

@@ -7,10 +7,11 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from jaxem.core import trees
-from jaxem.core.data import Data, count
+from jaxem.core.data import Data
 from jaxem.fitting.fit import canonical
 from jaxem.fitting.result import Fit
 from jaxem.inference.coordinates import parameter_names, repeated
+from jaxem.inference.criteria import sample_size
 from jaxem.inference.information import Route
 from jaxem.inference.intervals import check_level, wald
 from jaxem.inference.standard_errors import errors, spread_of
@@ -26,7 +27,7 @@ class Summary(NamedTuple):
     upper: np.ndarray
     level: float
     objective: float | None  # log-likelihood (+ log-prior)
-    observations: int | None  # the length of the leading axis of the data
+    observations: float | None  # n, as BIC counts it
     free: int  # parameters, less what the constraints take
 
     def __str__(self) -> str:
@@ -40,7 +41,7 @@ class Summary(NamedTuple):
         lines.insert(1, "-" * len(lines[0]))
         title = f"{self.free} free parameters"
         if self.observations is not None:
-            title = f"{self.observations} rows of data, " + title
+            title = f"{self.observations:,g} observations, " + title
         if self.objective is not None:
             title += f", objective {self.objective:.10g}"
         return "\n".join([title, *lines])
@@ -73,7 +74,7 @@ def summary(
     columns = [ravel_pytree(params)[0], errors(spread), *(ravel_pytree(end)[0] for end in ends)]
     names = tuple(name for name, show in zip(parameter_names(params), shown, strict=True) if show)
     try:
-        observations = count(data)
+        observations = float(sample_size(model, data))
     except ValueError:
         observations = None
     objective = None if fit.objective is None else float(fit.objective)
