@@ -1,131 +1,30 @@
-"""jaxem beside its peers: equal data, equal starts, equal iterations, one process, alternating order.
+"""jaxem beside its peers: equal data, equal starts, equal iterations, on this machine, in one run.
 
     python benchmarks/peers.py --output benchmarks/results/peers.json
 
-For each work: the median of the warm runs of both sides, the median of the ratios pair by pair, the time of jaxem's
-first call (compilation and all), and the log-likelihood that each reached, so that nobody is faster by doing less.
-Needs the extra ``bench``.
+Each work (``works.py``) runs in a process of its own, its sides one after the other in an order that turns round from
+round to round. Of each side: the first call (compilation and all), the median and the range of the warm ones, and the
+log-likelihood that it reached, so that nobody is faster by doing less; of jaxem also the share of the rate that this
+machine reaches on a large matrix product, counting the operations of the work's own products. Ratios are medians of the
+ratios within a round. Then memory (``memory.py``) and start-up (``startup.py``). Needs the extra ``bench``.
+
+Beside the JSON it writes the Markdown table of the README and a picture. ``check.py`` holds the result to the bars.
 """
 
 import argparse
 import importlib.metadata
 import json
-import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from hmmlearn.hmm import GaussianHMM
-from sklearn.mixture import GaussianMixture
-
-import jaxem
-from jaxem.families import MultivariateNormal, MultivariateNormalParams
-from jaxem.models import HMM, HMMParams, Mixture, MixtureParams
-
-ITERATIONS = 10
-NEVER = 0.0  # a tolerance that is never met
-
-
-def mixture(n: int, d: int, k: int, covariance: str, dtype: str) -> tuple[Callable, Callable, float]:
-    """A Gaussian mixture: (ours, theirs, log-likelihood per observation of each)."""
-    rng = np.random.default_rng(0)
-    # Overlapping classes: well separated ones leave responsibilities that are subnormal numbers, on which BLAS crawls.
-    centres = rng.normal(0, 1, (k, d))
-    x = (centres[rng.integers(0, k, n)] + rng.normal(size=(n, d))).astype(dtype)
-    start = x[rng.choice(n, k, replace=False)].astype(np.float64)
-    variances = x.astype(np.float64).var(axis=0)
-    full = covariance == "full"
-    precisions = np.tile(np.diag(1 / variances), (k, 1, 1)) if full else np.tile(1 / variances, (k, 1))
-    spread = np.tile(np.diag(variances), (k, 1, 1)) if full else np.tile(variances, (k, 1))
-    peer = GaussianMixture(
-        k,
-        covariance_type=covariance,
-        tol=NEVER,
-        reg_covar=0,
-        max_iter=ITERATIONS,
-        weights_init=np.full(k, 1 / k),
-        means_init=start,
-        precisions_init=precisions,
-    )
-    model = Mixture(MultivariateNormal(covariance), k)
-    params = MixtureParams(jnp.full(k, 1 / k), MultivariateNormalParams(jnp.asarray(start), jnp.asarray(spread)))
-    data = jnp.asarray(x)
-
-    def ours() -> float:
-        stop = jaxem.parameter_change(NEVER)
-        fit = jaxem.fit(model, params, data, stop=stop, max_steps=ITERATIONS)
-        return float(fit.objective) / n
-
-    def theirs() -> float:
-        return float(peer.fit(x).score(x))
-
-    return ours, theirs
-
-
-def hidden_markov(n: int, t: int, k: int) -> tuple[Callable, Callable]:
-    """A Gaussian HMM of two dimensions, diagonal covariances, float64."""
-    d = 2
-    rng = np.random.default_rng(0)
-    means = rng.normal(0, 2, (k, d))
-    truth = HMMParams(
-        jnp.full(k, 1 / k),
-        jnp.asarray(0.9 * np.eye(k) + 0.1 / k),
-        MultivariateNormalParams(jnp.asarray(means), jnp.ones((k, d))),
-    )
-    model = HMM(MultivariateNormal("diag"), k)
-    x = np.asarray(model.sample(jax.random.key(0), truth, n, t))
-    start = means + rng.normal(0, 0.5, (k, d))
-    transition = np.full((k, k), 0.3 / k) + 0.7 * np.eye(k)
-    params = HMMParams(
-        jnp.full(k, 1 / k),
-        jnp.asarray(transition),
-        MultivariateNormalParams(jnp.asarray(start), jnp.full((k, d), 2.0)),
-    )
-
-    def ours() -> float:
-        stop = jaxem.parameter_change(NEVER)
-        fit = jaxem.fit(model, params, jnp.asarray(x), stop=stop, max_steps=ITERATIONS)
-        return float(fit.objective) / (n * t)
-
-    def theirs() -> float:
-        peer = GaussianHMM(
-            k,
-            covariance_type="diag",
-            n_iter=ITERATIONS,
-            tol=-np.inf,
-            init_params="",
-            covars_prior=0,
-            covars_weight=1,
-            min_covar=0,
-            implementation="scaling",
-        )
-        peer.startprob_, peer.transmat_ = np.full(k, 1 / k), transition
-        peer.means_, peer.covars_ = start, np.full((k, d), 2.0)
-        flat, lengths = x.reshape(n * t, d), np.full(n, t)
-        peer.fit(flat, lengths)
-        return float(peer.score(flat, lengths)) / (n * t)
-
-    return ours, theirs
-
-
-WORKS = {
-    "Gaussian mixture, full, N = 200,000, D = 16, K = 32, float64": (
-        "scikit-learn",
-        lambda: mixture(200_000, 16, 32, "full", "float64"),
-    ),
-    "Gaussian mixture, full, N = 200,000, D = 16, K = 32, float32": (
-        "scikit-learn",
-        lambda: mixture(200_000, 16, 32, "full", "float32"),
-    ),
-    "Gaussian HMM, one sequence of 200,000, K = 4, float64": ("hmmlearn", lambda: hidden_markov(1, 200_000, 4)),
-    "Gaussian HMM, 2,000 sequences of 100, K = 6, float64": ("hmmlearn", lambda: hidden_markov(2_000, 100, 6)),
-}
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {"scikit-learn", "gmmx", "hmmlearn", "dynamax", "jax", "numpy"}
 
 
 def timed(run: Callable[[], float]) -> tuple[float, float]:
@@ -135,53 +34,159 @@ def timed(run: Callable[[], float]) -> tuple[float, float]:
     return time.perf_counter() - begin, value
 
 
-def measure(name: str, runs: int) -> dict:
-    """One work, both sides."""
-    peer, build = WORKS[name]
-    ours, theirs = build()
-    cold, reached = timed(ours)
-    pairs = []
-    for i in range(runs):
-        order = (ours, theirs) if i % 2 == 0 else (theirs, ours)
-        seconds = {side: timed(side) for side in order}
-        pairs.append((seconds[ours][0], seconds[theirs][0]))
-        peer_reached = seconds[theirs][1]
-    return {
+def product_rate(dtype: str) -> float:
+    """Operations a second of a large matrix product: the best of five."""
+    import jax
+    import jax.numpy as jnp
+
+    n = 2048
+    a = jnp.ones((n, n), dtype)
+    product = jax.jit(jnp.matmul)
+    product(a, a).block_until_ready()
+    return 2 * n**3 / min(timed(lambda: product(a, a).block_until_ready())[0] for _ in range(5))
+
+
+def measure(name: str, rounds: int) -> dict:
+    """One work, all sides, in this process."""
+    import jax
+    from works import WORKS
+
+    jax.config.update("jax_enable_x64", WORKS[name].dtype == "float64")
+    warnings.filterwarnings("ignore")  # the peers say that they did not converge: none should
+    sides = WORKS[name].build()
+    cold, reached = {}, {}
+    for side, run in sides.run.items():
+        cold[side], reached[side] = timed(run)
+    warm: dict[str, list[float]] = {side: [] for side in sides.run}
+    for i in range(rounds):
+        order = list(sides.run) if i % 2 == 0 else list(sides.run)[::-1]
+        for side in order:
+            warm[side].append(timed(sides.run[side])[0] * sides.scale.get(side, 1.0))
+    row = {
         "work": name,
-        "iterations": ITERATIONS,
-        "peer": f"{peer} {importlib.metadata.version(peer)}",
-        "jaxem_cold_s": cold,
-        "jaxem_s": statistics.median(a for a, _ in pairs),
-        "peer_s": statistics.median(b for _, b in pairs),
-        "ratio": statistics.median(b / a for a, b in pairs),
-        "pairs_s": pairs,
-        "jaxem_log_likelihood_per_value": reached,
-        "peer_log_likelihood_per_value": peer_reached,
+        "sides": {
+            side: {
+                "first_s": cold[side] * sides.scale.get(side, 1.0),
+                "median_s": statistics.median(seconds),
+                "range_s": [min(seconds), max(seconds)],
+                "log_likelihood": reached[side] if reached[side] == reached[side] else None,
+                "times_faster": statistics.median(b / a for a, b in zip(warm["jaxem"], seconds, strict=True)),
+            }
+            for side, seconds in warm.items()
+        },
     }
+    if sides.operations is not None:
+        rate = sides.operations / row["sides"]["jaxem"]["median_s"]
+        row["share_of_product_rate"] = rate / product_rate(WORKS[name].dtype)
+    return row
+
+
+def in_a_child(script: str, *arguments: str) -> dict:
+    """What a script of this folder prints as its last line, run in a process of its own."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def machine() -> dict:
+    import jax
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        cores = sum(line.startswith("processor") for line in lines)
+    except (OSError, StopIteration):
+        model, cores = platform.machine(), 0
+    versions = {}
+    for package in sorted(PACKAGES):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {"processor": model, "cores": cores, "device": jax.devices()[0].device_kind, "versions": versions}
+
+
+def table(results: dict) -> str:
+    """The Markdown table of the README."""
+    lines = ["| work | jaxem (first call) | beside | times faster |", "|---|---|---|---|"]
+    for row in results["works"]:
+        ours = row["sides"]["jaxem"]
+        for side, other in row["sides"].items():
+            if side != "jaxem":
+                cells = (
+                    row["work"],
+                    f"{ours['median_s']:.3g} s ({ours['first_s']:.3g} s)",
+                    f"{side}: {other['median_s']:.3g} s",
+                    f"{other['times_faster']:.2g}" if other["times_faster"] < 10 else f"{other['times_faster']:.0f}",
+                )
+                lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(results: dict, path: Path) -> None:
+    """Times faster than each peer, on a logarithmic axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    bars = [
+        (f"{row['work']}  –  {side}", other["times_faster"])
+        for row in results["works"]
+        for side, other in row["sides"].items()
+        if side not in ("jaxem", "two products")
+    ][::-1]
+    figure, axes = plt.subplots(figsize=(9, 0.42 * len(bars) + 1), layout="constrained")
+    colours = ["#0072B2" if ratio >= 1 else "#D55E00" for _, ratio in bars]
+    axes.barh([name for name, _ in bars], [ratio for _, ratio in bars], color=colours)
+    axes.set_xscale("log")
+    axes.axvline(1, color="0.4", linewidth=1)
+    for i, (_, ratio) in enumerate(bars):
+        axes.annotate(f" {ratio:.3g}", (ratio, i), va="center")
+    axes.set_xlabel("times faster")
+    axes.set_title(f"{results['machine']['processor']}, {results['machine']['cores']} cores", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/peers.json"))
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", default="", help="works whose name contains this")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="works whose name contains this; the others stay as they are stored")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    warnings.filterwarnings("ignore", category=UserWarning)  # the peers say that they did not converge: none should
-    rows = []
+    if arguments.work:
+        print(json.dumps(measure(arguments.work, arguments.rounds)))
+        return
+
+    from works import WORKS
+
+    stored = json.loads(arguments.output.read_text()) if arguments.output.exists() and arguments.only else {}
+    rows = {row["work"]: row for row in stored.get("works", [])}
     for name in WORKS:
         if arguments.only in name:
-            rows.append(measure(name, arguments.runs))
-            r = rows[-1]
-            print(
-                f"{name}: jaxem {r['jaxem_s']:.2f} s (first call {r['jaxem_cold_s']:.1f} s), {r['peer']} "
-                f"{r['peer_s']:.2f} s, ratio {r['ratio']:.2f}; log-likelihood per value "
-                f"{r['jaxem_log_likelihood_per_value']:.9f} and {r['peer_log_likelihood_per_value']:.9f}",
-                flush=True,
-            )
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}, {jax.default_backend()}"
+            rows[name] = in_a_child("peers.py", "--work", name, "--rounds", str(arguments.rounds))
+            for side, found in rows[name]["sides"].items():
+                low, high = found["range_s"]
+                print(
+                    f"{name:45s} {side:13s} {found['median_s']:8.3f} s ({low:.3f} to {high:.3f}, first "
+                    f"{found['first_s']:.2f})  x{found['times_faster']:.2f}  log-likelihood {found['log_likelihood']}",
+                    flush=True,
+                )
+            print(f"{'':45s} share of the product rate: {rows[name].get('share_of_product_rate', float('nan')):.2f}")
+    results = {"machine": machine(), "works": [rows[name] for name in WORKS if name in rows]}
+    for script in ("memory", "startup"):
+        results[script] = (
+            in_a_child(f"{script}.py") if arguments.only in script or script not in stored else stored[script]
+        )
+        print(script, results[script], flush=True)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({"machine": machine, "works": rows}, indent=1) + "\n")
+    arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+    draw(results, arguments.output.with_suffix(".png"))
+    print(table(results))
 
 
 if __name__ == "__main__":

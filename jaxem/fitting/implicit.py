@@ -25,9 +25,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import Primitive
 from jax.flatten_util import ravel_pytree
-from jax.interpreters import ad, batching, mlir
 
 from jaxem.core import constraints, expectation, linear
 from jaxem.core.data import Data, Weighted, size
@@ -77,7 +75,7 @@ def _rule(primals: Any, tangents: Any) -> Any:
     dots = [leaves[i] for i in moving]
     params_dot = _params_tangent(model, data, refined, quality, dots, moving)
     if trouble:
-        params_dot = jax.tree.map(lambda leaf: _refuse.bind(leaf, message=trouble), params_dot)
+        params_dot = jax.tree.map(lambda leaf: _refusal().bind(leaf, message=trouble), params_dot)
     objective_dot = (
         None if objective is None else _objective_tangent(model, data, params, objective, status, dots, moving)
     )
@@ -289,10 +287,16 @@ def _raise(cotangent: Any, tangent: Any, *, message: str) -> Any:
     raise FitError(message)
 
 
-# The identity on tangents, through which no gradient flows back: only then is it known that one was asked for.
-_refuse = Primitive("undefined_derivative")
-_refuse.def_impl(lambda tangent, *, message: tangent)
-_refuse.def_abstract_eval(lambda tangent, *, message: tangent)
-ad.deflinear2(_refuse, _raise)
-batching.defvectorized(_refuse)
-mlir.register_lowering(_refuse, lambda context, tangent, *, message: [tangent])
+@functools.cache
+def _refusal() -> Any:
+    """The identity on tangents, through which no gradient flows back: only then is it known that one was asked for."""
+    from jax.extend.core import Primitive  # as slow to import as all of this package, and seldom needed
+    from jax.interpreters import ad, batching, mlir
+
+    refuse = Primitive("undefined_derivative")
+    refuse.def_impl(lambda tangent, *, message: tangent)
+    refuse.def_abstract_eval(lambda tangent, *, message: tangent)
+    ad.deflinear2(refuse, _raise)
+    batching.defvectorized(refuse)
+    mlir.register_lowering(refuse, lambda context, tangent, *, message: [tangent])
+    return refuse

@@ -37,9 +37,9 @@ def check_enough(model: Any, n: int) -> None:
 
 def check_support(family: Any, x: Array, observed: Array | None) -> None:
     """Raise ``ValueError`` naming the first observation that the family does not allow."""
-    possible = _possible(family, x, observed)
+    possible = np.asarray(_possible(family, x, observed))
     if not possible.all():
-        index = int(np.flatnonzero(~np.asarray(possible))[0])
+        index = int(np.flatnonzero(~possible)[0])
         raise ValueError(
             f"{type(family).__name__} needs {family.support} in every observation; {int((~possible).sum())} of "
             f"{len(possible)} are not, the first is number {index}: {np.asarray(x[index])}"

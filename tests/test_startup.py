@@ -1,0 +1,55 @@
+"""What a cold process pays: the modules that the import loads, and the programs that a first fit compiles."""
+
+import subprocess
+import sys
+
+IMPORT = """
+import sys
+import jax, optax
+before = set(sys.modules)
+import jaxem
+print(*sorted(name for name in set(sys.modules) - before if name.split(".")[0] != "jaxem"))
+"""
+
+FIT = """
+import jax
+import jaxem
+from jaxem import datasets
+from jaxem.families import MultivariateNormal
+from jaxem.models import Mixture
+
+programs = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **about: event.endswith("backend_compile_duration") and programs.append(about["fun_name"])
+)
+model = Mixture(MultivariateNormal("full"), 2)
+
+def fit(key, x):
+    return jaxem.check(jaxem.fit(model, model.init(key, x), x))
+
+x = datasets.old_faithful()
+fit(jax.random.key(0), x)
+print(*programs)
+programs.clear()
+fit(jax.random.key(1), 2 * x)
+print(*programs)
+"""
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return [line.split() for line in done.stdout.split("\n")[:-1]]
+
+
+def test_the_import_loads_little_beyond_jax_and_optax():
+    (loaded,) = run(IMPORT)
+    heavy = ("jax.extend", "jax._src.pallas", "scipy", "matplotlib", "sklearn", "tqdm")
+    assert not [name for name in loaded if name.startswith(heavy)]
+    assert len(loaded) < 30
+
+
+def test_a_first_fit_compiles_a_handful_of_programs_and_a_second_none():
+    first, second = run(FIT)
+    assert sum(name == "jit(_fit)" for name in first) == sum(name == "jit(_init)" for name in first) == 1
+    assert len(first) <= 8, first
+    assert not second
