@@ -12,6 +12,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -73,14 +74,23 @@ def main() -> None:
     for name in CASES:
         table[name] = compare(*case(name, "float64"))
         print_row(name, table[name])
-    fair = {name: row for name, row in table.items() if row["EM"]["status"] == "CONVERGED"}
-    saving = {
-        name: statistics.median(row["EM"]["evaluations"] / row[name]["evaluations"] for row in fair.values())
+    found = {"all": saving(table.values()), "where EM needs 100 or more": saving(filter(slow, table.values()))}
+    print("median saving:", found)
+    if arguments.output:
+        arguments.output.write_text(json.dumps({"median saving": found, "cases": table}, indent=1) + "\n")
+
+
+def slow(row: dict) -> bool:
+    return row["EM"]["evaluations"] >= 100
+
+
+def saving(rows: Iterable[dict]) -> dict:
+    """The median of E-steps of EM (or as many as it was allowed) over those of each other."""
+    rows = list(rows)
+    return {
+        name: round(statistics.median(row["EM"]["evaluations"] / row[name]["evaluations"] for row in rows), 2)
         for name in ALGORITHMS
     }
-    print("median saving:", {name: round(value, 2) for name, value in saving.items()})
-    if arguments.output:
-        arguments.output.write_text(json.dumps({"median saving": saving, "cases": table}, indent=1) + "\n")
 
 
 def print_row(name: str, row: dict) -> None:

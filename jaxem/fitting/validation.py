@@ -6,6 +6,7 @@ import jax
 from jax import Array
 
 from jaxem.core import constraints, trees
+from jaxem.core.compilation import quick_jit
 from jaxem.core.data import Data
 from jaxem.core.model import Params, has, spaces_of
 
@@ -27,7 +28,7 @@ def check_start(model: Any, params: Params, data: Data) -> None:
         model.validate(params, data)
 
 
-@jax.jit
+@quick_jit
 def _inside(spaces: Any, params: Params) -> Array:
     return constraints.contains(spaces, params)
 

@@ -15,6 +15,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jaxem.core import bound, constraints, expectation, trees
+from jaxem.core.compilation import quick_jit
 from jaxem.core.data import Data, count, size, take
 from jaxem.core.model import Params, has, has_m_step, is_additive, spaces_of
 
@@ -105,10 +106,7 @@ def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> 
 
 @functools.cache
 def _program(function: Callable[..., Any]) -> Any:
-    # These run a few times: on a CPU they take longer to optimise than to run. (Built at the first call, since to ask
-    # for the backend is to start it.)
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=options)
+    return quick_jit(function, always=True)  # these run a few times
 
 
 def _e_step(model: Any, params: Params, data: Data) -> Any:

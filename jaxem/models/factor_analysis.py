@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import cho_solve, solve_triangular
 
+from jaxem.core.compilation import quick_jit
 from jaxem.core.constraints import Positive, Real
 from jaxem.core.data import Data, counted, split_weights, total
 from jaxem.core.records import register
@@ -266,7 +267,7 @@ class FactorAnalysis:
             )
 
 
-@jax.jit
+@quick_jit
 def _init(model: FactorAnalysis, key: Array, data: Data) -> FactorAnalysisParams:
     x, weights = counted(data)
     dtype = float_dtype(data)

@@ -1,12 +1,14 @@
 """Hidden Markov models: a class that moves along a Markov chain, one observation at each step."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.compilation import quick_jit
 from jaxem.core.constraints import Simplex
 from jaxem.core.data import Data, Sequences, counted, split_lengths, split_weights, total
 from jaxem.core.discrete import expected
@@ -254,7 +256,7 @@ def _unpack(data: Data) -> tuple[Array, Array, Array | None]:
     return jnp.where(inside.reshape(*inside.shape, *(1,) * (x.ndim - 2)), x, x[:, :1]), lengths, weights
 
 
-@jax.jit(static_argnames="start")
+@functools.partial(quick_jit, static_argnames="start")
 def _init(model: HMM, key: Array, data: Data, start: Start) -> HMMParams:
     x, lengths, weights = _unpack(data)
     dtype = float_dtype(data)

@@ -1,12 +1,14 @@
 """Finite mixtures: p(x | params) = sum_k weight_k p(x | component k)."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.compilation import quick_jit
 from jaxem.core.constraints import Simplex
 from jaxem.core.data import Data, counted, split_weights
 from jaxem.core.discrete import DiscreteLatent, Responsibilities
@@ -124,7 +126,7 @@ class Mixture(DiscreteLatent):
         observations.check_support(self.family, x, None if weights is None else weights > 0)
 
 
-@jax.jit(static_argnames="start")
+@functools.partial(quick_jit, static_argnames="start")
 def _init(model: Mixture, key: Array, data: Data, start: Start) -> MixtureParams:
     x, weights = counted(data)
     dtype = float_dtype(data)

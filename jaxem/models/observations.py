@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.core.compilation import quick_jit
+
 
 def check_shape(model: Any, x: Array, leading: tuple[str, ...]) -> None:
     """Raise ``ValueError`` where ``x`` is not (leading axes) + one event of the family."""
@@ -46,7 +48,7 @@ def check_support(family: Any, x: Array, observed: Array | None) -> None:
         )
 
 
-@jax.jit
+@quick_jit
 def _possible(family: Any, x: Array, observed: Array | None) -> Array:
     possible = family.supports(x)
     return possible if observed is None else possible | ~observed
