@@ -22,17 +22,17 @@ _ADAM, _HEATING = optax.adam(0.01), optax.linear_schedule(0.3, 1.0, 4)
 
 # Each built for a model of so many observations.
 ALGORITHMS: dict[str, Callable[[int], Any]] = {
+    "GEM": lambda n: GEM(steps=3),
     "EM": lambda n: EM(),
     "EM in blocks": lambda n: EM(block_size=max(n // 3, 1)),
-    "GEM": lambda n: GEM(steps=3),
-    "GEM in batches": lambda n: GEM(_ADAM, steps=3, batch_size=max(n // 3, 1)),
     "SQUAREM": lambda n: SQUAREM(),
-    "Anderson": lambda n: Anderson(),
     "HardEM": lambda n: HardEM(),
+    "Anderson": lambda n: Anderson(),
     "AnnealedEM": lambda n: AnnealedEM(_HEATING),
     "OnlineEM": lambda n: OnlineEM(batch_size=max(n // 3, 1)),
     "IncrementalEM": lambda n: IncrementalEM(blocks=min(n, 3)),
     "MonteCarloEM": lambda n: MonteCarloEM(n_samples=3),
+    "GEM in batches": lambda n: GEM(_ADAM, steps=3, batch_size=max(n // 3, 1)),
     "SAEM": lambda n: SAEM(),
 }
 ADDITIVE = [name for name in CASES if is_additive(case(name, "float64").model)]
