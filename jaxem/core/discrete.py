@@ -19,8 +19,13 @@ class Responsibilities(NamedTuple):
 
 def posterior(log_joint: Array) -> Responsibilities:
     """Bayes' rule: r_nk = p(x_n, z = k) / sum_j p(x_n, z = j), from ``log_joint (N, K)``."""
-    log_normalizer = jax.nn.logsumexp(log_joint, axis=-1)
-    return Responsibilities(jnp.exp(log_joint - log_normalizer[:, None]), log_normalizer)
+    table = log_joint.T  # along the observations the sums over classes are sums of long rows
+    # Any scale does, so it has no derivative; where nothing is possible, or all is NaN, none is needed.
+    largest = jax.lax.stop_gradient(table.max(axis=0))
+    largest = jnp.where(jnp.isfinite(largest), largest, 0)
+    joint = jnp.exp(table - largest[None, :])
+    c = joint.sum(axis=0)
+    return Responsibilities((joint / c[None, :]).T, largest + jnp.log(c))
 
 
 def certain(labels: Array, log_joint: Array) -> Responsibilities:

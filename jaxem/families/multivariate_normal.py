@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxem.core.constraints import Real
 from jaxem.core.records import register
-from jaxem.families import normal_prior
+from jaxem.families import normal_prior, quadratic
 from jaxem.families.covariance import FORMS, Form, is_degenerate, log_normal, scatter_about_mean
 from jaxem.families.normal_prior import NormalInverseWishart
 
@@ -33,13 +33,13 @@ class MultivariateNormal:
     Data ``(N, D)``. ``covariance``: ``"full"``, ``"tied"`` (one for all classes), ``"diag"``, ``"spherical"``.
     Maximiser: m_k = sum_n r_nk x_n / n_k, S_k = sum_n r_nk (x_n - m_k)(x_n - m_k)' / n_k, pooled as the form says.
     ``prior``: a ``NormalInverseWishart``, e.g. ``NormalInverseWishart.from_data(x, k)``; the fit is then MAP.
-    ``origin (K, D)``: where the statistics are taken about; set by ``anchor``, so that nothing cancels far from
-    zero.
+    ``origin``: the parameters whose means the statistics are taken about; set by ``anchor``, so that nothing cancels
+    far from zero.
     """
 
     covariance: str = dataclasses.field(default="full", metadata={"static": True})
     prior: NormalInverseWishart | None = None
-    origin: Array | None = None
+    origin: MultivariateNormalParams | None = None
 
     event_ndim: ClassVar[int] = 1
     support: ClassVar[str] = "finite numbers"
@@ -57,21 +57,35 @@ class MultivariateNormal:
         return MultivariateNormalParams(Real(), self._form.space)  # pyright: ignore[reportArgumentType]
 
     def log_density(self, params: MultivariateNormalParams, x: Array) -> Array:
-        y = x[None, :, :] - params.means[:, None, :]
-        return log_normal(self._form, params.covariances, y)
+        def by_deviations() -> Array:
+            y = x[None, :, :] - params.means[:, None, :]
+            return log_normal(self._form, params.covariances, y).T
+
+        if not quadratic.pays(x.shape[0]):
+            return by_deviations().T
+        return quadratic.log_density(self.covariance, *params, x, by_deviations).T
 
     def statistics(self, weights: Array, x: Array) -> MultivariateNormalStatistics:
         k = weights.shape[1]
-        y = jnp.broadcast_to(x[None], (k, *x.shape)) if self.origin is None else x[None] - self.origin[:, None, :]
-        first = jnp.matmul(weights.T[:, None, :], y)[:, 0, :]
-        return MultivariateNormalStatistics(weights.sum(axis=0), first, self._form.second(weights, y))
+
+        def by_deviations() -> tuple[Array, Array]:
+            y = jnp.broadcast_to(x[None], (k, *x.shape))
+            if self.origin is not None:
+                y = y - self.origin.means[:, None, :]
+            return jnp.matmul(weights.T[:, None, :], y)[:, 0, :], self._form.second(weights, y)
+
+        if quadratic.pays(x.shape[0]):
+            first, second = quadratic.moments(self.covariance, self.origin, weights.T, x, by_deviations)
+        else:
+            first, second = by_deviations()
+        return MultivariateNormalStatistics(weights.sum(axis=0), first, second)
 
     def maximize(self, statistics: MultivariateNormalStatistics) -> MultivariateNormalParams:
         n, first, second = statistics
         d = first.shape[-1]
         occupied = n if self.prior is None else jnp.where(n > 0, n, 1)
         delta = first / occupied[:, None]
-        means = delta if self.origin is None else self.origin + delta
+        means = delta if self.origin is None else self.origin.means + delta
         scatter = scatter_about_mean(self._form, second, delta, n)
         if self.prior is None:
             return MultivariateNormalParams(means, scatter / self._form.divisor(n, d))
@@ -92,7 +106,7 @@ class MultivariateNormal:
         return is_degenerate(self._form, *params)
 
     def anchor(self, params: MultivariateNormalParams) -> Self:
-        return dataclasses.replace(self, origin=params.means)
+        return dataclasses.replace(self, origin=params)
 
     def permute(self, params: MultivariateNormalParams, order: Array) -> MultivariateNormalParams:
         covariances = params.covariances if self.covariance == "tied" else params.covariances[order]
