@@ -57,28 +57,26 @@ class MultivariateNormal:
         return MultivariateNormalParams(Real(), self._form.space)  # pyright: ignore[reportArgumentType]
 
     def log_density(self, params: MultivariateNormalParams, x: Array) -> Array:
-        def by_deviations() -> Array:
+        def by_deviations(x: Array) -> Array:
             y = x[None, :, :] - params.means[:, None, :]
             return log_normal(self._form, params.covariances, y).T
 
-        if not quadratic.pays(x.shape[0]):
-            return by_deviations().T
+        if not quadratic.pays(self.covariance, *x.shape):
+            return by_deviations(x).T
         return quadratic.log_density(self.covariance, *params, x, by_deviations).T
 
     def statistics(self, weights: Array, x: Array) -> MultivariateNormalStatistics:
-        k = weights.shape[1]
-
-        def by_deviations() -> tuple[Array, Array]:
-            y = jnp.broadcast_to(x[None], (k, *x.shape))
+        def by_deviations(weights: Array, x: Array) -> tuple[Array, Array]:
+            y = jnp.broadcast_to(x[None], (weights.shape[1], *x.shape))
             if self.origin is not None:
                 y = y - self.origin.means[:, None, :]
             return jnp.matmul(weights.T[:, None, :], y)[:, 0, :], self._form.second(weights, y)
 
-        if quadratic.pays(x.shape[0]):
-            first, second = quadratic.moments(self.covariance, self.origin, weights.T, x, by_deviations)
+        if quadratic.pays(self.covariance, *x.shape):
+            moments = quadratic.moments(self.covariance, self.origin, weights, x, by_deviations)
         else:
-            first, second = by_deviations()
-        return MultivariateNormalStatistics(weights.sum(axis=0), first, second)
+            moments = by_deviations(weights, x)
+        return MultivariateNormalStatistics(weights.sum(axis=0), *moments)
 
     def maximize(self, statistics: MultivariateNormalStatistics) -> MultivariateNormalParams:
         n, first, second = statistics

@@ -21,13 +21,19 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-# Of fewer rows the products are not the greater part of the work.
+from jaxem.core.expectation import accumulate
+
+# Of fewer rows the products are not the greater part of the work; of more dimensions whitening is as quick.
 _FEWEST_ROWS = 512
+_MOST_DIMENSIONS = 64
+# Numbers in phi at a time: what a CPU keeps close, without making the rows of phi too short.
+_NUMBERS = {"cpu": 2**19}
+_NUMBERS_ELSEWHERE = 2**28
 
 
-def pays(rows: int) -> bool:
-    """Whether so many observations are worth the preparation."""
-    return rows >= _FEWEST_ROWS
+def pays(form: str, rows: int, d: int) -> bool:
+    """Whether this is the quicker form."""
+    return rows >= _FEWEST_ROWS and (form != "full" or d <= _MOST_DIMENSIONS)
 
 
 class _View(NamedTuple):
@@ -67,8 +73,8 @@ def _is_safe(d: Array, variances: Array, precisions: Array) -> Array:
     r"""Whether rounding error stays within what is allowed for an objective, 32 eps for each of D values of a row.
 
     The terms P_ij y_i y_j of class k are rounded by about eps of their size, each on its own, hence together by
-    eps |(P_ij a_i a_j)|_F, with a_i^2 = d_i^2 + v_i the mean of y_i^2. The part of the coefficients is common to all rows
-    of the class. The same number is the relative error that the M-step leaves in the class's covariance.
+    eps |(P_ij a_i a_j)|_F, with a_i^2 = d_i^2 + v_i the mean of y_i^2. The rounding of the coefficients is common to
+    all rows of the class. The same number is the relative error that the M-step leaves in the class's covariance.
     """
     a = jnp.sqrt(d**2 + variances)
     terms = a[:, :, None] * precisions * a[:, None, :] if precisions.ndim == 3 else precisions * a**2
@@ -83,81 +89,121 @@ def _monomials(form: str, y: Array) -> Array:
     return jnp.concatenate([y, y**2 if form == "diag" else (y**2).sum(axis=0, keepdims=True)])
 
 
-def log_density(form: str, means: Array, covariances: Array, x: Array, textbook: Callable[[], Array]) -> Array:
-    """log N(x_n; m_k, S_k), (K, N), from ``x (N, D)``; ``textbook()`` is the same where this form is not safe."""
+def log_density(form: str, means: Array, covariances: Array, x: Array, textbook: Callable[[Array], Array]) -> Array:
+    """log N(x_n; m_k, S_k), (K, N), from ``x (N, D)``; ``textbook(x)`` is the same where this form is not safe."""
     view = _view(form, means, covariances)
-    y, d, p = _columns(x, view.centre), view.means, view.precisions
-    if form == "tied":  # whitened, every class is a ball
-        assert view.whitener is not None
-        y, d, p = _product(view.whitener, y), _product(d, view.whitener.T), jnp.ones_like(d[:, :1])
+    d, p, whitener = view.means, view.precisions, view.whitener
+    if whitener is not None:  # whitened, every class is a ball
+        d, p = _product(d, whitener.T), jnp.ones_like(d[:, :1])
     if form == "full":
         linear = _product(p, d[:, :, None])[:, :, 0]
         i, j = np.triu_indices(d.shape[1])
-        twice = jnp.asarray(np.where(i == j, 1, 2), p.dtype)
-        squares = twice[None, :] * p[:, i, j]
+        p = p[:, i, j] * jnp.asarray(np.where(i == j, 1, 2), p.dtype)[None, :]
     else:
-        linear, squares = p * d, p
+        linear = p * d
     constant = -0.5 * ((linear * d).sum(axis=1) + view.log_determinants + d.shape[1] * math.log(2 * math.pi))
-    coefficients = jnp.concatenate([linear, -0.5 * squares], axis=1)
-    phi = _monomials("spherical" if form == "tied" else form, y)
-    return jax.lax.cond(view.safe, lambda: _product(coefficients, phi) + constant[:, None], textbook)
+    coefficients = jnp.concatenate([linear, -0.5 * p], axis=1)
+
+    def table(x: Array) -> Array:
+        y = _columns(x, view.centre, whitener)
+        phi = _monomials("spherical" if form == "tied" else form, y)
+        fast = lambda: _product(coefficients, phi) + constant[:, None]
+        return jax.lax.cond(view.safe, fast, lambda: textbook(x))
+
+    n, most = x.shape[0], _rows(form, x.shape[1])
+    if n <= most:
+        return table(x)
+    pieces = -(-n // most)
+    size = -(-n // pieces)
+    padded = jnp.concatenate([x, jnp.broadcast_to(x[:1], (pieces * size - n, x.shape[1]))])
+    tables = jax.lax.map(table, padded.reshape(pieces, size, -1))
+    return jnp.moveaxis(tables, 0, 1).reshape(-1, pieces * size)[:, :n]
 
 
 def moments(
-    form: str, origin: Any, weights: Array, x: Array, textbook: Callable[[], tuple[Array, Array]]
+    form: str, origin: Any, weights: Array, x: Array, textbook: Callable[[Array, Array], tuple[Array, Array]]
 ) -> tuple[Array, Array]:
     """sum_n r_nk (x_n - o_k), (K, D), and sum_n r_nk (x_n - o_k)(x_n - o_k)', in the form of the covariances.
 
-    ``weights (K, N)``, ``x (N, D)``, o_k the means of ``origin``; ``textbook()`` is the same where this form is not
-    safe. Without an origin they are about zero, and nothing cancels.
+    ``weights (N, K)``, ``x (N, D)``, o_k the means of ``origin``; ``textbook(weights, x)`` is the same where this form
+    is not safe. Without an origin they are about zero, and nothing cancels.
     """
+    most = _rows(form, x.shape[1])
     if origin is None:
-        y = _columns(x, jnp.zeros_like(x[0]))
-        return _sums(form, weights, y, _monomials(form, y))
+        zero = jnp.zeros_like(x[0])
+        return _unpacked(
+            form, accumulate(lambda rows: _sums(form, rows[0].T, _columns(rows[1], zero)), (weights, x), most)
+        )
     view = _view(form, *origin)
-    y, o, n = _columns(x, view.centre), view.means, weights.sum(axis=1)
-    phi = _monomials(form, y)
 
-    def shifted() -> tuple[Array, Array]:
-        first, second = _sums(form, weights, y, phi)
-        return first - n[:, None] * o, second - _shift(form, first, o, n)
+    def sums(rows: tuple[Array, Array]) -> Any:
+        y = _columns(rows[1], view.centre)
+        return _sums(form, rows[0].T, y, view.safe)
 
-    return jax.lax.cond(view.safe, shifted, textbook)
+    packed = accumulate(sums, (weights, x), most)
+    return jax.lax.cond(
+        view.safe,
+        lambda: _about(form, view.means, weights.sum(axis=0), *_unpacked(form, packed)),
+        lambda: accumulate(lambda rows: textbook(*rows), (weights, x), most),
+    )
 
 
-def _sums(form: str, weights: Array, y: Array, phi: Array) -> tuple[Array, Array]:
-    """sum_n r_nk y_n and sum_n r_nk y_n y_n'."""
-    d = y.shape[0]
+def _rows(form: str, d: int) -> int:
+    """How many observations at a time."""
+    numbers = _NUMBERS.get(jax.default_backend(), _NUMBERS_ELSEWHERE)
+    return max(numbers // {"full": d * (d + 3) // 2, "diag": 2 * d}.get(form, d + 1), 1)
+
+
+def _sums(form: str, r: Array, y: Array, wanted: Array | bool = True) -> tuple[Array, ...]:
+    """sum_n r_nk y_n and sum_n r_nk y_n y_n', each product of coordinates once."""
     if form == "tied":
-        return _product(weights, y.T), _product(weights.sum(axis=0)[None, :] * y, y.T)
-    sums = _product(phi, weights.T).T
-    if form == "full":
-        place = np.zeros((d, d), np.int32)
-        i, j = np.triu_indices(d)
-        place[i, j] = place[j, i] = d + np.arange(i.size)
-        return sums[:, :d], sums[:, place]
-    return sums[:, :d], sums[:, d:] if form == "diag" else sums[:, d]
+        return _product(r, y.T), _product(r.sum(axis=0)[None, :] * y, y.T)
+    phi = _monomials(form, y)
+    none = jnp.zeros((phi.shape[0], r.shape[0]), y.dtype)
+    return (jax.lax.cond(wanted, lambda: _product(phi, r.T), lambda: none),)
 
 
-def _shift(form: str, first: Array, o: Array, n: Array) -> Array:
-    """sum_n r_nk [y_n y_n' - (y_n - o_k)(y_n - o_k)'] = f_k o_k' + o_k f_k' - n_k o_k o_k', with f_k = sum_n r_nk y_n."""
-    half = first - n[:, None] / 2 * o
+def _unpacked(form: str, sums: tuple[Array, ...]) -> tuple[Array, Array]:
+    """The same, (K, D) and in the form of the covariances."""
+    if form == "tied":
+        first, second = sums
+        return first, second
+    moments = sums[0].T
+    if form == "spherical":
+        return moments[:, :-1], moments[:, -1]
+    if form == "diag":
+        first, second = jnp.split(moments, 2, axis=1)
+        return first, second
+    d = math.isqrt(2 * moments.shape[1] + 2) - 1  # F = D (D + 3) / 2
+    place = np.zeros((d, d), np.int32)
+    i, j = np.triu_indices(d)
+    place[i, j] = place[j, i] = d + np.arange(i.size)
+    return moments[:, :d], moments[:, place]
+
+
+def _about(form: str, o: Array, n: Array, first: Array, second: Array) -> tuple[Array, Array]:
+    """The same about o_k: f_k - n_k o_k, and sum_n r_nk y_n y_n' - f_k o_k' - o_k f_k' + n_k o_k o_k'."""
+    n = n[:, None]
+    half = first - n / 2 * o
     if form == "full":
         product = half[:, :, None] * o[:, None, :]
-        return product + jnp.swapaxes(product, 1, 2)
-    if form == "tied":
+        shift = product + jnp.swapaxes(product, 1, 2)
+    elif form == "tied":
         product = _product(half.T, o)
-        return product + product.T
-    return 2 * half * o if form == "diag" else 2 * (half * o).sum(axis=1)
+        shift = product + product.T
+    else:
+        shift = 2 * half * o if form == "diag" else 2 * (half * o).sum(axis=1)
+    return first - n * o, second - shift
 
 
-def _columns(x: Array, centre: Array) -> Array:
-    """y = x - c with observations in columns, (D, N).
+def _columns(x: Array, centre: Array, whitener: Array | None = None) -> Array:
+    """y = x - c with observations in columns, (D, N), whitened where there is something to whiten with.
 
-    As a product with the identity, because XLA would not store a mere transpose, but walk across ``x`` anew for each
+    Else the product is with the identity: XLA would not store a mere transpose, but walk across ``x`` anew for each
     monomial.
     """
-    return _product(jnp.eye(x.shape[1], dtype=x.dtype), (x - centre[None, :]).T)
+    left = jnp.eye(x.shape[1], dtype=x.dtype) if whitener is None else whitener
+    return _product(left, (x - centre[None, :]).T)
 
 
 def _product(a: Array, b: Array) -> Array:
