@@ -246,7 +246,7 @@ def _roundings(into: Callable[[Params], Array], params: Params) -> Array:
 
 
 def _halves(model: Any, params: Params, q: Any, data: Data) -> Array:
-    model = expectation.anchored(model, params)
+    # Not about these parameters: where sums about them vanish, as first moments do at the optimum, there is no scale.
     rows = count(data)
     parts = [take(data, 0, rows // 2), take(data, rows // 2, rows - rows // 2)]
     first, second = (model.statistics(model.e_step(params, part), part) for part in parts)
