@@ -130,10 +130,9 @@ def moments(
     """
     most = _rows(form, x.shape[1])
     if origin is None:
-        zero = jnp.zeros_like(x[0])
-        return _unpacked(
-            form, accumulate(lambda rows: _sums(form, rows[0].T, _columns(rows[1], zero)), (weights, x), most)
-        )
+        zero = jnp.zeros((x.shape[1],), weights.dtype)
+        about_zero = lambda rows: _sums(form, rows[0].T, _columns(rows[1], zero))
+        return _unpacked(form, accumulate(about_zero, (weights, x), most))
     view = _view(form, *origin)
 
     def sums(rows: tuple[Array, Array]) -> Any:
@@ -202,8 +201,8 @@ def _columns(x: Array, centre: Array, whitener: Array | None = None) -> Array:
     Else the product is with the identity: XLA would not store a mere transpose, but walk across ``x`` anew for each
     monomial.
     """
-    left = jnp.eye(x.shape[1], dtype=x.dtype) if whitener is None else whitener
-    return _product(left, (x - centre[None, :]).T)
+    y = x - centre[None, :]
+    return _product(jnp.eye(x.shape[1], dtype=y.dtype) if whitener is None else whitener, y.T)
 
 
 def _product(a: Array, b: Array) -> Array:
