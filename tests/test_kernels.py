@@ -136,7 +136,7 @@ def test_steps_and_gradients_are_those_of_the_textbook_form(form, monkeypatch):
 
 
 def test_a_fit_never_falls_by_more_than_rounding():
-    """In 32 bits, from a bad start, over a thousand iterations or until nothing moves."""
+    """In 32 bits, from a bad start, 300 iterations or until nothing moves."""
     params, x, _ = setting("full", jnp.float32, 1e4)
     start = MixtureParams(jnp.full((K,), 1 / 3, jnp.float32), params._replace(means=x[:K]))
     fit = jaxem.fit(Mixture(MultivariateNormal("full"), K), start, x, tol=0.0, max_steps=300)
