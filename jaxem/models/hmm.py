@@ -16,7 +16,7 @@ from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import protocol as families
 from jaxem.families.protocol import Family
-from jaxem.models import chain, observations
+from jaxem.models import chain, observations, scaled
 from jaxem.models.chain import Chain
 from jaxem.models.starts import Start, start_components
 
@@ -54,6 +54,7 @@ class HMM:
     family: Family
     k: int = dataclasses.field(metadata={"static": True})
     unmoved: Array | None = None
+    parallel: bool | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __post_init__(self) -> None:
         if not isinstance(self.k, int) or self.k < 1:
@@ -71,7 +72,8 @@ class HMM:
     def e_step(self, params: HMMParams, data: Data) -> Chain:
         """Forward-backward on each sequence."""
         x, lengths, _ = _unpack(data)
-        return chain.posterior(params.initial, params.transition, self._log_b(params, x), lengths)
+        blocks = scaled.blocks(self.parallel, *x.shape[:2], self.k)
+        return chain.posterior(params.initial, params.transition, self._log_b(params, x), lengths, blocks)
 
     def c_step(self, params: HMMParams, data: Data) -> Chain:
         """The most probable path of each sequence (Viterbi)."""

@@ -1,0 +1,129 @@
+r"""The recursions of a hidden Markov chain in scaled numbers, where they are fast.
+
+Arrays are ``(T, K, N)``: a step of all N sequences is one slice, and the sequences lie where the vector units want
+them; where there is but one, ``(T, K)``. Each step is scaled by the sum of the step before:
+
+.. math:: \mathrm{joint}_t = b_t \, A' \mathrm{joint}_{t-1} / c_{t-1}, \quad c_t = \textstyle\sum \mathrm{joint}_t,
+          \qquad \mathrm{ratio}_t = (b_t / c_t) \, A \, \mathrm{ratio}_{t+1},
+
+with ratio_t = p(z_t | x) / p(z_t | x_1 ... x_{t-1}). Behind its end a sequence has b = 1, and b / c = 0.
+
+One long sequence is a chain of short steps, which keeps no device busy. ``entries`` lets blocks of it run side by side:
+what a block does to the state before it is a K x K matrix, found by running the filter from each of the K states
+(Särkkä & García-Fernández 2021). That is K times the arithmetic; ``blocks`` says where it pays.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def blocks(parallel: bool | None, n: int, t: int, k: int) -> int:
+    """How many blocks each of n sequences is cut into; one is the sequential form.
+
+    Measured: on a CPU the scan of one sequence of up to six states is one small program, and beyond some dozen states K
+    times the arithmetic is too much. Elsewhere a step costs a launch, however little it does.
+    """
+    wide = 64
+    if parallel is None:
+        short = t < 64 * wide
+        if jax.default_backend() == "cpu":
+            parallel = not short and n <= 2 and 6 < k <= 12
+        else:
+            parallel = not short and n * k <= 256
+    if not parallel:
+        return 1
+    if jax.default_backend() != "cpu":
+        wide = int(t**0.5)  # as many steps within a block as there are blocks
+    return max(min(-(-wide // n), t // 2), 1)
+
+
+def times(A: Array, v: Array) -> Array:
+    """A v of each sequence, ``v (K, ...)``: a sum of K products of long vectors, or a product of matrices."""
+    k = A.shape[1]
+    if v.size == k or k > 8:
+        return jnp.tensordot(A, v, axes=1)
+    sides = (1,) * (v.ndim - 1)
+    total = A[:, 0].reshape(-1, *sides) * v[0][None]
+    for i in range(1, k):
+        total = total + A[:, i].reshape(-1, *sides) * v[i][None]
+    return total
+
+
+def forward(predicted: Array, A: Array, b: Array) -> Array:
+    """joint (T, K, N), from what is predicted for the first step, ``(K, N)``, and ``b (T, K, N)``."""
+    At = A.T
+
+    def step(joint: Array, b_t: Array) -> tuple[Array, Array]:
+        joint = times(At, joint) * (b_t / joint.sum(axis=0)[None])
+        return joint, joint
+
+    first = predicted * b[0]
+    return jnp.concatenate([first[None], jax.lax.scan(step, first, b[1:])[1]])
+
+
+def backward(after: Array, A: Array, b_c: Array, ends: Array) -> Array:
+    """ratio (T, K, N), from ratio_{T+1}, from b / c, and from where sequences end: ``ends (T, N)`` is one there."""
+
+    def step(ratio: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+        b_c_t, ends_t = now
+        ratio = b_c_t * (times(A, ratio) + ends_t[None])
+        return ratio, ratio
+
+    return jax.lax.scan(step, after, (b_c, ends), reverse=True)[1]
+
+
+def smoothed(filtered: Array, b_c: Array, ratio: Array, inside: Array) -> tuple[Array, Array]:
+    """p(z_t | x) and ratio, both (T, K, N): what is filtered times what comes after it, ratio / (b / c).
+
+    Each step sums to one but for rounding, which is taken out here. Where it does not, a state has underflowed that was
+    needed after all: what is smoothed is not known, and says so.
+    """
+    none = b_c == 0
+    gamma = jnp.where(none, 0, filtered * (ratio / jnp.where(none, 1, b_c)))
+    total = gamma.sum(axis=1)
+    known = jnp.abs(total - 1) < 0.5
+    scale = jnp.where(inside, jnp.where(known, 1 / jnp.where(known, total, 1), jnp.nan), 1)[:, None]
+    return gamma * scale, ratio * scale
+
+
+def entries(pi: Array, A: Array, b: Array) -> tuple[Array, Array]:
+    """What is predicted for the first step of each block, and ratio of the first step of the block after it, (K, N, B),
+    from ``b (T, K, N, B)``, blocks in order on the last axis."""
+    k, n, count = b.shape[1:]
+    At = A.T
+
+    def step(carry: tuple[Array, Array], b_t: Array) -> tuple[tuple[Array, Array], None]:
+        joint, log_scale = carry
+        c = joint.sum(axis=0)
+        c = jnp.where(c > 0, c, 1)
+        return (times(At, joint) * (b_t[:, None] / c[None]), log_scale + jnp.log(c)), None
+
+    # From state i at the block's first step (axis 1) to state j (axis 0): a filter of its own, scaled on its own.
+    from_each = jnp.eye(k, dtype=b.dtype)[:, :, None, None] * b[0][:, None]
+    (joint, log_scale), _ = jax.lax.scan(step, (from_each, jnp.zeros((k, n, count), b.dtype)), b[1:])
+    c = joint.sum(axis=0)
+    possible = c > 0
+    move = times(At, joint) / jnp.where(possible, c, 1)[None]  # to the first step of the next block
+    log_scale = jnp.where(possible, log_scale + jnp.log(jnp.where(possible, c, 1)), -jnp.inf)
+    move, log_scale = jnp.moveaxis(move, -1, 0), jnp.moveaxis(log_scale, -1, 0)
+
+    def enter(predicted: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        move, log_scale = now
+        # Any common scale does. That of the likeliest state that is possible keeps all that matters.
+        log_scale = jnp.where(predicted > 0, log_scale, -jnp.inf)
+        most = jax.lax.stop_gradient(log_scale.max(axis=0))
+        scale = jnp.exp(log_scale - most[None])
+        after = (move * (predicted * scale)[None]).sum(axis=1)
+        return after / after.sum(axis=0)[None], (predicted, scale)
+
+    start = jnp.broadcast_to(pi[:, None], (k, n))
+    _, (predicted, scale) = jax.lax.scan(enter, start, (move, log_scale))
+
+    def leave(ratio: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        move, scale, predicted = now
+        before = scale * (move * ratio[:, None]).sum(axis=0)
+        return before / (predicted * before).sum(axis=0)[None], ratio
+
+    _, ratio = jax.lax.scan(leave, jnp.ones((k, n), b.dtype), (move, scale, predicted), reverse=True)
+    return jnp.moveaxis(predicted, 0, -1), jnp.moveaxis(ratio, 0, -1)
