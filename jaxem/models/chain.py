@@ -45,10 +45,11 @@ def posterior(pi: Array, A: Array, log_b: Array, lengths: Array, blocks: int = 1
     parted = steps.b.reshape(*steps.b.shape[:2], -1, blocks)
     predicted, after = (entry.reshape(steps.b.shape[1:]) for entry in scaled.entries(pi, A, parted))
     joint = scaled.forward(predicted, A, steps.b)
-    filtered, b_c, log_c = _scaled(joint, steps)
+    c = joint.sum(axis=1)
+    filtered, b_c, log_c = _scaled(joint, c, steps)
     # Whatever underflows is left to the sequential form.
     return jax.lax.cond(
-        _underflows(predicted, A, joint, steps),
+        _underflows(predicted, A, joint, c, steps),
         lambda: posterior(pi, A, log_b, lengths),
         lambda: _smooth(filtered, A, b_c, log_c, jnp.where(steps.goes_on[None], after, 0), steps),
     )
@@ -130,23 +131,21 @@ def _cut(x: Array, blocks: int) -> Array:
     return jnp.moveaxis(x, 0, -1) if n * blocks > 1 else x[0]
 
 
-def _scaled(joint: Array, steps: _Steps) -> tuple[Array, Array, Array]:
+def _scaled(joint: Array, c: Array, steps: _Steps) -> tuple[Array, Array, Array]:
     """What is filtered, b / c, and log c, from the scaled filter."""
-    c = joint.sum(axis=1)
-    filtered = joint / c[:, None]
-    possible = steps.inside[:, None] & (filtered > 0)
+    inverse = (1 / c)[:, None]
+    possible = steps.inside[:, None] & (joint > 0)
     log_c = jnp.where(steps.inside, jnp.log(jnp.where(steps.inside, c, 1)) + steps.largest, 0)
-    return filtered, jnp.where(possible, steps.b / c[:, None], 0), log_c
+    return joint * inverse, jnp.where(possible, steps.b * inverse, 0), log_c
 
 
-def _underflows(predicted: Array, A: Array, joint: Array, steps: _Steps) -> Array:
+def _underflows(predicted: Array, A: Array, joint: Array, c: Array, steps: _Steps) -> Array:
     """Whether the scaled filter has lost what may be needed.
 
     Densities are divided by the largest of their step. Where the chain cannot be in the state of that largest one, the
     rest may underflow, and so may a state to which no way leads back.
     """
     safe = float(jnp.finfo(joint.dtype).tiny) ** 0.5
-    c = joint.sum(axis=1)
 
     def lost() -> Array:
         later = jax.vmap(lambda alpha: scaled.times(A.T, alpha))(joint[:-1] / c[:-1, None])
@@ -161,6 +160,7 @@ def _filter(pi: Array, A: Array, log_b: Array, lengths: Array, steps: _Steps) ->
     """What is filtered, b / c, and log c: in scaled numbers, and where those underflow again in log space."""
     predicted = jnp.broadcast_to(pi.reshape(-1, *(1,) * (steps.b.ndim - 2)), steps.b.shape[1:])
     joint = scaled.forward(predicted, A, steps.b)
+    c = joint.sum(axis=1)
 
     def in_logs() -> tuple[Array, Array, Array]:
         log_alpha, log_c = (_cut(x, 1) for x in _log_forward(pi, A, log_b, lengths))
@@ -168,7 +168,7 @@ def _filter(pi: Array, A: Array, log_b: Array, lengths: Array, steps: _Steps) ->
         possible = steps.inside[:, None] & (filtered > 0)
         return filtered, jnp.where(possible, jnp.exp(steps.log_b - log_c[:, None]), 0), log_c
 
-    return jax.lax.cond(_underflows(predicted, A, joint, steps), in_logs, lambda: _scaled(joint, steps))
+    return jax.lax.cond(_underflows(predicted, A, joint, c, steps), in_logs, lambda: _scaled(joint, c, steps))
 
 
 def _filtered(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
@@ -179,8 +179,8 @@ def _filtered(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array,
 
 
 def _smooth(filtered: Array, A: Array, b_c: Array, log_c: Array, after: Array, steps: _Steps) -> Chain:
-    ratio = scaled.backward(after, A, b_c, steps.ends)
-    gamma, ratio = scaled.smoothed(filtered, b_c, ratio, steps.inside)
+    beta = scaled.backward(after, A, b_c, steps.ends)
+    gamma, ratio = scaled.smoothed(filtered, b_c, beta, steps.inside)
     return Chain(steps.join(filtered), A, steps.join(gamma), steps.join(ratio), steps.join(log_c).sum(axis=1))
 
 

@@ -47,8 +47,9 @@ class HMM:
     Data: one observation is one sequence. An array ``(N, T)`` or ``(N, T, D)``, ``Sequences`` where lengths differ
     (see ``jaxem.pad_sequences``), or ``Weighted`` of either; for one sequence x, ``x[None]``. q: a ``Chain``. A
     transition that starts at zero stays there. ``unmoved (K, K)``: the transitions of a state that no sequence
-    leaves, for which any are as good; set by ``anchor`` to what they were. Baum, Petrie, Soules & Weiss (1970);
-    Rabiner (1989).
+    leaves, for which any are as good; set by ``anchor`` to what they were. ``parallel``: whether each sequence is cut
+    into blocks that run side by side, at ``k`` times the arithmetic; ``None`` chooses by device and shape, the
+    posterior is the same. Baum, Petrie, Soules & Weiss (1970); Rabiner (1989); Särkkä & García-Fernández (2021).
     """
 
     family: Family
@@ -59,6 +60,8 @@ class HMM:
     def __post_init__(self) -> None:
         if not isinstance(self.k, int) or self.k < 1:
             raise ValueError(f"HMM: k must be a positive whole number; got {self.k!r}")
+        if self.parallel not in (None, True, False):
+            raise ValueError(f"HMM: parallel must be None, True or False; got {self.parallel!r}")
 
     @property
     def constraints(self) -> HMMParams:

@@ -4,7 +4,7 @@ Arrays are ``(T, K, N)``: a step of all N sequences is one slice, and the sequen
 them; where there is but one, ``(T, K)``. Each step is scaled by the sum of the step before:
 
 .. math:: \mathrm{joint}_t = b_t \, A' \mathrm{joint}_{t-1} / c_{t-1}, \quad c_t = \textstyle\sum \mathrm{joint}_t,
-          \qquad \mathrm{ratio}_t = (b_t / c_t) \, A \, \mathrm{ratio}_{t+1},
+          \qquad \beta_t = A \, \mathrm{ratio}_{t+1}, \quad \mathrm{ratio}_t = \beta_t \, b_t / c_t,
 
 with ratio_t = p(z_t | x) / p(z_t | x_1 ... x_{t-1}). Behind its end a sequence has b = 1, and b / c = 0.
 
@@ -63,28 +63,28 @@ def forward(predicted: Array, A: Array, b: Array) -> Array:
 
 
 def backward(after: Array, A: Array, b_c: Array, ends: Array) -> Array:
-    """ratio (T, K, N), from ratio_{T+1}, from b / c, and from where sequences end: ``ends (T, N)`` is one there."""
+    """beta (T, K, N) = A ratio_{t+1}, from ratio_{T+1}, from b / c, and from where sequences end: ``ends (T, N)`` is
+    one there, and zero elsewhere."""
 
     def step(ratio: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
         b_c_t, ends_t = now
-        ratio = b_c_t * (times(A, ratio) + ends_t[None])
-        return ratio, ratio
+        beta = times(A, ratio) + ends_t[None]
+        return b_c_t * beta, beta
 
     return jax.lax.scan(step, after, (b_c, ends), reverse=True)[1]
 
 
-def smoothed(filtered: Array, b_c: Array, ratio: Array, inside: Array) -> tuple[Array, Array]:
-    """p(z_t | x) and ratio, both (T, K, N): what is filtered times what comes after it, ratio / (b / c).
+def smoothed(filtered: Array, b_c: Array, beta: Array, inside: Array) -> tuple[Array, Array]:
+    """p(z_t | x) = filtered_t beta_t, and ratio_t = (b_t / c_t) beta_t, both (T, K, N).
 
     Each step sums to one but for rounding, which is taken out here. Where it does not, a state has underflowed that was
     needed after all: what is smoothed is not known, and says so.
     """
-    none = b_c == 0
-    gamma = jnp.where(none, 0, filtered * (ratio / jnp.where(none, 1, b_c)))
+    gamma = jnp.where(b_c > 0, filtered * beta, 0)
     total = gamma.sum(axis=1)
     known = jnp.abs(total - 1) < 0.5
     scale = jnp.where(inside, jnp.where(known, 1 / jnp.where(known, total, 1), jnp.nan), 1)[:, None]
-    return gamma * scale, ratio * scale
+    return gamma * scale, b_c * beta * scale
 
 
 def entries(pi: Array, A: Array, b: Array) -> tuple[Array, Array]:
@@ -99,31 +99,26 @@ def entries(pi: Array, A: Array, b: Array) -> tuple[Array, Array]:
         c = jnp.where(c > 0, c, 1)
         return (times(At, joint) * (b_t[:, None] / c[None]), log_scale + jnp.log(c)), None
 
-    # From state i at the block's first step (axis 1) to state j (axis 0): a filter of its own, scaled on its own.
+    # From state i at the block's first step (axis 1) to state j at its last (axis 0): a filter of its own.
     from_each = jnp.eye(k, dtype=b.dtype)[:, :, None, None] * b[0][:, None]
     (joint, log_scale), _ = jax.lax.scan(step, (from_each, jnp.zeros((k, n, count), b.dtype)), b[1:])
-    c = joint.sum(axis=0)
-    possible = c > 0
-    move = times(At, joint) / jnp.where(possible, c, 1)[None]  # to the first step of the next block
-    log_scale = jnp.where(possible, log_scale + jnp.log(jnp.where(possible, c, 1)), -jnp.inf)
-    move, log_scale = jnp.moveaxis(move, -1, 0), jnp.moveaxis(log_scale, -1, 0)
+    joint, log_scale = jnp.moveaxis(joint, -1, 0), jnp.moveaxis(log_scale, -1, 0)
 
     def enter(predicted: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-        move, log_scale = now
-        # Any common scale does. That of the likeliest state that is possible keeps all that matters.
+        joint, log_scale = now
+        # Any common scale does. The largest of those of possible states keeps all that matters.
         log_scale = jnp.where(predicted > 0, log_scale, -jnp.inf)
-        most = jax.lax.stop_gradient(log_scale.max(axis=0))
-        scale = jnp.exp(log_scale - most[None])
-        after = (move * (predicted * scale)[None]).sum(axis=1)
-        return after / after.sum(axis=0)[None], (predicted, scale)
+        move = joint * jnp.exp(log_scale - jax.lax.stop_gradient(log_scale.max(axis=0))[None])[None]
+        alpha = (move * predicted[None]).sum(axis=1)
+        return times(At, alpha / alpha.sum(axis=0)[None]), (predicted, move)
 
     start = jnp.broadcast_to(pi[:, None], (k, n))
-    _, (predicted, scale) = jax.lax.scan(enter, start, (move, log_scale))
+    _, (predicted, move) = jax.lax.scan(enter, start, (joint, log_scale))
 
-    def leave(ratio: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        move, scale, predicted = now
-        before = scale * (move * ratio[:, None]).sum(axis=0)
+    def leave(ratio: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+        predicted, move = now
+        before = (move * times(A, ratio)[:, None]).sum(axis=0)
         return before / (predicted * before).sum(axis=0)[None], ratio
 
-    _, ratio = jax.lax.scan(leave, jnp.ones((k, n), b.dtype), (move, scale, predicted), reverse=True)
+    _, ratio = jax.lax.scan(leave, jnp.ones((k, n), b.dtype), (predicted, move), reverse=True)
     return jnp.moveaxis(predicted, 0, -1), jnp.moveaxis(ratio, 0, -1)
