@@ -3,7 +3,7 @@ r"""Inference in a hidden Markov chain of K states: filter, smoother, forward al
 Names: pi (K,) the initial distribution, A (K, K) the transition matrix (row: from), b_t(k) = p(x_t | z_t = k). All
 sequences run side by side; arrays are ``(N, T, K)``, ``lengths (N,)`` says where each ends.
 
-Rabiner (1989); the smoother in the backward-kernel form of Rauch, Tung & Striebel (1965).
+Rabiner (1989). The recursions in scaled numbers, and their parallel form, are in ``scaled``.
 """
 
 from typing import NamedTuple
@@ -38,7 +38,7 @@ def within(lengths: Array, t: int) -> Array:
 def posterior(pi: Array, A: Array, log_b: Array, lengths: Array, blocks: int = 1) -> Chain:
     """Scaled forward-backward: p(z | x), from ``log_b (N, T, K)``; with each sequence in ``blocks`` side by side, for
     which the rows of A must sum to one."""
-    steps = _Steps.of(log_b, lengths, blocks)
+    steps = scaled.Steps.of(log_b, lengths, blocks)
     if blocks == 1:
         filtered, b_c, log_c = _filter(pi, A, log_b, lengths, steps)
         return _smooth(filtered, A, b_c, log_c, jnp.zeros_like(filtered[0]), steps)
@@ -46,10 +46,10 @@ def posterior(pi: Array, A: Array, log_b: Array, lengths: Array, blocks: int = 1
     predicted, after = (entry.reshape(steps.b.shape[1:]) for entry in scaled.entries(pi, A, parted))
     joint = scaled.forward(predicted, A, steps.b)
     c = joint.sum(axis=1)
-    filtered, b_c, log_c = _scaled(joint, c, steps)
+    filtered, b_c, log_c = scaled.normalized(joint, c, steps)
     # Whatever underflows is left to the sequential form.
     return jax.lax.cond(
-        _underflows(predicted, A, joint, c, steps),
+        jax.lax.cond(_suspect(A, c, steps), lambda: _lost(predicted, A, joint, c, steps), lambda: jnp.zeros((), bool)),
         lambda: posterior(pi, A, log_b, lengths),
         lambda: _smooth(filtered, A, b_c, log_c, jnp.where(steps.goes_on[None], after, 0), steps),
     )
@@ -88,97 +88,57 @@ def draw(key: Array, pi: Array, A: Array, log_b: Array, lengths: Array) -> Chain
     return certain(jnp.where(within(lengths, t), path.T, -1), k, log_normalizer)
 
 
-class _Steps(NamedTuple):
-    """The densities of each step as the recursions want them, see ``scaled``; each block a sequence of its own."""
-
-    b: Array  # (T, K, N), divided by the largest of the step; one behind the end
-    log_b: Array  # (T, K, N)
-    largest: Array  # (T, N), log of what b is divided by
-    inside: Array  # (T, N), whether the step lies within the sequence
-    ends: Array  # (T, N), one at the last step of the sequence
-    goes_on: Array  # (N,), whether the sequence goes on behind this block
-    whole: tuple[int, int, int]  # what it was made of: N, T and blocks
-
-    @classmethod
-    def of(cls, log_b: Array, lengths: Array, blocks: int) -> "_Steps":
-        n, t = log_b.shape[:2]
-        width = -(-t // blocks)
-        log_b = _cut(log_b, blocks)
-        # Any scale does, so it has no derivative; that of a maximum is 0 / 0 where XLA computes the maximised number
-        # twice, rounded differently, and finds none that equals the maximum.
-        largest = jax.lax.stop_gradient(log_b.max(axis=1))
-        left = (lengths[:, None] - width * jnp.arange(blocks, dtype=lengths.dtype)[None, :]).reshape(-1)
-        left = left if n * blocks > 1 else left[0]
-        at = jnp.arange(width, dtype=lengths.dtype).reshape(-1, *(1,) * left.ndim)
-        inside, ends = at < left[None], (at == left[None] - 1).astype(log_b.dtype)
-        b = jnp.where(inside[:, None], jnp.exp(log_b - largest[:, None]), 1)
-        return cls(b, log_b, largest, inside, ends, left > width, (n, t, blocks))
-
-    def join(self, x: Array) -> Array:
-        """(T, ..., N) of the recursions as (N, T, ...) of all else."""
-        n, t, blocks = self.whole
-        x = jnp.moveaxis(x, -1, 0) if n * blocks > 1 else x[None]
-        return x.reshape(n, -1, *x.shape[2:])[:, :t]
-
-
-def _cut(x: Array, blocks: int) -> Array:
-    """(N, T, ...) as (T / blocks, ..., N blocks); the last axis is left out where it is one."""
-    n, t = x.shape[:2]
-    width = -(-t // blocks)
-    if width * blocks > t:
-        x = jnp.pad(x, ((0, 0), (0, width * blocks - t), *((0, 0),) * (x.ndim - 2)))
-    x = x.reshape(n * blocks, width, *x.shape[2:])
-    return jnp.moveaxis(x, 0, -1) if n * blocks > 1 else x[0]
-
-
-def _scaled(joint: Array, c: Array, steps: _Steps) -> tuple[Array, Array, Array]:
-    """What is filtered, b / c, and log c, from the scaled filter."""
-    inverse = (1 / c)[:, None]
-    possible = steps.inside[:, None] & (joint > 0)
-    log_c = jnp.where(steps.inside, jnp.log(jnp.where(steps.inside, c, 1)) + steps.largest, 0)
-    return joint * inverse, jnp.where(possible, steps.b * inverse, 0), log_c
-
-
-def _underflows(predicted: Array, A: Array, joint: Array, c: Array, steps: _Steps) -> Array:
-    """Whether the scaled filter has lost what may be needed.
+def _suspect(A: Array, c: Array, steps: scaled.Steps) -> Array:
+    """Whether the scaled filter has underflowed, or may have done so unnoticed.
 
     Densities are divided by the largest of their step. Where the chain cannot be in the state of that largest one, the
-    rest may underflow, and so may a state to which no way leads back.
+    rest may underflow, and so may a state to which no way leads back. Where every state can follow every other, what
+    underflows in one step is back in the next.
     """
-    safe = float(jnp.finfo(joint.dtype).tiny) ** 0.5
-
-    def lost() -> Array:
-        later = jax.vmap(lambda alpha: scaled.times(A.T, alpha))(joint[:-1] / c[:-1, None])
-        possible = (jnp.concatenate([predicted[None], later]) > 0) & (steps.log_b > -jnp.inf)
-        return (steps.inside[:, None] & possible & (joint < safe)).any()
-
-    # Where every state can follow every other, what underflows in one step is back in the next. Elsewhere it is lost.
-    return (steps.inside & ~(c >= safe)).any() | jax.lax.cond(A.min() < safe, lost, lambda: jnp.zeros((), bool))
+    return (steps.inside & ~(c >= _safe(c))).any() | (A.min() < _safe(c))
 
 
-def _filter(pi: Array, A: Array, log_b: Array, lengths: Array, steps: _Steps) -> tuple[Array, Array, Array]:
+def _safe(c: Array) -> float:
+    return float(jnp.finfo(c.dtype).tiny) ** 0.5
+
+
+def _lost(predicted: Array, A: Array, joint: Array, c: Array, steps: scaled.Steps) -> Array:
+    """Whether a step, or a state that is possible, has underflowed."""
+    later = jax.vmap(lambda alpha: scaled.times(A.T, alpha))(joint[:-1] / c[:-1, None])
+    possible = (jnp.concatenate([predicted[None], later]) > 0) & (steps.log_b > -jnp.inf)
+    state = steps.inside[:, None] & possible & (joint < _safe(c))
+    return (steps.inside & ~(c >= _safe(c))).any() | state.any()
+
+
+def _filter(pi: Array, A: Array, log_b: Array, lengths: Array, steps: scaled.Steps) -> tuple[Array, Array, Array]:
     """What is filtered, b / c, and log c: in scaled numbers, and where those underflow again in log space."""
     predicted = jnp.broadcast_to(pi.reshape(-1, *(1,) * (steps.b.ndim - 2)), steps.b.shape[1:])
     joint = scaled.forward(predicted, A, steps.b)
     c = joint.sum(axis=1)
+    in_scaled = scaled.normalized(joint, c, steps)
 
     def in_logs() -> tuple[Array, Array, Array]:
-        log_alpha, log_c = (_cut(x, 1) for x in _log_forward(pi, A, log_b, lengths))
+        log_alpha, log_c = (scaled.cut(x, 1) for x in _log_forward(pi, A, log_b, lengths))
         filtered = jnp.exp(log_alpha)
         possible = steps.inside[:, None] & (filtered > 0)
         return filtered, jnp.where(possible, jnp.exp(steps.log_b - log_c[:, None]), 0), log_c
 
-    return jax.lax.cond(_underflows(predicted, A, joint, c, steps), in_logs, lambda: _scaled(joint, c, steps))
+    # What passes a condition is copied, so that it is worth asking little first.
+    return jax.lax.cond(
+        _suspect(A, c, steps),
+        lambda: jax.lax.cond(_lost(predicted, A, joint, c, steps), in_logs, lambda: in_scaled),
+        lambda: in_scaled,
+    )
 
 
 def _filtered(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
     """p(z_t | x_1 ... x_t), (N, T, K), and log p(x), (N,)."""
-    steps = _Steps.of(log_b, lengths, 1)
+    steps = scaled.Steps.of(log_b, lengths, 1)
     filtered, _, log_c = _filter(pi, A, log_b, lengths, steps)
     return steps.join(filtered), steps.join(log_c).sum(axis=1)
 
 
-def _smooth(filtered: Array, A: Array, b_c: Array, log_c: Array, after: Array, steps: _Steps) -> Chain:
+def _smooth(filtered: Array, A: Array, b_c: Array, log_c: Array, after: Array, steps: scaled.Steps) -> Chain:
     beta = scaled.backward(after, A, b_c, steps.ends)
     gamma, ratio = scaled.smoothed(filtered, b_c, beta, steps.inside)
     return Chain(steps.join(filtered), A, steps.join(gamma), steps.join(ratio), steps.join(log_c).sum(axis=1))

@@ -75,7 +75,8 @@ class HMM:
     def e_step(self, params: HMMParams, data: Data) -> Chain:
         """Forward-backward on each sequence."""
         x, lengths, _ = _unpack(data)
-        blocks = scaled.blocks(self.parallel, *x.shape[:2], self.k)
+        n, t = x.shape[:2]
+        blocks = scaled.blocks(self.parallel, n, t, self.k)
         return chain.posterior(params.initial, params.transition, self._log_b(params, x), lengths, blocks)
 
     def c_step(self, params: HMMParams, data: Data) -> Chain:

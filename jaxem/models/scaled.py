@@ -13,9 +13,62 @@ what a block does to the state before it is a K x K matrix, found by running the
 (Särkkä & García-Fernández 2021). That is K times the arithmetic; ``blocks`` says where it pays.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+
+class Steps(NamedTuple):
+    """The densities of each step as the recursions want them; each block a sequence of its own."""
+
+    b: Array  # (T, K, N), divided by the largest of the step; one behind the end
+    log_b: Array  # (T, K, N)
+    largest: Array  # (T, N), log of what b is divided by
+    inside: Array  # (T, N), whether the step lies within the sequence
+    ends: Array  # (T, N), one at the last step of the sequence
+    goes_on: Array  # (N,), whether the sequence goes on behind this block
+    whole: tuple[int, int, int]  # what it was made of: N, T and blocks
+
+    @classmethod
+    def of(cls, log_b: Array, lengths: Array, blocks: int) -> "Steps":
+        n, t = log_b.shape[:2]
+        width = -(-t // blocks)
+        log_b = cut(log_b, blocks)
+        # Any scale does, so it has no derivative; that of a maximum is 0 / 0 where XLA computes the maximised number
+        # twice, rounded differently, and finds none that equals the maximum.
+        largest = jax.lax.stop_gradient(log_b.max(axis=1))
+        left = (lengths[:, None] - width * jnp.arange(blocks, dtype=lengths.dtype)[None, :]).reshape(-1)
+        left = left if n * blocks > 1 else left[0]
+        at = jnp.arange(width, dtype=lengths.dtype).reshape(-1, *(1,) * left.ndim)
+        inside, ends = at < left[None], (at == left[None] - 1).astype(log_b.dtype)
+        b = jnp.where(inside[:, None], jnp.exp(log_b - largest[:, None]), 1)
+        return cls(b, log_b, largest, inside, ends, left > width, (n, t, blocks))
+
+    def join(self, x: Array) -> Array:
+        """(T, ..., N) of the recursions as (N, T, ...) of all else."""
+        n, t, blocks = self.whole
+        x = jnp.moveaxis(x, -1, 0) if n * blocks > 1 else x[None]
+        return x.reshape(n, -1, *x.shape[2:])[:, :t]
+
+
+def cut(x: Array, blocks: int) -> Array:
+    """(N, T, ...) as (T / blocks, ..., N blocks); the last axis is left out where it is one."""
+    n, t = x.shape[:2]
+    width = -(-t // blocks)
+    if width * blocks > t:
+        x = jnp.pad(x, ((0, 0), (0, width * blocks - t), *((0, 0),) * (x.ndim - 2)))
+    x = x.reshape(n * blocks, width, *x.shape[2:])
+    return jnp.moveaxis(x, 0, -1) if n * blocks > 1 else x[0]
+
+
+def normalized(joint: Array, c: Array, steps: Steps) -> tuple[Array, Array, Array]:
+    """What is filtered, b / c, and log c, from the scaled filter."""
+    inverse = (1 / c)[:, None]
+    possible = steps.inside[:, None] & (joint > 0)
+    log_c = jnp.where(steps.inside, jnp.log(jnp.where(steps.inside, c, 1)) + steps.largest, 0)
+    return joint * inverse, jnp.where(possible, steps.b * inverse, 0), log_c
 
 
 def blocks(parallel: bool | None, n: int, t: int, k: int) -> int:
