@@ -3,7 +3,7 @@ r"""Inference in a hidden Markov chain of K states: filter, smoother, forward al
 Names: pi (K,) the initial distribution, A (K, K) the transition matrix (row: from), b_t(k) = p(x_t | z_t = k). All
 sequences run side by side; arrays are ``(N, T, K)``, ``lengths (N,)`` says where each ends.
 
-Rabiner (1989); the smoother in the backward-kernel form of Rauch, Tung & Striebel (1965).
+Rabiner (1989). The recursions in scaled numbers, and their parallel form, are in ``scaled``.
 """
 
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.discrete import expected
+from jaxem.models import scaled
 
 
 class Chain(NamedTuple):
@@ -25,6 +26,7 @@ class Chain(NamedTuple):
     filtered: Array  # (N, T, K), p(z_t | x_1 ... x_t)
     transition: Array  # (K, K), A
     smoothed: Array  # (N, T, K), p(z_t | x); zero behind the end
+    ratio: Array  # (N, T, K), p(z_t | x) / p(z_t | x_1 ... x_{t-1}); zero behind the end
     log_normalizer: Array  # (N,), log p(x)
 
 
@@ -33,10 +35,24 @@ def within(lengths: Array, t: int) -> Array:
     return jnp.arange(t, dtype=lengths.dtype)[None, :] < lengths[:, None]
 
 
-def posterior(pi: Array, A: Array, log_b: Array, lengths: Array) -> Chain:
-    """Scaled forward-backward: p(z | x), from ``log_b (N, T, K)``."""
-    filtered, log_normalizer = _filter(pi, A, log_b, lengths)
-    return Chain(filtered, A, _smooth(filtered, A, lengths), log_normalizer)
+def posterior(pi: Array, A: Array, log_b: Array, lengths: Array, blocks: int = 1) -> Chain:
+    """Scaled forward-backward: p(z | x), from ``log_b (N, T, K)``; with each sequence in ``blocks`` side by side, for
+    which the rows of A must sum to one."""
+    steps = scaled.Steps.of(log_b, lengths, blocks)
+    if blocks == 1:
+        filtered, b_c, log_c = _filter(pi, A, log_b, lengths, steps)
+        return _smooth(filtered, A, b_c, log_c, jnp.zeros_like(filtered[0]), steps)
+    parted = steps.b.reshape(*steps.b.shape[:2], -1, blocks)
+    predicted, after = (entry.reshape(steps.b.shape[1:]) for entry in scaled.entries(pi, A, parted))
+    joint = scaled.forward(predicted, A, steps.b)
+    c = joint.sum(axis=1)
+    filtered, b_c, log_c = scaled.normalized(joint, c, steps)
+    # Whatever underflows is left to the sequential form.
+    return jax.lax.cond(
+        jax.lax.cond(_suspect(A, c, steps), lambda: _lost(predicted, A, joint, c, steps), lambda: jnp.zeros((), bool)),
+        lambda: posterior(pi, A, log_b, lengths),
+        lambda: _smooth(filtered, A, b_c, log_c, jnp.where(steps.goes_on[None], after, 0), steps),
+    )
 
 
 def tempered(pi: Array, A: Array, log_b: Array, lengths: Array, inverse_temperature: Array | float) -> Chain:
@@ -45,19 +61,19 @@ def tempered(pi: Array, A: Array, log_b: Array, lengths: Array, inverse_temperat
     # The powers of a row sum to at most K^(1 - beta). Kept below one, nothing grows behind the end.
     most = jnp.maximum(A.shape[0] ** (1 - beta), 1)
     chain = posterior(pi**beta, A**beta / most, beta * log_b, lengths)
-    return chain._replace(log_normalizer=_filter(pi, A, log_b, lengths)[1])
+    return chain._replace(log_normalizer=_filtered(pi, A, log_b, lengths)[1])
 
 
 def certain(path: Array, k: int, log_normalizer: Array) -> Chain:
     """All probability on one path a sequence, ``path (N, T)`` with -1 behind the end."""
     states = jax.nn.one_hot(path, k, dtype=log_normalizer.dtype)
     # What is filtered leaves one state to come from, whatever the transition.
-    return Chain(states, jnp.ones((k, k), states.dtype), states, log_normalizer)
+    return Chain(states, jnp.ones((k, k), states.dtype), states, states, log_normalizer)
 
 
 def draw(key: Array, pi: Array, A: Array, log_b: Array, lengths: Array) -> Chain:
     """One path a sequence from p(z | x): filter forward, sample z_t | z_{t+1} backward (Carter & Kohn 1994)."""
-    filtered, log_normalizer = _filter(pi, A, log_b, lengths)
+    filtered, log_normalizer = _filtered(pi, A, log_b, lengths)
     log_A_to = jnp.log(A).T
     n, t, k = filtered.shape
 
@@ -72,46 +88,60 @@ def draw(key: Array, pi: Array, A: Array, log_b: Array, lengths: Array) -> Chain
     return certain(jnp.where(within(lengths, t), path.T, -1), k, log_normalizer)
 
 
-def _filter(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
-    r"""alpha_t(j) = b_t(j) sum_i alpha_{t-1}(i) A_ij / c_t, and log p(x) = sum_t log c_t.
+def _suspect(A: Array, c: Array, steps: scaled.Steps) -> Array:
+    """Whether the scaled filter has underflowed, or may have done so unnoticed.
 
     Densities are divided by the largest of their step. Where the chain cannot be in the state of that largest one, the
-    rest may underflow, and so may a state to which no way leads back; then everything is done again in log space.
+    rest may underflow, and so may a state to which no way leads back. Where every state can follow every other, what
+    underflows in one step is back in the next.
     """
-    inside = within(lengths, log_b.shape[1])
-    # Any scale does, so it has no derivative; that of a maximum is 0 / 0 where XLA computes the maximised number twice,
-    # rounded differently, and finds none that equals the maximum.
-    largest = jax.lax.stop_gradient(log_b.max(axis=-1))
-    b = jnp.exp(log_b - largest[:, :, None])
+    return (steps.inside & ~(c >= _safe(c))).any() | (A.min() < _safe(c))
 
-    def step(predicted: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-        b_t, inside_t = now
-        joint = predicted * b_t
-        c = joint.sum(axis=-1)
-        alpha = jnp.where(inside_t[:, None], joint / c[:, None], predicted)
-        return alpha @ A, (alpha, c)
 
-    start = jnp.broadcast_to(pi[None, :], (log_b.shape[0], pi.shape[0]))
-    _, (alpha, c) = jax.lax.scan(step, start, (jnp.swapaxes(b, 0, 1), inside.T))
-    filtered, c = jnp.swapaxes(alpha, 0, 1), c.T
-    safe = float(jnp.finfo(c.dtype).tiny) ** 0.5
-    underflow = (inside & (c < safe)).any()
-    # Where every state can follow every other, what underflows in one step is back in the next. Elsewhere it is lost.
-    predicted = jnp.concatenate([start[:, None], filtered[:, :-1] @ A], axis=1)
-    possible = inside[:, :, None] & (predicted > 0) & (log_b > -jnp.inf)
-    lost = (A.min() < safe) & (possible & (filtered * c[:, :, None] < safe)).any()
-    log_c = jnp.log(jnp.where(inside, c, 1)) + jnp.where(inside, largest, 0)
+def _safe(c: Array) -> float:
+    return float(jnp.finfo(c.dtype).tiny) ** 0.5
+
+
+def _lost(predicted: Array, A: Array, joint: Array, c: Array, steps: scaled.Steps) -> Array:
+    """Whether a step, or a state that is possible, has underflowed."""
+    later = jax.vmap(lambda alpha: scaled.times(A.T, alpha))(joint[:-1] / c[:-1, None])
+    possible = (jnp.concatenate([predicted[None], later]) > 0) & (steps.log_b > -jnp.inf)
+    state = steps.inside[:, None] & possible & (joint < _safe(c))
+    return (steps.inside & ~(c >= _safe(c))).any() | state.any()
+
+
+def _filter(pi: Array, A: Array, log_b: Array, lengths: Array, steps: scaled.Steps) -> tuple[Array, Array, Array]:
+    """What is filtered, b / c, and log c: in scaled numbers, and where those underflow again in log space."""
+    predicted = jnp.broadcast_to(pi.reshape(-1, *(1,) * (steps.b.ndim - 2)), steps.b.shape[1:])
+    joint = scaled.forward(predicted, A, steps.b)
+    c = joint.sum(axis=1)
+    in_scaled = scaled.normalized(joint, c, steps)
+
+    def in_logs() -> tuple[Array, Array, Array]:
+        log_alpha, log_c = (scaled.cut(x, 1) for x in _log_forward(pi, A, log_b, lengths))
+        filtered = jnp.exp(log_alpha)
+        possible = steps.inside[:, None] & (filtered > 0)
+        return filtered, jnp.where(possible, jnp.exp(steps.log_b - log_c[:, None]), 0), log_c
+
+    # What passes a condition is copied, so that it is worth asking little first.
     return jax.lax.cond(
-        underflow | lost,
-        lambda: _filter_in_logs(pi, A, log_b, lengths),
-        lambda: (filtered, log_c.sum(axis=1)),
+        _suspect(A, c, steps),
+        lambda: jax.lax.cond(_lost(predicted, A, joint, c, steps), in_logs, lambda: in_scaled),
+        lambda: in_scaled,
     )
 
 
-def _filter_in_logs(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
-    """The same, slower, without underflow."""
-    log_alpha, log_c = _log_forward(pi, A, log_b, lengths)
-    return jnp.exp(log_alpha), log_c.sum(axis=1)
+def _filtered(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
+    """p(z_t | x_1 ... x_t), (N, T, K), and log p(x), (N,)."""
+    steps = scaled.Steps.of(log_b, lengths, 1)
+    filtered, _, log_c = _filter(pi, A, log_b, lengths, steps)
+    return steps.join(filtered), steps.join(log_c).sum(axis=1)
+
+
+def _smooth(filtered: Array, A: Array, b_c: Array, log_c: Array, after: Array, steps: scaled.Steps) -> Chain:
+    beta = scaled.backward(after, A, b_c, steps.ends)
+    gamma, ratio = scaled.smoothed(filtered, b_c, beta, steps.inside)
+    return Chain(steps.join(filtered), A, steps.join(gamma), steps.join(ratio), steps.join(log_c).sum(axis=1))
 
 
 def _log_forward(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
@@ -147,38 +177,9 @@ def log_likelihood(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
     return _log_forward(pi, A, log_b, lengths)[1].sum(axis=1)
 
 
-def _ratio(smoothed: Array, predicted: Array) -> Array:
-    """p(z_t | x) / p(z_t | x_1 ... x_{t-1}); a state without probability has none."""
-    none = smoothed == 0  # NaN is not none
-    return jnp.where(none, 0, smoothed / jnp.where(none, 1, predicted))
-
-
-def _smooth(filtered: Array, A: Array, lengths: Array) -> Array:
-    """gamma_t(i) = alpha_t(i) sum_j A_ij gamma_{t+1}(j) / sum_i alpha_t(i) A_ij, backwards from the end."""
-    t = filtered.shape[1]
-    continues = within(lengths - 1, t)
-
-    def step(after: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        alpha, predicted, continues_t = now
-        gamma = alpha * (_ratio(after, predicted) @ A.T)
-        gamma = jnp.where(continues_t[:, None], gamma, alpha)
-        return gamma, gamma
-
-    # What filtered_t predicts for t + 1, all steps in one product.
-    inputs = (jnp.swapaxes(filtered, 0, 1), jnp.swapaxes(filtered @ A, 0, 1), continues.T)
-    _, gamma = jax.lax.scan(step, filtered[:, -1], inputs, reverse=True)
-    return jnp.where(within(lengths, t)[:, :, None], jnp.swapaxes(gamma, 0, 1), 0)
-
-
-def _pair_factors(q: Chain) -> tuple[Array, Array]:
-    """alpha_t(i) and gamma_{t+1}(j) / predicted_{t+1}(j), (N, T - 1, K) each: xi_t = alpha_t' ratio_{t+1} * A."""
-    alpha = q.filtered[:, :-1]
-    return alpha, _ratio(q.smoothed[:, 1:], alpha @ q.transition)
-
-
 def pair_counts(q: Chain, weights: Array | None) -> Array:
-    """sum_nt w_n p(z_t = i, z_{t+1} = j | x), (K, K), as one product."""
-    alpha, ratio = _pair_factors(q)
+    """sum_nt w_n p(z_t = i, z_{t+1} = j | x), (K, K), as one product: xi_t = alpha_t' ratio_{t+1} * A."""
+    alpha, ratio = q.filtered[:, :-1], q.ratio[:, 1:]
     if weights is not None:
         ratio = ratio * weights[:, None, None]
     k = alpha.shape[-1]
@@ -187,7 +188,7 @@ def pair_counts(q: Chain, weights: Array | None) -> Array:
 
 def pair_counts_each(q: Chain) -> Array:
     """sum_t p(z_t = i, z_{t+1} = j | x) of each sequence, (N, K, K)."""
-    alpha, ratio = _pair_factors(q)
+    alpha, ratio = q.filtered[:, :-1], q.ratio[:, 1:]
     return q.transition[None] * jnp.matmul(jnp.swapaxes(alpha, 1, 2), ratio)
 
 

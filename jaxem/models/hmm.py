@@ -16,7 +16,7 @@ from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import protocol as families
 from jaxem.families.protocol import Family
-from jaxem.models import chain, observations
+from jaxem.models import chain, observations, scaled
 from jaxem.models.chain import Chain
 from jaxem.models.starts import Start, start_components
 
@@ -47,17 +47,21 @@ class HMM:
     Data: one observation is one sequence. An array ``(N, T)`` or ``(N, T, D)``, ``Sequences`` where lengths differ
     (see ``jaxem.pad_sequences``), or ``Weighted`` of either; for one sequence x, ``x[None]``. q: a ``Chain``. A
     transition that starts at zero stays there. ``unmoved (K, K)``: the transitions of a state that no sequence
-    leaves, for which any are as good; set by ``anchor`` to what they were. Baum, Petrie, Soules & Weiss (1970);
-    Rabiner (1989).
+    leaves, for which any are as good; set by ``anchor`` to what they were. ``parallel``: whether each sequence is cut
+    into blocks that run side by side, at ``k`` times the arithmetic; ``None`` chooses by device and shape, the
+    posterior is the same. Baum, Petrie, Soules & Weiss (1970); Rabiner (1989); Särkkä & García-Fernández (2021).
     """
 
     family: Family
     k: int = dataclasses.field(metadata={"static": True})
     unmoved: Array | None = None
+    parallel: bool | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __post_init__(self) -> None:
         if not isinstance(self.k, int) or self.k < 1:
             raise ValueError(f"HMM: k must be a positive whole number; got {self.k!r}")
+        if self.parallel not in (None, True, False):
+            raise ValueError(f"HMM: parallel must be None, True or False; got {self.parallel!r}")
 
     @property
     def constraints(self) -> HMMParams:
@@ -71,7 +75,9 @@ class HMM:
     def e_step(self, params: HMMParams, data: Data) -> Chain:
         """Forward-backward on each sequence."""
         x, lengths, _ = _unpack(data)
-        return chain.posterior(params.initial, params.transition, self._log_b(params, x), lengths)
+        n, t = x.shape[:2]
+        blocks = scaled.blocks(self.parallel, n, t, self.k)
+        return chain.posterior(params.initial, params.transition, self._log_b(params, x), lengths, blocks)
 
     def c_step(self, params: HMMParams, data: Data) -> Chain:
         """The most probable path of each sequence (Viterbi)."""

@@ -1,0 +1,177 @@
+r"""The recursions of a hidden Markov chain in scaled numbers, where they are fast.
+
+Arrays are ``(T, K, N)``: a step of all N sequences is one slice, and the sequences lie where the vector units want
+them; where there is but one, ``(T, K)``. Each step is scaled by the sum of the step before:
+
+.. math:: \mathrm{joint}_t = b_t \, A' \mathrm{joint}_{t-1} / c_{t-1}, \quad c_t = \textstyle\sum \mathrm{joint}_t,
+          \qquad \beta_t = A \, \mathrm{ratio}_{t+1}, \quad \mathrm{ratio}_t = \beta_t \, b_t / c_t,
+
+with ratio_t = p(z_t | x) / p(z_t | x_1 ... x_{t-1}). Behind its end a sequence has b = 1, and b / c = 0.
+
+One long sequence is a chain of short steps, which keeps no device busy. ``entries`` lets blocks of it run side by side:
+what a block does to the state before it is a K x K matrix, found by running the filter from each of the K states
+(Särkkä & García-Fernández 2021). That is K times the arithmetic; ``blocks`` says where it pays.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+class Steps(NamedTuple):
+    """The densities of each step as the recursions want them; each block a sequence of its own."""
+
+    b: Array  # (T, K, N), divided by the largest of the step; one behind the end
+    log_b: Array  # (T, K, N)
+    largest: Array  # (T, N), log of what b is divided by
+    inside: Array  # (T, N), whether the step lies within the sequence
+    ends: Array  # (T, N), one at the last step of the sequence
+    goes_on: Array  # (N,), whether the sequence goes on behind this block
+    whole: tuple[int, int, int]  # what it was made of: N, T and blocks
+
+    @classmethod
+    def of(cls, log_b: Array, lengths: Array, blocks: int) -> "Steps":
+        n, t = log_b.shape[:2]
+        width = -(-t // blocks)
+        log_b = cut(log_b, blocks)
+        # Any scale does, so it has no derivative; that of a maximum is 0 / 0 where XLA computes the maximised number
+        # twice, rounded differently, and finds none that equals the maximum.
+        largest = jax.lax.stop_gradient(log_b.max(axis=1))
+        left = (lengths[:, None] - width * jnp.arange(blocks, dtype=lengths.dtype)[None, :]).reshape(-1)
+        left = left if n * blocks > 1 else left[0]
+        at = jnp.arange(width, dtype=lengths.dtype).reshape(-1, *(1,) * left.ndim)
+        inside, ends = at < left[None], (at == left[None] - 1).astype(log_b.dtype)
+        b = jnp.where(inside[:, None], jnp.exp(log_b - largest[:, None]), 1)
+        return cls(b, log_b, largest, inside, ends, left > width, (n, t, blocks))
+
+    def join(self, x: Array) -> Array:
+        """(T, ..., N) of the recursions as (N, T, ...) of all else."""
+        n, t, blocks = self.whole
+        x = jnp.moveaxis(x, -1, 0) if n * blocks > 1 else x[None]
+        return x.reshape(n, -1, *x.shape[2:])[:, :t]
+
+
+def cut(x: Array, blocks: int) -> Array:
+    """(N, T, ...) as (T / blocks, ..., N blocks); the last axis is left out where it is one."""
+    n, t = x.shape[:2]
+    width = -(-t // blocks)
+    if width * blocks > t:
+        x = jnp.pad(x, ((0, 0), (0, width * blocks - t), *((0, 0),) * (x.ndim - 2)))
+    x = x.reshape(n * blocks, width, *x.shape[2:])
+    return jnp.moveaxis(x, 0, -1) if n * blocks > 1 else x[0]
+
+
+def normalized(joint: Array, c: Array, steps: Steps) -> tuple[Array, Array, Array]:
+    """What is filtered, b / c, and log c, from the scaled filter."""
+    inverse = (1 / c)[:, None]
+    possible = steps.inside[:, None] & (joint > 0)
+    log_c = jnp.where(steps.inside, jnp.log(jnp.where(steps.inside, c, 1)) + steps.largest, 0)
+    return joint * inverse, jnp.where(possible, steps.b * inverse, 0), log_c
+
+
+def blocks(parallel: bool | None, n: int, t: int, k: int) -> int:
+    """How many blocks each of n sequences is cut into; one is the sequential form.
+
+    Measured: on a CPU the scan of one sequence of up to six states is one small program, and beyond some dozen states K
+    times the arithmetic is too much. Elsewhere a step costs a launch, however little it does.
+    """
+    wide = 64
+    if parallel is None:
+        short = t < 64 * wide
+        if jax.default_backend() == "cpu":
+            parallel = not short and n <= 2 and 6 < k <= 12
+        else:
+            parallel = not short and n * k <= 256
+    if not parallel:
+        return 1
+    if jax.default_backend() != "cpu":
+        wide = int(t**0.5)  # as many steps within a block as there are blocks
+    return max(min(-(-wide // n), t // 2), 1)
+
+
+def times(A: Array, v: Array) -> Array:
+    """A v of each sequence, ``v (K, ...)``: a sum of K products of long vectors, or a product of matrices."""
+    k = A.shape[1]
+    if v.size == k or k > 8:
+        return jnp.tensordot(A, v, axes=1)
+    sides = (1,) * (v.ndim - 1)
+    total = A[:, 0].reshape(-1, *sides) * v[0][None]
+    for i in range(1, k):
+        total = total + A[:, i].reshape(-1, *sides) * v[i][None]
+    return total
+
+
+def forward(predicted: Array, A: Array, b: Array) -> Array:
+    """joint (T, K, N), from what is predicted for the first step, ``(K, N)``, and ``b (T, K, N)``."""
+    At = A.T
+
+    def step(joint: Array, b_t: Array) -> tuple[Array, Array]:
+        joint = times(At, joint) * (b_t / joint.sum(axis=0)[None])
+        return joint, joint
+
+    first = predicted * b[0]
+    return jnp.concatenate([first[None], jax.lax.scan(step, first, b[1:])[1]])
+
+
+def backward(after: Array, A: Array, b_c: Array, ends: Array) -> Array:
+    """beta (T, K, N) = A ratio_{t+1}, from ratio_{T+1}, from b / c, and from where sequences end: ``ends (T, N)`` is
+    one there, and zero elsewhere."""
+
+    def step(ratio: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+        b_c_t, ends_t = now
+        beta = times(A, ratio) + ends_t[None]
+        return b_c_t * beta, beta
+
+    return jax.lax.scan(step, after, (b_c, ends), reverse=True)[1]
+
+
+def smoothed(filtered: Array, b_c: Array, beta: Array, inside: Array) -> tuple[Array, Array]:
+    """p(z_t | x) = filtered_t beta_t, and ratio_t = (b_t / c_t) beta_t, both (T, K, N).
+
+    Each step sums to one but for rounding, which is taken out here. Where it does not, a state has underflowed that was
+    needed after all: what is smoothed is not known, and says so.
+    """
+    gamma = jnp.where(b_c > 0, filtered * beta, 0)
+    total = gamma.sum(axis=1)
+    known = jnp.abs(total - 1) < 0.5
+    scale = jnp.where(inside, jnp.where(known, 1 / jnp.where(known, total, 1), jnp.nan), 1)[:, None]
+    return gamma * scale, b_c * beta * scale
+
+
+def entries(pi: Array, A: Array, b: Array) -> tuple[Array, Array]:
+    """What is predicted for the first step of each block, and ratio of the first step of the block after it, (K, N, B),
+    from ``b (T, K, N, B)``, blocks in order on the last axis."""
+    k, n, count = b.shape[1:]
+    At = A.T
+
+    def step(carry: tuple[Array, Array], b_t: Array) -> tuple[tuple[Array, Array], None]:
+        joint, log_scale = carry
+        c = joint.sum(axis=0)
+        c = jnp.where(c > 0, c, 1)
+        return (times(At, joint) * (b_t[:, None] / c[None]), log_scale + jnp.log(c)), None
+
+    # From state i at the block's first step (axis 1) to state j at its last (axis 0): a filter of its own.
+    from_each = jnp.eye(k, dtype=b.dtype)[:, :, None, None] * b[0][:, None]
+    (joint, log_scale), _ = jax.lax.scan(step, (from_each, jnp.zeros((k, n, count), b.dtype)), b[1:])
+    joint, log_scale = jnp.moveaxis(joint, -1, 0), jnp.moveaxis(log_scale, -1, 0)
+
+    def enter(predicted: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        joint, log_scale = now
+        # Any common scale does. The largest of those of possible states keeps all that matters.
+        log_scale = jnp.where(predicted > 0, log_scale, -jnp.inf)
+        move = joint * jnp.exp(log_scale - jax.lax.stop_gradient(log_scale.max(axis=0))[None])[None]
+        alpha = (move * predicted[None]).sum(axis=1)
+        return times(At, alpha / alpha.sum(axis=0)[None]), (predicted, move)
+
+    start = jnp.broadcast_to(pi[:, None], (k, n))
+    _, (predicted, move) = jax.lax.scan(enter, start, (joint, log_scale))
+
+    def leave(ratio: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+        predicted, move = now
+        before = (move * times(A, ratio)[:, None]).sum(axis=0)
+        return before / (predicted * before).sum(axis=0)[None], ratio
+
+    _, ratio = jax.lax.scan(leave, jnp.ones((k, n), b.dtype), (predicted, move), reverse=True)
+    return jnp.moveaxis(predicted, 0, -1), jnp.moveaxis(ratio, 0, -1)

@@ -1,0 +1,156 @@
+"""The forms of forward-backward: blocks side by side, sequences in order, log space. They agree to rounding."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closeness import as_dtype, assert_within, eps
+
+import jaxem
+from jaxem import Sequences, Status, Weighted
+from jaxem.families import Normal, NormalParams
+from jaxem.models import HMM, HMMParams, chain, scaled
+
+K = 3
+PI = np.array([0.2, 0.5, 0.3])
+A = np.array([[0.7, 0.2, 0.1], [0.05, 0.9, 0.05], [0.3, 0.3, 0.4]])
+# Blocks of eight steps: one sequence ends within a block, one with a block, one with its first step, one with the last.
+LENGTHS = np.array([30, 17, 1, 16], np.int32)
+BLOCKS = 4
+
+
+def densities(n: int, t: int, spread: float = 3.0) -> np.ndarray:
+    return spread * np.random.default_rng(n + t).normal(size=(n, t, K))
+
+
+@jax.jit(static_argnames="blocks")
+def found(pi: Any, A: Any, log_b: Any, lengths: Any, weights: Any, blocks: int) -> dict[str, Any]:
+    """All that a posterior is asked for, and the derivative of its normaliser."""
+
+    def normalizer(given: tuple[Any, Any, Any]) -> tuple[Any, Any]:
+        q = chain.posterior(*given, lengths, blocks)
+        return (weights * q.log_normalizer).sum(), q
+
+    (value, q), gradient = jax.value_and_grad(normalizer, has_aux=True)((pi, A, log_b))
+    steps = chain.within(lengths, log_b.shape[1])[:, :, None]
+    return {
+        "log p": value,
+        "gradient": gradient,
+        "filtered": jnp.where(steps, q.filtered, 0),
+        "smoothed": q.smoothed,
+        "ratio": q.ratio,
+        "pairs": chain.pair_counts(q, weights),
+    }
+
+
+@jax.jit
+def by_the_other_route(pi: Any, A: Any, log_b: Any, lengths: Any, weights: Any) -> dict[str, Any]:
+    """The forward algorithm in log space."""
+    given = pi, A, log_b
+    value, gradient = jax.value_and_grad(lambda g: (weights * chain.log_likelihood(*g, lengths)).sum())(given)
+    return {"log p": value, "gradient": gradient}
+
+
+def assert_equal_forms(a: dict[str, Any], b: dict[str, Any], steps: float) -> None:
+    """Each step rounds some ten times; sums over steps, and derivatives, are as large as there are steps."""
+    dtype = a["log p"].dtype
+    for name in a:
+        for x, y in zip(jax.tree.leaves(a[name]), jax.tree.leaves(b[name]), strict=True):
+            assert x.dtype == dtype and np.isfinite(x).all(), name
+            assert_within(x, y, 10 * np.sqrt(steps) * eps(dtype) * (1 + np.abs(y).max()))
+
+
+@pytest.mark.parametrize(
+    ("shape", "precision"), [("one long", "float64"), ("ragged", "float32"), ("ragged", "float64")]
+)
+def test_blocks_side_by_side_are_the_sequence_in_order(shape, precision):
+    dtype = np.dtype(precision)
+    n, t = (1, 203) if shape == "one long" else (4, 30)
+    lengths = np.array([t], np.int32) if n == 1 else LENGTHS
+    weights = np.array([1.0, 2.0, 0.0, 0.5])[:n]
+    pi, A_, log_b, weights = as_dtype((PI, A, densities(n, t), weights), dtype)
+    lengths = jnp.asarray(lengths)
+    one, four = (found(pi, A_, log_b, lengths, weights, blocks) for blocks in (1, BLOCKS))
+    assert_equal_forms(four, one, n * t)
+    wanted = by_the_other_route(pi, A_, log_b, lengths, weights)
+    assert_equal_forms(wanted, {name: four[name] for name in wanted}, n * t)
+    inside = np.arange(t)[None] < np.asarray(lengths)[:, None]
+    assert_within(four["smoothed"].sum(axis=2), inside.astype(float), 4 * eps(dtype))
+
+
+@pytest.mark.parametrize("blocks", [1, BLOCKS])
+@pytest.mark.parametrize("kind", ["a row far below", "the likeliest out of reach", "no way back"])
+def test_what_underflows_is_done_in_logs(kind, blocks, dtype):
+    """A row of densities that no exp can hold; one whose largest belongs to a state that cannot be; and a state that
+    falls behind by more than exp can hold, and is all that is left in the end. By enumeration of what is possible."""
+    far = {"float32": 120.0, "float64": 800.0}[dtype.name]
+    assert np.exp(np.asarray(-far, dtype)) == 0
+    pi, A_, log_b = PI, A, densities(1, 32)
+    if kind == "a row far below":
+        log_b[0, [0, 11, 31]] -= far
+    elif kind == "the likeliest out of reach":
+        pi, A_ = np.array([1.0, 0, 0]), np.array([[1.0, 0, 0], [0.5, 0.5, 0], [0, 0.5, 0.5]])
+        log_b[0, [0, 8, 15], 1] += far
+    else:
+        pi, A_ = np.array([0.5, 0.5, 0.0]), np.array([[0.0, 1.0, 0], [0, 0.5, 0.5], [0, 0, 1.0]])
+        log_b[0, 1:20, 2] -= far
+    pi, A_, log_b = as_dtype((pi, A_, log_b), dtype)
+    lengths = jnp.full((1,), 32, jnp.int32)
+    q = posterior(pi, A_, log_b, lengths, blocks)
+    wanted = chain.log_likelihood(pi, A_, log_b, lengths)
+    assert_within(q.log_normalizer, wanted, 10 * np.sqrt(32) * eps(dtype) * (1 + abs(float(wanted[0]))))
+    np.testing.assert_allclose(q.smoothed, smoothed_in_logs(pi, A_, log_b), atol=32 * 8 * far * eps(dtype))
+
+
+posterior = jax.jit(chain.posterior, static_argnames="blocks")
+
+
+def smoothed_in_logs(pi: Any, A: Any, log_b: Any) -> np.ndarray:
+    """The textbook's alpha and beta, in the logarithms of numpy's double precision."""
+    with np.errstate(divide="ignore"):
+        log_pi, log_A = np.log(np.asarray(pi, float)), np.log(np.asarray(A, float))
+    log_b = np.asarray(log_b, float)[0]
+    alpha, beta = np.empty_like(log_b), np.zeros_like(log_b)
+    alpha[0] = log_pi + log_b[0]
+    for t in range(1, len(log_b)):
+        alpha[t] = np.logaddexp.reduce(alpha[t - 1][:, None] + log_A, axis=0) + log_b[t]
+    for t in range(len(log_b) - 2, -1, -1):
+        beta[t] = np.logaddexp.reduce(log_A + (log_b[t + 1] + beta[t + 1])[None], axis=1)
+    gamma = alpha + beta
+    return np.exp(gamma - np.logaddexp.reduce(gamma, axis=1)[:, None])[None]
+
+
+def test_what_is_chosen(monkeypatch):
+    """Blocks of one long sequence where steps are dear and matrices small; by option in any case."""
+    choose = scaled.blocks
+    assert choose(None, 1, 200_000, 4) == choose(None, 1, 200_000, 16) == choose(None, 2000, 100, 6) == 1
+    assert choose(None, 1, 500, 8) == 1 and choose(None, 1, 200_000, 8) == 64
+    assert choose(False, 1, 200_000, 8) == 1
+    assert choose(True, 1, 100, 4) == 50 and choose(True, 32, 100, 4) == 2 and choose(True, 1, 1, 4) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert choose(None, 1, 40_000, 4) == 200 and choose(None, 2000, 40_000, 4) == 1 and choose(None, 1, 100, 4) == 1
+    with pytest.raises(ValueError, match="HMM: parallel must be None, True or False; got 'yes'"):
+        HMM(Normal(), 2, parallel="yes")
+
+
+START = HMMParams(PI, A, NormalParams(np.array([-1.0, 0.0, 3.0]), np.array([1.0, 2.0, 0.5])))
+
+
+def test_fits_agree_and_the_option_is_heeded():
+    x = np.random.default_rng(0).normal(size=(4, 30)) + 3.0 * (np.arange(30) % 7 < 3)[None]
+    data = Weighted(Sequences(jnp.asarray(x), jnp.asarray(LENGTHS)), jnp.asarray([1.0, 2.0, 0.0, 0.5]))
+    fits, scans = [], []
+    for parallel in (False, True):
+        model = HMM(Normal(), K, parallel=parallel)
+        fits.append(jaxem.fit(model, START, data, stop=jaxem.parameter_change(0.0), max_steps=4))
+        program = str(jax.make_jaxpr(model.e_step)(as_dtype(START, np.float64), data))
+        scans.append(len(re.findall(r"length=2\b", program)))
+    order, side_by_side = fits
+    assert order.status == side_by_side.status == Status.MAX_STEPS
+    # Rounding errors of 64 steps of four iterations, in parameters of size three.
+    jax.tree.map(lambda a, b: assert_within(a, b, 4 * 10 * 8 * eps(np.float64) * 3), side_by_side.params, order.params)
+    assert_within(side_by_side.trace, order.trace, 80 * eps(np.float64) * np.abs(order.trace).max())
+    assert scans[0] == 0 < scans[1]
