@@ -26,6 +26,8 @@ from jaxem.core.expectation import em_map as em_map
 from jaxem.core.log_joint import from_log_joint as from_log_joint
 from jaxem.core.model import Model as Model
 from jaxem.fitting.fit import fit as fit
+from jaxem.fitting.many import fit_many as fit_many
+from jaxem.fitting.many import fit_many_restarts as fit_many_restarts
 from jaxem.fitting.restarts import Restarts as Restarts
 from jaxem.fitting.restarts import fit_restarts as fit_restarts
 from jaxem.fitting.result import Fit as Fit

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.core import matrices
+
 Spaces = Any  # a tree of spaces, or a prefix of the parameters' tree
 
 
@@ -160,7 +162,7 @@ class PositiveDefinite:
 
     def inverse(self, value: Array) -> Array:
         d = value.shape[-1]
-        lower = jnp.linalg.cholesky(value)
+        lower = matrices.cholesky(value)
         scale = jnp.diagonal(lower, axis1=-2, axis2=-1)
         rows, columns = np.tril_indices(d, -1)
         return jnp.concatenate([jnp.log(scale), (lower / scale[..., None])[..., rows, columns]], axis=-1)
@@ -170,7 +172,7 @@ class PositiveDefinite:
         scale = jnp.sqrt(jnp.diagonal(value, axis1=-2, axis2=-1))
         gap = jnp.abs(value - jnp.swapaxes(value, -1, -2))
         symmetric = (gap <= slack * scale[..., :, None] * scale[..., None, :]).all()
-        return symmetric & jnp.isfinite(jnp.linalg.cholesky(value)).all()
+        return symmetric & jnp.isfinite(matrices.cholesky(value)).all()
 
 
 def _is_space(node: Any) -> bool:

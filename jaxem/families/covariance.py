@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import solve_triangular
 
+from jaxem.core import matrices
 from jaxem.core.constraints import Positive, PositiveDefinite, Space
 
 
@@ -46,28 +46,29 @@ def collapsed(means: Array, variances: Array) -> Array:
     return (variances <= (4 * eps) ** 2 * spread).any()
 
 
-def singular(matrices: Array) -> Array:
+def singular(covariances: Array) -> Array:
     """Whether a covariance matrix is finite but has no Cholesky factor in this precision, whatever the units."""
-    d = matrices.shape[-1]
-    scale = jnp.sqrt(jnp.diagonal(matrices, axis1=-2, axis2=-1))
-    correlations = matrices / (scale[..., :, None] * scale[..., None, :])
-    pivots = jnp.diagonal(jnp.linalg.cholesky(correlations), axis1=-2, axis2=-1)
-    regular = (pivots**2 > d * jnp.finfo(matrices.dtype).eps).all(axis=-1)
-    finite = jnp.isfinite(matrices).all(axis=(-2, -1))
+    d = covariances.shape[-1]
+    scale = jnp.sqrt(jnp.diagonal(covariances, axis1=-2, axis2=-1))
+    correlations = covariances / (scale[..., :, None] * scale[..., None, :])
+    pivots = jnp.diagonal(matrices.cholesky(correlations), axis1=-2, axis2=-1)
+    regular = (pivots**2 > d * jnp.finfo(covariances.dtype).eps).all(axis=-1)
+    finite = jnp.isfinite(covariances).all(axis=(-2, -1))
     return (finite & ~regular).any()
 
 
 def _whiten(lower: Array, y: Array) -> Array:
-    """L^-1 y for each class, ``lower (K or 1, D, D)``: one small inverse, then a matrix product."""
+    """L^-1 y for each class, ``lower (K or 1, D, D)``, (K, D, N)."""
+    columns = jnp.swapaxes(y, -1, -2)
+    if matrices.is_small(lower):
+        return matrices.solve_lower(lower, columns)
     identity = jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape)
-    inverse = solve_triangular(lower, identity, lower=True)
-    return jnp.matmul(y, jnp.swapaxes(inverse, -1, -2))
+    return jnp.matmul(matrices.solve_lower(lower, identity), columns)  # one small inverse, then a matrix product
 
 
 def _matrix_distance(covariances: Array, y: Array) -> tuple[Array, Array]:
-    lower = jnp.linalg.cholesky(covariances)
-    log_determinant = 2 * jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(axis=-1)
-    return (_whiten(lower, y) ** 2).sum(axis=-1), log_determinant
+    lower = matrices.cholesky(covariances)
+    return (_whiten(lower, y) ** 2).sum(axis=-2), matrices.log_determinant(lower)
 
 
 def _weighted(weights: Array, y: Array) -> Array:
@@ -75,7 +76,15 @@ def _weighted(weights: Array, y: Array) -> Array:
 
 
 def _full_second(weights: Array, y: Array) -> Array:
-    return jnp.matmul(jnp.swapaxes(_weighted(weights, y), -1, -2), y)
+    d = y.shape[-1]
+    if not matrices.is_small(y):
+        return jnp.matmul(jnp.swapaxes(_weighted(weights, y), -1, -2), y)
+    pairs = [(i, j) for i in range(d) for j in range(i + 1)]
+    products = jnp.stack([y[:, :, i] * y[:, :, j] for i, j in pairs], axis=1)  # (K, pairs, N)
+    sums = jnp.matmul(products, weights.T[:, :, None])[:, :, 0]
+    return jnp.stack(
+        [jnp.stack([sums[:, pairs.index((max(i, j), min(i, j)))] for j in range(d)], 1) for i in range(d)], 1
+    )
 
 
 def _full_outer(d: Array, n: Array) -> Array:
@@ -93,7 +102,7 @@ _full = Form(
     outer=_full_outer,
     divisor=lambda n, d: n[:, None, None],
     variances=lambda c, d: jnp.diagonal(c, axis1=-2, axis2=-1),
-    factor=lambda c, d: jnp.linalg.cholesky(c),
+    factor=lambda c, d: matrices.cholesky(c),
 )
 _tied = Form(
     space=PositiveDefinite(),
@@ -102,7 +111,7 @@ _tied = Form(
     outer=lambda d, n: (n[:, None] * d).T @ d,
     divisor=lambda n, d: n.sum(),
     variances=lambda c, d: jnp.diagonal(c)[None],
-    factor=lambda c, d: jnp.linalg.cholesky(c)[None],
+    factor=lambda c, d: matrices.cholesky(c)[None],
 )
 _diag = Form(
     space=Positive(),

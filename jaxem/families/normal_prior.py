@@ -8,9 +8,10 @@ from typing import NamedTuple, Self
 
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import gammaln, multigammaln
 from jax.typing import ArrayLike
+
+from jaxem.core import matrices
 
 
 class NormalInverseWishart(NamedTuple):
@@ -49,9 +50,9 @@ def log_prior(prior: NormalInverseWishart, form: str, means: Array, covariances:
     if form in ("full", "tied"):
         covariances = covariances if form == "full" else covariances[None]
         value = _log_inverse_wishart(prior, covariances).sum()
-        lower = jnp.linalg.cholesky(covariances)
-        z = solve_triangular(jnp.broadcast_to(lower, (k, d, d)), y[:, :, None], lower=True)[:, :, 0]
-        log_determinants = 2 * jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(axis=-1)
+        lower = matrices.cholesky(covariances)
+        z = matrices.solve_lower(jnp.broadcast_to(lower, (k, d, d)), y[:, :, None])[:, :, 0]
+        log_determinants = matrices.log_determinant(lower)
     else:
         value = _log_inverse_gamma(prior, covariances).sum()
         variances = covariances if form == "diag" else covariances[:, None]
@@ -93,9 +94,9 @@ def _mean_scale(prior: NormalInverseWishart) -> Array:
 
 def _log_inverse_wishart(prior: NormalInverseWishart, covariances: Array) -> Array:
     d, nu = covariances.shape[-1], prior.dof
-    lower = jnp.linalg.cholesky(covariances)
-    half = solve_triangular(lower, jnp.broadcast_to(jnp.linalg.cholesky(prior.scale), lower.shape), lower=True)
-    log_determinants = 2 * jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(axis=-1)
+    lower = matrices.cholesky(covariances)
+    half = matrices.solve_lower(lower, jnp.broadcast_to(matrices.cholesky(prior.scale), lower.shape))
+    log_determinants = matrices.log_determinant(lower)
     constant = nu / 2 * (jnp.linalg.slogdet(prior.scale)[1] - d * math.log(2)) - multigammaln(nu / 2, d)
     return constant - (nu + d + 1) / 2 * log_determinants - 0.5 * (half**2).sum(axis=(-2, -1))
 

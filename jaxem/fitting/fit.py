@@ -1,5 +1,6 @@
 """Who drives: ``fit``, the only loop of the library. It judges every step."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from jaxem.fitting.result import Fit, Status
 from jaxem.fitting.stopping import Progress, Rule, default_rule, noisy_rule, rounding
 from jaxem.fitting.validation import check_start, check_step
 
-_RUNNING = -1
+RUNNING = -1
 
 
 def fit(
@@ -52,10 +53,7 @@ def fit(
     values become a ``Status``.
     """
     algorithm = choose(algorithm, model)
-    if algorithm.random() and key is None:
-        raise ValueError(f"{type(algorithm).__name__} draws random numbers: give fit a key, e.g. jax.random.key(0)")
-    if max_steps < 0:
-        raise ValueError(f"max_steps must not be negative; it is {max_steps}")
+    check_call("fit", algorithm, max_steps, key)
     params, data = canonical(params, data)
     arguments = implicit.constant((model, params, data, algorithm, stop, tol))
     check_start(*arguments[:3])
@@ -77,6 +75,14 @@ def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:
     return algorithm
 
 
+def check_call(name: str, algorithm: Algorithm, max_steps: int, key: Array | None) -> None:
+    """Raise ``ValueError`` for a key that is missing or a number of steps that is none."""
+    if algorithm.random() and key is None:
+        raise ValueError(f"{type(algorithm).__name__} draws random numbers: give {name} a key, e.g. jax.random.key(0)")
+    if max_steps < 0:
+        raise ValueError(f"max_steps must not be negative; it is {max_steps}")
+
+
 def choose_rule(stop: Rule | None, tol: Any, algorithm: Algorithm, has_objective: bool) -> Rule:
     """``stop``, or the algorithm's default rule, once there is known to be what it reads."""
     if stop is None:
@@ -96,60 +102,96 @@ def canonical(params: Params, data: Data) -> tuple[Params, Data]:
     return trees.cast(params, trees.float_dtype(data)), data
 
 
-class _Carry(NamedTuple):
+class Climb(NamedTuple):
+    """A fit on its way."""
+
     state: State
     trace: Array | None
     steps: Array
-    status: Array
+    status: Array  # a Status, or RUNNING
+    noise: Array  # rounding error of the objective beyond ``rounding``
 
 
 @jax.jit(static_argnames="max_steps")
 def _fit(
     model: Any, params: Params, data: Data, algorithm: Any, stop: Any, tol: Any, max_steps: int, key: Array | None
 ) -> Fit:
-    data_size = size(data, trees.float_dtype(params))
+    climb = start(model, params, data, algorithm, max_steps, key)
+    step = stepper(model, data, algorithm, stop, tol, max_steps)
+    return result(advance(step, climb, jnp.int32(max_steps)))
 
-    def running(carry: _Carry) -> Array:
-        return carry.status == _RUNNING
 
-    def step(carry: _Carry) -> _Carry:
-        new = algorithm.step(model, carry.state, data)
-        failure = _failure(model, new, carry.state, algorithm.monotone, data_size, noise)
-        good = failure == _RUNNING
-        # A bad step is paid for, and otherwise as if it had not been taken.
-        state = trees.select(good, new, carry.state)._replace(evaluations=new.evaluations)
-        steps = carry.steps + good.astype(jnp.int32)
-        trace = carry.trace
-        if trace is not None:
-            trace = trace.at[steps].set(state.objective)  # after a failure: what stands there already
-        progress = Progress(new.params, carry.state.params, trace, steps, data_size, noise)
-        stopped = rule.met(progress) & new.settled
-        last = jnp.where(steps == max_steps, Status.MAX_STEPS, _RUNNING)
-        status = jnp.where(good, jnp.where(stopped, Status.CONVERGED, last), failure).astype(jnp.int32)
-        return _Carry(state, trace, steps, status)
-
+def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int, key: Array | None) -> Climb:
+    """Before the first step."""
     state = algorithm.init(model, params, data, key)
     check_step(algorithm, model, state, data)
-    rule = choose_rule(stop, tol, algorithm, state.objective is not None)
     trace = None
     if state.objective is not None:
         trace = jnp.full((max_steps + 1,), jnp.nan, state.objective.dtype).at[0].set(state.objective)
     # Of our own models it is known that their terms do not cancel.
     known = state.objective is None or is_additive(model)
-    noise = 0.0 if known else 8 * expectation.noise(lambda at: algorithm.init(model, at, data, key).objective, params)
+    noise = jnp.zeros((), trees.float_dtype(params))
+    if not known:
+        noise = 8 * expectation.noise(lambda at: algorithm.init(model, at, data, key).objective, params)
+    data_size = size(data, trees.float_dtype(params))
     failure = _failure(model, state, None, algorithm.monotone, data_size, noise)
-    no_steps = jnp.where(max_steps == 0, Status.MAX_STEPS, _RUNNING)
-    status = jnp.where(failure == _RUNNING, no_steps, failure).astype(jnp.int32)
-    end = jax.lax.while_loop(running, step, _Carry(state, trace, jnp.int32(0), status))
-    state = end.state
-    return Fit(state.params, state.objective, end.trace, end.steps, state.evaluations, state.fallbacks, end.status)
+    no_steps = jnp.where(max_steps == 0, Status.MAX_STEPS, RUNNING)
+    status = jnp.where(failure == RUNNING, no_steps, failure).astype(jnp.int32)
+    return Climb(state, trace, jnp.int32(0), status, noise)
+
+
+def stepper(model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, max_steps: int) -> Callable[[Climb], Climb]:
+    """One step and the verdict on it; a climb that has ended stays as it is."""
+
+    def step(climb: Climb) -> Climb:
+        old, running = climb.state, climb.status == RUNNING
+        data_size = size(data, trees.float_dtype(old.params))
+        rule = choose_rule(stop, tol, algorithm, old.objective is not None)
+        new = algorithm.step(model, old, data)
+        failure = _failure(model, new, old, algorithm.monotone, data_size, climb.noise)
+        good = running & (failure == RUNNING)
+        # A bad step is paid for, and otherwise as if it had not been taken.
+        state = trees.select(good, new, old)
+        state = state._replace(evaluations=jnp.where(running, new.evaluations, old.evaluations))
+        steps = climb.steps + good.astype(jnp.int32)
+        trace = climb.trace
+        if trace is not None:
+            trace = trace.at[steps].set(state.objective)  # after a failure or the end: what stands there already
+        progress = Progress(new.params, old.params, trace, steps, data_size, climb.noise)
+        stopped = rule.met(progress) & new.settled
+        last = jnp.where(steps == max_steps, Status.MAX_STEPS, RUNNING)
+        ended = jnp.where(running, failure, climb.status)
+        status = jnp.where(good, jnp.where(stopped, Status.CONVERGED, last), ended).astype(jnp.int32)
+        return Climb(state, trace, steps, status, climb.noise)
+
+    return step
+
+
+def advance(step: Callable[[Climb], Climb], climb: Climb, steps: Array) -> Climb:
+    """So many steps more, or fewer where the climb (or every lane of it) ends."""
+
+    def running(carry: tuple[Array, Climb]) -> Array:
+        taken, climb = carry
+        return (climb.status == RUNNING).any() & (taken < steps)
+
+    def again(carry: tuple[Array, Climb]) -> tuple[Array, Climb]:
+        taken, climb = carry
+        return taken + 1, step(climb)
+
+    return jax.lax.while_loop(running, again, (jnp.int32(0), climb))[1]
+
+
+def result(climb: Climb) -> Fit:
+    """The fit that a climb has become."""
+    state, trace, steps, status, _ = climb
+    return Fit(state.params, state.objective, trace, steps, state.evaluations, state.fallbacks, status)
 
 
 def _failure(
     model: Any, new: State, old: State | None, monotone: bool, data_size: Array, noise: Array | float
 ) -> Array:
-    """The status of a step that failed, or ``_RUNNING``: the cause nearest to the root of the trouble."""
-    status = jnp.int32(_RUNNING)
+    """The status of a step that failed, or ``RUNNING``: the cause nearest to the root of the trouble."""
+    status = jnp.int32(RUNNING)
     if old is not None and old.objective is not None and new.objective is not None and monotone:
         fell = new.objective < old.objective - rounding(old.objective, data_size) - noise
         status = jnp.where(fell, Status.DECREASED, status)

@@ -59,7 +59,7 @@ def fit_restarts(
     # The derivative is that of the best alone: that of a fit which failed is NaN.
     arguments = implicit.constant((model, key, data, algorithm, stop, tol))
     fits = _fit_all(*arguments, restarts, max_steps)
-    found = _choose(fits, size(implicit.constant(data), fits.objective.dtype))
+    found = best_of(fits, size(implicit.constant(data), fits.objective.dtype))
     return found._replace(best=implicit.attach(model, data, found.best))
 
 
@@ -76,7 +76,8 @@ def _fit_all(
 
 
 @jax.jit
-def _choose(fits: Fit, data_size: Array) -> Restarts:
+def best_of(fits: Fit, data_size: Array) -> Restarts:
+    """The best of many fits to one data set."""
     objectives = fits.objective
     assert objectives is not None
     sound = (fits.status == Status.CONVERGED) | (fits.status == Status.MAX_STEPS)

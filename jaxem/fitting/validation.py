@@ -3,11 +3,12 @@
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 
 from jaxem.core import constraints, trees
 from jaxem.core.compilation import quick_jit
-from jaxem.core.data import Data
+from jaxem.core.data import Data, rows, split_weights
 from jaxem.core.model import Params, has, spaces_of
 
 
@@ -31,6 +32,52 @@ def check_start(model: Any, params: Params, data: Data) -> None:
 @quick_jit
 def _inside(spaces: Any, params: Params) -> Array:
     return constraints.contains(spaces, params)
+
+
+def check_starts(model: Any, params: Params, datasets: Data) -> None:
+    """Raise ``ValueError`` where ``check_start`` would, for one of many starts and data sets, and name it.
+
+    All observations are looked at as if they were of one data set; only where that fails, data set by data set.
+    """
+    if has(model, "validate"):
+        starts, data = jax.tree.map(np.asarray, (params, datasets))
+        _validate(model, starts, data, 0)
+        if not _passes_pooled(model, starts, data):
+            for b in range(jax.tree.leaves(data)[0].shape[0]):
+                _validate(model, starts, data, b)
+    spaces = spaces_of(model)
+    try:
+        inside = _each_inside(spaces, params)
+    except ValueError as error:
+        raise ValueError(f"the parameters do not have the structure of the model's constraints: {error}") from error
+    asked = constraints.describe(spaces, params)
+    for name, good, what in zip(trees.leaf_names(params), jax.tree.leaves(inside), asked, strict=True):
+        if not good.all():
+            raise ValueError(f"data set {int(good.argmin())}: the start of {name} must be {what}; it is not.")
+
+
+@quick_jit
+def _each_inside(spaces: Any, params: Params) -> Array:
+    return jax.vmap(lambda one: constraints.contains(spaces, one))(params)
+
+
+def _passes_pooled(model: Any, params: Params, datasets: Data) -> bool:
+    _, weights = split_weights(datasets)
+    if weights is not None and not (weights > 0).any(axis=-1).all():
+        return False  # of one data set all are zero: of the pool they are not
+    try:
+        pooled = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), datasets)
+        model.validate(rows(params, 0), pooled)
+    except ValueError:
+        return False
+    return True
+
+
+def _validate(model: Any, params: Params, datasets: Data, b: int) -> None:
+    try:
+        model.validate(rows(params, b), rows(datasets, b))
+    except ValueError as error:
+        raise ValueError(f"data set {b}: {error}") from error
 
 
 def check_step(algorithm: Any, model: Any, state: Any, data: Data) -> None:

@@ -1,0 +1,90 @@
+"""Many data sets as one tree with a leading axis, padded where they are of unequal length."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxem.core.data import Data, Sequences, Weighted, count, split_weights
+from jaxem.core.trees import float_dtype, leaf_names
+
+
+def lanes_of(datasets: Data) -> int:
+    """The number of data sets: the length of the leading axis.
+
+    Raises ``ValueError`` where the leaves do not share one.
+    """
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(datasets)]
+    lengths = {shape[0] if shape else -1 for shape in shapes}
+    if len(lengths) != 1 or min(lengths) < 1:
+        raise ValueError(f"the arrays of the data must share a leading axis of data sets; their shapes are {shapes}")
+    return lengths.pop()
+
+
+def stack(datasets: Data | list[Data]) -> Data:
+    """A list of data sets as one tree with a leading axis; data that are no list are returned as they are.
+
+    Where they have unequal numbers of observations, the shorter ones are filled up with copies of their first one, of
+    weight 0. Where sequences are of unequal length, they are padded like ``pad_sequences``.
+
+    Raises ``ValueError`` where there are none, one is empty, or they differ in more than their length.
+    """
+    if not isinstance(datasets, list):
+        return datasets
+    if not datasets:
+        raise ValueError("no data sets were given")
+    datasets = [jax.tree.map(np.asarray, data) for data in datasets]
+    for b, data in enumerate(datasets):
+        if jax.tree.structure(data) != jax.tree.structure(datasets[0]):
+            raise ValueError(
+                f"data set {b} is of another form than the first: {jax.tree.structure(data)}, not "
+                f"{jax.tree.structure(datasets[0])}"
+            )
+    shapes = [[leaf.shape for leaf in jax.tree.leaves(data)] for data in datasets]
+    if any(shape != shapes[0] for shape in shapes):
+        datasets = _padded(datasets)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *datasets)
+
+
+def _padded(datasets: list[Data]) -> list[Data]:
+    if all(isinstance(split_weights(data)[0], Sequences) for data in datasets):
+        datasets = _equally_long(datasets)
+    lengths = [count(data) for data in datasets]
+    names = leaf_names(datasets[0])
+    for b, data in enumerate(datasets):
+        if lengths[b] == 0:
+            raise ValueError(f"data set {b} is empty")
+        for name, leaf, first in zip(names, jax.tree.leaves(data), jax.tree.leaves(datasets[0]), strict=True):
+            if leaf.shape[1:] != first.shape[1:]:
+                name = "" if name == "params" else f" of {name}"
+                raise ValueError(
+                    f"data set {b} has observations{name} of shape {leaf.shape[1:]}, the first has {first.shape[1:]}"
+                )
+    if len(set(lengths)) == 1:
+        return datasets
+    return [_filled(data, max(lengths)) for data in datasets]
+
+
+def _filled(data: Data, length: int) -> Weighted:
+    """As many observations as asked for, those beyond the data's own of weight 0."""
+    n = count(data)
+    observations, weights = split_weights(data)
+    if weights is None:
+        weights = np.ones(n, float_dtype(observations))
+    place = np.where(np.arange(length) < n, np.arange(length), 0)
+    padding = np.zeros(length - n, weights.dtype)
+    return Weighted(jax.tree.map(lambda leaf: leaf[place], observations), np.concatenate([weights, padding]))  # pyright: ignore[reportArgumentType]
+
+
+def _equally_long(datasets: list[Data]) -> list[Data]:
+    """Sequences padded to the longest of all data sets."""
+    longest = max(split_weights(data)[0].values.shape[1] for data in datasets)
+
+    def pad(data: Any) -> Any:
+        if isinstance(data, Weighted):
+            return Weighted(pad(data.data), data.weights)
+        missing = longest - data.values.shape[1]
+        widths = [(0, 0), (0, missing)] + [(0, 0)] * (data.values.ndim - 2)
+        return data._replace(values=np.pad(data.values, widths))
+
+    return [pad(data) for data in datasets]

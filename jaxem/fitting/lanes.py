@@ -1,0 +1,144 @@
+"""Many climbs that do not wait for each other.
+
+``vmap(fit)`` runs until its slowest lane has ended, and every lane pays for that. Here the lanes climb in groups that
+stay in the cache, some steps at a time; between, those that have ended are left out, and the others close ranks.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.core.data import Data, rows
+from jaxem.core.expectation import rows_in_cache
+from jaxem.core.model import Params, has
+from jaxem.fitting.fit import RUNNING, Climb, advance, result, start, stepper
+from jaxem.fitting.result import Fit
+
+_STEPS = 16  # between two looks at who has ended: few are wasted then, and a look costs less than one of them
+_FEWER = 8  # for the last lanes to end there are groups of an eighth of the size; each size is a program of its own
+
+
+def climb_all(
+    model: Any,
+    params: Params,
+    datasets: Data,
+    where: np.ndarray,
+    how: tuple[Any, Any, Any],
+    max_steps: int,
+    keys: Array | None,
+    batch_size: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Fit:
+    """Lane l starts from ``params[l]``, has ``keys[l]``, and climbs on ``datasets[where[l]]``.
+
+    ``how``: algorithm, rule and tolerance.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; it is {batch_size}")
+    lanes = len(where)
+    width = min(batch_size or _default_width(model, params, datasets, max_steps), -(-lanes // _streams()))
+    sizes = sorted({-(-width // _FEWER), width})
+    streams = min(_streams(), -(-lanes // width))
+    # One stream of programs for each core, with lanes of its own: one runs while another is looked at. The last group
+    # of each is filled with lanes that it has already.
+    own = [np.arange(s, lanes, streams) for s in range(streams)]
+    height = -(-len(own[0]) // width) * width
+    own = [np.resize(part, height) for part in own]
+    tables = [_start(model, params, datasets, part, where[part], keys, how[0], max_steps, width) for part in own]
+    waiting = []
+    for part, table in zip(own, tables, strict=True):
+        first = np.arange(height) < np.unique(part).size
+        waiting.append(np.flatnonzero(first & (np.asarray(table.status) == RUNNING)))
+    climbing: deque[tuple[int, np.ndarray, Array]] = deque()
+
+    def send(s: int) -> None:
+        group, waiting[s] = np.split(waiting[s], [width])
+        if len(group):
+            full = np.resize(group, next(size for size in sizes if size >= len(group)))
+            data_rows = where[own[s][full]]
+            tables[s], status = _climb(tables[s], full, model, datasets, data_rows, *how, np.int32(_STEPS), max_steps)
+            climbing.append((s, group, status))
+
+    for s in range(streams):
+        send(s)
+    while climbing:
+        s, group, status = climbing.popleft()
+        waiting[s] = np.append(waiting[s], group[np.asarray(status)[: len(group)] == RUNNING])
+        send(s)
+        if progress is not None:
+            progress(lanes - sum(map(len, waiting)) - sum(len(group) for _, group, _ in climbing), lanes)
+    lane = np.arange(lanes)
+    return _collect(tables, lane % streams * height + lane // streams)
+
+
+def _streams() -> int:
+    """How many programs run at a time: small ones use one core each, and an accelerator runs one after another."""
+    if jax.default_backend() != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _default_width(model: Any, params: Params, datasets: Data, max_steps: int) -> int:
+    """How many lanes have their data, posterior and trace in the cache."""
+    one = jax.eval_shape(lambda tree: rows(tree, 0), (params, datasets))
+    q = jax.eval_shape(model.e_step, *one) if has(model, "e_step") else None
+    numbers = sum(leaf.size for leaf in jax.tree.leaves((one, q))) + max_steps
+    return rows_in_cache(2 * numbers)  # as much again for what is computed on the way
+
+
+@jax.jit(static_argnames=("max_steps", "width"))
+def _start(
+    model: Any,
+    params: Params,
+    datasets: Data,
+    lanes: Array,
+    where: Array,
+    keys: Array | None,
+    algorithm: Any,
+    max_steps: int,
+    width: int,
+) -> Climb:
+    """The climbs of these lanes before their first step, ``width`` at a time."""
+
+    def one(places: tuple[Array, Array]) -> Climb:
+        lane, data = places
+        key = None if keys is None else keys[lane]
+        return start(model, rows(params, lane), rows(datasets, data), algorithm, max_steps, key)
+
+    return jax.lax.map(one, (lanes, where), batch_size=width)
+
+
+@jax.jit(static_argnames="max_steps", donate_argnames="table")
+def _climb(
+    table: Climb,
+    group: Array,
+    model: Any,
+    datasets: Data,
+    where: Array,
+    algorithm: Any,
+    stop: Any,
+    tol: Any,
+    steps: Array,
+    max_steps: int,
+) -> tuple[Climb, Array]:
+    """So many steps more of the lanes ``group`` of the table, side by side, and how they stand then."""
+    data = rows(datasets, where)
+
+    def step(climbs: Climb) -> Climb:
+        one = lambda climb, data: stepper(model, data, algorithm, stop, tol, max_steps)(climb)
+        return jax.vmap(one)(climbs, data)
+
+    end = advance(step, rows(table, group), steps)
+    return jax.tree.map(lambda leaf, new: leaf.at[group].set(new), table, end), end.status
+
+
+@jax.jit
+def _collect(tables: list[Climb], places: Array) -> Fit:
+    """The fits in the order of their lanes."""
+    return result(jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *tables))

@@ -1,0 +1,153 @@
+"""One fit for each of many data sets, or the best of many starts for each."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.algorithms.protocol import Algorithm
+from jaxem.core import trees
+from jaxem.core.bound import HOW_TO_HAVE_ONE, has_objective
+from jaxem.core.data import Data, rows, size
+from jaxem.core.model import Params, require
+from jaxem.core.stacking import lanes_of, stack
+from jaxem.fitting import implicit
+from jaxem.fitting.fit import canonical, check_call, choose
+from jaxem.fitting.lanes import climb_all
+from jaxem.fitting.restarts import Restarts, best_of
+from jaxem.fitting.result import Fit
+from jaxem.fitting.stopping import Rule
+from jaxem.fitting.validation import check_starts
+
+
+def fit_many(
+    model: Any,
+    params: Params,
+    datasets: Data | list[Data],
+    *,
+    params_axis: int | None = 0,
+    algorithm: Algorithm | None = None,
+    tol: float = 1e-10,
+    stop: Rule | None = None,
+    max_steps: int = 1000,
+    key: Array | None = None,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Fit:
+    """One fit for each of B data sets: what ``vmap(fit)`` returns, to rounding error, without waiting for the slowest.
+
+    ``datasets``: data with a leading axis of data sets, or a list of them. Of unequal lengths they are padded to the
+    longest with observations of weight 0, which the model must understand (``Weighted``). ``params``: a start for each,
+    on a leading axis; with ``params_axis=None`` one for all. ``key``, for algorithms that draw random numbers: lane b
+    gets ``jax.random.split(key, B)[b]``. ``batch_size``: lanes that climb side by side (default: as many as fit the
+    cache, or fill the device). ``progress(ended, B)`` is called whenever a group has made some steps. The other
+    arguments are those of ``fit``.
+
+    The result is a ``Fit`` of B lanes, and can be differentiated as that of ``fit``: in a lane where the derivative is
+    undefined it is NaN. Who goes on is decided between compiled programs, so ``fit_many`` cannot itself be traced by
+    ``jit`` or ``vmap``. There are two sizes of group, a program each, whoever ends when; with equal shapes a second
+    call compiles nothing.
+
+    Raises ``ValueError`` where ``fit`` does, and names the data set.
+    """
+    algorithm = choose(algorithm, model)
+    check_call("fit_many", algorithm, max_steps, key)
+    datasets = stack(datasets)
+    lanes = lanes_of(datasets)
+    params, datasets = canonical(params, datasets)
+    if params_axis is None:
+        params = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (lanes, *leaf.shape)), params)
+    _check_axis(params, lanes)
+    known, params, data, how = implicit.constant((model, params, datasets, (algorithm, stop, tol)))
+    _refuse_traces("fit_many", (known, params, data, how, key))
+    check_starts(known, params, data)
+    keys = None if key is None else jax.random.split(key, lanes)
+    fits = climb_all(known, params, data, np.arange(lanes), how, max_steps, keys, batch_size, progress)
+    return _attach(model, datasets, fits)
+
+
+def fit_many_restarts(
+    model: Any,
+    key: Array,
+    datasets: Data | list[Data],
+    *,
+    restarts: int = 20,
+    algorithm: Algorithm | None = None,
+    tol: float = 1e-10,
+    stop: Rule | None = None,
+    max_steps: int = 1000,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Restarts:
+    """``fit_restarts`` for each of B data sets, all B x R fits side by side as those of ``fit_many``.
+
+    Data set b is fitted as by ``fit_restarts(model, jax.random.split(key, B)[b], datasets[b])``. Every field of the
+    result has a leading axis of data sets. ``progress(ended, B * restarts)``; the other arguments are those of
+    ``fit_many``. Of the result only ``best`` can be differentiated.
+
+    Raises ``ValueError`` where ``fit_restarts`` does, and names the data set.
+    """
+    require(model, "fit_many_restarts", "init")
+    if restarts < 1:
+        raise ValueError(f"restarts must be at least 1; it is {restarts}")
+    algorithm = choose(algorithm, model)
+    check_call("fit_many_restarts", algorithm, max_steps, key)
+    if not has_objective(model):
+        raise ValueError(f"fit_many_restarts compares objectives, and the model has none: {HOW_TO_HAVE_ONE}")
+    datasets = jax.tree.map(jnp.asarray, stack(datasets))
+    lanes = lanes_of(datasets)
+    known, data, how = implicit.constant((model, datasets, (algorithm, stop, tol)))
+    _refuse_traces("fit_many_restarts", (known, data, how, key))
+    known.init(key, rows(data, 0))  # outside a trace, so that data which cannot be fitted are an error
+    starts, keys = _starts(known, key, data, lanes, restarts)
+    check_starts(known, jax.tree.map(lambda leaf: leaf[::restarts], starts), data)
+    where = np.repeat(np.arange(lanes), restarts)
+    fits = climb_all(known, starts, data, where, how, max_steps, keys, batch_size, progress)
+    found = _best_of_each(fits, data, lanes)
+    return found._replace(best=_attach(model, datasets, found.best))
+
+
+def _check_axis(params: Params, lanes: int) -> None:
+    for name, leaf in zip(trees.leaf_names(params), jax.tree.leaves(params), strict=True):
+        if leaf.ndim == 0 or leaf.shape[0] != lanes:
+            raise ValueError(
+                f"{lanes} data sets need a start each, on a leading axis of {name}; its shape is {leaf.shape}. "
+                "For one start for all of them: params_axis=None"
+            )
+
+
+def _refuse_traces(name: str, values: Any) -> None:
+    if trees.is_traced(values):
+        raise ValueError(
+            f"{name} decides outside the compiled programs which fits go on, so it cannot be traced by jit or vmap; "
+            "use jax.vmap(jaxem.fit) there"
+        )
+
+
+def _attach(model: Any, datasets: Data, fits: Fit) -> Fit:
+    """The fits with their derivatives, where any are asked for."""
+    if not trees.is_traced(model, datasets):
+        return fits
+    return jax.vmap(implicit.attach, in_axes=(None, 0, 0))(model, datasets, fits)
+
+
+@jax.jit(static_argnames=("lanes", "restarts"))
+def _starts(model: Any, key: Array, datasets: Data, lanes: int, restarts: int) -> tuple[Params, Array]:
+    """The starts and keys that ``fit_restarts`` would use, (B * R, ...)."""
+
+    def one(key: Array, data: Data) -> tuple[Params, Array]:
+        init_keys, fit_keys = jax.random.split(key, (2, restarts))
+        return jax.vmap(lambda key: model.init(key, data))(init_keys), fit_keys
+
+    starts = jax.lax.map(lambda both: one(*both), (jax.random.split(key, lanes), datasets))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), starts)
+
+
+@jax.jit(static_argnames="lanes")
+def _best_of_each(fits: Fit, datasets: Data, lanes: int) -> Restarts:
+    fits = jax.tree.map(lambda leaf: leaf.reshape(lanes, -1, *leaf.shape[1:]), fits)
+    sizes = jax.vmap(lambda data: size(data, trees.float_dtype(fits.objective)))(datasets)
+    return jax.vmap(best_of)(fits, sizes)
