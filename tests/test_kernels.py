@@ -82,7 +82,7 @@ PRECISIONS = (("float32", 1e4), ("float64", 1e8))
 @pytest.mark.parametrize(("precision", "offset"), PRECISIONS)
 def test_far_from_zero_the_quick_form_is_as_good_as_the_textbook(form, precision, offset):
     params, x, w = setting(form, jnp.dtype(precision), offset)
-    assert bool(quadratic._view(form, *params).safe)  # it is the quick form that is tested
+    assert bool(quadratic.view(form, *params).safe)  # it is the quick form that is tested
     assert_as_the_textbook(form, params, w, x)
 
 
@@ -90,13 +90,26 @@ def test_far_from_zero_the_quick_form_is_as_good_as_the_textbook(form, precision
 def test_tight_classes_far_apart_take_the_textbook_form(form, monkeypatch):
     """A standard deviation of 1e-3 at distances of 1: the quick form would lose 1e6 eps of each log-density."""
     params, x, w = setting(form, jnp.float32, 0.0, 1e-3)
-    assert not bool(quadratic._view(form, *params).safe)
+    assert not bool(quadratic.view(form, *params).safe)
     assert_as_the_textbook(form, params, w, x)
     monkeypatch.setattr(quadratic, "_is_safe", lambda *_: jnp.bool_(True))
     density = textbook(form, params, w, x)[0]
     near = density > 0  # the rows of the class itself
     lost = np.abs(np.asarray(run(form, params, w, x)[0], np.float64) - density)[near]
     assert lost.max() > 100 * 8 * eps(jnp.float32) * (D + np.abs(density[near]).max())
+
+
+def test_em_asks_once_a_block(monkeypatch):
+    """Tight classes: EM takes the careful form, to the bit what it takes where there is no other."""
+    params, x, _ = setting("full", jnp.float32, 0.0, 1e-3)
+    model, params = Mixture(MultivariateNormal("full"), K), MixtureParams(jnp.full((K,), 1 / 3, jnp.float32), params)
+    step = lambda: jax.jit(lambda params: expectation.expect(model, params, x, 200))(params)
+    asked = step()
+    with monkeypatch.context() as patch:
+        patch.setattr(quadratic, "_is_safe", lambda *_: jnp.bool_(True))
+        assert abs(float(step().objective - asked.objective)) > 1e-4 * N
+    monkeypatch.setattr(quadratic, "pays", lambda *_: False)
+    jax.tree.map(np.testing.assert_array_equal, asked, step())
 
 
 @pytest.mark.parametrize("form", ["full", "tied"])

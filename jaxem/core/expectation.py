@@ -56,9 +56,9 @@ def expect(
     ``e_step(model, params, data) -> q`` and ``evidence(model, params, q, data)``: those of EM, or of a variant that
     takes another q, and climbs something else by it.
     """
-    model = anchored(model, params)
+    model, forms = anchored(model, params), model.forms(params, data) if has(model, "forms") else None
     if is_additive(model):
-        summary, value = sums(model, params, data, block_size, e_step, evidence)
+        summary, value = sums(model, params, data, block_size, e_step, evidence, forms)
     else:
         summary = e_step(model, params, data)
         value = evidence(model, params, summary, data)
@@ -72,13 +72,21 @@ def sums(
     block_size: int | None = None,
     e_step: Callable[..., Posterior] = posterior,
     evidence: Callable[..., Array | None] = bound.evidence,
+    forms: tuple[Any, Any, Array] | None = None,
 ) -> tuple[Any, Array | None]:
     """The statistics of an additive model, taken about wherever it is anchored, and the evidence: sums over data that
-    may be a part of all."""
+    may be a part of all. ``forms``: those of the model, where it is anchored at ``params``."""
 
-    def one_block(block: Data) -> tuple[Any, Array | None]:
+    def of(model: Any, block: Data) -> tuple[Any, Array | None]:
         q = e_step(model, params, block)
         return model.statistics(q, block), evidence(model, params, q, block)
+
+    def one_block(block: Data) -> tuple[Any, Array | None]:
+        if forms is None:
+            return of(model, block)
+        # One question a block, so that what it is asked of, and the answer, are all that passes the condition.
+        quick, careful, safe = forms
+        return jax.lax.cond(safe, lambda: of(quick, block), lambda: of(careful, block))
 
     return accumulate(one_block, data, block_size or default_block_size(model, params, data, e_step))
 

@@ -45,6 +45,8 @@ class Model:
       ``order[k]`` called k, and what the classes are sorted by.
     * ``anchor(params) -> model`` -- the same model, with statistics taken about ``params`` (see
       ``core/expectation.py``).
+    * ``forms(params, data) -> (quick, careful, safe)`` -- the anchored model in two forms that hold at ``params`` only,
+      and whether the first is accurate enough there; ``None`` where there is no choice.
     * ``degenerate(params) -> bool`` -- whether the parameters have left the model (an empty component, a
       singular covariance).
     * ``validate(params, data)`` -- raises ``ValueError`` for input that cannot be fitted.
@@ -78,6 +80,7 @@ class Model:
     label_keys: Callable[..., Any] | None = _static(default=None)
     log_prob: Callable[..., Any] | None = _static(default=None)
     anchor: Callable[..., Any] | None = _static(default=None)
+    forms: Callable[..., Any] | None = _static(default=None)
     degenerate: Callable[..., Any] | None = _static(default=None)
     validate: Callable[..., None] | None = _static(default=None)
     c_step: Callable[..., Posterior] | None = _static(default=None)

@@ -34,12 +34,15 @@ class MultivariateNormal:
     Maximiser: m_k = sum_n r_nk x_n / n_k, S_k = sum_n r_nk (x_n - m_k)(x_n - m_k)' / n_k, pooled as the form says.
     ``prior``: a ``NormalInverseWishart``, e.g. ``NormalInverseWishart.from_data(x, k)``; the fit is then MAP.
     ``origin``: the parameters whose means the statistics are taken about; set by ``anchor``, so that nothing cancels
-    far from zero.
+    far from zero. ``view``: the same parameters, prepared for products of matrices; ``careful``: never by such
+    products; both set by ``forms``.
     """
 
     covariance: str = dataclasses.field(default="full", metadata={"static": True})
     prior: NormalInverseWishart | None = None
     origin: MultivariateNormalParams | None = None
+    view: quadratic.View | None = None
+    careful: bool = dataclasses.field(default=False, metadata={"static": True})
 
     event_ndim: ClassVar[int] = 1
     support: ClassVar[str] = "finite numbers"
@@ -61,9 +64,11 @@ class MultivariateNormal:
             y = x[None, :, :] - params.means[:, None, :]
             return log_normal(self._form, params.covariances, y).T
 
-        if not quadratic.pays(self.covariance, *x.shape):
+        if self.view is not None:
+            return quadratic.log_density(self.covariance, self.view, x).T
+        if self.careful or not quadratic.pays(self.covariance, *x.shape):
             return by_deviations(x).T
-        return quadratic.log_density(self.covariance, *params, x, by_deviations).T
+        return quadratic.log_density(self.covariance, quadratic.view(self.covariance, *params), x, by_deviations).T
 
     def statistics(self, weights: Array, x: Array) -> MultivariateNormalStatistics:
         def by_deviations(weights: Array, x: Array) -> tuple[Array, Array]:
@@ -72,10 +77,13 @@ class MultivariateNormal:
                 y = y - self.origin.means[:, None, :]
             return jnp.matmul(weights.T[:, None, :], y)[:, 0, :], self._form.second(weights, y)
 
-        if quadratic.pays(self.covariance, *x.shape):
-            moments = quadratic.moments(self.covariance, self.origin, weights, x, by_deviations)
-        else:
+        if self.view is not None:
+            moments = quadratic.moments(self.covariance, self.view, weights, x)
+        elif self.careful or not quadratic.pays(self.covariance, *x.shape):
             moments = by_deviations(weights, x)
+        else:
+            about = None if self.origin is None else quadratic.view(self.covariance, *self.origin)
+            moments = quadratic.moments(self.covariance, about, weights, x, by_deviations)
         return MultivariateNormalStatistics(weights.sum(axis=0), *moments)
 
     def maximize(self, statistics: MultivariateNormalStatistics) -> MultivariateNormalParams:
@@ -105,6 +113,13 @@ class MultivariateNormal:
 
     def anchor(self, params: MultivariateNormalParams) -> Self:
         return dataclasses.replace(self, origin=params)
+
+    def forms(self, params: MultivariateNormalParams, x: Array) -> tuple[Self, Self, Array] | None:
+        if not quadratic.pays(self.covariance, *x.shape):
+            return None
+        view = quadratic.view(self.covariance, *params)
+        anchored = self.anchor(params)
+        return dataclasses.replace(anchored, view=view), dataclasses.replace(anchored, careful=True), view.safe
 
     def permute(self, params: MultivariateNormalParams, order: Array) -> MultivariateNormalParams:
         covariances = params.covariances if self.covariance == "tied" else params.covariances[order]

@@ -17,9 +17,10 @@ class Family(Protocol):
 
     A family may also have ``log_prior(params)``, then included by ``maximize``; ``degenerate(params)``, whether
     some class has collapsed to where its density has no bound; ``anchor(params)``, the same family with its
-    statistics taken about ``params``; and ``permute(params, order)``, where some array has no axis of classes. The
-    first array of the parameters has a row for each class and says where it lies. The functions below this class
-    supply the answer of a family that has not.
+    statistics taken about ``params``; ``forms(params, x)``, the same at these parameters in a quick and in a careful
+    form, and whether the first is accurate enough (or ``None``, for data of such a shape); and
+    ``permute(params, order)``, where some array has no axis of classes. The first array of the parameters has a row
+    for each class and says where it lies. The functions below this class supply the answer of a family that has not.
     """
 
     event_ndim: int
@@ -68,6 +69,11 @@ def degenerate(family: Any, params: Any) -> Array:
 def anchor(family: Any, params: Any) -> Any:
     """The family with its statistics taken about ``params``."""
     return family.anchor(params) if hasattr(family, "anchor") else family
+
+
+def forms(family: Any, params: Any, x: Array) -> tuple[Any, Any, Array] | None:
+    """The family at ``params``, quick and careful, and whether the first is accurate enough; ``None``: no choice."""
+    return family.forms(params, x) if hasattr(family, "forms") else None
 
 
 def permute(family: Any, params: Any, order: Array) -> Any:

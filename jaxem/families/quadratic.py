@@ -11,6 +11,7 @@ Terms of the size of <P_k, y y'> cancel to one of the size of D. ``_is_safe`` sa
 the deviations from each mean are formed first, as in ``covariance.py``.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -36,18 +37,19 @@ def pays(form: str, rows: int, d: int) -> bool:
     return rows >= _FEWEST_ROWS and (form != "full" or d <= _MOST_DIMENSIONS)
 
 
-class _View(NamedTuple):
+class View(NamedTuple):
     """K classes as seen from the point that they are expanded about."""
 
     centre: Array  # (D,), c
     means: Array  # (K, D), d_k
-    precisions: Array  # full (K, D, D), tied (1, D, D), diag (K, D), spherical (K, 1)
-    log_determinants: Array  # (K or 1,), of the covariances
+    coefficients: Array  # (K, F), of the monomials phi in the log-density
+    constant: Array  # (K,)
     whitener: Array | None  # tied (D, D), L^-1
     safe: Array  # ()
 
 
-def _view(form: str, means: Array, covariances: Array) -> _View:
+def view(form: str, means: Array, covariances: Array) -> View:
+    """What of the log-densities and moments of these classes depends on no observation."""
     whitener = None
     if form in ("full", "tied"):
         covariances = covariances if form == "full" else covariances[None]
@@ -66,7 +68,18 @@ def _view(form: str, means: Array, covariances: Array) -> _View:
     # Of all points, the one that sum_k (m_k - c)^2 / v_k is least for: close to the means that are known best.
     centre = jax.lax.stop_gradient((means / variances).sum(axis=0) / (1 / variances).sum(axis=0))
     d = means - centre[None, :]
-    return _View(centre, d, precisions, log_determinants, whitener, _is_safe(d, variances, precisions))
+    safe = _is_safe(d, variances, precisions)
+    shift, p = d, precisions
+    if whitener is not None:  # whitened, every class is a ball
+        shift, p = _product(d, whitener.T), jnp.ones_like(d[:, :1])
+    if form == "full":
+        linear = _product(p, d[:, :, None])[:, :, 0]
+        row, column = np.triu_indices(d.shape[1])
+        p = p[:, row, column] * jnp.asarray(np.where(row == column, 1, 2), p.dtype)[None, :]
+    else:
+        linear = p * shift
+    constant = -0.5 * ((linear * shift).sum(axis=1) + log_determinants + d.shape[1] * math.log(2 * math.pi))
+    return View(centre, d, jnp.concatenate([linear, -0.5 * p], axis=1), constant, whitener, safe)
 
 
 def _is_safe(d: Array, variances: Array, precisions: Array) -> Array:
@@ -89,26 +102,15 @@ def _monomials(form: str, y: Array) -> Array:
     return jnp.concatenate([y, y**2 if form == "diag" else (y**2).sum(axis=0, keepdims=True)])
 
 
-def log_density(form: str, means: Array, covariances: Array, x: Array, textbook: Callable[[Array], Array]) -> Array:
-    """log N(x_n; m_k, S_k), (K, N), from ``x (N, D)``; ``textbook(x)`` is the same where this form is not safe."""
-    view = _view(form, means, covariances)
-    d, p, whitener = view.means, view.precisions, view.whitener
-    if whitener is not None:  # whitened, every class is a ball
-        d, p = _product(d, whitener.T), jnp.ones_like(d[:, :1])
-    if form == "full":
-        linear = _product(p, d[:, :, None])[:, :, 0]
-        i, j = np.triu_indices(d.shape[1])
-        p = p[:, i, j] * jnp.asarray(np.where(i == j, 1, 2), p.dtype)[None, :]
-    else:
-        linear = p * d
-    constant = -0.5 * ((linear * d).sum(axis=1) + view.log_determinants + d.shape[1] * math.log(2 * math.pi))
-    coefficients = jnp.concatenate([linear, -0.5 * p], axis=1)
+def log_density(form: str, classes: View, x: Array, textbook: Callable[[Array], Array] | None = None) -> Array:
+    """log N(x_n; m_k, S_k), (K, N), from ``x (N, D)``; ``textbook(x)`` is the same where this form is not safe (without
+    it, it is known to be)."""
 
     def table(x: Array) -> Array:
-        y = _columns(x, view.centre, whitener)
+        y = _columns(x, classes.centre, classes.whitener)
         phi = _monomials("spherical" if form == "tied" else form, y)
-        fast = lambda: _product(coefficients, phi) + constant[:, None]
-        return jax.lax.cond(view.safe, fast, lambda: textbook(x))
+        fast = lambda: _product(classes.coefficients, phi) + classes.constant[:, None]
+        return fast() if textbook is None else jax.lax.cond(classes.safe, fast, functools.partial(textbook, x))
 
     n, most = x.shape[0], _rows(form, x.shape[1])
     if n <= most:
@@ -121,30 +123,33 @@ def log_density(form: str, means: Array, covariances: Array, x: Array, textbook:
 
 
 def moments(
-    form: str, origin: Any, weights: Array, x: Array, textbook: Callable[[Array, Array], tuple[Array, Array]]
+    form: str,
+    classes: View | None,
+    weights: Array,
+    x: Array,
+    textbook: Callable[[Array, Array], tuple[Array, Array]] | None = None,
 ) -> tuple[Array, Array]:
     """sum_n r_nk (x_n - o_k), (K, D), and sum_n r_nk (x_n - o_k)(x_n - o_k)', in the form of the covariances.
 
-    ``weights (N, K)``, ``x (N, D)``, o_k the means of ``origin``; ``textbook(weights, x)`` is the same where this form
-    is not safe. Without an origin they are about zero, and nothing cancels.
+    ``weights (N, K)``, ``x (N, D)``, o_k the means of ``classes``; ``textbook(weights, x)`` is the same where this form
+    is not safe (without it, it is known to be). Without ``classes`` they are about zero, and nothing cancels.
     """
     most = _rows(form, x.shape[1])
-    if origin is None:
-        zero = jnp.zeros((x.shape[1],), weights.dtype)
-        about_zero = lambda rows: _sums(form, rows[0].T, _columns(rows[1], zero))
-        return _unpacked(form, accumulate(about_zero, (weights, x), most))
-    view = _view(form, *origin)
+    if classes is None:
+        zero = jnp.zeros_like(x[0])
+        return _unpacked(
+            form, accumulate(lambda rows: _sums(form, rows[0].T, _columns(rows[1], zero)), (weights, x), most)
+        )
+    wanted = True if textbook is None else classes.safe
 
     def sums(rows: tuple[Array, Array]) -> Any:
-        y = _columns(rows[1], view.centre)
-        return _sums(form, rows[0].T, y, view.safe)
+        return _sums(form, rows[0].T, _columns(rows[1], classes.centre), wanted)
 
     packed = accumulate(sums, (weights, x), most)
-    return jax.lax.cond(
-        view.safe,
-        lambda: _about(form, view.means, weights.sum(axis=0), *_unpacked(form, packed)),
-        lambda: accumulate(lambda rows: textbook(*rows), (weights, x), most),
-    )
+    about = lambda: _about(form, classes.means, weights.sum(axis=0), *_unpacked(form, packed))
+    if textbook is None:
+        return about()
+    return jax.lax.cond(classes.safe, about, lambda: accumulate(lambda rows: textbook(*rows), (weights, x), most))
 
 
 def _rows(form: str, d: int) -> int:
@@ -158,6 +163,8 @@ def _sums(form: str, r: Array, y: Array, wanted: Array | bool = True) -> tuple[A
     if form == "tied":
         return _product(r, y.T), _product(r.sum(axis=0)[None, :] * y, y.T)
     phi = _monomials(form, y)
+    if wanted is True:
+        return (_product(phi, r.T),)
     none = jnp.zeros((phi.shape[0], r.shape[0]), y.dtype)
     return (jax.lax.cond(wanted, lambda: _product(phi, r.T), lambda: none),)
 

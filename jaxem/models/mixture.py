@@ -82,6 +82,14 @@ class Mixture(DiscreteLatent):
         """The same model, its statistics taken about ``params``."""
         return dataclasses.replace(self, family=families.anchor(self.family, params.components))
 
+    def forms(self, params: MixtureParams, data: Data) -> tuple[Self, Self, Array] | None:
+        """The same model at ``params``, quick and careful, and whether the first is accurate enough."""
+        found = families.forms(self.family, params.components, split_weights(data)[0])
+        if found is None:
+            return None
+        quick, careful, safe = found
+        return dataclasses.replace(self, family=quick), dataclasses.replace(self, family=careful), safe
+
     def degenerate(self, params: MixtureParams) -> Array:
         """Whether a component is empty (a weight below eps^2: less than eps of one among 1 / eps observations) or
         has collapsed."""
