@@ -172,15 +172,15 @@ def dynamax_side(x: np.ndarray, initial: np.ndarray, transition: np.ndarray, mea
 
     n, t, d = x.shape
     k = len(initial)
-    # Priors as flat as it allows.
+    # Priors as flat as it takes without a probability of zero, at which it returns NaN.
     model = DiagonalGaussianHMM(
         k,
         d,
-        initial_probs_concentration=1.0,
-        transition_matrix_concentration=1.0,
-        emission_prior_mean_concentration=1e-12,
-        emission_prior_concentration=1e-12,
-        emission_prior_scale=1e-12,
+        initial_probs_concentration=1.0001,
+        transition_matrix_concentration=1.0001,
+        emission_prior_mean_concentration=1e-8,
+        emission_prior_concentration=1e-6,
+        emission_prior_scale=1e-6,
     )
     params, props = model.initialize(
         initial_probs=jnp.asarray(initial),
@@ -231,8 +231,7 @@ def many(lanes: int, n: int, d: int, k: int) -> Sides:
         for i in range(sample):
             peer = GaussianMixture(
                 k,
-                tol=1e-6,
-                reg_covar=0,
+                tol=1e-6,  # and its reg_covar of 1e-6: without, it raises where a class collapses
                 max_iter=most,
                 weights_init=np.full(k, 1 / k),
                 means_init=means[i],

@@ -3,13 +3,14 @@
 import pytest
 from algorithms import ADDITIVE, ALGORITHMS, check_promises
 
-# Every algorithm in either precision, and every model at least once.
-PAIRS = [(name, ADDITIVE[i % len(ADDITIVE)], "float64") for i, name in enumerate(ALGORITHMS)]
-PAIRS += [(name, ADDITIVE[(i + len(ALGORITHMS)) % len(ADDITIVE)], "float32") for i, name in enumerate(ALGORITHMS)]
+# Every algorithm, and every model at least once.
+PAIRS = [(name, ADDITIVE[i], "float64") for i, name in enumerate(ALGORITHMS)]
+PAIRS += [(name, ADDITIVE[len(ALGORITHMS) + i], "float32") for i, name in enumerate(ALGORITHMS) if i < 6]
 
 
 def test_the_pairs_cover_the_table():
     assert {name for _, name, _ in PAIRS} == set(ADDITIVE)
+    assert {name for name, _, _ in PAIRS} == set(ALGORITHMS)
 
 
 @pytest.mark.parametrize(("algorithm", "name", "precision"), PAIRS)

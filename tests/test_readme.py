@@ -1,5 +1,6 @@
 """The README is true: each of its Python blocks runs, and the first two shell blocks are what they must be."""
 
+import json
 import re
 from pathlib import Path
 
@@ -26,3 +27,10 @@ def test_readme_has_examples_of_each_kind():
 def test_files_that_the_readme_names_exist():
     for path in re.findall(r"\]\(([\w/.]+)\)|`((?:examples|tests|benchmarks)/[\w/.]+)`", README):
         assert (ROOT / (path[0] or path[1])).exists(), path
+
+
+def test_the_table_of_speed_is_that_of_the_stored_run(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from peers import table
+
+    assert table(json.loads((ROOT / "benchmarks/results/peers.json").read_text())) in README
