@@ -349,7 +349,8 @@ def test_online_em_weighs_sequences():
 def test_one_block_is_em():
     same_fit(jaxem.fit(POISSON, START, COUNTS, algorithm=IncrementalEM(1), max_steps=60), poisson_em())
     # One sequence is one block, however many are asked for.
-    state = jax.eval_shape(lambda: IncrementalEM().init(*case("poisson hmm", "float32"), None))
+    given = case("poisson hmm", "float32")  # kept for all tests, so not made inside a trace
+    state = jax.eval_shape(lambda: IncrementalEM().init(*given, None))
     assert state.memory.first.initial.shape == (0, 2) and state.memory.last.initial.shape == (2,)
 
 

@@ -42,7 +42,7 @@ class MultivariateNormal:
     prior: NormalInverseWishart | None = None
     origin: MultivariateNormalParams | None = None
     view: quadratic.View | None = None
-    careful: bool = dataclasses.field(default=False, metadata={"static": True})
+    careful: bool = dataclasses.field(default=False, repr=False, metadata={"static": True})
 
     event_ndim: ClassVar[int] = 1
     support: ClassVar[str] = "finite numbers"

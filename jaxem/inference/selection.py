@@ -129,7 +129,7 @@ def describe(model: Any) -> str:
     """A model in one line: its type and what sets it apart, e.g. ``Mixture(MultivariateNormal(tied), 3)``."""
     if not dataclasses.is_dataclass(model):
         return type(model).__name__
-    values = [getattr(model, field.name) for field in dataclasses.fields(model)]
+    values = [getattr(model, field.name) for field in dataclasses.fields(model) if field.repr]
     parts = [describe(v) if dataclasses.is_dataclass(v) else str(v) for v in values if _telling(v)]
     parts += [type(v).__name__ for v in values if isinstance(v, tuple) and hasattr(v, "_fields")]
     return f"{type(model).__name__}({', '.join(parts)})" if parts else type(model).__name__
