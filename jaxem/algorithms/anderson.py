@@ -11,6 +11,7 @@ from jaxem.algorithms import extrapolation
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.protocol import Climber, State
 from jaxem.core import trees
+from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data
 from jaxem.core.model import Params
 from jaxem.core.records import register
@@ -76,7 +77,7 @@ class Anderson:
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
         inner = self.inner.init(model, params, data, key)
         assert inner.objective is not None
-        u = extrapolation.coordinates(model, params)
+        u = into(model, params)
         m = min(self.order or min(10, -(-u.size // 2)), u.size)
         none, columns = jnp.zeros_like(u), jnp.zeros((m, u.size), u.dtype)
         zero = jnp.zeros((), u.dtype)
@@ -87,8 +88,8 @@ class Anderson:
     def step(self, model: Any, state: State, data: Data) -> State:
         memory = state.memory
         plain, found = self.inner.propose(model, memory.inner, data)
-        u = extrapolation.coordinates(model, state.params)
-        f = extrapolation.coordinates(model, plain) - u
+        u = into(model, state.params)
+        f = into(model, plain) - u
         steps = extrapolation.longest_steps(model, plain, f, memory.steps)
         unit = extrapolation.units(model, plain, steps)
 
@@ -103,7 +104,7 @@ class Anderson:
         jump = jump * jnp.where(capped, memory.cap * lengths[1] / lengths[0], 1)
         bold = known & jnp.isfinite(jump).all()
 
-        leap = extrapolation.restore(model, plain)(u + jump)
+        leap = chart(model, plain)(u + jump)
         tried = self.inner.move(model, found, trees.select(bold, leap, plain), data)
         assert state.objective is not None
         refused = bold & ~extrapolation.passes(model, tried, state.objective, data)

@@ -1,6 +1,5 @@
-"""What accelerators share: a chart of all parameters as one vector, units of length in it, and the gate."""
+"""What accelerators share: units of length in the coordinates of all parameters, and the gate."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,18 +14,6 @@ from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, spaces_of
 
 Tree = Any
-
-
-def coordinates(model: Any, params: Params) -> Array:
-    """The unconstrained coordinates of all parameters, (p,)."""
-    return ravel_pytree(constraints.inverse(spaces_of(model), params))[0]
-
-
-def restore(model: Any, like: Params) -> Callable[[Array], Params]:
-    """The map from coordinates (p,) back to parameters shaped like ``like``."""
-    spaces = spaces_of(model)
-    _, unravel = ravel_pytree(constraints.inverse(spaces, like))
-    return lambda u: constraints.forward(spaces, unravel(u))
 
 
 def longest_steps(model: Any, like: Params, step: Array, before: Array) -> Array:

@@ -10,6 +10,7 @@ from jaxem.algorithms import extrapolation
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.protocol import Climber, State
 from jaxem.core import trees
+from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data
 from jaxem.core.model import Params
 from jaxem.core.records import register
@@ -58,7 +59,7 @@ class SQUAREM:
 
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
         inner = self.inner.init(model, params, data, key)
-        u = extrapolation.coordinates(model, params)
+        u = into(model, params)
         return inner._replace(memory=Memory(inner, jnp.ones((), u.dtype), jnp.zeros_like(u)))
 
     def step(self, model: Any, state: State, data: Data) -> State:
@@ -67,13 +68,13 @@ class SQUAREM:
         middle = self.inner.move(model, found, once, data)
         twice, found = self.inner.propose(model, middle, data)
 
-        u0, u1, u2 = (extrapolation.coordinates(model, params) for params in (state.params, once, twice))
+        u0, u1, u2 = (into(model, params) for params in (state.params, once, twice))
         r, v = u1 - u0, u2 - 2 * u1 + u0
         steps = extrapolation.longest_steps(model, once, r, steps)
         unit = extrapolation.units(model, once, steps)
         s = jnp.clip(self._length(r / unit, v / unit), 1, longest)
         bold = s > 1
-        leap = extrapolation.restore(model, once)(u0 + 2 * s * r + s**2 * v)
+        leap = chart(model, once)(u0 + 2 * s * r + s**2 * v)
         there = self.inner.move(model, found, trees.select(bold, leap, twice), data)
         end = self.inner.step(model, there, data)
 

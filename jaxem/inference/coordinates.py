@@ -11,22 +11,11 @@ from jax.flatten_util import ravel_pytree
 
 from jaxem.core import constraints, trees
 from jaxem.core.constraints import Positive, PositiveDefinite, Simplex, Space, UnitInterval
+from jaxem.core.coordinates import chart, into
 from jaxem.core.model import Params, spaces_of
 
 DENSE = 256  # coordinates up to which a diagonal is exact; beyond it is estimated by random signs
 _SIGNS = 64
-
-
-def into(model: Any, params: Params) -> Array:
-    """Parameters -> coordinates (P,)."""
-    return ravel_pytree(constraints.inverse(spaces_of(model), params))[0]
-
-
-def chart(model: Any, params: Params) -> Callable[[Array], Params]:
-    """The map from coordinates (P,) to parameters shaped like ``params``."""
-    spaces = spaces_of(model)
-    _, unravel = ravel_pytree(constraints.inverse(spaces, params))
-    return lambda u: constraints.forward(spaces, unravel(u))
 
 
 def flat_chart(model: Any, params: Params) -> Callable[[Array], Array]:

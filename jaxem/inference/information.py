@@ -21,12 +21,13 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import bound, expectation, trees
+from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, require
 from jaxem.core.records import register
 from jaxem.fitting.fit import canonical
 from jaxem.fitting.validation import check_start
-from jaxem.inference.coordinates import along_all, chart, coordinate_names, edged, into
+from jaxem.inference.coordinates import along_all, coordinate_names, edged
 from jaxem.inference.regularity import Regularity, Verdict, judge, refuse
 
 Route = Literal["hessian", "oakes", "sem"]

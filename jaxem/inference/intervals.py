@@ -10,10 +10,11 @@ from jax.typing import ArrayLike
 
 from jaxem.core import constraints, trees
 from jaxem.core.constraints import Positive, PositiveDefinite, Real, Simplex, UnitInterval
+from jaxem.core.coordinates import into
 from jaxem.core.data import Data
 from jaxem.core.model import Params, spaces_of
 from jaxem.fitting.fit import canonical
-from jaxem.inference.coordinates import into, parameter_spaces
+from jaxem.inference.coordinates import parameter_spaces
 from jaxem.inference.information import Route
 from jaxem.inference.standard_errors import Spread, errors, shaped_like, spread_of
 

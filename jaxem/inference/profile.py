@@ -18,10 +18,11 @@ from jax import Array
 from jax.scipy.special import ndtri
 
 from jaxem.core import bound, trees
+from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data
 from jaxem.core.model import Params, has, require
 from jaxem.fitting.fit import canonical
-from jaxem.inference.coordinates import along_all, chart, into
+from jaxem.inference.coordinates import along_all
 from jaxem.inference.information import information, log_likelihood_at
 from jaxem.inference.intervals import check_level
 

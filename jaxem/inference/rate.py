@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import trees
+from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, require
 from jaxem.core.records import register
@@ -22,7 +23,7 @@ from jaxem.fitting.fit import canonical
 from jaxem.fitting.result import Fit
 from jaxem.fitting.stopping import rounding
 from jaxem.fitting.validation import check_start
-from jaxem.inference.coordinates import chart, into, name_direction, probes
+from jaxem.inference.coordinates import name_direction, probes
 from jaxem.inference.information import em_map_at, field
 from jaxem.inference.regularity import (
     REASONS,

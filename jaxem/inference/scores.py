@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import bound
+from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, count, counted
 from jaxem.core.model import Params, has, require
-from jaxem.inference.coordinates import along_all, chart, into
+from jaxem.inference.coordinates import along_all
 
 
 @jax.jit

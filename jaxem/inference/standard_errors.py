@@ -11,10 +11,11 @@ from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 
 from jaxem.core import trees
+from jaxem.core.coordinates import into
 from jaxem.core.data import Data, count
 from jaxem.core.model import Params
 from jaxem.fitting.fit import canonical
-from jaxem.inference.coordinates import along_all, flat_chart, into
+from jaxem.inference.coordinates import along_all, flat_chart
 from jaxem.inference.information import Route, information
 from jaxem.inference.regularity import STATIONARY
 from jaxem.inference.scores import filling, prior_score, scores
