@@ -34,7 +34,8 @@ def verdicts(results: dict) -> list[tuple[bool, str]]:
     found = []
     for work, peer, least in FASTER:
         ratio = rows.get(work, {}).get(peer, {}).get("times_faster", float("nan"))
-        found.append((ratio >= least, f"{work}, {peer}: {ratio:.2f} times faster, bar {least:.2f}"))
+        measured = f"{ratio:.2f} times faster" if ratio == ratio else "not measured"
+        found.append((ratio >= least, f"{work}, {peer}: {measured}, bar {least:.2f}"))
     memory, startup = results["memory"], results["startup"]
     rise, ratio = memory["resident_rise"], startup["import_ratio"]
     cold, cached = startup["fit"], startup["fit, with a compilation cache"]

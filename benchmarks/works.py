@@ -4,7 +4,8 @@ A work is built in a process of its own and gives its sides: functions without a
 the result, and return the log-likelihood per observation (or step) that they reached.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ Side = Callable[[], float]
 class Sides(NamedTuple):
     run: dict[str, Side]
     operations: float | None = None  # of the matrix products of one run of ours, for the share of the machine's rate
-    scale: dict[str, float] = {}  # noqa: RUF012  (a side that does a share of the work: by how much it is multiplied)
+    scale: Mapping[str, float] = MappingProxyType({})  # by how much the time of a side that does a share is multiplied
 
 
 class Work(NamedTuple):

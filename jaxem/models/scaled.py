@@ -74,8 +74,9 @@ def normalized(joint: Array, c: Array, steps: Steps) -> tuple[Array, Array, Arra
 def blocks(parallel: bool | None, n: int, t: int, k: int) -> int:
     """How many blocks each of n sequences is cut into; one is the sequential form.
 
-    Measured: on a CPU the scan of one sequence of up to six states is one small program, and beyond some dozen states K
-    times the arithmetic is too much. Elsewhere a step costs a launch, however little it does.
+    From timings of the scans alone: on a CPU that of one sequence of up to six states is one small program, and beyond
+    some dozen states K times the arithmetic is too much. Elsewhere (not measured) a step costs a launch, however little
+    it does.
     """
     wide = 64
     if parallel is None:
