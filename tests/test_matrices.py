@@ -1,4 +1,9 @@
-"""Formulas written out for small matrices are those of LAPACK, in what they give, refuse, and how they bend."""
+"""Formulas written out for small matrices, and loops over larger ones, are LAPACK's in what they give, refuse, and how
+they bend."""
+
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +91,7 @@ def test_near_singular_matrices_are_refused_as_lapack_refuses(d, dtype):
     np.testing.assert_array_equal(np.isnan(np.asarray(matrices.cholesky(a))).any(axis=(1, 2)), wanted)
 
 
-@pytest.mark.parametrize("d", [3])
+@pytest.mark.parametrize("d", [3, 5])
 def test_derivatives_are_those_of_lapack(d):
     a, b = jnp.asarray(definite(d, 2) / 10 ** np.arange(0, 4, 2)[:, None, None]), jnp.ones((2, d, 1))
     a = a + jnp.eye(d)[None]
@@ -98,6 +103,30 @@ def test_derivatives_are_those_of_lapack(d):
     lapack = value(jnp.linalg.cholesky, jax.vmap(lambda lower, b: cho_solve((lower, True), b)))
     wanted = jax.jit(jax.grad(lapack))(a)
     assert_within(jax.jit(jax.grad(ours))(a), wanted, 1e3 * eps(np.float64) * np.abs(wanted).max())
+    # and the second derivative, forward over reverse, along the identity
+    along = lambda f: jax.jit(lambda a: jax.jvp(jax.grad(f), (a,), (jnp.broadcast_to(jnp.eye(d), a.shape),))[1])(a)
+    wanted = along(lapack)
+    assert_within(along(ours), wanted, 1e3 * eps(np.float64) * np.abs(wanted).max())
+
+
+TWO_AT_A_TIME = """
+import jax, jax.numpy as jnp
+jax.config.update("jax_enable_x64", True)
+from jaxem.core import matrices
+cholesky = jax.vmap(matrices.cholesky)
+def step(i, all):  # no part waits for another
+    a, b, c = all
+    return cholesky(a) * 0 + a, cholesky(2 * b) * 0 + b, c @ c * 0 + 1
+a = jnp.tile(jnp.eye(64), (32, 1, 1))
+print(jax.jit(lambda *all: jax.lax.fori_loop(0, 1000, step, all))(a, a, jnp.ones((400, 400)))[0].shape)
+"""
+
+
+def test_large_batches_do_not_wait_for_each_other():
+    """As large batches as these, given to LAPACK two at a time on two threads, wait for ever."""
+    environment = os.environ | {"NPROC": "2"}
+    done = subprocess.run([sys.executable, "-c", TWO_AT_A_TIME], timeout=120, capture_output=True, env=environment)
+    assert done.stdout.decode().strip() == "(32, 64, 64)", done.stderr.decode()
 
 
 def test_a_refused_matrix_leaves_the_derivative_of_another_alone():

@@ -1,11 +1,19 @@
-"""Cholesky factors of small matrices, in batches.
+"""Cholesky factors of matrices, in batches.
 
 LAPACK is called once for each matrix of a batch, which costs more than the arithmetic of a small one. Up to
 ``UNROLLED`` rows the formulas are written out instead, so that XLA runs them over the batch, element by element.
+
+A large batch given to LAPACK as one is spread over the threads of a CPU by a thread that waits for the others; where
+as many such calls run at a time as there are threads (two, on a machine of two cores), all of them wait for ever
+(jaxlib 0.10.2). So on a CPU the matrices go to it one by one, whatever ``vmap`` has made a batch of.
 """
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.custom_batching import sequential_vmap
 from jax.scipy import linalg
 
 UNROLLED = 4
@@ -26,7 +34,7 @@ def cholesky(a: Array) -> Array:
     """
     d = a.shape[-1]
     if not is_small(a):
-        return jnp.linalg.cholesky(a)
+        return _each(_cholesky, a)
     lower: list[list[Array]] = [[] for _ in range(d)]
     definite = jnp.ones(a.shape[:-2], bool)
     for j in range(d):
@@ -46,7 +54,7 @@ def solve_lower(lower: Array, b: Array) -> Array:
     """L^-1 b by forward substitution, ``lower (..., D, D)``, ``b (..., D, M)``; their leading axes are equal."""
     d = lower.shape[-1]
     if not is_small(lower):
-        return linalg.solve_triangular(lower, b, lower=True)
+        return _each(_solve_lower, lower, b)
     x: list[Array] = []
     for i in range(d):
         x.append((b[..., i, :] - _dot([lower[..., i, j, None] for j in range(i)], x)) / lower[..., i, i, None])
@@ -57,13 +65,18 @@ def solve(lower: Array, b: Array) -> Array:
     """(L L')^-1 b, ``lower (..., D, D)``, ``b (..., D, M)``; their leading axes are equal."""
     d = lower.shape[-1]
     if not is_small(lower):
-        return linalg.cho_solve((lower, True), b)
+        return _each(_solve, lower, b)
     y = solve_lower(lower, b)
     x: list[Array] = []
     for i in reversed(range(d)):
         column = [lower[..., j, i, None] for j in reversed(range(i + 1, d))]
         x.append((y[..., i, :] - _dot(column, x)) / lower[..., i, i, None])
     return jnp.stack(x[::-1], -2)
+
+
+def inverse(lower: Array) -> Array:
+    """L^-1, ``lower (..., D, D)``."""
+    return solve_lower(lower, jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape))
 
 
 def log_determinant(lower: Array) -> Array:
@@ -74,3 +87,64 @@ def log_determinant(lower: Array) -> Array:
 def _dot(a: list[Array], b: list[Array]) -> Array | float:
     """sum_m a_m b_m; 0 for none."""
     return sum((x * y for x, y in zip(a, b, strict=True)), start=0.0)
+
+
+def _each(function: Callable[..., Array], a: Array, *b: Array) -> Array:
+    """``function`` of each matrix of ``a (..., D, D)``."""
+    for _ in range(a.ndim - 2):
+        function = jax.vmap(function)
+    return function(a, *b)
+
+
+def _one_by_one(function: Callable[..., Array]) -> Callable[..., Array]:
+    """``function`` of one matrix, which ``vmap`` makes a loop on a CPU."""
+    alone = sequential_vmap(function)
+    return lambda *arrays: (alone if jax.default_backend() == "cpu" else function)(*arrays)
+
+
+_lapack_cholesky = _one_by_one(jnp.linalg.cholesky)
+_lapack_solve_lower = _one_by_one(lambda lower, b: linalg.solve_triangular(lower, b, lower=True))
+_lapack_solve = _one_by_one(lambda lower, b: linalg.cho_solve((lower, True), b))
+
+# The derivatives are written out, since that of a loop made by ``sequential_vmap`` runs forward only.
+
+
+@jax.custom_jvp
+def _cholesky(a: Array) -> Array:
+    return _lapack_cholesky(a)
+
+
+@_cholesky.defjvp
+def _cholesky_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """dL = L Phi(L^-1 da L^-T), Phi the lower triangle with half the diagonal (Murray 2016)."""
+    (a,), (da,) = primals, tangents
+    lower = _cholesky(a)
+    whitener = inverse(lower)
+    inner = whitener @ ((da + da.T) / 2) @ whitener.T
+    return lower, lower @ (jnp.tril(inner) - jnp.diag(jnp.diag(inner)) / 2)
+
+
+@jax.custom_jvp
+def _solve_lower(lower: Array, b: Array) -> Array:
+    return _lapack_solve_lower(lower, b)
+
+
+@_solve_lower.defjvp
+def _solve_lower_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """dx = L^-1 (db - dL x)."""
+    (lower, b), (d_lower, db) = primals, tangents
+    x = _solve_lower(lower, b)
+    return x, inverse(lower) @ (db - jnp.tril(d_lower) @ x)
+
+
+@jax.custom_jvp
+def _solve(lower: Array, b: Array) -> Array:
+    return _lapack_solve(lower, b)
+
+
+@_solve.defjvp
+def _solve_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """dx = (L L')^-1 (db - (dL L' + L dL') x)."""
+    (lower, b), (d_lower, db) = primals, tangents
+    x, whitener, d_lower = _solve(lower, b), inverse(lower), jnp.tril(d_lower)
+    return x, whitener.T @ (whitener @ (db - d_lower @ (lower.T @ x) - lower @ (d_lower.T @ x)))

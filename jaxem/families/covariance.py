@@ -62,8 +62,7 @@ def _whiten(lower: Array, y: Array) -> Array:
     columns = jnp.swapaxes(y, -1, -2)
     if matrices.is_small(lower):
         return matrices.solve_lower(lower, columns)
-    identity = jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape)
-    return jnp.matmul(matrices.solve_lower(lower, identity), columns)  # one small inverse, then a matrix product
+    return jnp.matmul(matrices.inverse(lower), columns)  # one small inverse, then a matrix product
 
 
 def _matrix_distance(covariances: Array, y: Array) -> tuple[Array, Array]:

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.scipy.linalg import solve_triangular
 
+from jaxem.core import matrices
 from jaxem.core.expectation import accumulate
 
 # Of fewer rows the products are not the greater part of the work; of more dimensions whitening is as quick.
@@ -53,11 +53,10 @@ def view(form: str, means: Array, covariances: Array) -> View:
     whitener = None
     if form in ("full", "tied"):
         covariances = covariances if form == "full" else covariances[None]
-        lower = jnp.linalg.cholesky(covariances)
-        identity = jnp.broadcast_to(jnp.eye(means.shape[1], dtype=lower.dtype), lower.shape)
-        inverse = solve_triangular(lower, identity, lower=True)
+        lower = matrices.cholesky(covariances)
+        inverse = matrices.inverse(lower)
         precisions = _product(jnp.swapaxes(inverse, -1, -2), inverse)
-        log_determinants = 2 * jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(axis=-1)
+        log_determinants = matrices.log_determinant(lower)
         variances = jnp.diagonal(covariances, axis1=-2, axis2=-1)
         whitener = inverse[0] if form == "tied" else None
     else:

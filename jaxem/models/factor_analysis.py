@@ -7,8 +7,8 @@ from typing import NamedTuple, Self
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.linalg import cho_solve, solve_triangular
 
+from jaxem.core import matrices
 from jaxem.core.compilation import quick_jit
 from jaxem.core.constraints import Positive, Real
 from jaxem.core.data import Data, counted, split_weights, total
@@ -71,15 +71,15 @@ class FactorAnalysis:
         y = x - params.mean[None, :]
         scaled = params.loadings / params.noise[:, None]  # Psi^-1 Lambda
         identity = jnp.eye(self.k, dtype=y.dtype)
-        lower = jnp.linalg.cholesky(identity + params.loadings.T @ scaled)
+        lower = matrices.cholesky(identity + params.loadings.T @ scaled)
         projected = y @ scaled
-        means = cho_solve((lower, True), projected.T).T
+        means = matrices.solve(lower, projected.T).T
         # y' (Lambda Lambda' + Psi)^-1 y as a sum of squares, in which nothing cancels
         residual = y - means @ params.loadings.T
         distance = (residual**2 / params.noise[None, :]).sum(axis=1) + (means**2).sum(axis=1)
-        log_determinant = jnp.log(params.noise).sum() + 2 * jnp.log(jnp.diagonal(lower)).sum()
+        log_determinant = jnp.log(params.noise).sum() + matrices.log_determinant(lower)
         constant = y.shape[1] * math.log(2 * math.pi)
-        return Factors(means, cho_solve((lower, True), identity), -0.5 * (constant + log_determinant + distance))
+        return Factors(means, matrices.solve(lower, identity), -0.5 * (constant + log_determinant + distance))
 
     def tempered_e_step(self, params: FactorAnalysisParams, data: Data, inverse_temperature: Array | float) -> Factors:
         """The power of a normal density: the same means, the covariance divided by ``inverse_temperature``."""
@@ -90,7 +90,7 @@ class FactorAnalysis:
         """One draw of the factors of each observation, of which nothing is uncertain."""
         q = self.e_step(params, data)
         noise = jax.random.normal(key, q.means.shape, q.means.dtype)
-        means = q.means + noise @ jnp.linalg.cholesky(q.covariance).T
+        means = q.means + noise @ matrices.cholesky(q.covariance).T
         return Factors(means, jnp.zeros_like(q.covariance), q.log_normalizer)
 
     def q_function(self, params: FactorAnalysisParams, q: Factors, data: Data) -> Array:
@@ -116,9 +116,9 @@ class FactorAnalysis:
     def divergence(self, q: Factors, p: Factors, data: Data) -> Array:
         """KL(q || p) between normal distributions."""
         _, weights = split_weights(data)
-        lower_p, lower_q = jnp.linalg.cholesky(p.covariance), jnp.linalg.cholesky(q.covariance)
-        shift = solve_triangular(lower_p, (q.means - p.means).T, lower=True)
-        ratio = solve_triangular(lower_p, lower_q, lower=True)
+        lower_p, lower_q = matrices.cholesky(p.covariance), matrices.cholesky(q.covariance)
+        shift = matrices.solve_lower(lower_p, (q.means - p.means).T)
+        ratio = matrices.solve_lower(lower_p, lower_q)
         log_ratio = jnp.log(jnp.diagonal(lower_p)).sum() - jnp.log(jnp.diagonal(lower_q)).sum()
         each = 0.5 * ((ratio**2).sum() + (shift**2).sum(axis=0) - self.k) + log_ratio
         return total(each, weights)
@@ -132,9 +132,9 @@ class FactorAnalysis:
         """log N(x_n; mean, loadings loadings' + noise), (N,), by the Cholesky factor of that (D, D) matrix."""
         x, _ = split_weights(data)
         y = x - params.mean[None, :]
-        lower = jnp.linalg.cholesky(params.loadings @ params.loadings.T + jnp.diag(params.noise))
-        z = solve_triangular(lower, y.T, lower=True)
-        log_determinant = 2 * jnp.log(jnp.diagonal(lower)).sum()
+        lower = matrices.cholesky(params.loadings @ params.loadings.T + jnp.diag(params.noise))
+        z = matrices.solve_lower(lower, y.T)
+        log_determinant = matrices.log_determinant(lower)
         return -0.5 * (y.shape[1] * math.log(2 * math.pi) + log_determinant + (z**2).sum(axis=0))
 
     def log_likelihood(self, params: FactorAnalysisParams, data: Data) -> Array:
@@ -169,8 +169,8 @@ class FactorAnalysis:
 
     def maximize(self, statistics: FactorStatistics) -> FactorAnalysisParams:
         ee, ew, ww = statistics
-        lower = jnp.linalg.cholesky(ww)
-        change = cho_solve((lower, True), ew.T).T
+        lower = matrices.cholesky(ww)
+        change = matrices.solve(lower, ew.T).T
         noise = (ee - (change * ew).sum(axis=1)) / ww[-1, -1]
         coefficients = self._origin(change.shape[0], change.dtype) + change  # (loadings, mean)
         return FactorAnalysisParams(coefficients[:, -1], coefficients[:, :-1], noise)
