@@ -73,7 +73,9 @@ def check_promises(algorithm_name: str, case_name: str, precision: str) -> jaxem
     assert np.isfinite(trace).all() and trace[-1] == alone.objective
     assert int(alone.evaluations) >= 1
     if algorithm.monotone:
-        assert np.diff(trace).min() >= -slack and trace[-1] > trace[0]
+        assert np.diff(trace).min() >= -slack
+        # A step along the gradient of one batch may be refused each time.
+        assert trace[-1] > trace[0] or algorithm.random()
 
     here, likelihood = judged(model, algorithm, alone.params, data, key)
     assert_within(alone.objective, here, slack)

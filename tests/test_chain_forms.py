@@ -41,7 +41,7 @@ def found(pi: Any, A: Any, log_b: Any, lengths: Any, weights: Any, blocks: int) 
         "gradient": gradient,
         "filtered": jnp.where(steps, q.filtered, 0),
         "smoothed": q.smoothed,
-        "ratio": q.ratio,
+        "ahead": q.ahead,
         "pairs": chain.pair_counts(q, weights),
     }
 

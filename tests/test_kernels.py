@@ -15,11 +15,14 @@ from jaxem.families.protocol import anchor
 from jaxem.models import Mixture, MixtureParams
 
 FORMS = ("full", "tied", "diag", "spherical")
-N, D, K = 601, 3, 3  # a prime number of rows: whatever the pieces, something is left over
+N, D, K = 601, 5, 3  # a prime number of rows: whatever the pieces, something is left over; D: beyond the unrolled
 
 
 def covariances_of(form: str, scale: float = 1.0) -> np.ndarray:
-    full = np.array([[[1.0, 0.5, 0], [0.5, 2, -0.3], [0, -0.3, 0.5]], np.eye(3), np.diag([0.5, 1, 2])]) * scale**2
+    full = np.array([np.diag([1.0, 2, 0.5, 1.5, 1]), np.eye(5), np.diag([0.5, 1, 2, 1, 0.7])])
+    i = np.arange(4)
+    full[0, i, i + 1] = full[0, i + 1, i] = [0.5, -0.3, 0.2, 0.4]
+    full = full * scale**2
     variances = np.diagonal(full, axis1=1, axis2=2)
     return {"full": full, "tied": full[0], "diag": variances, "spherical": variances[:, 0]}[form]
 
@@ -27,7 +30,7 @@ def covariances_of(form: str, scale: float = 1.0) -> np.ndarray:
 def setting(form: str, dtype: Any, offset: float, scale: float = 1.0) -> tuple[MultivariateNormalParams, Any, Any]:
     """Parameters, observations and weights, means some units apart, ``offset`` away from zero."""
     rng = np.random.default_rng(0)
-    means = np.array([[0.0, 1, 0], [2, 0, -1], [-1, -1, 1]])
+    means = np.array([[0.0, 1, 0, 1, 0], [2, 0, -1, 0, 1], [-1, -1, 1, 0, 0]])
     x = means[rng.integers(0, K, N)] + scale * rng.normal(size=(N, D))
     far = lambda values: jnp.asarray(offset + values, dtype)
     params = MultivariateNormalParams(far(means), jnp.asarray(covariances_of(form, scale), dtype))
@@ -177,6 +180,7 @@ def test_the_form_is_chosen_by_shape():
         x = jax.ShapeDtypeStruct((n, d), jnp.float64)
         return "cond[" in str(jax.make_jaxpr(family.log_density)(params, x))
 
-    assert is_guarded(4096, 4) and is_guarded(4096, 64)
-    assert not is_guarded(200, 4)  # a small data set: one of many, under vmap, where both branches would be run
+    assert is_guarded(4096, 5) and is_guarded(4096, 64)
+    assert not is_guarded(4096, 4)  # deviations take no longer
+    assert not is_guarded(200, 5)  # a small data set: one of many, under vmap, where both branches would be run
     assert not is_guarded(4096, 65)

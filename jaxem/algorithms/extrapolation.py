@@ -28,9 +28,15 @@ def units(model: Any, like: Params, longest: Array) -> Array:
     """What the length of each coordinate is measured in, (p,), so that the data's units change no decision.
 
     The charts of constrained spaces are free of units: 1. An unconstrained array is measured so that the longest step
-    it has made is as long as the longest of those others.
+    it has made is as long as the longest of those others. Steps of less than sqrt(eps) of what the array holds do not
+    count: one that only rounding error moves would be measured by that error, and weigh as much as the others.
     """
     spaces = spaces_of(model)
+    held = jax.tree.map(
+        lambda leaf: jnp.full(leaf.shape, jnp.sqrt(jnp.finfo(leaf.dtype).eps * (leaf**2).mean()), leaf.dtype),
+        constraints.inverse(spaces, like),
+    )
+    longest = jnp.maximum(longest, ravel_pytree(held)[0])
     free = jax.tree.map(
         lambda space, part: jax.tree.map(lambda leaf: jnp.full(leaf.shape, not isinstance(space, Real)), part),
         spaces,

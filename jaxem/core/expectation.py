@@ -24,6 +24,8 @@ from jaxem.core.model import Params, Posterior, has, is_additive
 # accelerator wants work enough to fill it.
 _BLOCK_NUMBERS = {"cpu": 2**17}
 _BLOCK_NUMBERS_ELSEWHERE = 2**26
+# Long rows (sequences, whole data sets) want to be side by side: so many, while they are no more than so many blocks.
+_ABREAST, _BLOCKS = 128, 8
 
 
 class Expectation(NamedTuple):
@@ -130,8 +132,8 @@ def default_block_size(model: Any, params: Params, data: Data, e_step: Callable[
 
 def rows_in_cache(numbers: float) -> int:
     """How many rows of so many numbers make a block."""
-    allowed = _BLOCK_NUMBERS.get(jax.default_backend(), _BLOCK_NUMBERS_ELSEWHERE)
-    return max(int(allowed / max(numbers, 1)), 1)
+    rows = _BLOCK_NUMBERS.get(jax.default_backend(), _BLOCK_NUMBERS_ELSEWHERE) / max(numbers, 1)
+    return max(int(max(rows, min(_ABREAST, _BLOCKS * rows))), 1)
 
 
 def accumulate(one_block: Callable[[Data], Any], data: Data, largest: int) -> Any:

@@ -1,10 +1,11 @@
 """The four forms of the covariances of K normal classes: full, tied, diag, spherical.
 
-Each form answers the same questions, for deviations y_kn = x_n - m_k, ``(K, N, D)``:
-the squared Mahalanobis distance and log-determinant, the sum of squares that the maximiser needs, and when a class
-has collapsed. Nothing here knows of priors or of mixtures.
+Each form answers the same questions, for deviations y_kn = x_n - m_k, ``(K, D, N)``, observations in columns: the
+squared Mahalanobis distance and log-determinant, the sum of squares that the maximiser needs, and when a class has
+collapsed. Nothing here knows of priors or of mixtures.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,9 +21,9 @@ class Form(NamedTuple):
     """One form of the covariances."""
 
     space: Space
-    # covariances, y (K, N, D) -> squared distances (K, N), log-determinants (K,)
+    # covariances, y (K, D, N) -> squared distances (K, N), log-determinants (K,)
     distance: Callable[[Array, Array], tuple[Array, Array]]
-    # weights (N, K), y (K, N, D) -> the second moments, shaped like the covariances
+    # weights (N, K), y (K, D, N) -> the second moments, shaped like the covariances
     second: Callable[[Array, Array], Array]
     # d (K, D), n (K,) -> sum of n_k d_k d_k' in this form
     outer: Callable[[Array, Array], Array]
@@ -57,30 +58,37 @@ def singular(covariances: Array) -> Array:
     return (finite & ~regular).any()
 
 
-def _whiten(lower: Array, y: Array) -> Array:
-    """L^-1 y for each class, ``lower (K or 1, D, D)``, (K, D, N)."""
-    columns = jnp.swapaxes(y, -1, -2)
-    if matrices.is_small(lower):
-        return matrices.solve_lower(lower, columns)
-    return jnp.matmul(matrices.inverse(lower), columns)  # one small inverse, then a matrix product
+def deviations(x: Array, means: Array | None, k: int) -> Array:
+    """x_n - m_k, or x_n itself, (K, D, N)."""
+    y = jnp.broadcast_to(x.T[None], (k, x.shape[1], x.shape[0]))
+    return y if means is None else y - means[:, :, None]
+
+
+def first_moments(weights: Array, y: Array) -> Array:
+    """sum_n r_nk y_kn, (K, D)."""
+    return jnp.matmul(y, weights.T[:, :, None])[:, :, 0]
+
+
+def _over_dimensions(y: Array) -> Array:
+    """The sum over D, (K, N); few dimensions as sums of rows, which stay in the loop that made them."""
+    return functools.reduce(jnp.add, (y[:, i] for i in range(y.shape[1]))) if y.shape[1] <= 8 else y.sum(axis=1)
 
 
 def _matrix_distance(covariances: Array, y: Array) -> tuple[Array, Array]:
+    """|L^-1 y|^2; of large matrices by one inverse each, then a matrix product."""
     lower = matrices.cholesky(covariances)
-    return (_whiten(lower, y) ** 2).sum(axis=-2), matrices.log_determinant(lower)
-
-
-def _weighted(weights: Array, y: Array) -> Array:
-    return weights.T[:, :, None] * y
+    lower_of_each = jnp.broadcast_to(lower, (*y.shape[:1], *lower.shape[1:]))
+    small = matrices.is_small(lower)
+    whitened = matrices.solve_lower(lower_of_each, y) if small else jnp.matmul(matrices.inverse(lower), y)
+    return _over_dimensions(whitened**2), matrices.log_determinant(lower)
 
 
 def _full_second(weights: Array, y: Array) -> Array:
-    d = y.shape[-1]
-    if not matrices.is_small(y):
-        return jnp.matmul(jnp.swapaxes(_weighted(weights, y), -1, -2), y)
+    d = y.shape[1]
+    if d > matrices.UNROLLED:
+        return jnp.matmul(weights.T[:, None, :] * y, jnp.swapaxes(y, 1, 2))
     pairs = [(i, j) for i in range(d) for j in range(i + 1)]
-    products = jnp.stack([y[:, :, i] * y[:, :, j] for i, j in pairs], axis=1)  # (K, pairs, N)
-    sums = jnp.matmul(products, weights.T[:, :, None])[:, :, 0]
+    sums = first_moments(weights, jnp.stack([y[:, i] * y[:, j] for i, j in pairs], axis=1))
     return jnp.stack(
         [jnp.stack([sums[:, pairs.index((max(i, j), min(i, j)))] for j in range(d)], 1) for i in range(d)], 1
     )
@@ -91,7 +99,7 @@ def _full_outer(d: Array, n: Array) -> Array:
 
 
 def _diag_second(weights: Array, y: Array) -> Array:
-    return (_weighted(weights, y) * y).sum(axis=1)
+    return first_moments(weights, y**2)
 
 
 _full = Form(
@@ -114,7 +122,7 @@ _tied = Form(
 )
 _diag = Form(
     space=Positive(),
-    distance=lambda c, y: ((y**2 / c[:, None, :]).sum(axis=-1), jnp.log(c).sum(axis=-1)),
+    distance=lambda c, y: (_over_dimensions(y**2 / c[:, :, None]), jnp.log(c).sum(axis=-1)),
     second=_diag_second,
     outer=lambda d, n: n[:, None] * d**2,
     divisor=lambda n, d: n[:, None],
@@ -123,7 +131,7 @@ _diag = Form(
 )
 _spherical = Form(
     space=Positive(),
-    distance=lambda c, y: ((y**2).sum(axis=-1) / c[:, None], y.shape[-1] * jnp.log(c)),
+    distance=lambda c, y: (_over_dimensions(y**2) / c[:, None], y.shape[1] * jnp.log(c)),
     second=lambda weights, y: _diag_second(weights, y).sum(axis=-1),
     outer=lambda d, n: n * (d**2).sum(axis=-1),
     divisor=lambda n, d: n * d,
@@ -135,10 +143,10 @@ FORMS: dict[str, Form] = {"full": _full, "tied": _tied, "diag": _diag, "spherica
 
 
 def log_normal(form: Form, covariances: Array, y: Array) -> Array:
-    """log N(y_kn; 0, covariance_k), (N, K)."""
+    """log N(y_kn; 0, covariance_k), (K, N)."""
     distance, log_determinant = form.distance(covariances, y)
-    constant = y.shape[-1] * math.log(2 * math.pi)
-    return -0.5 * (distance + log_determinant[:, None] + constant).T
+    constant = y.shape[1] * math.log(2 * math.pi)
+    return -0.5 * (distance + log_determinant[:, None] + constant)
 
 
 def scatter_about_mean(form: Form, second: Array, delta: Array, n: Array) -> Array:

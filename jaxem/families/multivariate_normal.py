@@ -10,8 +10,19 @@ from jax import Array
 from jaxem.core.constraints import Real
 from jaxem.core.records import register
 from jaxem.families import normal_prior, quadratic
-from jaxem.families.covariance import FORMS, Form, is_degenerate, log_normal, scatter_about_mean
+from jaxem.families.covariance import (
+    FORMS,
+    Form,
+    deviations,
+    first_moments,
+    is_degenerate,
+    log_normal,
+    scatter_about_mean,
+)
 from jaxem.families.normal_prior import NormalInverseWishart
+
+# So few that log-densities from deviations take no longer, where a view would be made for them alone.
+_FEW_DIMENSIONS = 4
 
 
 class MultivariateNormalParams(NamedTuple):
@@ -61,21 +72,18 @@ class MultivariateNormal:
 
     def log_density(self, params: MultivariateNormalParams, x: Array) -> Array:
         def by_deviations(x: Array) -> Array:
-            y = x[None, :, :] - params.means[:, None, :]
-            return log_normal(self._form, params.covariances, y).T
+            return log_normal(self._form, params.covariances, deviations(x, params.means, params.means.shape[0]))
 
         if self.view is not None:
             return quadratic.log_density(self.covariance, self.view, x).T
-        if self.careful or not quadratic.pays(self.covariance, *x.shape):
+        if self.careful or not quadratic.pays(self.covariance, *x.shape) or x.shape[1] <= _FEW_DIMENSIONS:
             return by_deviations(x).T
         return quadratic.log_density(self.covariance, quadratic.view(self.covariance, *params), x, by_deviations).T
 
     def statistics(self, weights: Array, x: Array) -> MultivariateNormalStatistics:
         def by_deviations(weights: Array, x: Array) -> tuple[Array, Array]:
-            y = jnp.broadcast_to(x[None], (weights.shape[1], *x.shape))
-            if self.origin is not None:
-                y = y - self.origin.means[:, None, :]
-            return jnp.matmul(weights.T[:, None, :], y)[:, 0, :], self._form.second(weights, y)
+            y = deviations(x, None if self.origin is None else self.origin.means, weights.shape[1])
+            return first_moments(weights, y), self._form.second(weights, y)
 
         if self.view is not None:
             moments = quadratic.moments(self.covariance, self.view, weights, x)

@@ -26,7 +26,7 @@ class Chain(NamedTuple):
     filtered: Array  # (N, T, K), p(z_t | x_1 ... x_t)
     transition: Array  # (K, K), A
     smoothed: Array  # (N, T, K), p(z_t | x); zero behind the end
-    ratio: Array  # (N, T, K), p(z_t | x) / p(z_t | x_1 ... x_{t-1}); zero behind the end
+    ahead: Array  # (N, T, K), p(z_{t+1} | x) / p(z_{t+1} | x_1 ... x_t); zero from the end on
     log_normalizer: Array  # (N,), log p(x)
 
 
@@ -40,18 +40,23 @@ def posterior(pi: Array, A: Array, log_b: Array, lengths: Array, blocks: int = 1
     which the rows of A must sum to one."""
     steps = scaled.Steps.of(log_b, lengths, blocks)
     if blocks == 1:
-        filtered, b_c, log_c = _filter(pi, A, log_b, lengths, steps)
-        return _smooth(filtered, A, b_c, log_c, jnp.zeros_like(filtered[0]), steps)
-    parted = steps.b.reshape(*steps.b.shape[:2], -1, blocks)
-    predicted, after = (entry.reshape(steps.b.shape[1:]) for entry in scaled.entries(pi, A, parted))
+        predicted, after = _broadcast(pi, steps), jnp.zeros_like(steps.b[0])
+    else:
+        parted = steps.b.reshape(*steps.b.shape[:2], -1, blocks)
+        predicted, after = (entry.reshape(steps.b.shape[1:]) for entry in scaled.entries(pi, A, parted))
+        after = jnp.where(steps.goes_on[None], after, 0)
     joint = scaled.forward(predicted, A, steps.b)
-    c = joint.sum(axis=1)
-    filtered, b_c, log_c = scaled.normalized(joint, c, steps)
-    # Whatever underflows is left to the sequential form.
+    c = scaled.over_states(joint)
+
+    def in_logs() -> Chain:
+        whole = scaled.Steps.of(log_b, lengths, 1)
+        return _smooth(*_filter_in_logs(pi, A, log_b, lengths, whole), jnp.zeros_like(whole.b[0]), A, whole)
+
+    # What passes a condition is copied: here only what neither side could do without.
     return jax.lax.cond(
-        jax.lax.cond(_suspect(A, c, steps), lambda: _lost(predicted, A, joint, c, steps), lambda: jnp.zeros((), bool)),
-        lambda: posterior(pi, A, log_b, lengths),
-        lambda: _smooth(filtered, A, b_c, log_c, jnp.where(steps.goes_on[None], after, 0), steps),
+        _is_lost(predicted, A, joint, c, steps),
+        in_logs,
+        lambda: _smooth(*scaled.normalized(joint, c, steps), after, A, steps),
     )
 
 
@@ -68,7 +73,8 @@ def certain(path: Array, k: int, log_normalizer: Array) -> Chain:
     """All probability on one path a sequence, ``path (N, T)`` with -1 behind the end."""
     states = jax.nn.one_hot(path, k, dtype=log_normalizer.dtype)
     # What is filtered leaves one state to come from, whatever the transition.
-    return Chain(states, jnp.ones((k, k), states.dtype), states, states, log_normalizer)
+    ahead = jnp.pad(states[:, 1:], ((0, 0), (0, 1), (0, 0)))
+    return Chain(states, jnp.ones((k, k), states.dtype), states, ahead, log_normalizer)
 
 
 def draw(key: Array, pi: Array, A: Array, log_b: Array, lengths: Array) -> Chain:
@@ -88,60 +94,57 @@ def draw(key: Array, pi: Array, A: Array, log_b: Array, lengths: Array) -> Chain
     return certain(jnp.where(within(lengths, t), path.T, -1), k, log_normalizer)
 
 
-def _suspect(A: Array, c: Array, steps: scaled.Steps) -> Array:
-    """Whether the scaled filter has underflowed, or may have done so unnoticed.
+def _broadcast(pi: Array, steps: scaled.Steps) -> Array:
+    """pi (K, N), for each sequence."""
+    return jnp.broadcast_to(pi.reshape(-1, *(1,) * (steps.b.ndim - 2)), steps.b.shape[1:])
+
+
+def _is_lost(predicted: Array, A: Array, joint: Array, c: Array, steps: scaled.Steps) -> Array:
+    """Whether a step, or a state that is possible, has underflowed in the scaled filter.
 
     Densities are divided by the largest of their step. Where the chain cannot be in the state of that largest one, the
     rest may underflow, and so may a state to which no way leads back. Where every state can follow every other, what
-    underflows in one step is back in the next.
+    underflows in one step is back in the next, and states need not be looked at.
     """
-    return (steps.inside & ~(c >= _safe(c))).any() | (A.min() < _safe(c))
+    safe = float(jnp.finfo(c.dtype).tiny) ** 0.5
+    step = (steps.inside & ~(c >= safe)).any()
+
+    def any_state() -> Array:
+        later = jax.vmap(lambda alpha: scaled.times(A.T, alpha))(joint[:-1] / c[:-1, None])
+        possible = (jnp.concatenate([predicted[None], later]) > 0) & (steps.log_b > -jnp.inf)
+        return (steps.inside[:, None] & possible & (joint < safe)).any()
+
+    return jax.lax.cond(step | (A.min() >= safe), lambda: step, any_state)
 
 
-def _safe(c: Array) -> float:
-    return float(jnp.finfo(c.dtype).tiny) ** 0.5
-
-
-def _lost(predicted: Array, A: Array, joint: Array, c: Array, steps: scaled.Steps) -> Array:
-    """Whether a step, or a state that is possible, has underflowed."""
-    later = jax.vmap(lambda alpha: scaled.times(A.T, alpha))(joint[:-1] / c[:-1, None])
-    possible = (jnp.concatenate([predicted[None], later]) > 0) & (steps.log_b > -jnp.inf)
-    state = steps.inside[:, None] & possible & (joint < _safe(c))
-    return (steps.inside & ~(c >= _safe(c))).any() | state.any()
-
-
-def _filter(pi: Array, A: Array, log_b: Array, lengths: Array, steps: scaled.Steps) -> tuple[Array, Array, Array]:
-    """What is filtered, b / c, and log c: in scaled numbers, and where those underflow again in log space."""
-    predicted = jnp.broadcast_to(pi.reshape(-1, *(1,) * (steps.b.ndim - 2)), steps.b.shape[1:])
-    joint = scaled.forward(predicted, A, steps.b)
-    c = joint.sum(axis=1)
-    in_scaled = scaled.normalized(joint, c, steps)
-
-    def in_logs() -> tuple[Array, Array, Array]:
-        log_alpha, log_c = (scaled.cut(x, 1) for x in _log_forward(pi, A, log_b, lengths))
-        filtered = jnp.exp(log_alpha)
-        possible = steps.inside[:, None] & (filtered > 0)
-        return filtered, jnp.where(possible, jnp.exp(steps.log_b - log_c[:, None]), 0), log_c
-
-    # What passes a condition is copied, so that it is worth asking little first.
-    return jax.lax.cond(
-        _suspect(A, c, steps),
-        lambda: jax.lax.cond(_lost(predicted, A, joint, c, steps), in_logs, lambda: in_scaled),
-        lambda: in_scaled,
-    )
+def _filter_in_logs(
+    pi: Array, A: Array, log_b: Array, lengths: Array, steps: scaled.Steps
+) -> tuple[Array, Array, Array]:
+    """What is filtered, b / c, and log c, where scaled numbers underflow; steps in one block."""
+    log_alpha, log_c = (scaled.cut(x, 1) for x in _log_forward(pi, A, log_b, lengths))
+    filtered = jnp.exp(log_alpha)
+    possible = steps.inside[:, None] & (filtered > 0)
+    return filtered, jnp.where(possible, jnp.exp(steps.log_b - log_c[:, None]), 0), log_c
 
 
 def _filtered(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
     """p(z_t | x_1 ... x_t), (N, T, K), and log p(x), (N,)."""
     steps = scaled.Steps.of(log_b, lengths, 1)
-    filtered, _, log_c = _filter(pi, A, log_b, lengths, steps)
+    predicted = _broadcast(pi, steps)
+    joint = scaled.forward(predicted, A, steps.b)
+    c = scaled.over_states(joint)
+    filtered, _, log_c = jax.lax.cond(
+        _is_lost(predicted, A, joint, c, steps),
+        lambda: _filter_in_logs(pi, A, log_b, lengths, steps),
+        lambda: scaled.normalized(joint, c, steps),
+    )
     return steps.join(filtered), steps.join(log_c).sum(axis=1)
 
 
-def _smooth(filtered: Array, A: Array, b_c: Array, log_c: Array, after: Array, steps: scaled.Steps) -> Chain:
-    beta = scaled.backward(after, A, b_c, steps.ends)
-    gamma, ratio = scaled.smoothed(filtered, b_c, beta, steps.inside)
-    return Chain(steps.join(filtered), A, steps.join(gamma), steps.join(ratio), steps.join(log_c).sum(axis=1))
+def _smooth(filtered: Array, b_c: Array, log_c: Array, after: Array, A: Array, steps: scaled.Steps) -> Chain:
+    beta, ratio = scaled.backward(after, A, b_c, steps.ends)
+    gamma, ahead = scaled.smoothed(filtered, beta, ratio, steps.inside)
+    return Chain(steps.join(filtered), A, steps.join(gamma), steps.join(ahead), steps.join(log_c).sum(axis=1))
 
 
 def _log_forward(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
@@ -178,18 +181,15 @@ def log_likelihood(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
 
 
 def pair_counts(q: Chain, weights: Array | None) -> Array:
-    """sum_nt w_n p(z_t = i, z_{t+1} = j | x), (K, K), as one product: xi_t = alpha_t' ratio_{t+1} * A."""
-    alpha, ratio = q.filtered[:, :-1], q.ratio[:, 1:]
-    if weights is not None:
-        ratio = ratio * weights[:, None, None]
-    k = alpha.shape[-1]
-    return q.transition * (alpha.reshape(-1, k).T @ ratio.reshape(-1, k))
+    """sum_nt w_n p(z_t = i, z_{t+1} = j | x), (K, K), as one product: xi_t = alpha_t' ahead_t * A."""
+    ahead = q.ahead if weights is None else q.ahead * weights[:, None, None]
+    k = ahead.shape[-1]
+    return q.transition * (q.filtered.reshape(-1, k).T @ ahead.reshape(-1, k))
 
 
 def pair_counts_each(q: Chain) -> Array:
     """sum_t p(z_t = i, z_{t+1} = j | x) of each sequence, (N, K, K)."""
-    alpha, ratio = q.filtered[:, :-1], q.ratio[:, 1:]
-    return q.transition[None] * jnp.matmul(jnp.swapaxes(alpha, 1, 2), ratio)
+    return q.transition[None] * jnp.matmul(jnp.swapaxes(q.filtered, 1, 2), q.ahead)
 
 
 def expected_log(q: Chain, p: Chain) -> Array:

@@ -3,7 +3,8 @@ r"""The recursions of a hidden Markov chain in scaled numbers, where they are fa
 Arrays are ``(T, K, N)``: a step of all N sequences is one slice, and the sequences lie where the vector units want
 them; where there is but one, ``(T, K)``. Each step is scaled by the sum of the step before:
 
-.. math:: \mathrm{joint}_t = b_t \, A' \mathrm{joint}_{t-1} / c_{t-1}, \quad c_t = \textstyle\sum \mathrm{joint}_t,
+.. math:: \mathrm{joint}_t = b_t \, \mathrm{predicted}_t, \quad c_t = \textstyle\sum \mathrm{joint}_t, \quad
+          \mathrm{predicted}_{t+1} = A' \mathrm{joint}_t / c_t,
           \qquad \beta_t = A \, \mathrm{ratio}_{t+1}, \quad \mathrm{ratio}_t = \beta_t \, b_t / c_t,
 
 with ratio_t = p(z_t | x) / p(z_t | x_1 ... x_{t-1}). Behind its end a sequence has b = 1, and b / c = 0.
@@ -13,6 +14,7 @@ what a block does to the state before it is a K x K matrix, found by running the
 (Särkkä & García-Fernández 2021). That is K times the arithmetic; ``blocks`` says where it pays.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -38,7 +40,7 @@ class Steps(NamedTuple):
         log_b = cut(log_b, blocks)
         # Any scale does, so it has no derivative; that of a maximum is 0 / 0 where XLA computes the maximised number
         # twice, rounded differently, and finds none that equals the maximum.
-        largest = jax.lax.stop_gradient(log_b.max(axis=1))
+        largest = functools.reduce(jnp.maximum, (jax.lax.stop_gradient(log_b[:, k]) for k in range(log_b.shape[1])))
         left = (lengths[:, None] - width * jnp.arange(blocks, dtype=lengths.dtype)[None, :]).reshape(-1)
         left = left if n * blocks > 1 else left[0]
         at = jnp.arange(width, dtype=lengths.dtype).reshape(-1, *(1,) * left.ndim)
@@ -61,6 +63,13 @@ def cut(x: Array, blocks: int) -> Array:
         x = jnp.pad(x, ((0, 0), (0, width * blocks - t), *((0, 0),) * (x.ndim - 2)))
     x = x.reshape(n * blocks, width, *x.shape[2:])
     return jnp.moveaxis(x, 0, -1) if n * blocks > 1 else x[0]
+
+
+def over_states(x: Array) -> Array:
+    """The sum over states, (T, N), of ``x (T, K, N)``: a product where states lie side by side, else sums of slices."""
+    if x.ndim == 2:
+        return jnp.matmul(x, jnp.ones(x.shape[1], x.dtype), precision="highest")
+    return functools.reduce(jnp.add, (x[:, k] for k in range(x.shape[1])))
 
 
 def normalized(joint: Array, c: Array, steps: Steps) -> tuple[Array, Array, Array]:
@@ -108,37 +117,37 @@ def forward(predicted: Array, A: Array, b: Array) -> Array:
     """joint (T, K, N), from what is predicted for the first step, ``(K, N)``, and ``b (T, K, N)``."""
     At = A.T
 
-    def step(joint: Array, b_t: Array) -> tuple[Array, Array]:
-        joint = times(At, joint) * (b_t / joint.sum(axis=0)[None])
-        return joint, joint
+    def step(predicted: Array, b_t: Array) -> tuple[Array, Array]:
+        joint = predicted * b_t
+        return times(At, joint) * (1 / joint.sum(axis=0))[None], joint
 
-    first = predicted * b[0]
-    return jnp.concatenate([first[None], jax.lax.scan(step, first, b[1:])[1]])
+    return jax.lax.scan(step, predicted, b)[1]
 
 
-def backward(after: Array, A: Array, b_c: Array, ends: Array) -> Array:
-    """beta (T, K, N) = A ratio_{t+1}, from ratio_{T+1}, from b / c, and from where sequences end: ``ends (T, N)`` is
-    one there, and zero elsewhere."""
+def backward(after: Array, A: Array, b_c: Array, ends: Array) -> tuple[Array, Array]:
+    """beta_t = A ratio_{t+1} and ratio_{t+1}, both (T, K, N), from ratio_{T+1}, from b / c, and from where sequences
+    end: ``ends (T, N)`` is one there, and zero elsewhere."""
 
-    def step(ratio: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(ratio: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
         b_c_t, ends_t = now
         beta = times(A, ratio) + ends_t[None]
-        return b_c_t * beta, beta
+        return b_c_t * beta, (beta, ratio)
 
     return jax.lax.scan(step, after, (b_c, ends), reverse=True)[1]
 
 
-def smoothed(filtered: Array, b_c: Array, beta: Array, inside: Array) -> tuple[Array, Array]:
-    """p(z_t | x) = filtered_t beta_t, and ratio_t = (b_t / c_t) beta_t, both (T, K, N).
+def smoothed(filtered: Array, beta: Array, ratio: Array, inside: Array) -> tuple[Array, Array]:
+    """p(z_t | x) = filtered_t beta_t, and ratio_{t+1}, both (T, K, N).
 
-    Each step sums to one but for rounding, which is taken out here. Where it does not, a state has underflowed that was
-    needed after all: what is smoothed is not known, and says so.
+    Each step sums to one but for rounding, which is taken out of both here. Where it does not, a state has underflowed
+    that was needed after all: what is smoothed is not known, and says so.
     """
-    gamma = jnp.where(b_c > 0, filtered * beta, 0)
-    total = gamma.sum(axis=1)
+    # A state that is impossible now may have any beta.
+    gamma = jnp.where(filtered > 0, filtered * beta, 0)
+    total = over_states(gamma)
     known = jnp.abs(total - 1) < 0.5
-    scale = jnp.where(inside, jnp.where(known, 1 / jnp.where(known, total, 1), jnp.nan), 1)[:, None]
-    return gamma * scale, b_c * beta * scale
+    scale = jnp.where(inside, jnp.where(known, 1 / jnp.where(known, total, 1), jnp.nan), 0)[:, None]
+    return gamma * scale, ratio * scale
 
 
 def entries(pi: Array, A: Array, b: Array) -> tuple[Array, Array]:
