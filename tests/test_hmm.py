@@ -374,7 +374,7 @@ def test_states_that_are_not_connected(dtype):
     assert np.isnan(q.smoothed[0, :10]).any()
 
 
-posterior = jax.jit(chain.posterior)
+posterior = jax.jit(lambda pi, A, log_b, lengths: chain.posterior(pi, A, lambda: log_b, lengths))
 
 
 @jax.jit

@@ -6,6 +6,7 @@ sequences run side by side; arrays are ``(N, T, K)``, ``lengths (N,)`` says wher
 Rabiner (1989). The recursions in scaled numbers, and their parallel form, are in ``scaled``.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jax import Array
 
 from jaxem.core.discrete import expected
 from jaxem.models import scaled
+from jaxem.models.scaled import Filtered
 
 
 class Chain(NamedTuple):
@@ -35,28 +37,29 @@ def within(lengths: Array, t: int) -> Array:
     return jnp.arange(t, dtype=lengths.dtype)[None, :] < lengths[:, None]
 
 
-def posterior(pi: Array, A: Array, log_b: Array, lengths: Array, blocks: int = 1) -> Chain:
-    """Scaled forward-backward: p(z | x), from ``log_b (N, T, K)``; with each sequence in ``blocks`` side by side, for
-    which the rows of A must sum to one."""
-    steps = scaled.Steps.of(log_b, lengths, blocks)
+def posterior(pi: Array, A: Array, log_b: Callable[[], Array], lengths: Array, blocks: int = 1) -> Chain:
+    """Scaled forward-backward: p(z | x), from ``log_b() (N, T, K)``; with each sequence in ``blocks`` side by side, for
+    which the rows of A must sum to one.
+
+    What passes a condition is stored: ``log_b`` is asked for anew where it is needed again, which is rare.
+    """
+    steps = scaled.Steps.of(log_b(), lengths, blocks)
     if blocks == 1:
         predicted, after = _broadcast(pi, steps), jnp.zeros_like(steps.b[0])
     else:
         parted = steps.b.reshape(*steps.b.shape[:2], -1, blocks)
         predicted, after = (entry.reshape(steps.b.shape[1:]) for entry in scaled.entries(pi, A, parted))
         after = jnp.where(steps.goes_on[None], after, 0)
-    joint = scaled.forward(predicted, A, steps.b)
-    c = scaled.over_states(joint)
+    found = scaled.forward(predicted, A, steps)
 
     def in_logs() -> Chain:
-        whole = scaled.Steps.of(log_b, lengths, 1)
-        return _smooth(*_filter_in_logs(pi, A, log_b, lengths, whole), jnp.zeros_like(whole.b[0]), A, whole)
+        whole = steps if blocks == 1 else scaled.Steps.of(log_b(), lengths, 1)
+        return _smooth(*_filter_in_logs(pi, A, log_b(), lengths, whole), jnp.zeros_like(whole.b[0]), A, whole)
 
-    # What passes a condition is copied: here only what neither side could do without.
     return jax.lax.cond(
-        _is_lost(predicted, A, joint, c, steps),
+        _is_lost(predicted, A, found, log_b, steps),
         in_logs,
-        lambda: _smooth(*scaled.normalized(joint, c, steps), after, A, steps),
+        lambda: _smooth(found, scaled.log_scale(found.c, steps), after, A, steps),
     )
 
 
@@ -65,7 +68,7 @@ def tempered(pi: Array, A: Array, log_b: Array, lengths: Array, inverse_temperat
     beta = jnp.asarray(inverse_temperature, log_b.dtype)
     # The powers of a row sum to at most K^(1 - beta). Kept below one, nothing grows behind the end.
     most = jnp.maximum(A.shape[0] ** (1 - beta), 1)
-    chain = posterior(pi**beta, A**beta / most, beta * log_b, lengths)
+    chain = posterior(pi**beta, A**beta / most, lambda: beta * log_b, lengths)
     return chain._replace(log_normalizer=_filtered(pi, A, log_b, lengths)[1])
 
 
@@ -99,52 +102,50 @@ def _broadcast(pi: Array, steps: scaled.Steps) -> Array:
     return jnp.broadcast_to(pi.reshape(-1, *(1,) * (steps.b.ndim - 2)), steps.b.shape[1:])
 
 
-def _is_lost(predicted: Array, A: Array, joint: Array, c: Array, steps: scaled.Steps) -> Array:
+def _is_lost(predicted: Array, A: Array, found: Filtered, log_b: Callable[[], Array], steps: scaled.Steps) -> Array:
     """Whether a step, or a state that is possible, has underflowed in the scaled filter.
 
     Densities are divided by the largest of their step. Where the chain cannot be in the state of that largest one, the
     rest may underflow, and so may a state to which no way leads back. Where every state can follow every other, what
     underflows in one step is back in the next, and states need not be looked at.
     """
-    safe = float(jnp.finfo(c.dtype).tiny) ** 0.5
-    step = (steps.inside & ~(c >= safe)).any()
+    safe = float(jnp.finfo(found.c.dtype).tiny) ** 0.5
+    step = (steps.inside & ~(found.c >= safe)).any()
 
     def any_state() -> Array:
-        later = jax.vmap(lambda alpha: scaled.times(A.T, alpha))(joint[:-1] / c[:-1, None])
-        possible = (jnp.concatenate([predicted[None], later]) > 0) & (steps.log_b > -jnp.inf)
+        later = jax.vmap(lambda alpha: scaled.times(A.T, alpha))(found.filtered[:-1])
+        possible = (jnp.concatenate([predicted[None], later]) > 0) & (scaled.cut(log_b(), steps.whole[2]) > -jnp.inf)
+        joint = found.filtered * found.c[:, None]
         return (steps.inside[:, None] & possible & (joint < safe)).any()
 
     return jax.lax.cond(step | (A.min() >= safe), lambda: step, any_state)
 
 
-def _filter_in_logs(
-    pi: Array, A: Array, log_b: Array, lengths: Array, steps: scaled.Steps
-) -> tuple[Array, Array, Array]:
-    """What is filtered, b / c, and log c, where scaled numbers underflow; steps in one block."""
-    log_alpha, log_c = (scaled.cut(x, 1) for x in _log_forward(pi, A, log_b, lengths))
+def _filter_in_logs(pi: Array, A: Array, log_b: Array, lengths: Array, steps: scaled.Steps) -> tuple[Filtered, Array]:
+    """The same, and log c, where scaled numbers underflow; steps in one block."""
+    log_b, log_alpha, log_c = (scaled.cut(x, 1) for x in (log_b, *_log_forward(pi, A, log_b, lengths)))
     filtered = jnp.exp(log_alpha)
     possible = steps.inside[:, None] & (filtered > 0)
-    return filtered, jnp.where(possible, jnp.exp(steps.log_b - log_c[:, None]), 0), log_c
+    b_c = jnp.where(possible, jnp.exp(log_b - log_c[:, None]), 0)
+    return Filtered(filtered, b_c, jnp.exp(log_c)), log_c
 
 
 def _filtered(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
     """p(z_t | x_1 ... x_t), (N, T, K), and log p(x), (N,)."""
     steps = scaled.Steps.of(log_b, lengths, 1)
     predicted = _broadcast(pi, steps)
-    joint = scaled.forward(predicted, A, steps.b)
-    c = scaled.over_states(joint)
-    filtered, _, log_c = jax.lax.cond(
-        _is_lost(predicted, A, joint, c, steps),
+    found = scaled.forward(predicted, A, steps)
+    found, log_c = jax.lax.cond(
+        _is_lost(predicted, A, found, lambda: log_b, steps),
         lambda: _filter_in_logs(pi, A, log_b, lengths, steps),
-        lambda: scaled.normalized(joint, c, steps),
+        lambda: (found, scaled.log_scale(found.c, steps)),
     )
-    return steps.join(filtered), steps.join(log_c).sum(axis=1)
+    return steps.join(found.filtered), steps.join(log_c).sum(axis=1)
 
 
-def _smooth(filtered: Array, b_c: Array, log_c: Array, after: Array, A: Array, steps: scaled.Steps) -> Chain:
-    beta, ratio = scaled.backward(after, A, b_c, steps.ends)
-    gamma, ahead = scaled.smoothed(filtered, beta, ratio, steps.inside)
-    return Chain(steps.join(filtered), A, steps.join(gamma), steps.join(ahead), steps.join(log_c).sum(axis=1))
+def _smooth(found: Filtered, log_c: Array, after: Array, A: Array, steps: scaled.Steps) -> Chain:
+    gamma, ahead = scaled.backward(after, A, found, steps)
+    return Chain(steps.join(found.filtered), A, steps.join(gamma), steps.join(ahead), steps.join(log_c).sum(axis=1))
 
 
 def _log_forward(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:

@@ -184,9 +184,12 @@ class FactorAnalysis:
         return dataclasses.replace(self, origin=params)
 
     def degenerate(self, params: FactorAnalysisParams) -> Array:
-        """Whether a noise variance has vanished beside what the factors explain (a Heywood case)."""
+        """Whether a noise variance has vanished beside what the factors explain (a Heywood case).
+
+        It is what is left of the variance when that is taken away: below some eps of it, rounding error.
+        """
         explained = (params.loadings**2).sum(axis=1)
-        return (params.noise <= jnp.finfo(params.noise.dtype).eps * explained).any()
+        return (params.noise <= 16 * jnp.finfo(params.noise.dtype).eps * explained).any()
 
     @property
     def redundant(self) -> int:

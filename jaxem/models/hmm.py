@@ -77,7 +77,7 @@ class HMM:
         x, lengths, _ = _unpack(data)
         n, t = x.shape[:2]
         blocks = scaled.blocks(self.parallel, n, t, self.k)
-        return chain.posterior(params.initial, params.transition, self._log_b(params, x), lengths, blocks)
+        return chain.posterior(params.initial, params.transition, lambda: self._log_b(params, x), lengths, blocks)
 
     def c_step(self, params: HMMParams, data: Data) -> Chain:
         """The most probable path of each sequence (Viterbi)."""

@@ -15,7 +15,7 @@ what a block does to the state before it is a K x K matrix, found by running the
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,6 @@ class Steps(NamedTuple):
     """The densities of each step as the recursions want them; each block a sequence of its own."""
 
     b: Array  # (T, K, N), divided by the largest of the step; one behind the end
-    log_b: Array  # (T, K, N)
     largest: Array  # (T, N), log of what b is divided by
     inside: Array  # (T, N), whether the step lies within the sequence
     ends: Array  # (T, N), one at the last step of the sequence
@@ -46,7 +45,7 @@ class Steps(NamedTuple):
         at = jnp.arange(width, dtype=lengths.dtype).reshape(-1, *(1,) * left.ndim)
         inside, ends = at < left[None], (at == left[None] - 1).astype(log_b.dtype)
         b = jnp.where(inside[:, None], jnp.exp(log_b - largest[:, None]), 1)
-        return cls(b, log_b, largest, inside, ends, left > width, (n, t, blocks))
+        return cls(b, largest, inside, ends, left > width, (n, t, blocks))
 
     def join(self, x: Array) -> Array:
         """(T, ..., N) of the recursions as (N, T, ...) of all else."""
@@ -67,17 +66,27 @@ def cut(x: Array, blocks: int) -> Array:
 
 def over_states(x: Array) -> Array:
     """The sum over states, (T, N), of ``x (T, K, N)``: a product where states lie side by side, else sums of slices."""
+    if x.ndim == 1:
+        return x.sum()
     if x.ndim == 2:
         return jnp.matmul(x, jnp.ones(x.shape[1], x.dtype), precision="highest")
     return functools.reduce(jnp.add, (x[:, k] for k in range(x.shape[1])))
 
 
-def normalized(joint: Array, c: Array, steps: Steps) -> tuple[Array, Array, Array]:
-    """What is filtered, b / c, and log c, from the scaled filter."""
-    inverse = (1 / c)[:, None]
-    possible = steps.inside[:, None] & (joint > 0)
-    log_c = jnp.where(steps.inside, jnp.log(jnp.where(steps.inside, c, 1)) + steps.largest, 0)
-    return joint * inverse, jnp.where(possible, steps.b * inverse, 0), log_c
+class Filtered(NamedTuple):
+    """What the scaled filter leaves; or, written out by other means, what the smoother needs."""
+
+    filtered: Array  # (T, K, N), p(z_t | x_1 ... x_t)
+    b_c: Array  # (T, K, N), b / c; zero where a state is impossible, and behind the end
+    c: Array  # (T, N)
+
+    @classmethod
+    def of(cls, joint: Array, b: Array, inside: Array) -> "Filtered":
+        """From joint (T, K, N), or (K,) of one step."""
+        c = over_states(joint)
+        inverse = jnp.expand_dims(1 / c, joint.ndim > 1)
+        possible = jnp.expand_dims(inside, joint.ndim > 1) & (joint > 0)
+        return cls(joint * inverse, jnp.where(possible, b * inverse, 0), c)
 
 
 def blocks(parallel: bool | None, n: int, t: int, k: int) -> int:
@@ -113,40 +122,67 @@ def times(A: Array, v: Array) -> Array:
     return total
 
 
-def forward(predicted: Array, A: Array, b: Array) -> Array:
-    """joint (T, K, N), from what is predicted for the first step, ``(K, N)``, and ``b (T, K, N)``."""
+def in_the_loop(x: Array) -> bool:
+    """Whether all that is done with a step of ``x (T, K, N)`` is best done within the loop over steps.
+
+    Of one sequence of few states XLA makes the loop one kernel, whose next step waits for the one before: what does not
+    belong to the recursion is free. Else each operation of a step is a call of its own.
+    """
+    return x.ndim == 2 and x.shape[1] <= 4
+
+
+def forward(predicted: Array, A: Array, steps: Steps) -> Filtered:
+    """The filter, from what is predicted for the first step, ``(K, N)``."""
     At = A.T
 
     def step(predicted: Array, b_t: Array) -> tuple[Array, Array]:
         joint = predicted * b_t
         return times(At, joint) * (1 / joint.sum(axis=0))[None], joint
 
-    return jax.lax.scan(step, predicted, b)[1]
+    def step_and_all(predicted: Array, now: tuple[Array, Array]) -> tuple[Array, Filtered]:
+        after, joint = step(predicted, now[0])
+        return after, Filtered.of(joint, *now)
+
+    if in_the_loop(steps.b):
+        return jax.lax.scan(step_and_all, predicted, (steps.b, steps.inside))[1]
+    return Filtered.of(jax.lax.scan(step, predicted, steps.b)[1], steps.b, steps.inside)
 
 
-def backward(after: Array, A: Array, b_c: Array, ends: Array) -> tuple[Array, Array]:
-    """beta_t = A ratio_{t+1} and ratio_{t+1}, both (T, K, N), from ratio_{T+1}, from b / c, and from where sequences
-    end: ``ends (T, N)`` is one there, and zero elsewhere."""
+def log_scale(c: Array, steps: Steps) -> Array:
+    """log p(x_t | x_1 ... x_{t-1}), (T, N); zero behind the end."""
+    return jnp.where(steps.inside, jnp.log(jnp.where(steps.inside, c, 1)) + steps.largest, 0)
+
+
+def backward(after: Array, A: Array, found: Filtered, steps: Steps) -> tuple[Array, Array]:
+    """p(z_t | x) = filtered_t beta_t, and ratio_{t+1}, both (T, K, N), from that of the step after the last."""
+    moving, still = (found.b_c, steps.ends), (found.filtered, steps.inside)
 
     def step(ratio: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
         b_c_t, ends_t = now
         beta = times(A, ratio) + ends_t[None]
         return b_c_t * beta, (beta, ratio)
 
-    return jax.lax.scan(step, after, (b_c, ends), reverse=True)[1]
+    def step_and_all(ratio: Array, now: tuple[tuple[Array, Array], tuple[Array, Array]]) -> Any:
+        before, (beta, ratio) = step(ratio, now[0])
+        return before, smoothed(beta, ratio, *now[1])
+
+    if in_the_loop(found.b_c):
+        return jax.lax.scan(step_and_all, after, (moving, still), reverse=True)[1]
+    return smoothed(*jax.lax.scan(step, after, moving, reverse=True)[1], *still)
 
 
-def smoothed(filtered: Array, beta: Array, ratio: Array, inside: Array) -> tuple[Array, Array]:
-    """p(z_t | x) = filtered_t beta_t, and ratio_{t+1}, both (T, K, N).
+def smoothed(beta: Array, ratio: Array, filtered: Array, inside: Array) -> tuple[Array, Array]:
+    """filtered_t beta_t and ratio_{t+1}, (T, K, N) or (K,) of one step, both without what rounding left.
 
-    Each step sums to one but for rounding, which is taken out of both here. Where it does not, a state has underflowed
-    that was needed after all: what is smoothed is not known, and says so.
+    Each step sums to one but for rounding. Where it does not, a state has underflowed that was needed after all: what
+    is smoothed is not known, and says so.
     """
     # A state that is impossible now may have any beta.
     gamma = jnp.where(filtered > 0, filtered * beta, 0)
     total = over_states(gamma)
     known = jnp.abs(total - 1) < 0.5
-    scale = jnp.where(inside, jnp.where(known, 1 / jnp.where(known, total, 1), jnp.nan), 0)[:, None]
+    scale = jnp.where(inside, jnp.where(known, 1 / jnp.where(known, total, 1), jnp.nan), 0)
+    scale = jnp.expand_dims(scale, gamma.ndim > 1)
     return gamma * scale, ratio * scale
 
 
