@@ -135,12 +135,15 @@ def _filtered(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array,
     steps = scaled.Steps.of(log_b, lengths, 1)
     predicted = _broadcast(pi, steps)
     found = scaled.forward(predicted, A, steps)
-    found, log_c = jax.lax.cond(
+
+    def both(found: Filtered, log_c: Array) -> tuple[Array, Array]:
+        return steps.join(found.filtered), steps.join(log_c).sum(axis=1)
+
+    return jax.lax.cond(
         _is_lost(predicted, A, found, lambda: log_b, steps),
-        lambda: _filter_in_logs(pi, A, log_b, lengths, steps),
-        lambda: (found, scaled.log_scale(found.c, steps)),
+        lambda: both(*_filter_in_logs(pi, A, log_b, lengths, steps)),
+        lambda: both(found, scaled.log_scale(found.c, steps)),
     )
-    return steps.join(found.filtered), steps.join(log_c).sum(axis=1)
 
 
 def _smooth(found: Filtered, log_c: Array, after: Array, A: Array, steps: scaled.Steps) -> Chain:
