@@ -106,7 +106,7 @@ def log_density(form: str, classes: View, x: Array, textbook: Callable[[Array], 
     it, it is known to be)."""
 
     def table(x: Array) -> Array:
-        y = _columns(x, classes.centre, classes.whitener)
+        y = _columns(form, x, classes.centre, classes.whitener)
         phi = _monomials("spherical" if form == "tied" else form, y)
         fast = lambda: _product(classes.coefficients, phi) + classes.constant[:, None]
         return fast() if textbook is None else jax.lax.cond(classes.safe, fast, functools.partial(textbook, x))
@@ -137,12 +137,12 @@ def moments(
     if classes is None:
         zero = jnp.zeros_like(x[0])
         return _unpacked(
-            form, accumulate(lambda rows: _sums(form, rows[0].T, _columns(rows[1], zero)), (weights, x), most)
+            form, accumulate(lambda rows: _sums(form, rows[0].T, _columns(form, rows[1], zero)), (weights, x), most)
         )
     wanted = True if textbook is None else classes.safe
 
     def sums(rows: tuple[Array, Array]) -> Any:
-        return _sums(form, rows[0].T, _columns(rows[1], classes.centre), wanted)
+        return _sums(form, rows[0].T, _columns(form, rows[1], classes.centre), wanted)
 
     packed = accumulate(sums, (weights, x), most)
     about = lambda: _about(form, classes.means, weights.sum(axis=0), *_unpacked(form, packed))
@@ -201,14 +201,16 @@ def _about(form: str, o: Array, n: Array, first: Array, second: Array) -> tuple[
     return first - n * o, second - shift
 
 
-def _columns(x: Array, centre: Array, whitener: Array | None = None) -> Array:
+def _columns(form: str, x: Array, centre: Array, whitener: Array | None = None) -> Array:
     """y = x - c with observations in columns, (D, N), whitened where there is something to whiten with.
 
-    Else the product is with the identity: XLA would not store a mere transpose, but walk across ``x`` anew for each
-    monomial.
+    Where there are many monomials of each coordinate the product is with the identity: XLA would not store a mere
+    transpose, but walk across ``x`` anew for each of them.
     """
     y = x - centre[None, :]
-    return _product(jnp.eye(x.shape[1], dtype=y.dtype) if whitener is None else whitener, y.T)
+    if whitener is None and form == "full":
+        whitener = jnp.eye(x.shape[1], dtype=y.dtype)
+    return y.T if whitener is None else _product(whitener, y.T)
 
 
 def _product(a: Array, b: Array) -> Array:
