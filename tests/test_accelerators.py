@@ -145,6 +145,16 @@ def test_units_change_no_decision(algorithm):
     assert ways[0] == ways[1]
 
 
+def test_what_only_rounding_moves_decides_nothing():
+    """The means of a factor analysis are right from the start: their steps are rounding error, no unit of length."""
+    model, params, data = case("factor analysis", "float64")
+    rng = np.random.default_rng(0)
+    run = lambda start: np.asarray(jaxem.fit(model, start, data, algorithm=Anderson(), max_steps=6).trace)
+    nudged = run(jax.tree.map(lambda leaf: leaf * (1 + 4 * EPS * rng.normal(size=leaf.shape)), params))
+    # Each step may magnify a difference some ten times; by rounding taken for a direction it became 1.
+    assert_within(nudged, run(params), 10**6 * resolution(nudged[0], data.size))
+
+
 @pytest.mark.parametrize("algorithm", BOTH, ids=["squarem", "anderson"])
 def test_lanes_are_what_they_are_alone(algorithm):
     starts = jax.tree.map(lambda a, b: jnp.stack([a, b]), as_dtype(START, float), as_dtype(START, float))
