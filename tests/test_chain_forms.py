@@ -155,3 +155,18 @@ def test_fits_agree_and_the_option_is_heeded():
     jax.tree.map(lambda a, b: assert_within(a, b, 4 * 10 * 8 * eps(np.float64) * 3), side_by_side.params, order.params)
     assert_within(side_by_side.trace, order.trace, 80 * eps(np.float64) * np.abs(order.trace).max())
     assert scans[0] == 0 < scans[1]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_many_states(n):
+    """More than are summed one by one."""
+    k, t = 20, 30
+    rng = np.random.default_rng(n)
+    pi, A_, log_b = rng.dirichlet(np.ones(k)), rng.dirichlet(np.ones(k), k), 2 * rng.normal(size=(n, t, k))
+    pi, A_, log_b = as_dtype((pi, A_, log_b), np.dtype("float64"))
+    lengths = t - 7 * jnp.arange(n, dtype=jnp.int32)
+    q = posterior(pi, A_, log_b, lengths, 1)
+    assert_within(q.log_normalizer, chain.log_likelihood(pi, A_, log_b, lengths), 100 * eps(np.float64) * t)
+    inside = np.arange(t)[None] < np.asarray(lengths)[:, None]
+    assert_within(q.smoothed.sum(axis=2), inside.astype(float), 4 * eps(np.float64))
+    assert_within(chain.pair_counts(q, None).sum(), inside[:, 1:].sum(), 100 * eps(np.float64) * n * t)

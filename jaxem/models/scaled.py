@@ -39,7 +39,7 @@ class Steps(NamedTuple):
         log_b = cut(log_b, blocks)
         # Any scale does, so it has no derivative; that of a maximum is 0 / 0 where XLA computes the maximised number
         # twice, rounded differently, and finds none that equals the maximum.
-        largest = functools.reduce(jnp.maximum, (jax.lax.stop_gradient(log_b[:, k]) for k in range(log_b.shape[1])))
+        largest = over_slices(jnp.maximum, jax.lax.stop_gradient(log_b))
         left = (lengths[:, None] - width * jnp.arange(blocks, dtype=lengths.dtype)[None, :]).reshape(-1)
         left = left if n * blocks > 1 else left[0]
         at = jnp.arange(width, dtype=lengths.dtype).reshape(-1, *(1,) * left.ndim)
@@ -70,7 +70,12 @@ def over_states(x: Array) -> Array:
         return x.sum()
     if x.ndim == 2:
         return jnp.matmul(x, jnp.ones(x.shape[1], x.dtype), precision="highest")
-    return functools.reduce(jnp.add, (x[:, k] for k in range(x.shape[1])))
+    return over_slices(jnp.add, x)
+
+
+def over_slices(of: Any, x: Array) -> Array:
+    """``of`` all states, (T, N), of ``x (T, K, N)``: of few of them slice by slice, with no reduction to wait for."""
+    return functools.reduce(of, (x[:, k] for k in range(x.shape[1]))) if x.shape[1] <= 16 else of.reduce(x, axis=1)
 
 
 class Filtered(NamedTuple):
