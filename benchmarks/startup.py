@@ -25,7 +25,9 @@ fit = jaxem.check(jaxem.fit(model, model.init(jax.random.key(0), x), x))
 
 
 def seconds(code: str, cache: str | None = None) -> float:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+    # Modules compiled to bytecode once, as those of an installed package are.
+    unwanted = ("JAX_", "PYTHONDONTWRITEBYTECODE")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
     if cache:
         environment |= {
             "JAX_COMPILATION_CACHE_DIR": cache,
