@@ -8,6 +8,7 @@ as many such calls run at a time as there are threads (two, on a machine of two 
 (jaxlib 0.10.2). So on a CPU the matrices go to it one by one, whatever ``vmap`` has made a batch of.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -106,7 +107,9 @@ _lapack_cholesky = _one_by_one(jnp.linalg.cholesky)
 _lapack_solve_lower = _one_by_one(lambda lower, b: linalg.solve_triangular(lower, b, lower=True))
 _lapack_solve = _one_by_one(lambda lower, b: linalg.cho_solve((lower, True), b))
 
-# The derivatives are written out, since that of a loop made by ``sequential_vmap`` runs forward only.
+# The derivatives are written out, since that of a loop made by ``sequential_vmap`` runs forward only. An accelerator's
+# reduced precision would not do for them.
+_product = functools.partial(jnp.matmul, precision="highest")
 
 
 @jax.custom_jvp
@@ -120,8 +123,8 @@ def _cholesky_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
     (a,), (da,) = primals, tangents
     lower = _cholesky(a)
     whitener = inverse(lower)
-    inner = whitener @ ((da + da.T) / 2) @ whitener.T
-    return lower, lower @ (jnp.tril(inner) - jnp.diag(jnp.diag(inner)) / 2)
+    inner = _product(_product(whitener, (da + da.T) / 2), whitener.T)
+    return lower, _product(lower, jnp.tril(inner) - jnp.diag(jnp.diag(inner)) / 2)
 
 
 @jax.custom_jvp
@@ -134,7 +137,7 @@ def _solve_lower_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]
     """dx = L^-1 (db - dL x)."""
     (lower, b), (d_lower, db) = primals, tangents
     x = _solve_lower(lower, b)
-    return x, inverse(lower) @ (db - jnp.tril(d_lower) @ x)
+    return x, _product(inverse(lower), db - _product(jnp.tril(d_lower), x))
 
 
 @jax.custom_jvp
@@ -147,4 +150,5 @@ def _solve_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> t
     """dx = (L L')^-1 (db - (dL L' + L dL') x)."""
     (lower, b), (d_lower, db) = primals, tangents
     x, whitener, d_lower = _solve(lower, b), inverse(lower), jnp.tril(d_lower)
-    return x, whitener.T @ (whitener @ (db - d_lower @ (lower.T @ x) - lower @ (d_lower.T @ x)))
+    moved = _product(d_lower, _product(lower.T, x)) + _product(lower, _product(d_lower.T, x))
+    return x, _product(whitener.T, _product(whitener, db - moved))
