@@ -97,7 +97,7 @@ class Filtered(NamedTuple):
 def blocks(parallel: bool | None, n: int, t: int, k: int) -> int:
     """How many blocks each of n sequences is cut into; one is the sequential form.
 
-    From timings of the scans alone: on a CPU that of one sequence of up to six states is one small program, and beyond
+    From timings in float64: on a CPU the loop over one sequence of up to five states is one small program, and beyond
     some dozen states K times the arithmetic is too much. Elsewhere (not measured) a step costs a launch, however little
     it does.
     """
@@ -105,7 +105,7 @@ def blocks(parallel: bool | None, n: int, t: int, k: int) -> int:
     if parallel is None:
         short = t < 64 * wide
         if jax.default_backend() == "cpu":
-            parallel = not short and n <= 2 and 6 < k <= 12
+            parallel = not short and n <= 2 and 5 < k <= 12
         else:
             parallel = not short and n * k <= 256
     if not parallel:
