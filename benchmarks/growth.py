@@ -19,13 +19,14 @@ import numpy as np
 from works import mixture_start
 
 import jaxem
+from jaxem.core.records import register
 from jaxem.families import MultivariateNormal, MultivariateNormalParams
 from jaxem.models import HMM, HMMParams, Mixture, MixtureParams
 
 MOST = 1024
 
 
-@jax.tree_util.register_dataclass
+@register
 @dataclasses.dataclass(frozen=True)
 class After:
     """Stops after so many steps; another number compiles nothing anew."""
