@@ -1,5 +1,6 @@
 """The quick forms of normal classes: as accurate as the textbook's, chosen by shape, in memory that does not grow."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,11 +11,11 @@ from closeness import assert_within, eps
 
 import jaxem
 from jaxem.core import expectation
-from jaxem.families import MultivariateNormal, MultivariateNormalParams, quadratic
+from jaxem.families import MultivariateNormal, MultivariateNormalParams, products, quadratic, whitening
 from jaxem.families.protocol import anchor
 from jaxem.models import Mixture, MixtureParams
 
-FORMS = ("full", "tied", "diag", "spherical")
+KERNELS = [("full", quadratic), ("tied", quadratic), ("diag", quadratic), ("spherical", quadratic), ("full", whitening)]
 N, D, K = 601, 5, 3  # a prime number of rows: whatever the pieces, something is left over; D: beyond the unrolled
 
 
@@ -78,23 +79,38 @@ def assert_as_the_textbook(form: str, params: MultivariateNormalParams, w: Any, 
     assert_within(found[2], second, 2 * unit * N * size**2)
 
 
+@pytest.fixture
+def take(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes this the form for any shape, its triangles in several bands."""
+    monkeypatch.setattr(whitening, "_BAND", 2)
+    return lambda by: monkeypatch.setattr(products, "chosen", lambda *_: by)
+
+
 PRECISIONS = (("float32", 1e4), ("float64", 1e8))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("form", "by"), KERNELS)
 @pytest.mark.parametrize(("precision", "offset"), PRECISIONS)
-def test_far_from_zero_the_quick_form_is_as_good_as_the_textbook(form, precision, offset):
+def test_far_from_zero_the_quick_form_is_as_good_as_the_textbook(form, by, precision, offset, take):
     params, x, w = setting(form, jnp.dtype(precision), offset)
-    assert bool(quadratic.view(form, *params).safe)  # it is the quick form that is tested
+    take(by)
+    assert bool(by.view(form, *params).safe)  # it is the quick form that is tested
+    assert_as_the_textbook(form, params, w, x)
+
+
+@pytest.mark.parametrize(("form", "by"), [("full", quadratic), ("diag", quadratic), ("full", whitening)])
+def test_tight_classes_far_apart_take_the_textbook_form(form, by, take):
+    params, x, w = setting(form, jnp.float32, 0.0, 1e-3)
+    take(by)
+    assert not bool(by.view(form, *params).safe)
     assert_as_the_textbook(form, params, w, x)
 
 
 @pytest.mark.parametrize("form", ["full", "diag"])
-def test_tight_classes_far_apart_take_the_textbook_form(form, monkeypatch):
-    """A standard deviation of 1e-3 at distances of 1: the quick form would lose 1e6 eps of each log-density."""
+def test_what_tight_classes_far_apart_would_lose(form, take, monkeypatch):
+    """A standard deviation of 1e-3 at distances of 1: of squared terms, 1e6 eps of each log-density."""
     params, x, w = setting(form, jnp.float32, 0.0, 1e-3)
-    assert not bool(quadratic.view(form, *params).safe)
-    assert_as_the_textbook(form, params, w, x)
+    take(quadratic)
     monkeypatch.setattr(quadratic, "_is_safe", lambda *_: jnp.bool_(True))
     density = textbook(form, params, w, x)[0]
     near = density > 0  # the rows of the class itself
@@ -111,15 +127,35 @@ def test_em_asks_once_a_block(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(quadratic, "_is_safe", lambda *_: jnp.bool_(True))
         assert abs(float(step().objective - asked.objective)) > 1e-4 * N
-    monkeypatch.setattr(quadratic, "pays", lambda *_: False)
+    monkeypatch.setattr(products, "chosen", lambda *_: None)
     jax.tree.map(np.testing.assert_array_equal, asked, step())
 
 
-@pytest.mark.parametrize("form", ["full", "tied"])
-def test_in_pieces(form, monkeypatch):
+def correlated(common: float) -> np.ndarray:
+    """Covariances whose rows have a factor in common, (K, D, D): eigenvalues 1 and about 5 ``common``^2."""
+    loading = common * np.array([[1.0, 1, 1, 1, 1], [1, -1, 1, -1, 1], [1, 1, -1, -1, 1]])
+    return np.eye(D)[None] + loading[:, :, None] * loading[:, None, :]
+
+
+def test_strongly_correlated_coordinates_are_whitened_at_once(take):
+    """Where squared terms would lose a condition number of 500, whitening loses no more than deviations do."""
+    params, x, w = setting("full", jnp.float32, 1e4)
+    params = params._replace(covariances=jnp.asarray(correlated(10.0), jnp.float32))
+    take(whitening)
+    assert bool(whitening.view("full", *params).safe) and not bool(quadratic.view("full", *params).safe)
+    wanted, found = textbook("full", params, w, x), run("full", params, w, x)
+    take(None)
+    careful = run("full", params, w, x)
+    lost = lambda sides: [np.abs(np.asarray(a, np.float64) - b).max() for a, b in zip(sides, wanted, strict=True)]
+    assert all(a <= 8 * b for a, b in zip(lost(found), lost(careful), strict=True))
+
+
+@pytest.mark.parametrize(("form", "by"), [("full", quadratic), ("tied", quadratic), ("full", whitening)])
+def test_in_pieces(form, by, take, monkeypatch):
     params, x, w = setting(form, jnp.float64, 1e8)
-    monkeypatch.setattr(quadratic, "_NUMBERS", {"cpu": 400})
-    assert quadratic._rows(form, D) < N / 5
+    take(by)
+    monkeypatch.setattr(products, "_NUMBERS", {"cpu": 400})
+    assert products._rows(by, form, K, D) < N / 5
     assert_as_the_textbook(form, params, w, x)
 
 
@@ -134,8 +170,8 @@ def mixture(form: str) -> tuple[Mixture, MixtureParams, jaxem.Weighted]:
     )
 
 
-@pytest.mark.parametrize("form", ["full", "spherical"])
-def test_steps_and_gradients_are_those_of_the_textbook_form(form, monkeypatch):
+@pytest.mark.parametrize(("form", "by"), [("full", quadratic), ("spherical", quadratic), ("full", whitening)])
+def test_steps_and_gradients_are_those_of_the_textbook_form(form, by, take):
     """With weights, some zero, and NaN where they are."""
     model, params, data = mixture(form)
 
@@ -143,8 +179,9 @@ def test_steps_and_gradients_are_those_of_the_textbook_form(form, monkeypatch):
         gradient = jax.grad(lambda p: model.log_normalizer(model.e_step(p, data), data))(params)
         return expectation.em_map(model, params, data), gradient
 
+    take(by)
     quick = jax.jit(run)(params)
-    monkeypatch.setattr(quadratic, "pays", lambda *_: False)
+    take(None)
     slow = jax.jit(lambda params: run(params))(params)
     for found, wanted, allowed in ((quick[0], slow[0], 64), (quick[1], slow[1], 64 * N)):
         # New parameters are means over rows; the gradient is a sum. Values are below 128, squared deviations about 10.
@@ -172,15 +209,29 @@ def test_memory_does_not_grow_with_the_number_of_rows():
     assert held[1] - held[0] <= (2**20 - 2**18)  # a byte a row
 
 
+def test_sums_about_zero(take):
+    """Of a family that is anchored nowhere: no quicker form is asked about its classes."""
+    _, x, w = setting("full", jnp.float64, 0.0)
+    found = []
+    for by in (whitening, quadratic, None):
+        take(by)
+        found.append(jax.jit(lambda w, x: MultivariateNormal("full").statistics(w, x))(w, x))
+    for other in found[:2]:
+        jax.tree.map(lambda a, b: assert_within(a, b, 2 * N * 25 * eps(jnp.float64)), other, found[2])
+
+
 def test_the_form_is_chosen_by_shape():
-    family = MultivariateNormal("full")
+    assert products.chosen("full", 4096, 4, 64) is whitening  # few classes beside the dimension
+    assert products.chosen("full", 4096, 32, 64) is quadratic
+    assert products.chosen("full", 4096, 32, 65) is whitening
+    assert products.chosen("diag", 4096, 4, 65) is quadratic
+    assert products.chosen("full", 511, 4, 64) is None  # one of many, under vmap, where both branches would be run
 
     def is_guarded(n: int, d: int) -> bool:
         params = MultivariateNormalParams(jnp.zeros((2, d)), jnp.ones((2, 1, 1)) * jnp.eye(d)[None])
         x = jax.ShapeDtypeStruct((n, d), jnp.float64)
-        return "cond[" in str(jax.make_jaxpr(family.log_density)(params, x))
+        return "cond[" in str(jax.make_jaxpr(MultivariateNormal("full").log_density)(params, x))
 
-    assert is_guarded(4096, 5) and is_guarded(4096, 64)
+    assert is_guarded(4096, 5) and is_guarded(4096, 65)
     assert not is_guarded(4096, 4)  # deviations take no longer
-    assert not is_guarded(200, 5)  # a small data set: one of many, under vmap, where both branches would be run
-    assert not is_guarded(4096, 65)
+    assert not is_guarded(200, 5)

@@ -8,7 +8,6 @@ as many such calls run at a time as there are threads (two, on a machine of two 
 (jaxlib 0.10.2). So on a CPU the matrices go to it one by one, whatever ``vmap`` has made a batch of.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -85,6 +84,11 @@ def log_determinant(lower: Array) -> Array:
     return 2 * jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(axis=-1)
 
 
+def product(a: Array, b: Array) -> Array:
+    """a b, never in the reduced precision that an accelerator may prefer: what cancels needs all of it."""
+    return jnp.matmul(a, b, precision=None if jax.default_backend() == "cpu" else "highest")
+
+
 def _dot(a: list[Array], b: list[Array]) -> Array | float:
     """sum_m a_m b_m; 0 for none."""
     return sum((x * y for x, y in zip(a, b, strict=True)), start=0.0)
@@ -107,9 +111,7 @@ _lapack_cholesky = _one_by_one(jnp.linalg.cholesky)
 _lapack_solve_lower = _one_by_one(lambda lower, b: linalg.solve_triangular(lower, b, lower=True))
 _lapack_solve = _one_by_one(lambda lower, b: linalg.cho_solve((lower, True), b))
 
-# The derivatives are written out, since that of a loop made by ``sequential_vmap`` runs forward only. An accelerator's
-# reduced precision would not do for them.
-_product = functools.partial(jnp.matmul, precision="highest")
+# The derivatives are written out, since that of a loop made by ``sequential_vmap`` runs forward only.
 
 
 @jax.custom_jvp
@@ -123,8 +125,8 @@ def _cholesky_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
     (a,), (da,) = primals, tangents
     lower = _cholesky(a)
     whitener = inverse(lower)
-    inner = _product(_product(whitener, (da + da.T) / 2), whitener.T)
-    return lower, _product(lower, jnp.tril(inner) - jnp.diag(jnp.diag(inner)) / 2)
+    inner = product(product(whitener, (da + da.T) / 2), whitener.T)
+    return lower, product(lower, jnp.tril(inner) - jnp.diag(jnp.diag(inner)) / 2)
 
 
 @jax.custom_jvp
@@ -137,7 +139,7 @@ def _solve_lower_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]
     """dx = L^-1 (db - dL x)."""
     (lower, b), (d_lower, db) = primals, tangents
     x = _solve_lower(lower, b)
-    return x, _product(inverse(lower), db - _product(jnp.tril(d_lower), x))
+    return x, product(inverse(lower), db - product(jnp.tril(d_lower), x))
 
 
 @jax.custom_jvp
@@ -150,5 +152,5 @@ def _solve_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> t
     """dx = (L L')^-1 (db - (dL L' + L dL') x)."""
     (lower, b), (d_lower, db) = primals, tangents
     x, whitener, d_lower = _solve(lower, b), inverse(lower), jnp.tril(d_lower)
-    moved = _product(d_lower, _product(lower.T, x)) + _product(lower, _product(d_lower.T, x))
-    return x, _product(whitener.T, _product(whitener, db - moved))
+    moved = product(d_lower, product(lower.T, x)) + product(lower, product(d_lower.T, x))
+    return x, product(whitener.T, product(whitener, db - moved))

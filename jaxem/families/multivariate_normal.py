@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxem.core.constraints import Real
 from jaxem.core.records import register
-from jaxem.families import normal_prior, quadratic
+from jaxem.families import normal_prior, products
 from jaxem.families.covariance import (
     FORMS,
     Form,
@@ -52,7 +52,7 @@ class MultivariateNormal:
     covariance: str = dataclasses.field(default="full", metadata={"static": True})
     prior: NormalInverseWishart | None = None
     origin: MultivariateNormalParams | None = None
-    view: quadratic.View | None = None
+    view: products.View | None = None
     careful: bool = dataclasses.field(default=False, repr=False, metadata={"static": True})
 
     event_ndim: ClassVar[int] = 1
@@ -66,6 +66,12 @@ class MultivariateNormal:
     def _form(self) -> Form:
         return FORMS[self.covariance]
 
+    def _products(self, x: Array, k: int) -> products.Products | None:
+        """What makes products of matrices of it; ``None`` for deviations from each mean."""
+        if self.view is not None:
+            return products.of(self.view)
+        return None if self.careful else products.chosen(self.covariance, x.shape[0], k, x.shape[1])
+
     @property
     def constraints(self) -> MultivariateNormalParams:
         return MultivariateNormalParams(Real(), self._form.space)  # pyright: ignore[reportArgumentType]
@@ -74,24 +80,26 @@ class MultivariateNormal:
         def by_deviations(x: Array) -> Array:
             return log_normal(self._form, params.covariances, deviations(x, params.means, params.means.shape[0]))
 
-        if self.view is not None:
-            return quadratic.log_density(self.covariance, self.view, x).T
-        if self.careful or not quadratic.pays(self.covariance, *x.shape) or x.shape[1] <= _FEW_DIMENSIONS:
+        by = self._products(x, params.means.shape[0])
+        if by is not None and self.view is not None:
+            return products.log_density(by, self.covariance, self.view, x).T
+        if by is None or x.shape[1] <= _FEW_DIMENSIONS:
             return by_deviations(x).T
-        return quadratic.log_density(self.covariance, quadratic.view(self.covariance, *params), x, by_deviations).T
+        return products.log_density(by, self.covariance, by.view(self.covariance, *params), x, by_deviations).T
 
     def statistics(self, weights: Array, x: Array) -> MultivariateNormalStatistics:
         def by_deviations(weights: Array, x: Array) -> tuple[Array, Array]:
             y = deviations(x, None if self.origin is None else self.origin.means, weights.shape[1])
             return first_moments(weights, y), self._form.second(weights, y)
 
-        if self.view is not None:
-            moments = quadratic.moments(self.covariance, self.view, weights, x)
-        elif self.careful or not quadratic.pays(self.covariance, *x.shape):
+        by = self._products(x, weights.shape[1])
+        if by is None:
             moments = by_deviations(weights, x)
+        elif self.view is not None:
+            moments = products.moments(by, self.covariance, self.view, weights, x)
         else:
-            about = None if self.origin is None else quadratic.view(self.covariance, *self.origin)
-            moments = quadratic.moments(self.covariance, about, weights, x, by_deviations)
+            about = None if self.origin is None else by.view(self.covariance, *self.origin)
+            moments = products.moments(by, self.covariance, about, weights, x, by_deviations)
         return MultivariateNormalStatistics(weights.sum(axis=0), *moments)
 
     def maximize(self, statistics: MultivariateNormalStatistics) -> MultivariateNormalParams:
@@ -123,9 +131,10 @@ class MultivariateNormal:
         return dataclasses.replace(self, origin=params)
 
     def forms(self, params: MultivariateNormalParams, x: Array) -> tuple[Self, Self, Array] | None:
-        if not quadratic.pays(self.covariance, *x.shape):
+        by = self._products(x, params.means.shape[0])
+        if by is None:
             return None
-        view = quadratic.view(self.covariance, *params)
+        view = by.view(self.covariance, *params)
         anchored = self.anchor(params)
         return dataclasses.replace(anchored, view=view), dataclasses.replace(anchored, careful=True), view.safe
 

@@ -7,14 +7,11 @@ About one point c for all classes, with y = x - c, d_k = m_k - c and P_k = S_k^-
 is linear in phi(y) = [y, y y'], and so are the moments sum_n r_nk [y_n, y_n y_n']: all classes share phi, and each of
 the two is one matrix product. Observations stand in columns, so that every row of phi is long and contiguous.
 
-Terms of the size of <P_k, y y'> cancel to one of the size of D. ``_is_safe`` says where too little would be left; there
-the deviations from each mean are formed first, as in ``covariance.py``.
+Terms of the size of <P_k, y y'> cancel to one of the size of D: ``View.safe`` says whether enough is left.
 """
 
-import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,19 +19,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import matrices
-from jaxem.core.expectation import accumulate
-
-# Of fewer rows the products are not the greater part of the work; of more dimensions whitening is as quick.
-_FEWEST_ROWS = 512
-_MOST_DIMENSIONS = 64
-# Numbers in phi at a time: what a CPU keeps close, without making the rows of phi too short.
-_NUMBERS = {"cpu": 2**19}
-_NUMBERS_ELSEWHERE = 2**28
-
-
-def pays(form: str, rows: int, d: int) -> bool:
-    """Whether this is the quicker form."""
-    return rows >= _FEWEST_ROWS and (form != "full" or d <= _MOST_DIMENSIONS)
+from jaxem.core.matrices import product
 
 
 class View(NamedTuple):
@@ -48,6 +33,11 @@ class View(NamedTuple):
     safe: Array  # ()
 
 
+def numbers(form: str, k: int, d: int) -> int:
+    """How many of them one observation becomes: F."""
+    return {"full": d * (d + 3) // 2, "diag": 2 * d}.get(form, d + 1)
+
+
 def view(form: str, means: Array, covariances: Array) -> View:
     """What of the log-densities and moments of these classes depends on no observation."""
     whitener = None
@@ -55,7 +45,7 @@ def view(form: str, means: Array, covariances: Array) -> View:
         covariances = covariances if form == "full" else covariances[None]
         lower = matrices.cholesky(covariances)
         inverse = matrices.inverse(lower)
-        precisions = _product(jnp.swapaxes(inverse, -1, -2), inverse)
+        precisions = product(jnp.swapaxes(inverse, -1, -2), inverse)
         log_determinants = matrices.log_determinant(lower)
         variances = jnp.diagonal(covariances, axis1=-2, axis2=-1)
         whitener = inverse[0] if form == "tied" else None
@@ -64,15 +54,14 @@ def view(form: str, means: Array, covariances: Array) -> View:
         precisions = 1 / variances
         log_determinants = jnp.log(jnp.broadcast_to(variances, means.shape)).sum(axis=-1)
     variances = jnp.broadcast_to(variances, means.shape)
-    # Of all points, the one that sum_k (m_k - c)^2 / v_k is least for: close to the means that are known best.
-    centre = jax.lax.stop_gradient((means / variances).sum(axis=0) / (1 / variances).sum(axis=0))
+    centre = centre_of(means, variances)
     d = means - centre[None, :]
     safe = _is_safe(d, variances, precisions)
     shift, p = d, precisions
     if whitener is not None:  # whitened, every class is a ball
-        shift, p = _product(d, whitener.T), jnp.ones_like(d[:, :1])
+        shift, p = product(d, whitener.T), jnp.ones_like(d[:, :1])
     if form == "full":
-        linear = _product(p, d[:, :, None])[:, :, 0]
+        linear = product(p, d[:, :, None])[:, :, 0]
         row, column = np.triu_indices(d.shape[1])
         p = p[:, row, column] * jnp.asarray(np.where(row == column, 1, 2), p.dtype)[None, :]
     else:
@@ -81,17 +70,30 @@ def view(form: str, means: Array, covariances: Array) -> View:
     return View(centre, d, jnp.concatenate([linear, -0.5 * p], axis=1), constant, whitener, safe)
 
 
-def _is_safe(d: Array, variances: Array, precisions: Array) -> Array:
-    r"""Whether rounding error stays within what is allowed for an objective, 32 eps for each of D values of a row.
+def centre_of(means: Array, variances: Array) -> Array:
+    """Of all points, the one that sum_k (m_k - c)^2 / v_k is least for: close to the means that are known best."""
+    return jax.lax.stop_gradient((means / variances).sum(axis=0) / (1 / variances).sum(axis=0))
 
-    The terms P_ij y_i y_j of class k are rounded by about eps of their size, each on its own, hence together by
-    eps |(P_ij a_i a_j)|_F, with a_i^2 = d_i^2 + v_i the mean of y_i^2. The rounding of the coefficients is common to
-    all rows of the class. The same number is the relative error that the M-step leaves in the class's covariance.
+
+def is_accurate(terms: Array, others: Array | None = None) -> Array:
+    """Whether terms of these sizes, ``(K, D, ...)``, add up within what is allowed for an objective, 32 eps for each of
+    D values of a row, or as well as ``others`` would: each is rounded by about eps of its size on its own, hence
+    together by eps |terms|_F."""
+    loss = lambda terms: jnp.sqrt((terms**2).reshape(terms.shape[0], -1).sum(axis=1))
+    allowed = 32 * terms.shape[1]
+    return jax.lax.stop_gradient(
+        (loss(terms) <= (allowed if others is None else jnp.maximum(allowed, loss(others)))).all()
+    )
+
+
+def _is_safe(d: Array, variances: Array, precisions: Array) -> Array:
+    r"""Whether rounding error stays within what is allowed for an objective.
+
+    The terms are P_ij y_i y_j, with a_i^2 = d_i^2 + v_i the mean of y_i^2. The rounding of the coefficients is common
+    to all rows of the class. The same number is the relative error that the M-step leaves in the class's covariance.
     """
     a = jnp.sqrt(d**2 + variances)
-    terms = a[:, :, None] * precisions * a[:, None, :] if precisions.ndim == 3 else precisions * a**2
-    loss = jnp.sqrt((terms**2).reshape(d.shape[0], -1).sum(axis=1))
-    return jax.lax.stop_gradient((loss <= 32 * d.shape[1]).all())
+    return is_accurate(a[:, :, None] * precisions * a[:, None, :] if precisions.ndim == 3 else precisions * a**2)
 
 
 def _monomials(form: str, y: Array) -> Array:
@@ -101,75 +103,31 @@ def _monomials(form: str, y: Array) -> Array:
     return jnp.concatenate([y, y**2 if form == "diag" else (y**2).sum(axis=0, keepdims=True)])
 
 
-def log_density(form: str, classes: View, x: Array, textbook: Callable[[Array], Array] | None = None) -> Array:
-    """log N(x_n; m_k, S_k), (K, N), from ``x (N, D)``; ``textbook(x)`` is the same where this form is not safe (without
-    it, it is known to be)."""
-
-    def table(x: Array) -> Array:
-        y = _columns(form, x, classes.centre, classes.whitener)
-        phi = _monomials("spherical" if form == "tied" else form, y)
-        fast = lambda: _product(classes.coefficients, phi) + classes.constant[:, None]
-        return fast() if textbook is None else jax.lax.cond(classes.safe, fast, functools.partial(textbook, x))
-
-    n, most = x.shape[0], _rows(form, x.shape[1])
-    if n <= most:
-        return table(x)
-    pieces = -(-n // most)
-    size = -(-n // pieces)
-    padded = jnp.concatenate([x, jnp.broadcast_to(x[:1], (pieces * size - n, x.shape[1]))])
-    tables = jax.lax.map(table, padded.reshape(pieces, size, -1))
-    return jnp.moveaxis(tables, 0, 1).reshape(-1, pieces * size)[:, :n]
+def table(form: str, classes: View, x: Array) -> Array:
+    """log N(x_n; m_k, S_k), (K, N), from ``x (N, D)``."""
+    y = _columns(form, x, classes.centre, classes.whitener)
+    phi = _monomials("spherical" if form == "tied" else form, y)
+    return product(classes.coefficients, phi) + classes.constant[:, None]
 
 
-def moments(
-    form: str,
-    classes: View | None,
-    weights: Array,
-    x: Array,
-    textbook: Callable[[Array, Array], tuple[Array, Array]] | None = None,
-) -> tuple[Array, Array]:
-    """sum_n r_nk (x_n - o_k), (K, D), and sum_n r_nk (x_n - o_k)(x_n - o_k)', in the form of the covariances.
-
-    ``weights (N, K)``, ``x (N, D)``, o_k the means of ``classes``; ``textbook(weights, x)`` is the same where this form
-    is not safe (without it, it is known to be). Without ``classes`` they are about zero, and nothing cancels.
-    """
-    most = _rows(form, x.shape[1])
-    if classes is None:
-        zero = jnp.zeros_like(x[0])
-        return _unpacked(
-            form, accumulate(lambda rows: _sums(form, rows[0].T, _columns(form, rows[1], zero)), (weights, x), most)
-        )
-    wanted = True if textbook is None else classes.safe
-
-    def sums(rows: tuple[Array, Array]) -> Any:
-        return _sums(form, rows[0].T, _columns(form, rows[1], classes.centre), wanted)
-
-    packed = accumulate(sums, (weights, x), most)
-    about = lambda: _about(form, classes.means, weights.sum(axis=0), *_unpacked(form, packed))
-    if textbook is None:
-        return about()
-    return jax.lax.cond(classes.safe, about, lambda: accumulate(lambda rows: textbook(*rows), (weights, x), most))
-
-
-def _rows(form: str, d: int) -> int:
-    """How many observations at a time."""
-    numbers = _NUMBERS.get(jax.default_backend(), _NUMBERS_ELSEWHERE)
-    return max(numbers // {"full": d * (d + 3) // 2, "diag": 2 * d}.get(form, d + 1), 1)
-
-
-def _sums(form: str, r: Array, y: Array, wanted: Array | bool = True) -> tuple[Array, ...]:
-    """sum_n r_nk y_n and sum_n r_nk y_n y_n', each product of coordinates once."""
+def sums(form: str, classes: View | None, r: Array, x: Array) -> tuple[Array, ...]:
+    """sum_n r_nk y_n and sum_n r_nk y_n y_n', each product of coordinates once, from ``r (K, N)``, ``x (N, D)``; about
+    zero without ``classes``."""
+    y = _columns(form, x, jnp.zeros_like(x[0]) if classes is None else classes.centre)
     if form == "tied":
-        return _product(r, y.T), _product(r.sum(axis=0)[None, :] * y, y.T)
-    phi = _monomials(form, y)
-    if wanted is True:
-        return (_product(phi, r.T),)
-    none = jnp.zeros((phi.shape[0], r.shape[0]), y.dtype)
-    return (jax.lax.cond(wanted, lambda: _product(phi, r.T), lambda: none),)
+        return product(r, y.T), product(r.sum(axis=0)[None, :] * y, y.T)
+    return (product(_monomials(form, y), r.T),)
+
+
+def moments(form: str, classes: View | None, n: Array, sums: tuple[Array, ...]) -> tuple[Array, Array]:
+    """sum_n r_nk (x_n - m_k), (K, D), and sum_n r_nk (x_n - m_k)(x_n - m_k)', in the form of the covariances, from
+    ``sums``, ``n (K,)`` the sums of r."""
+    first, second = _unpacked(form, sums)
+    return (first, second) if classes is None else _about(form, classes.means, n, first, second)
 
 
 def _unpacked(form: str, sums: tuple[Array, ...]) -> tuple[Array, Array]:
-    """The same, (K, D) and in the form of the covariances."""
+    """The same about c, (K, D) and in the form of the covariances."""
     if form == "tied":
         first, second = sums
         return first, second
@@ -191,11 +149,11 @@ def _about(form: str, o: Array, n: Array, first: Array, second: Array) -> tuple[
     n = n[:, None]
     half = first - n / 2 * o
     if form == "full":
-        product = half[:, :, None] * o[:, None, :]
-        shift = product + jnp.swapaxes(product, 1, 2)
+        squares = half[:, :, None] * o[:, None, :]
+        shift = squares + jnp.swapaxes(squares, 1, 2)
     elif form == "tied":
-        product = _product(half.T, o)
-        shift = product + product.T
+        squares = product(half.T, o)
+        shift = squares + squares.T
     else:
         shift = 2 * half * o if form == "diag" else 2 * (half * o).sum(axis=1)
     return first - n * o, second - shift
@@ -210,9 +168,4 @@ def _columns(form: str, x: Array, centre: Array, whitener: Array | None = None) 
     y = x - centre[None, :]
     if whitener is None and form == "full":
         whitener = jnp.eye(x.shape[1], dtype=y.dtype)
-    return y.T if whitener is None else _product(whitener, y.T)
-
-
-def _product(a: Array, b: Array) -> Array:
-    """Never in the reduced precision that an accelerator may prefer: what cancels needs all of it."""
-    return jnp.matmul(a, b, precision=None if jax.default_backend() == "cpu" else "highest")
+    return y.T if whitener is None else product(whitener, y.T)
