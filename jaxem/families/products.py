@@ -45,8 +45,8 @@ def chosen(form: str, rows: int, k: int, d: int) -> Products | None:
     """The quickest form for such shapes; ``None`` where deviations from each mean are no slower."""
     if rows < _FEWEST_ROWS:
         return None
-    # Whitening handles K D numbers an observation, the other D (D + 3) / 2, each of which costs more (measured).
-    whitened = form == "full" and (d > _MOST_SQUARED or (d >= _FEWEST_WHITENED and 3 * k <= d))
+    # Whitening handles K D numbers an observation, the other D (D + 3) / 2: with K = D / 4 they take as long.
+    whitened = form == "full" and (d > _MOST_SQUARED or (d >= _FEWEST_WHITENED and 4 * k <= d))
     return whitening if whitened else quadratic
 
 

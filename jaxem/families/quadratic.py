@@ -99,7 +99,8 @@ def _is_safe(d: Array, variances: Array, precisions: Array) -> Array:
 def _monomials(form: str, y: Array) -> Array:
     """phi (F, N), from ``y (D, N)``: y itself, then y_i y_j with i <= j, y_i^2, or |y|^2."""
     if form == "full":
-        return jnp.concatenate([y, *(y[i : i + 1] * y[i:] for i in range(y.shape[0]))])
+        i, j = np.triu_indices(y.shape[0])
+        return jnp.concatenate([y, y[i] * y[j]])
     return jnp.concatenate([y, y**2 if form == "diag" else (y**2).sum(axis=0, keepdims=True)])
 
 
