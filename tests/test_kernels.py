@@ -154,8 +154,8 @@ def test_strongly_correlated_coordinates_are_whitened_at_once(take):
 def test_in_pieces(form, by, take, monkeypatch):
     params, x, w = setting(form, jnp.float64, 1e8)
     take(by)
-    monkeypatch.setattr(products, "_NUMBERS", {"cpu": 400})
-    assert products._rows(by, form, K, D) < N / 5
+    monkeypatch.setattr(products, "_BYTES", {"cpu": 3200})
+    assert products._rows(by, form, K, x) < N / 5
     assert_as_the_textbook(form, params, w, x)
 
 

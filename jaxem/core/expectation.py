@@ -20,10 +20,10 @@ from jaxem.core import bound, trees
 from jaxem.core.data import Data, count, take
 from jaxem.core.model import Params, Posterior, has, is_additive
 
-# Numbers a block may hold (its rows of data and of posterior): about the second-level cache of one CPU core; an
+# Bytes a block may hold (its rows of data and of posterior): about the second-level cache of one CPU core; an
 # accelerator wants work enough to fill it.
-_BLOCK_NUMBERS = {"cpu": 2**17}
-_BLOCK_NUMBERS_ELSEWHERE = 2**26
+_BLOCK_BYTES = {"cpu": 2**20}
+_BLOCK_BYTES_ELSEWHERE = 2**29
 # Long rows (sequences, whole data sets) want to be side by side: so many, while they are no more than so many blocks.
 _ABREAST, _BLOCKS = 128, 8
 
@@ -126,13 +126,12 @@ def noise(objective: Callable[[Params], Array | None], params: Params) -> Array:
 def default_block_size(model: Any, params: Params, data: Data, e_step: Callable[..., Posterior] = posterior) -> int:
     """Rows a block: as many as keep its data and posterior within the cache."""
     q = jax.eval_shape(lambda p, d: e_step(model, p, d), params, data)
-    numbers = sum(leaf.size for leaf in jax.tree.leaves((q, data)))
-    return rows_in_cache(numbers / max(count(data), 1))
+    return rows_in_cache(trees.size_in_bytes((q, data)) / max(count(data), 1))
 
 
-def rows_in_cache(numbers: float) -> int:
-    """How many rows of so many numbers make a block."""
-    rows = _BLOCK_NUMBERS.get(jax.default_backend(), _BLOCK_NUMBERS_ELSEWHERE) / max(numbers, 1)
+def rows_in_cache(size: float) -> int:
+    """How many rows of so many bytes make a block."""
+    rows = _BLOCK_BYTES.get(jax.default_backend(), _BLOCK_BYTES_ELSEWHERE) / max(size, 1)
     return max(int(max(rows, min(_ABREAST, _BLOCKS * rows))), 1)
 
 

@@ -31,6 +31,11 @@ def float_dtype(*trees: Tree) -> jnp.dtype:
     return max(floating, key=lambda dtype: jnp.finfo(dtype).bits)
 
 
+def size_in_bytes(tree: Tree) -> int:
+    """What all leaves take, arrays or their shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def cast(tree: Tree, dtype: jnp.dtype) -> Tree:
     """Every leaf as a strongly typed array of ``dtype``."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), tree)

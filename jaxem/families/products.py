@@ -21,9 +21,9 @@ from jaxem.families import quadratic, whitening
 _FEWEST_ROWS = 512
 # Of fewer dimensions monomials are few; of more they are so many that whitening pays for any number of classes.
 _FEWEST_WHITENED, _MOST_SQUARED = 12, 64
-# Numbers that observations become at a time: what a CPU keeps close, without making their rows too short.
-_NUMBERS = {"cpu": 2**19}
-_NUMBERS_ELSEWHERE = 2**28
+# Bytes that observations become at a time: what a CPU keeps close, without making their rows too short.
+_BYTES = {"cpu": 2**22}
+_BYTES_ELSEWHERE = 2**31
 
 Textbook = Callable[..., Any]
 
@@ -60,7 +60,7 @@ def log_density(by: Products, form: str, classes: Any, x: Array, textbook: Textb
     it, it is known to be)."""
 
     def all_rows(table: Callable[[Array], Array]) -> Array:
-        n, most = x.shape[0], _rows(by, form, *classes.means.shape)
+        n, most = x.shape[0], _rows(by, form, classes.means.shape[0], x)
         if n <= most:
             return table(x)
         pieces = -(-n // most)
@@ -81,7 +81,7 @@ def moments(
     ``weights (N, K)``, ``x (N, D)``, o_k the means of ``classes``; ``textbook(weights, x)`` is the same where this form
     is not safe (without it, it is known to be). Without ``classes`` they are about zero, and nothing cancels.
     """
-    most = _rows(by, form, weights.shape[1], x.shape[1])
+    most = _rows(by, form, weights.shape[1], x)
 
     def fast() -> tuple[Array, Array]:
         sums = accumulate(lambda rows: by.sums(form, classes, rows[0].T, rows[1]), (weights, x), most)
@@ -92,6 +92,7 @@ def moments(
     return jax.lax.cond(classes.safe, fast, lambda: accumulate(lambda rows: textbook(*rows), (weights, x), most))
 
 
-def _rows(by: Products, form: str, k: int, d: int) -> int:
+def _rows(by: Products, form: str, k: int, x: Array) -> int:
     """How many observations at a time."""
-    return max(_NUMBERS.get(jax.default_backend(), _NUMBERS_ELSEWHERE) // by.numbers(form, k, d), 1)
+    size = by.numbers(form, k, x.shape[1]) * x.dtype.itemsize
+    return max(_BYTES.get(jax.default_backend(), _BYTES_ELSEWHERE) // size, 1)

@@ -10,6 +10,7 @@ the two is one matrix product. Observations stand in columns, so that every row 
 Terms of the size of <P_k, y y'> cancel to one of the size of D: ``View.safe`` says whether enough is left.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -96,11 +97,22 @@ def _is_safe(d: Array, variances: Array, precisions: Array) -> Array:
     return is_accurate(a[:, :, None] * precisions * a[:, None, :] if precisions.ndim == 3 else precisions * a**2)
 
 
+@functools.cache
+def _pairs(d: int) -> tuple[np.ndarray, np.ndarray]:
+    """i <= j of all pairs of coordinates: the same arrays in E-step and moments, whose phi is then seen to be one."""
+    i, j = np.triu_indices(d)
+    return i.astype(np.int32), j.astype(np.int32)
+
+
+def _rows_of(y: Array, i: np.ndarray) -> Array:
+    return y.at[i].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
 def _monomials(form: str, y: Array) -> Array:
     """phi (F, N), from ``y (D, N)``: y itself, then y_i y_j with i <= j, y_i^2, or |y|^2."""
     if form == "full":
-        i, j = np.triu_indices(y.shape[0])
-        return jnp.concatenate([y, y[i] * y[j]])
+        i, j = _pairs(y.shape[0])
+        return jnp.concatenate([y, _rows_of(y, i) * _rows_of(y, j)])
     return jnp.concatenate([y, y**2 if form == "diag" else (y**2).sum(axis=0, keepdims=True)])
 
 
@@ -166,7 +178,7 @@ def _columns(form: str, x: Array, centre: Array, whitener: Array | None = None) 
     Where there are many monomials of each coordinate the product is with the identity: XLA would not store a mere
     transpose, but walk across ``x`` anew for each of them.
     """
-    y = x - centre[None, :]
     if whitener is None and form == "full":
-        whitener = jnp.eye(x.shape[1], dtype=y.dtype)
+        return product(jnp.eye(x.shape[1], dtype=x.dtype), x.T) - centre[:, None]
+    y = x - centre[None, :]
     return y.T if whitener is None else product(whitener, y.T)

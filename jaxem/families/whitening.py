@@ -116,6 +116,5 @@ def _bands(d: int) -> list[tuple[int, int]]:
 def _homogeneous(x: Array, centre: Array) -> Array:
     """[1, x - c], observations in columns, (1 + D, N); the product with the identity is why it is stored, see
     ``quadratic.py``."""
-    y = x - centre[None, :]
-    y = jnp.concatenate([jnp.ones_like(y[:, :1]), y], axis=1)
-    return product(jnp.eye(y.shape[1], dtype=y.dtype), y.T)
+    y = product(jnp.eye(x.shape[1], dtype=x.dtype), x.T) - centre[:, None]
+    return jnp.concatenate([jnp.ones_like(y[:1]), y])

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.core import trees
 from jaxem.core.data import Data, rows
 from jaxem.core.expectation import rows_in_cache
 from jaxem.core.model import Params, has
@@ -88,8 +89,8 @@ def _default_width(model: Any, params: Params, datasets: Data, max_steps: int) -
     """How many lanes have their data, posterior and trace in the cache."""
     one = jax.eval_shape(lambda tree: rows(tree, 0), (params, datasets))
     q = jax.eval_shape(model.e_step, *one) if has(model, "e_step") else None
-    numbers = sum(leaf.size for leaf in jax.tree.leaves((one, q))) + max_steps
-    return rows_in_cache(2 * numbers)  # as much again for what is computed on the way
+    size = trees.size_in_bytes((one, q)) + max_steps * trees.float_dtype(one).itemsize
+    return rows_in_cache(2 * size)  # as much again for what is computed on the way
 
 
 @jax.jit(static_argnames=("max_steps", "width"))

@@ -52,8 +52,8 @@ def start_components(
             r = assign(rows) * rows[1][:, None]
             return r.sum(axis=0), family.statistics(r, rows[0])
 
-        numbers = (1 + k) * (1 + x[0].size)
-        return accumulate(one_block, (x, counts, jnp.arange(n)), rows_in_cache(numbers))
+        size = (1 + k) * (1 + x[0].size) * dtype.itemsize
+        return accumulate(one_block, (x, counts, jnp.arange(n)), rows_in_cache(size))
 
     size, statistics = sums(family)
     components = family.maximize(statistics)
