@@ -1,6 +1,7 @@
 """Deterministic annealing EM (Ueda & Nakano 1998): a flat posterior first, the true one in the end."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
@@ -84,7 +85,8 @@ class AnnealedEM:
         def temper(model: Any, params: Params, data: Data) -> Posterior:
             return model.tempered_e_step(params, data, beta)
 
-        new = met(model, state, params, data, self.block_size, temper, _evidence)
+        expect = functools.partial(expectation.expect, e_step=temper, evidence=_evidence)
+        new = met(model, state, params, data, self.block_size, expect)
         return new._replace(memory=Memory(new.memory, count))
 
     def _beta(self, count: Array, dtype: jnp.dtype) -> Array:

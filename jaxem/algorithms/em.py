@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxem.algorithms.protocol import State
-from jaxem.core import bound, expectation
+from jaxem.core import expectation
 from jaxem.core.data import Data
-from jaxem.core.model import Params, Posterior
+from jaxem.core.model import Params
 from jaxem.core.records import register
 
 
@@ -53,15 +54,18 @@ def unmet(params: Params) -> State:
     return State(params, None, jnp.int32(0), jnp.int32(0), jnp.bool_(True), None)
 
 
+# A function to XLA, so that the start, the check of a step and the loop trace it once.
+_expect = jax.jit(expectation.expect, static_argnames="block_size")
+
+
 def met(
     model: Any,
     state: State,
     params: Params,
     data: Data,
     block_size: int | None,
-    e_step: Callable[..., Posterior] = expectation.posterior,
-    evidence: Callable[..., Array | None] = bound.evidence,
+    expect: Callable[..., expectation.Expectation] = _expect,
 ) -> State:
-    """The state after one E-step at ``params``; its memory is the summary of q."""
-    summary, objective = expectation.expect(model, params, data, block_size, e_step, evidence)
+    """The state after one E-step at ``params``, that of EM or of a variant; its memory is the summary of q."""
+    summary, objective = expect(model, params, data, block_size)
     return state._replace(params=params, objective=objective, evaluations=state.evaluations + 1, memory=summary)

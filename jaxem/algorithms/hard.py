@@ -1,6 +1,7 @@
 """Classification EM (Celeux & Govaert 1992): the most probable latent values instead of all of them."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 from jax import Array
@@ -54,8 +55,11 @@ class HardEM:
 
     def move(self, model: Any, state: State, params: Params, data: Data) -> State:
         # The bound at a q without entropy is Q = max_z log p(x, z).
-        return met(model, state, params, data, self.block_size, _classify, bound.elbo)
+        return met(model, state, params, data, self.block_size, _expect)
 
 
 def _classify(model: Any, params: Params, data: Data) -> Posterior:
     return model.c_step(params, data)
+
+
+_expect = functools.partial(expectation.expect, e_step=_classify, evidence=bound.elbo)

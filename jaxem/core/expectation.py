@@ -40,6 +40,7 @@ def anchored(model: Any, params: Params) -> Any:
     return model.anchor(params) if has(model, "anchor") else model
 
 
+@jax.jit
 def posterior(model: Any, params: Params, data: Data) -> Posterior:
     """The E-step of EM: q = p(z | x, params)."""
     return model.e_step(params, data)
@@ -125,7 +126,7 @@ def noise(objective: Callable[[Params], Array | None], params: Params) -> Array:
 
 def default_block_size(model: Any, params: Params, data: Data, e_step: Callable[..., Posterior] = posterior) -> int:
     """Rows a block: as many as keep its data and posterior within the cache."""
-    q = jax.eval_shape(lambda p, d: e_step(model, p, d), params, data)
+    q = jax.eval_shape(e_step, model, params, data)  # of the same arguments it is traced once
     return rows_in_cache(trees.size_in_bytes((q, data)) / max(count(data), 1))
 
 

@@ -31,15 +31,14 @@ def start_components(
         raise ValueError(f"start must be one of {list(STARTS)}; got {start!r}")
     n = x.shape[0]
     counts = jnp.ones((n,), dtype) if weights is None else weights.astype(dtype)
-    seed_key, row_key = jax.random.split(key)
     if start == "responsibilities":
 
         def assign(rows: tuple[Array, Array, Array]) -> Array:
-            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(row_key, rows[2])
+            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows[2])
             return jax.vmap(lambda key: jax.random.dirichlet(key, jnp.ones((k,), dtype), dtype=dtype))(keys)
 
     else:
-        seeds, middle, scale = _seeds(seed_key, family, x, counts, k, start, dtype)
+        seeds, middle, scale = _seeds(key, family, x, counts, k, start, dtype)
 
         def assign(rows: tuple[Array, Array, Array]) -> Array:
             features = (family.features(rows[0]).astype(dtype) - middle[None, :]) / scale[None, :]
@@ -73,24 +72,23 @@ def _seeds(
     spread = jnp.sqrt(share @ (raw - middle[None, :]) ** 2)
     scale = jnp.where(spread > 0, spread, 1)
     features = (raw - middle[None, :]) / scale[None, :]
-    first_key, key = jax.random.split(key)
-    first = features[_draw(first_key, counts)]
+    uniform = jax.random.uniform(key, (k,), dtype)
+    first = features[_draw(uniform[0], counts)]
 
     def distance(seed: Array) -> Array:
         return ((features - seed[None, :]) ** 2).sum(axis=-1)
 
-    def next_seed(nearest: Array, key: Array) -> tuple[Array, Array]:
+    def next_seed(nearest: Array, u: Array) -> tuple[Array, Array]:
         # Never one that is there already: two equal classes stay equal for ever.
         odds = counts * (nearest if start == "kmeans++" else (nearest > 0).astype(dtype))
-        seed = features[_draw(key, jnp.where(odds.sum() > 0, odds, counts))]
+        seed = features[_draw(u, jnp.where(odds.sum() > 0, odds, counts))]
         return jnp.minimum(nearest, distance(seed)), seed
 
-    _, others = jax.lax.scan(next_seed, distance(first), jax.random.split(key, k - 1) if k > 1 else key[None][:0])
+    _, others = jax.lax.scan(next_seed, distance(first), uniform[1:])
     return jnp.concatenate([first[None], others]), middle, scale
 
 
-def _draw(key: Array, odds: Array) -> Array:
-    """An index with probability proportional to ``odds``: one uniform number, by the inverse distribution."""
+def _draw(u: Array, odds: Array) -> Array:
+    """An index with probability proportional to ``odds``, by the inverse distribution at ``u`` in [0, 1)."""
     cumulative = jnp.cumsum(odds)
-    u = jax.random.uniform(key, (), odds.dtype) * cumulative[-1]
-    return jnp.minimum(jnp.searchsorted(cumulative, u, side="right"), odds.shape[0] - 1)
+    return jnp.minimum(jnp.searchsorted(cumulative, u * cumulative[-1], side="right"), odds.shape[0] - 1)
