@@ -37,6 +37,14 @@ def test_number_of_parameters(model, data, count):
     assert jaxem.number_of_parameters(model, params) == count
 
 
+@pytest.mark.parametrize("criterion", [jaxem.aic, jaxem.aicc, jaxem.bic, jaxem.icl])
+def test_a_fit_is_not_its_parameters(criterion):
+    model, params, x = case("normal mixture", "float64")
+    fit = jaxem.fit(model, params, x, max_steps=1)
+    with pytest.raises(ValueError, match=r"of a fit, give fit\.params"):
+        criterion(model, fit, x)
+
+
 def test_criteria_are_what_they_say():
     model, params, x = case("normal mixture", "float64")
     L, n, p = float(model.log_likelihood(params, x)), 70, 5

@@ -198,6 +198,16 @@ def inverse(spaces: Spaces, params: Any) -> Any:
     return _each("inverse", spaces, params)
 
 
+def check_structure(spaces: Spaces, params: Any) -> None:
+    """Raise ``ValueError`` where the parameters are not a tree such as the spaces describe."""
+    try:
+        jax.tree.map(lambda space, part: None, spaces, params, is_leaf=_is_space)
+    except ValueError as error:
+        raise ValueError(
+            f"the parameters do not have the structure of the model's constraints (of a fit, give fit.params): {error}"
+        ) from error
+
+
 def contains(spaces: Spaces, params: Any) -> Any:
     """For each leaf whether it lies in its space."""
     return _each("contains", spaces, params)

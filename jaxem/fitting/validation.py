@@ -17,10 +17,8 @@ def check_start(model: Any, params: Params, data: Data) -> None:
     if trees.is_traced(model, params, data):
         return
     spaces = spaces_of(model)
-    try:
-        inside = _inside(spaces, params)
-    except ValueError as error:
-        raise ValueError(f"the parameters do not have the structure of the model's constraints: {error}") from error
+    constraints.check_structure(spaces, params)
+    inside = _inside(spaces, params)
     asked = constraints.describe(spaces, params)
     for name, good, what in zip(trees.leaf_names(params), jax.tree.leaves(inside), asked, strict=True):
         if not good:
@@ -46,10 +44,8 @@ def check_starts(model: Any, params: Params, datasets: Data) -> None:
             for b in range(jax.tree.leaves(data)[0].shape[0]):
                 _validate(model, starts, data, b)
     spaces = spaces_of(model)
-    try:
-        inside = _each_inside(spaces, params)
-    except ValueError as error:
-        raise ValueError(f"the parameters do not have the structure of the model's constraints: {error}") from error
+    constraints.check_structure(spaces, params)
+    inside = _each_inside(spaces, params)
     asked = constraints.describe(spaces, params)
     for name, good, what in zip(trees.leaf_names(params), jax.tree.leaves(inside), asked, strict=True):
         if not good.all():

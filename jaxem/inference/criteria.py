@@ -20,9 +20,11 @@ def number_of_parameters(model: Any, params: Params) -> int:
     """p, the dimension of the parameter space: K weights that sum to one count K - 1, a covariance D (D + 1) / 2.
 
     It is the number of unconstrained coordinates, less those directions in which the likelihood does not change
-    (``model.redundant``: the rotations of factors). Raises ``ValueError`` where the model names no ``constraints``.
+    (``model.redundant``: the rotations of factors). Raises ``ValueError`` where the model names no ``constraints``, or
+    the parameters are none of its own.
     """
     require(model, "a number of parameters", "constraints")
+    constraints.check_structure(model.constraints, params)
 
     def coordinates(params: Params) -> Any:
         return constraints.inverse(model.constraints, trees.cast(params, trees.float_dtype(params)))
@@ -107,10 +109,11 @@ def icl(model: Any, params: Params, data: Data) -> Array:
     Source: Biernacki, Celeux & Govaert (2000).
     """
     require(model, "icl", "entropy")
+    score = bic(model, params, data)
     require_classes(model, "icl", params, data)
     entropy = measure(model, params, data).entropy
     assert entropy is not None
-    return bic(model, params, data) - 2 * entropy
+    return score - 2 * entropy
 
 
 CRITERIA = {"aic": aic, "aicc": aicc, "bic": bic, "icl": icl}
