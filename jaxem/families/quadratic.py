@@ -35,7 +35,7 @@ class View(NamedTuple):
 
 
 def numbers(form: str, k: int, d: int) -> int:
-    """How many of them one observation becomes: F."""
+    """F, how many numbers phi holds for one observation."""
     return {"full": d * (d + 3) // 2, "diag": 2 * d}.get(form, d + 1)
 
 
@@ -63,7 +63,7 @@ def view(form: str, means: Array, covariances: Array) -> View:
         shift, p = product(d, whitener.T), jnp.ones_like(d[:, :1])
     if form == "full":
         linear = product(p, d[:, :, None])[:, :, 0]
-        row, column = np.triu_indices(d.shape[1])
+        row, column = _pairs(d.shape[1])
         p = p[:, row, column] * jnp.asarray(np.where(row == column, 1, 2), p.dtype)[None, :]
     else:
         linear = p * shift
@@ -152,7 +152,7 @@ def _unpacked(form: str, sums: tuple[Array, ...]) -> tuple[Array, Array]:
         return first, second
     d = math.isqrt(2 * moments.shape[1] + 2) - 1  # F = D (D + 3) / 2
     place = np.zeros((d, d), np.int32)
-    i, j = np.triu_indices(d)
+    i, j = _pairs(d)
     place[i, j] = place[j, i] = d + np.arange(i.size)
     return moments[:, :d], moments[:, place]
 

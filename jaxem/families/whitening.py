@@ -7,7 +7,8 @@ About one point c for all classes, with y = x - c, d_k = m_k - c and L_k L_k' = 
 is linear in [1, y] before it is squared: the rows of all L_k^-1 make one matrix product, and so do the moments
 sum_n r_nk [1, y_n] (y_n - d_k)', whose columns are those of all classes. A triangle is cut into bands of rows, so
 that little of what is zero, or known by symmetry, is computed. Less cancels than in ``quadratic.py``, where terms are
-squared first; the work is about twice that, and pays where classes are few beside the dimension.
+squared first; there are K D numbers an observation to handle instead of D (D + 3) / 2, for up to twice the arithmetic,
+which pays where classes are few beside the dimension.
 """
 
 import functools
@@ -35,7 +36,7 @@ class View(NamedTuple):
 
 
 def numbers(form: str, k: int, d: int) -> int:
-    """How many of them one observation becomes."""
+    """How many numbers of a band there are for one observation."""
     return k * min(d, _BAND)
 
 
