@@ -39,7 +39,7 @@ class Steps(NamedTuple):
         log_b = cut(log_b, blocks)
         # Any scale does, so it has no derivative; that of a maximum is 0 / 0 where XLA computes the maximised number
         # twice, rounded differently, and finds none that equals the maximum.
-        largest = over_slices(jnp.maximum, jax.lax.stop_gradient(log_b))
+        largest = jax.lax.stop_gradient(log_b).max(axis=1)
         left = (lengths[:, None] - width * jnp.arange(blocks, dtype=lengths.dtype)[None, :]).reshape(-1)
         left = left if n * blocks > 1 else left[0]
         at = jnp.arange(width, dtype=lengths.dtype).reshape(-1, *(1,) * left.ndim)
@@ -140,17 +140,19 @@ def forward(predicted: Array, A: Array, steps: Steps) -> Filtered:
     """The filter, from what is predicted for the first step, ``(K, N)``."""
     At = A.T
 
-    def step(predicted: Array, b_t: Array) -> tuple[Array, Array]:
-        joint = predicted * b_t
-        return times(At, joint) * (1 / joint.sum(axis=0))[None], joint
+    def step(joint: Array, b_next: Array) -> tuple[Array, Array]:
+        return times(At, joint) * (b_next * (1 / joint.sum(axis=0))[None]), joint
 
     def step_and_all(predicted: Array, now: tuple[Array, Array]) -> tuple[Array, Filtered]:
-        after, joint = step(predicted, now[0])
-        return after, Filtered.of(joint, *now)
+        joint = predicted * now[0]
+        return times(At, joint) * (1 / joint.sum(axis=0)), Filtered.of(joint, *now)
 
-    if in_the_loop(steps.b):
-        return jax.lax.scan(step_and_all, predicted, (steps.b, steps.inside))[1]
-    return Filtered.of(jax.lax.scan(step, predicted, steps.b)[1], steps.b, steps.inside)
+    b = steps.b
+    if in_the_loop(b):
+        return jax.lax.scan(step_and_all, predicted, (b, steps.inside))[1]
+    # What is carried is what is stored: else each of the K products of a step would find it anew.
+    b_next = jnp.concatenate([b[1:], b[:1]])  # of the last step's nothing comes
+    return Filtered.of(jax.lax.scan(step, predicted * b[0], b_next)[1], b, steps.inside)
 
 
 def log_scale(c: Array, steps: Steps) -> Array:
@@ -162,18 +164,21 @@ def backward(after: Array, A: Array, found: Filtered, steps: Steps) -> tuple[Arr
     """p(z_t | x) = filtered_t beta_t, and ratio_{t+1}, both (T, K, N), from that of the step after the last."""
     moving, still = (found.b_c, steps.ends), (found.filtered, steps.inside)
 
-    def step(ratio: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+    def step(ratio: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
         b_c_t, ends_t = now
         beta = times(A, ratio) + ends_t[None]
-        return b_c_t * beta, (beta, ratio)
+        return b_c_t * beta, beta
 
     def step_and_all(ratio: Array, now: tuple[tuple[Array, Array], tuple[Array, Array]]) -> Any:
-        before, (beta, ratio) = step(ratio, now[0])
+        before, beta = step(ratio, now[0])
         return before, smoothed(beta, ratio, *now[1])
 
     if in_the_loop(found.b_c):
         return jax.lax.scan(step_and_all, after, (moving, still), reverse=True)[1]
-    return smoothed(*jax.lax.scan(step, after, moving, reverse=True)[1], *still)
+    # Few things are done and stored in the loop: XLA runs the eight parts of a short step in a row, more of them by
+    # threads that wait for each other.
+    beta = jax.lax.scan(step, after, moving, reverse=True)[1]
+    return smoothed(beta, jnp.concatenate([found.b_c[1:] * beta[1:], after[None]]), *still)
 
 
 def smoothed(beta: Array, ratio: Array, filtered: Array, inside: Array) -> tuple[Array, Array]:
