@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+_FEW_STATES = 12
+
 
 class Steps(NamedTuple):
     """The densities of each step as the recursions want them; each block a sequence of its own."""
@@ -39,7 +41,9 @@ class Steps(NamedTuple):
         log_b = cut(log_b, blocks)
         # Any scale does, so it has no derivative; that of a maximum is 0 / 0 where XLA computes the maximised number
         # twice, rounded differently, and finds none that equals the maximum.
-        largest = jax.lax.stop_gradient(log_b).max(axis=1)
+        logs = jax.lax.stop_gradient(log_b)
+        # Slices of few states side by side would each find the densities anew.
+        largest = logs.max(axis=1) if sums_of_rows(logs) else over_slices(jnp.maximum, logs)
         left = (lengths[:, None] - width * jnp.arange(blocks, dtype=lengths.dtype)[None, :]).reshape(-1)
         left = left if n * blocks > 1 else left[0]
         at = jnp.arange(width, dtype=lengths.dtype).reshape(-1, *(1,) * left.ndim)
@@ -97,17 +101,13 @@ class Filtered(NamedTuple):
 def blocks(parallel: bool | None, n: int, t: int, k: int) -> int:
     """How many blocks each of n sequences is cut into; one is the sequential form.
 
-    From timings in float64: on a CPU the loop over one sequence of up to five states is one small program, and beyond
-    some dozen states K times the arithmetic is too much. Elsewhere (not measured) a step costs a launch, however little
-    it does.
+    From timings: on a CPU the loop over the steps of one sequence takes no longer than K times the arithmetic in few of
+    them (2 to 16 states; in float32 it takes up to a fifth longer with 4, 5 and 12). Elsewhere (not measured) a step
+    costs a launch, however little it does.
     """
     wide = 64
     if parallel is None:
-        short = t < 64 * wide
-        if jax.default_backend() == "cpu":
-            parallel = not short and n <= 2 and 5 < k <= 12
-        else:
-            parallel = not short and n * k <= 256
+        parallel = jax.default_backend() != "cpu" and t >= 64 * wide and n * k <= 256
     if not parallel:
         return 1
     if jax.default_backend() != "cpu":
@@ -115,10 +115,15 @@ def blocks(parallel: bool | None, n: int, t: int, k: int) -> int:
     return max(min(-(-wide // n), t // 2), 1)
 
 
+def sums_of_rows(x: Array) -> bool:
+    """Whether sums over states of ``x (T, K, N)`` are sums of a few long rows, so that no product is worth its call."""
+    return x.ndim > 2 and x.shape[1] <= _FEW_STATES
+
+
 def times(A: Array, v: Array) -> Array:
     """A v of each sequence, ``v (K, ...)``: a sum of K products of long vectors, or a product of matrices."""
     k = A.shape[1]
-    if v.size == k or k > 8:
+    if v.size == k or not sums_of_rows(v[None]):
         return jnp.tensordot(A, v, axes=1)
     sides = (1,) * (v.ndim - 1)
     total = A[:, 0].reshape(-1, *sides) * v[0][None]
@@ -138,21 +143,26 @@ def in_the_loop(x: Array) -> bool:
 
 def forward(predicted: Array, A: Array, steps: Steps) -> Filtered:
     """The filter, from what is predicted for the first step, ``(K, N)``."""
-    At = A.T
+    At, b = A.T, steps.b
 
-    def step(joint: Array, b_next: Array) -> tuple[Array, Array]:
-        return times(At, joint) * (b_next * (1 / joint.sum(axis=0))[None]), joint
+    def step(predicted: Array, b_t: Array) -> tuple[Array, Array]:
+        joint = predicted * b_t
+        return times(At, joint) * (1 / joint.sum(axis=0))[None], joint
 
     def step_and_all(predicted: Array, now: tuple[Array, Array]) -> tuple[Array, Filtered]:
-        joint = predicted * now[0]
-        return times(At, joint) * (1 / joint.sum(axis=0)), Filtered.of(joint, *now)
+        after, joint = step(predicted, now[0])
+        return after, Filtered.of(joint, *now)
 
-    b = steps.b
+    def step_of_joint(joint: Array, b_next: Array) -> tuple[Array, Array]:
+        return times(At, joint) * (b_next * (1 / joint.sum(axis=0))[None]), joint
+
     if in_the_loop(b):
         return jax.lax.scan(step_and_all, predicted, (b, steps.inside))[1]
-    # What is carried is what is stored: else each of the K products of a step would find it anew.
+    if b.ndim > 2 and not sums_of_rows(b):
+        return Filtered.of(jax.lax.scan(step, predicted, b)[1], b, steps.inside)
+    # What is multiplied is carried, and so stored: else each of its K products finds it anew.
     b_next = jnp.concatenate([b[1:], b[:1]])  # of the last step's nothing comes
-    return Filtered.of(jax.lax.scan(step, predicted * b[0], b_next)[1], b, steps.inside)
+    return Filtered.of(jax.lax.scan(step_of_joint, predicted * b[0], b_next)[1], b, steps.inside)
 
 
 def log_scale(c: Array, steps: Steps) -> Array:
