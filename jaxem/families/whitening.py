@@ -92,15 +92,15 @@ def sums(form: str, classes: View | None, r: Array, x: Array) -> tuple[Array, ..
         if classes is not None:
             deviations -= classes.means[:, i:end, None]
         weighted = (r[:, None, :] * deviations).reshape(k * (end - i), -1)
-        return product(y[: 1 + end], weighted.T)
+        return product(weighted, y[: 1 + end].T)
 
     return tuple(band(i, end) for i, end in _bands(d))
 
 
 def moments(form: str, classes: View | None, n: Array, sums: tuple[Array, ...]) -> tuple[Array, Array]:
     """sum_n r_nk (x_n - m_k), (K, D), and sum_n r_nk (x_n - m_k)(x_n - m_k)', (K, D, D), from ``sums``."""
-    k, d = n.shape[0], sums[-1].shape[0] - 1
-    padded = [jnp.pad(band, ((0, 1 + d - band.shape[0]), (0, 0))).T.reshape(k, -1, 1 + d) for band in sums]
+    k, d = n.shape[0], sums[-1].shape[1] - 1
+    padded = [jnp.pad(band, ((0, 0), (0, 1 + d - band.shape[1]))).reshape(k, -1, 1 + d) for band in sums]
     whole = jnp.concatenate(padded, axis=1)
     first, second = whole[:, :, 0], whole[:, :, 1:]
     if classes is not None:
