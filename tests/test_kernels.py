@@ -1,5 +1,6 @@
 """The quick forms of normal classes: as accurate as the textbook's, chosen by shape, in memory that does not grow."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -196,6 +197,15 @@ def test_a_fit_never_falls_by_more_than_rounding():
     assert fit.status in (jaxem.Status.CONVERGED, jaxem.Status.MAX_STEPS)
     steps = int(fit.steps)
     assert steps > 20 and fit.trace[steps] > fit.trace[0] + 10
+
+
+def test_the_monomials_of_a_block_are_made_once():
+    """For the E-step and the moments, in a loop over blocks: two gathers, of the first and the second factors."""
+    params, x, _ = setting("full", np.float64, 0.0)
+    model, x = Mixture(MultivariateNormal(), K), jnp.concatenate([x[:600], x[:600]])
+    step = jax.jit(lambda params, x: expectation.expect(model, params, x, 600).summary)
+    program = step.lower(MixtureParams(jnp.full(K, 1 / K), params), x).compile().as_text()
+    assert len(re.findall(r"f64\[15,(?:1,)?600\]\S* gather\(", program)) == 2  # D (D + 1) / 2 = 15 of 600 rows
 
 
 def test_memory_does_not_grow_with_the_number_of_rows():

@@ -108,8 +108,12 @@ def _rows_of(y: Array, i: np.ndarray) -> Array:
     return y.at[i].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
+@functools.partial(jax.jit, static_argnames="form")
 def _monomials(form: str, y: Array) -> Array:
-    """phi (F, N), from ``y (D, N)``: y itself, then y_i y_j with i <= j, y_i^2, or |y|^2."""
+    """phi (F, N), from ``y (D, N)``: y itself, then y_i y_j with i <= j, y_i^2, or |y|^2.
+
+    Jitted, it has its indices within itself; as what a loop closes over they would hide that two phi are one.
+    """
     if form == "full":
         i, j = _pairs(y.shape[0])
         return jnp.concatenate([y, _rows_of(y, i) * _rows_of(y, j)])
