@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-_FEW_STATES = 12
+_FEW_STATES = 12  # see sums_of_rows
 
 
 class Steps(NamedTuple):
@@ -185,8 +185,8 @@ def backward(after: Array, A: Array, found: Filtered, steps: Steps) -> tuple[Arr
 
     if in_the_loop(found.b_c):
         return jax.lax.scan(step_and_all, after, (moving, still), reverse=True)[1]
-    # Few things are done and stored in the loop: XLA runs the eight parts of a short step in a row, more of them by
-    # threads that wait for each other.
+    # Little is done and stored in the loop: XLA runs the parts of a step in a row where they are eight at most, more of
+    # them by threads that wait for each other.
     beta = jax.lax.scan(step, after, moving, reverse=True)[1]
     return smoothed(beta, jnp.concatenate([found.b_c[1:] * beta[1:], after[None]]), *still)
 
