@@ -102,7 +102,7 @@ def blocks(parallel: bool | None, n: int, t: int, k: int) -> int:
     """How many blocks each of n sequences is cut into; one is the sequential form.
 
     From timings: on a CPU the loop over the steps of one sequence takes no longer than K times the arithmetic in few of
-    them (2 to 16 states; in float32 it takes up to a fifth longer with 4, 5 and 12). Elsewhere (not measured) a step
+    them (4 to 16 states; in float32 it takes up to a fifth longer with 4, 5 and 12). Elsewhere (not measured) a step
     costs a launch, however little it does.
     """
     wide = 64
