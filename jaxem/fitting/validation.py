@@ -1,5 +1,6 @@
 """What can be said of the input before anything is traced; a bad input is a ``ValueError`` that says where."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,15 +17,18 @@ def check_start(model: Any, params: Params, data: Data) -> None:
     """Raise ``ValueError`` where the start lies outside its spaces or the model refuses the data."""
     if trees.is_traced(model, params, data):
         return
-    spaces = spaces_of(model)
-    constraints.check_structure(spaces, params)
-    inside = _inside(spaces, params)
-    asked = constraints.describe(spaces, params)
-    for name, good, what in zip(trees.leaf_names(params), jax.tree.leaves(inside), asked, strict=True):
+    for name, good, what in _membership(_inside, spaces_of(model), params):
         if not good:
             raise ValueError(f"the start of {name} must be {what}; it is not. Look at its values.")
     if has(model, "validate"):
         model.validate(params, data)
+
+
+def _membership(inside: Callable[[Any, Params], Any], spaces: Any, params: Params) -> Iterator[tuple[str, Array, str]]:
+    """Of each leaf its name, what ``inside(spaces, params)`` says of it, and what its space asks."""
+    constraints.check_structure(spaces, params)
+    found = jax.tree.leaves(inside(spaces, params))
+    return zip(trees.leaf_names(params), found, constraints.describe(spaces, params), strict=True)
 
 
 @quick_jit
@@ -43,11 +47,7 @@ def check_starts(model: Any, params: Params, datasets: Data) -> None:
         if not _passes_pooled(model, starts, data):
             for b in range(jax.tree.leaves(data)[0].shape[0]):
                 _validate(model, starts, data, b)
-    spaces = spaces_of(model)
-    constraints.check_structure(spaces, params)
-    inside = _each_inside(spaces, params)
-    asked = constraints.describe(spaces, params)
-    for name, good, what in zip(trees.leaf_names(params), jax.tree.leaves(inside), asked, strict=True):
+    for name, good, what in _membership(_each_inside, spaces_of(model), params):
         if not good.all():
             raise ValueError(f"data set {int(good.argmin())}: the start of {name} must be {what}; it is not.")
 
