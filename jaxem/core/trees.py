@@ -8,13 +8,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
+from jaxem.core.tables import one_line
+
 Tree = Any
 
 
 def leaf_names(tree: Tree) -> list[str]:
     """The dotted name of every leaf, e.g. ``components.means``; a lone array is called ``params``."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    return [jax.tree_util.keystr(path, simple=True, separator=".") or "params" for path in paths]
+    return [one_line(jax.tree_util.keystr(path, simple=True, separator=".")) if path else "params" for path in paths]
 
 
 def is_traced(*trees: Tree) -> bool:

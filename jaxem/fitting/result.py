@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jaxem.core import tables
 from jaxem.core.model import Params
 from jaxem.core.records import register
 from jaxem.core.trees import leaf_names
@@ -85,11 +86,8 @@ class Fit:
         value = "none (the model has no bound)" if self.objective is None else f"{self.objective:.10g}"
         rows.append(("objective", value))
         for name, leaf in zip(leaf_names(self.params), jax.tree.leaves(self.params), strict=True):
-            text = np.array2string(np.asarray(leaf), precision=6, suppress_small=True, threshold=40)
-            rows.append((name, text))
-        width = max(len(name) for name, _ in rows) + 2
-        lines = [f"{name:<{width}}" + text.replace("\n", "\n" + " " * width) for name, text in rows]
-        return "\n".join(["Fit", *("  " + line.replace("\n", "\n  ") for line in lines)])
+            rows.append((name, tables.array(leaf)))
+        return tables.fields("Fit", rows)
 
     __repr__ = __str__
 

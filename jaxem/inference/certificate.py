@@ -3,6 +3,8 @@
 import enum
 from typing import NamedTuple
 
+from jaxem.core import tables
+
 
 class Verdict(enum.Enum):
     """The outcome of one law."""
@@ -57,21 +59,16 @@ class Certificate(NamedTuple):
             raise LawViolationError("; ".join(_complaint(check) for check in broken))
 
     def __str__(self) -> str:
-        rows = [("law", "statement", "residual", "tolerance", "")]
+        rows = [["law", "statement", "residual", "tolerance", ""]]
         for check in self.checks:
             if check.verdict is Verdict.UNCHECKED:
-                rows.append((check.law, check.statement, "", "", f"not checked: {check.origin}"))
+                rows.append([check.law, check.statement, "", "", f"not checked: {check.origin}"])
                 continue
             verdict = check.verdict.value
             if check.verdict is Verdict.VIOLATED and check.leaf:
-                verdict += f" at {check.leaf}"
-            rows.append((check.law, check.statement, f"{check.residual:.1e}", f"{check.tolerance:.1e}", verdict))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = [
-            f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}  {e}".rstrip()
-            for a, b, c, d, e in rows
-        ]
-        lines.insert(1, "-" * max(map(len, lines)))
+                verdict += f" at {tables.names([check.leaf])[0]}"
+            rows.append([check.law, check.statement, f"{check.residual:.1e}", f"{check.tolerance:.1e}", verdict])
+        lines = tables.columns(rows, "<<>><")
         summary = "all checked laws hold" if self.ok else f"violated: {', '.join(self.violated) or 'nothing checked'}"
         return "\n".join([f"Certificate ({self.dtype}, {self.size:.0f} observed values): {summary}", *lines])
 

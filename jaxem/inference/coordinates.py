@@ -87,9 +87,10 @@ def coordinate_names(model: Any, params: Params) -> tuple[str, ...]:
     for name, leaf, coordinates, space in leaves:
         if isinstance(space, PositiveDefinite):
             d = leaf.shape[-1]
-            parts = [f"log scale {name}{{}}[{i}]" for i in range(d)]
-            parts += [f"ratio {name}{{}}[{i}, {j}]" for i, j in zip(*np.tril_indices(d, -1), strict=True)]
-            names += [part.format(index) for index in _indices(leaf.shape[:-2]) for part in parts]
+            below = list(zip(*np.tril_indices(d, -1), strict=True))
+            for index in _indices(leaf.shape[:-2]):  # of the matrix
+                names += [f"log scale {name}{index}[{i}]" for i in range(d)]
+                names += [f"ratio {name}{index}[{i}, {j}]" for i, j in below]
             continue
         before = {Positive: "log ", UnitInterval: "logit ", Simplex: "ilr "}.get(type(space), "")
         names += [f"{before}{name}{index}" for index in _indices(coordinates.shape)]

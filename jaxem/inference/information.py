@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core import bound, expectation, trees
+from jaxem.core import bound, expectation, tables, trees
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, require
@@ -56,11 +56,11 @@ class Information:
             return f"Information of {len(self.names)} coordinates, shape {jnp.shape(self.observed)}"
         observed = np.diagonal(self.observed)
         complete = np.full_like(observed, np.nan) if self.complete is None else np.diagonal(self.complete)
-        width = max(12, *map(len, self.names))
-        lines = ["Information (the diagonal)", f"  {'coordinate':<{width}}    observed    complete     missing   share"]
-        for name, o, c in zip(self.names, observed, complete, strict=True):
-            lines.append(f"  {name:<{width}}{o:>12.5g}{c:>12.5g}{c - o:>12.5g}{(c - o) / c:>8.3f}")
-        return "\n".join(lines)
+        rows = [["coordinate", "observed", "complete", "missing", "share"]]
+        for name, o, c in zip(tables.names(self.names), observed, complete, strict=True):
+            share = (c - o) / c if c != 0 else np.nan
+            rows.append([name, *(tables.number(value, 5) for value in (o, c, c - o)), tables.fixed(share, 3)])
+        return "\n".join(["Information (the diagonal)", *tables.columns(rows, "<>>>>")])
 
     __repr__ = __str__
 

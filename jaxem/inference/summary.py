@@ -6,7 +6,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from jaxem.core import trees
+from jaxem.core import tables, trees
 from jaxem.core.data import Data
 from jaxem.fitting.fit import canonical
 from jaxem.fitting.result import Fit
@@ -31,17 +31,15 @@ class Summary(NamedTuple):
     free: int  # parameters, less what the constraints take
 
     def __str__(self) -> str:
-        head = f"{100 * self.level:g} %"
-        rows = [("parameter", "estimate", "std. error", f"{head} from", "to")]
-        for name, *numbers in zip(*self[:5], strict=True):
-            rows.append((name, *(f"{number:.5g}" for number in numbers)))  # pyright: ignore
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        aligned = "  ".join(["{:<{}}"] + ["{:>{}}"] * 4)
-        lines = [aligned.format(*(part for pair in zip(row, widths, strict=True) for part in pair)) for row in rows]
-        lines.insert(1, "-" * len(lines[0]))
+        head = f"{tables.number(100 * self.level)} %"
+        rows = [["parameter", "estimate", "std. error", f"{head} from", "to"]]
+        columns = (self.estimates, self.standard_errors, self.lower, self.upper)
+        for name, *values in zip(tables.names(self.names), *columns, strict=True):
+            rows.append([name, *tables.with_error(*values)])
+        lines = tables.columns(rows, "<>>>>")
         title = f"{self.free} free parameters"
         if self.observations is not None:
-            title = f"{self.observations:,g} observations, " + title
+            title = f"{tables.number(self.observations)} observations, " + title
         if self.objective is not None:
             title += f", objective {self.objective:.10g}"
         return "\n".join([title, *lines])
