@@ -33,6 +33,8 @@ class Model:
     * ``log_prior(params)`` -- added to the objective: MAP instead of maximum likelihood.
     * ``statistics(q, data)`` and ``maximize(statistics)`` -- additive over observations: EM in blocks, in
       memory that does not grow with the number of observations.
+    * ``expected_log_joint(params, statistics)`` -- ``q_function`` from the sums alone, up to a constant free of
+      ``params``: what is left to climb is then known to a better precision than the objective's.
     * ``log_normalizer(q, data)`` -- log p(x | params) as the E-step met it on its way: the objective for free.
     * ``divergence(q, p, data)`` -- KL(q || p) between two posteriors, checked against L - ELBO.
     * ``constraints`` -- a tree of parameter spaces, or one space for all: unconstrained coordinates.
@@ -68,6 +70,7 @@ class Model:
     log_prior: Callable[..., Any] | None = _static(default=None)
     statistics: Callable[..., Statistics] | None = _static(default=None)
     maximize: Callable[..., Params] | None = _static(default=None)
+    expected_log_joint: Callable[..., Any] | None = _static(default=None)
     log_normalizer: Callable[..., Any] | None = _static(default=None)
     divergence: Callable[..., Any] | None = _static(default=None)
     constraints: Spaces = None

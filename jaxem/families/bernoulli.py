@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.constraints import UnitInterval
+from jaxem.core.discrete import log_times
 from jaxem.families import indicators
 
 
@@ -49,6 +50,10 @@ class Bernoulli:
     def maximize(self, statistics: BernoulliStatistics) -> BernoulliParams:
         # Rounding may leave a sum of ones above the sum of weights it is part of.
         return BernoulliParams(jnp.minimum(statistics.ones / statistics.sizes[:, None], 1))
+
+    def expected(self, params: BernoulliParams, statistics: BernoulliStatistics) -> Array:
+        p, ones = params.probabilities, statistics.ones
+        return (log_times(ones, p) + log_times(statistics.sizes[:, None] - ones, 1 - p)).sum()
 
     def features(self, x: Array) -> Array:
         return x

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core.constraints import Simplex
+from jaxem.core.discrete import log_times
 from jaxem.families import indicators
 
 
@@ -62,6 +63,9 @@ class Categorical:
     def maximize(self, statistics: CategoricalStatistics) -> CategoricalParams:
         counts = self._split(statistics.counts)
         return CategoricalParams(tuple(c / c.sum(axis=1, keepdims=True) for c in counts))
+
+    def expected(self, params: CategoricalParams, statistics: CategoricalStatistics) -> Array:
+        return log_times(statistics.counts, jnp.concatenate(params.probabilities, axis=1)).sum()
 
     def features(self, x: Array) -> Array:
         return self._one_hot(x, jnp.result_type(float))

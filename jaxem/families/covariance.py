@@ -27,6 +27,8 @@ class Form(NamedTuple):
     second: Callable[[Array, Array], Array]
     # d (K, D), n (K,) -> sum of n_k d_k d_k' in this form
     outer: Callable[[Array, Array], Array]
+    # f (K, D), d (K, D) -> sum of f_k d_k' + d_k f_k' in this form
+    cross: Callable[[Array, Array], Array]
     # n (K,) -> what the second moments are divided by: classes pooled as in this form, broadcastable
     divisor: Callable[[Array, int], Array]
     # the marginal variances (K or 1, D) of the covariances
@@ -107,6 +109,7 @@ _full = Form(
     distance=_matrix_distance,
     second=_full_second,
     outer=_full_outer,
+    cross=lambda f, d: f[:, :, None] * d[:, None, :] + d[:, :, None] * f[:, None, :],
     divisor=lambda n, d: n[:, None, None],
     variances=lambda c, d: jnp.diagonal(c, axis1=-2, axis2=-1),
     factor=lambda c, d: matrices.cholesky(c),
@@ -116,6 +119,7 @@ _tied = Form(
     distance=lambda c, y: _matrix_distance(c[None], y),
     second=lambda weights, y: _full_second(weights, y).sum(axis=0),
     outer=lambda d, n: (n[:, None] * d).T @ d,
+    cross=lambda f, d: f.T @ d + d.T @ f,
     divisor=lambda n, d: n.sum(),
     variances=lambda c, d: jnp.diagonal(c)[None],
     factor=lambda c, d: matrices.cholesky(c)[None],
@@ -125,6 +129,7 @@ _diag = Form(
     distance=lambda c, y: (_over_dimensions(y**2 / c[:, :, None]), jnp.log(c).sum(axis=-1)),
     second=_diag_second,
     outer=lambda d, n: n[:, None] * d**2,
+    cross=lambda f, d: 2 * f * d,
     divisor=lambda n, d: n[:, None],
     variances=lambda c, d: c,
     factor=lambda c, d: jnp.sqrt(c)[:, :, None] * jnp.eye(d, dtype=c.dtype)[None],
@@ -134,6 +139,7 @@ _spherical = Form(
     distance=lambda c, y: (_over_dimensions(y**2) / c[:, None], y.shape[1] * jnp.log(c)),
     second=lambda weights, y: _diag_second(weights, y).sum(axis=-1),
     outer=lambda d, n: n * (d**2).sum(axis=-1),
+    cross=lambda f, d: 2 * (f * d).sum(axis=-1),
     divisor=lambda n, d: n * d,
     variances=lambda c, d: jnp.broadcast_to(c[:, None], (c.shape[0], d)),
     factor=lambda c, d: jnp.sqrt(c)[:, None, None] * jnp.eye(d, dtype=c.dtype)[None],
@@ -147,6 +153,16 @@ def log_normal(form: Form, covariances: Array, y: Array) -> Array:
     distance, log_determinant = form.distance(covariances, y)
     constant = y.shape[1] * math.log(2 * math.pi)
     return -0.5 * (distance + log_determinant[:, None] + constant)
+
+
+def expected_log_normal(form: Form, covariances: Array, scatter: Array, n: Array, d: int) -> Array:
+    """-(n_k log|S_k| + tr(S_k^-1 scatter_k)) / 2, summed; ``scatter``: squares about the means, in this form."""
+    if not isinstance(form.space, PositiveDefinite):
+        return -0.5 * (form.divisor(n, d) * jnp.log(covariances) + scatter / covariances).sum()
+    lower = matrices.cholesky(covariances)
+    log_determinants = form.divisor(n, d).reshape(lower.shape[:-2]) * matrices.log_determinant(lower)
+    distances = jnp.trace(matrices.solve(lower, scatter), axis1=-2, axis2=-1)
+    return -0.5 * (log_determinants + distances).sum()
 
 
 def scatter_about_mean(form: Form, second: Array, delta: Array, n: Array) -> Array:

@@ -44,6 +44,9 @@ class Exponential:
     def maximize(self, statistics: ExponentialStatistics) -> ExponentialParams:
         return ExponentialParams(statistics.sizes / statistics.total)
 
+    def expected(self, params: ExponentialParams, statistics: ExponentialStatistics) -> Array:
+        return (statistics.sizes * jnp.log(params.rates) - params.rates * statistics.total).sum()
+
     def features(self, x: Array) -> Array:
         return x[:, None]
 

@@ -14,6 +14,7 @@ from jaxem.families.covariance import (
     FORMS,
     Form,
     deviations,
+    expected_log_normal,
     first_moments,
     is_degenerate,
     log_normal,
@@ -112,6 +113,12 @@ class MultivariateNormal:
         if self.prior is None:
             return MultivariateNormalParams(means, scatter / self._form.divisor(n, d))
         return MultivariateNormalParams(*normal_prior.posterior_mode(self.prior, self.covariance, n, means, scatter))
+
+    def expected(self, params: MultivariateNormalParams, statistics: MultivariateNormalStatistics) -> Array:
+        n, first, second = statistics
+        d = params.means if self.origin is None else params.means - self.origin.means
+        scatter = second - self._form.cross(first, d) + self._form.outer(d, n)
+        return expected_log_normal(self._form, params.covariances, scatter, n, d.shape[1])
 
     def log_prior(self, params: MultivariateNormalParams) -> Array | float:
         if self.prior is None:

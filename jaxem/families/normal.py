@@ -60,6 +60,12 @@ class Normal:
         hidden = 8 * float(jnp.finfo(delta.dtype).eps)
         return NormalParams(means, statistics.second / n - (1 - hidden) * delta**2)
 
+    def expected(self, params: NormalParams, statistics: NormalStatistics) -> Array:
+        n, first, second = statistics
+        d = params.means if self.origin is None else params.means - self.origin
+        scatter = second - 2 * d * first + n * d**2
+        return -0.5 * (n * jnp.log(params.variances) + scatter / params.variances).sum()
+
     def features(self, x: Array) -> Array:
         return x[:, None]
 

@@ -9,6 +9,7 @@ from jax import Array
 from jax.scipy.special import gammaln, xlogy
 
 from jaxem.core.constraints import Positive
+from jaxem.core.discrete import log_times
 
 
 class PoissonParams(NamedTuple):
@@ -47,6 +48,9 @@ class Poisson:
 
     def maximize(self, statistics: PoissonStatistics) -> PoissonParams:
         return PoissonParams(statistics.total / statistics.sizes)
+
+    def expected(self, params: PoissonParams, statistics: PoissonStatistics) -> Array:
+        return (log_times(statistics.total, params.rates) - statistics.sizes * params.rates).sum()
 
     def features(self, x: Array) -> Array:
         return x[:, None]

@@ -43,6 +43,10 @@ class Family(Protocol):
         """The parameters that maximise sum_nk r_nk log p(x_n | class k), plus the log-prior."""
         ...
 
+    def expected(self, params: Any, statistics: Any) -> Array:
+        """sum_nk r_nk log p(x_n | class k) from the statistics alone, up to a constant free of ``params``."""
+        ...
+
     def features(self, x: Array) -> Array:
         """(N, F) real numbers whose distances say which observations are alike; for starts."""
         ...

@@ -167,6 +167,14 @@ class FactorAnalysis:
             return jnp.zeros((d, self.k + 1), dtype)
         return jnp.concatenate([self.origin.loadings, self.origin.mean[:, None]], axis=1)
 
+    def expected_log_joint(self, params: FactorAnalysisParams, statistics: FactorStatistics) -> Array:
+        """Q from the sums: -(N log psi_d + E (x_d - mu_d - lambda_d' z)^2 / psi_d) / 2 over all d; up to a constant."""
+        ee, ew, ww = statistics
+        coefficients = jnp.concatenate([params.loadings, params.mean[:, None]], axis=1)
+        change = coefficients - self._origin(*params.mean.shape, ew.dtype)
+        squares = ee - 2 * (change * ew).sum(axis=1) + ((change @ ww) * change).sum(axis=1)
+        return -0.5 * (ww[-1, -1] * jnp.log(params.noise) + squares / params.noise).sum()
+
     def maximize(self, statistics: FactorStatistics) -> FactorAnalysisParams:
         ee, ew, ww = statistics
         lower = matrices.cholesky(ww)

@@ -11,7 +11,7 @@ from jax import Array
 from jaxem.core.compilation import quick_jit
 from jaxem.core.constraints import Simplex
 from jaxem.core.data import Data, Sequences, counted, split_lengths, split_weights, total
-from jaxem.core.discrete import expected
+from jaxem.core.discrete import expected, log_times
 from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import protocol as families
@@ -142,6 +142,12 @@ class HMM:
             chain.pair_counts(q, weights),
             self.family.statistics(gamma.reshape(n * t, -1), frames),
         )
+
+    def expected_log_joint(self, params: HMMParams, statistics: HMMStatistics) -> Array:
+        """Q from the sums: expected starts and moves times their logs, and the family's; up to a constant."""
+        starts = log_times(statistics.initial, params.initial).sum()
+        moves = log_times(statistics.transition, params.transition).sum()
+        return starts + moves + self.family.expected(params.emissions, statistics.emissions)
 
     def maximize(self, statistics: HMMStatistics) -> HMMParams:
         initial, moves, emissions = statistics

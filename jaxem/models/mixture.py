@@ -11,7 +11,7 @@ from jax import Array
 from jaxem.core.compilation import quick_jit
 from jaxem.core.constraints import Simplex
 from jaxem.core.data import Data, counted, split_weights
-from jaxem.core.discrete import DiscreteLatent, Responsibilities
+from jaxem.core.discrete import DiscreteLatent, Responsibilities, log_times
 from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import protocol as families
@@ -65,6 +65,11 @@ class Mixture(DiscreteLatent):
             # A row of weight zero counts for nothing, even where its responsibilities are NaN.
             r = jnp.where(weights[:, None] > 0, r * weights.astype(r.dtype)[:, None], 0)
         return MixtureStatistics(r.sum(axis=0), self.family.statistics(r, x))
+
+    def expected_log_joint(self, params: MixtureParams, statistics: MixtureStatistics) -> Array:
+        """Q from the sums: sum_k n_k log w_k and the family's, up to a constant."""
+        sizes, components = statistics
+        return log_times(sizes, params.weights).sum() + self.family.expected(params.components, components)
 
     def maximize(self, statistics: MixtureStatistics) -> MixtureParams:
         n = statistics.sizes
