@@ -14,12 +14,12 @@ from jax import Array
 
 from jaxem.core import bound as bounds
 from jaxem.core import constraints
+from jaxem.core.conversion import convert
 from jaxem.core.data import Data, split_weights
 from jaxem.core.model import Params, has, require, spaces_of
 from jaxem.core.trees import largest
 from jaxem.families import MultivariateNormal
 from jaxem.families.covariance import FORMS
-from jaxem.fitting.fit import canonical
 from jaxem.fitting.fit import fit as run_fit
 from jaxem.fitting.result import Fit
 from jaxem.fitting.validation import check_start
@@ -104,8 +104,8 @@ def bound(
     require(model, "a picture of the bound", "log_likelihood", "q_function", "entropy")
     if steps < 1:
         raise ValueError(f"plot.bound: steps must be at least 1; it is {steps}")
-    params, data = canonical(params, data)
-    head = run_fit(model, params, data).params if along is None else canonical(along, data)[0]
+    params, data = convert(model, params, data)
+    head = run_fit(model, params, data).params if along is None else convert(model, along, data)[0]
     for point in (params, head):
         check_start(model, point, data)
     start, direction = _line(spaces_of(model), params, head)
@@ -228,7 +228,7 @@ def mixture(model: Any, params: Params, data: Data, *, ax: "Axes | None" = None)
     """
     if not isinstance(model, Mixture):
         raise ValueError(f"plot.mixture draws a Mixture; got {type(model).__name__}")
-    params, data = canonical(params, data)
+    params, data = convert(model, params, data)
     model.validate(params, data)
     x, weights = split_weights(data)
     dimensions = 1 if x.ndim == 1 else x.shape[1]

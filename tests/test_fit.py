@@ -212,7 +212,7 @@ def test_a_start_that_is_impossible():
     bad = START._replace(components=PoissonParams(np.array([-1.0, 2.0])))
     with pytest.raises(ValueError, match=r"the start of components\.rates must be positive; it is not"):
         jaxem.fit(POISSON, bad, COUNTS)
-    with pytest.raises(ValueError, match="do not have the structure of the model's constraints"):
+    with pytest.raises(ValueError, match=r"the parameters must be MixtureParams\(weights, components\)"):
         jaxem.fit(POISSON, {"weights": np.ones(2) / 2}, COUNTS)
     # Inside its space, and yet no count but zero is possible.
     zero = START._replace(components=PoissonParams(np.zeros(2)))

@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from jaxem.core import matrices
+from jaxem.core.checks import brief
 
 Spaces = Any  # a tree of spaces, or a prefix of the parameters' tree
 
@@ -123,6 +125,7 @@ class Simplex:
     """
 
     description = "non-negative with sum 1 on the last axis"
+    event_ndim = 1
 
     def forward(self, free: Array) -> Array:
         basis = jnp.asarray(_helmert(free.shape[-1] + 1), free.dtype)
@@ -136,6 +139,13 @@ class Simplex:
         slack = float(jnp.finfo(value.dtype).eps) ** 0.5
         return (value >= 0).all() & (jnp.abs(value.sum(axis=-1) - 1) <= slack).all()
 
+    def settle(self, value: Array, eps: float) -> Array:
+        """Divided by the sum, where that is one to the precision ``eps`` of where the values come from, and no more."""
+        xp, total = value.__array_namespace__(), value.sum(axis=-1, keepdims=True)
+        off = abs(total - 1)
+        rounding = 4 * value.shape[-1] * float(jnp.finfo(value.dtype).eps)
+        return xp.where((off > rounding) & (off <= eps**0.5), value / xp.where(total > 0, total, 1), value)
+
 
 @_space
 class PositiveDefinite:
@@ -147,6 +157,7 @@ class PositiveDefinite:
     """
 
     description = "symmetric and positive definite"
+    event_ndim = 2
 
     def forward(self, free: Array) -> Array:
         d = round(((8 * free.shape[-1] + 1) ** 0.5 - 1) / 2)
@@ -174,8 +185,17 @@ class PositiveDefinite:
         symmetric = (gap <= slack * scale[..., :, None] * scale[..., None, :]).all()
         return symmetric & jnp.isfinite(matrices.cholesky(value)).all()
 
+    def settle(self, value: Array, eps: float) -> Array:
+        """The symmetric part, where the values are symmetric to the precision ``eps`` of where they come from."""
+        xp, turned = value.__array_namespace__(), value.swapaxes(-1, -2)
+        diagonal = xp.sqrt(abs(xp.linalg.diagonal(value)))
+        scale = diagonal[..., :, None] * diagonal[..., None, :]
+        near = (abs(value - turned) <= eps**0.5 * scale).all(axis=(-2, -1), keepdims=True)
+        return xp.where(near, (value + turned) / 2, value)
 
-def _is_space(node: Any) -> bool:
+
+def is_space(node: Any) -> bool:
+    """Whether this node of a tree is a space (and not a tree of spaces)."""
     return isinstance(node, Space)
 
 
@@ -185,7 +205,7 @@ def _each(method: str, spaces: Spaces, tree: Any) -> Any:
     def apply(space: Space, part: Any) -> Any:
         return jax.tree.map(getattr(space, method), part)
 
-    return jax.tree.map(apply, spaces, tree, is_leaf=_is_space)
+    return jax.tree.map(apply, spaces, tree, is_leaf=is_space)
 
 
 def forward(spaces: Spaces, free: Any) -> Any:
@@ -201,11 +221,73 @@ def inverse(spaces: Spaces, params: Any) -> Any:
 def check_structure(spaces: Spaces, params: Any) -> None:
     """Raise ``ValueError`` where the parameters are not a tree such as the spaces describe."""
     try:
-        jax.tree.map(lambda space, part: None, spaces, params, is_leaf=_is_space)
+        jax.tree.map(lambda space, part: None, spaces, params, is_leaf=is_space)
     except ValueError as error:
+        where, expected, found = _first_difference(spaces, params, "")
         raise ValueError(
-            f"the parameters do not have the structure of the model's constraints (of a fit, give fit.params): {error}"
+            f"the parameters{where} must be {_outline(expected)}, as the model's constraints are; got "
+            f"{_outline(found)}. Arguments are always (model, params, data)"
         ) from error
+
+
+def check_axes(spaces: Spaces, params: Any) -> None:
+    """Raise ``ValueError`` where a leaf lacks the axes that its space needs."""
+
+    def check(space: Space, part: Any) -> None:
+        needed = getattr(space, "event_ndim", 0)
+        for leaf in jax.tree.leaves(part) if needed else ():
+            shape = np.shape(leaf)
+            if len(shape) < needed or (needed == 2 and shape[-1] != shape[-2]):
+                what = "a last axis" if needed == 1 else "two last axes of equal length"
+                raise ValueError(f"parameters that are {space.description} need {what}; one has shape {shape}")
+
+    jax.tree.map(check, spaces, params, is_leaf=is_space)
+
+
+def _first_difference(expected: Any, found: Any, where: str) -> tuple[str, Any, Any]:
+    """Where two trees part, and what stands there in either."""
+    alike = type(expected) is type(found) and isinstance(expected, tuple | list | dict)
+    if alike and len(expected) == len(found) and not (isinstance(expected, dict) and expected.keys() != found.keys()):
+        names = list(expected) if isinstance(expected, dict) else getattr(expected, "_fields", range(len(expected)))
+        for index, name in enumerate(names):
+            key = name if isinstance(expected, dict) else index
+            if is_space(expected[key]):
+                continue
+            if jax.tree.structure(expected[key], is_leaf=is_space) != jax.tree.structure(found[key]):
+                return _first_difference(expected[key], found[key], f"{where}.{name}" if where else f" at {name}")
+    return where, expected, found
+
+
+def _outline(tree: Any) -> str:
+    """What a node of a tree is, in a few words."""
+    kind = type(tree).__name__
+    if hasattr(tree, "_fields"):
+        return f"{kind}({', '.join(tree._fields)})"
+    if isinstance(tree, dict):
+        return f"a dict of {', '.join(map(str, tree))}"
+    if isinstance(tree, tuple | list):
+        return f"a {kind} of {len(tree)}"
+    return f"an array of shape {np.shape(tree)}" if hasattr(tree, "shape") else f"{brief(tree)}"
+
+
+def settle(spaces: Spaces, params: Any, eps: Any) -> Any:
+    """``params`` moved into their spaces, which each leaf misses by no more than the precision that it came in with,
+    ``eps``."""
+
+    def each(space: Space, part: Any, eps: Any) -> Any:
+        if not hasattr(space, "settle"):
+            return part
+        return jax.tree.map(lambda leaf, eps: _settled(space, leaf, eps), part, eps)
+
+    return jax.tree.map(each, spaces, params, eps, is_leaf=is_space)
+
+
+def _settled(space: Any, leaf: Array, eps: float) -> Array:
+    if isinstance(leaf, Tracer):
+        return space.settle(leaf, eps)
+    values = np.asarray(leaf)
+    settled = space.settle(values, eps)
+    return leaf if np.array_equal(values, settled, equal_nan=True) else jnp.asarray(settled)
 
 
 def contains(spaces: Spaces, params: Any) -> Any:
@@ -216,6 +298,6 @@ def contains(spaces: Spaces, params: Any) -> Any:
 def describe(spaces: Spaces, params: Any) -> list[str]:
     """For each leaf of the parameters what its space asks of it."""
     parts = jax.tree.map(
-        lambda space, part: jax.tree.map(lambda _: space.description, part), spaces, params, is_leaf=_is_space
+        lambda space, part: jax.tree.map(lambda _: space.description, part), spaces, params, is_leaf=is_space
     )
     return jax.tree.leaves(parts)

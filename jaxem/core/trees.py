@@ -24,6 +24,11 @@ def is_traced(*trees: Tree) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((trees, jnp.zeros(()))))
 
 
+def holds_tracers(tree: Tree) -> bool:
+    """Whether a leaf is traced."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
 def float_dtype(*trees: Tree) -> jnp.dtype:
     """The widest floating dtype among the leaves, or JAX's default float where there is none."""
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(trees)]

@@ -11,6 +11,7 @@ from jaxem.algorithms.em import EM
 from jaxem.algorithms.generalized import GEM
 from jaxem.algorithms.protocol import Algorithm, State
 from jaxem.core import bound, expectation, trees
+from jaxem.core.conversion import convert
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, is_additive, require
 from jaxem.fitting import implicit
@@ -54,7 +55,7 @@ def fit(
     """
     algorithm = choose(algorithm, model)
     check_call("fit", algorithm, max_steps, key)
-    params, data = canonical(params, data)
+    params, data = convert(model, params, data)
     arguments = implicit.constant((model, params, data, algorithm, stop, tol))
     check_start(*arguments[:3])
     return implicit.attach(model, data, _fit(*arguments, max_steps, key))
@@ -94,12 +95,6 @@ def choose_rule(stop: Rule | None, tol: Any, algorithm: Algorithm, has_objective
             f"{bound.HOW_TO_HAVE_ONE}"
         )
     return stop
-
-
-def canonical(params: Params, data: Data) -> tuple[Params, Data]:
-    """Arrays of definite dtype: the data as they are, the parameters in the data's floating dtype."""
-    data = jax.tree.map(jnp.asarray, data)
-    return trees.cast(params, trees.float_dtype(data)), data
 
 
 class Climb(NamedTuple):

@@ -11,11 +11,12 @@ from jax import Array
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import trees
 from jaxem.core.bound import HOW_TO_HAVE_ONE, has_objective
+from jaxem.core.conversion import convert
 from jaxem.core.data import Data, rows, size
 from jaxem.core.model import Params, require
 from jaxem.core.stacking import lanes_of, stack
 from jaxem.fitting import implicit
-from jaxem.fitting.fit import canonical, check_call, choose
+from jaxem.fitting.fit import check_call, choose
 from jaxem.fitting.lanes import climb_all
 from jaxem.fitting.restarts import Restarts, best_of
 from jaxem.fitting.result import Fit
@@ -57,7 +58,7 @@ def fit_many(
     check_call("fit_many", algorithm, max_steps, key)
     datasets = stack(datasets)
     lanes = lanes_of(datasets)
-    params, datasets = canonical(params, datasets)
+    params, datasets = convert(model, params, datasets)
     if params_axis is None:
         params = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (lanes, *leaf.shape)), params)
     _check_axis(params, lanes)

@@ -9,9 +9,10 @@ from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import trees
+from jaxem.core.conversion import convert
 from jaxem.core.data import Data, Weighted, count, split_weights
 from jaxem.core.model import Params, has
-from jaxem.fitting.fit import canonical, choose, fit
+from jaxem.fitting.fit import choose, fit
 from jaxem.fitting.result import Status
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
@@ -106,7 +107,7 @@ def bootstrap(
         raise ValueError(f"bootstrap: kind must be 'parametric' or 'nonparametric'; got {kind!r}")
     if replicates < 2:
         raise ValueError(f"bootstrap: replicates must be at least 2; got {replicates}")
-    params, data = canonical(params, data)
+    params, data = convert(model, params, data)
     check_start(model, params, data)
     algorithm = choose(algorithm, model)
     if kind == "parametric":

@@ -21,11 +21,11 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import bound, expectation, tables, trees
+from jaxem.core.conversion import convert
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, require
 from jaxem.core.records import register
-from jaxem.fitting.fit import canonical
 from jaxem.fitting.validation import check_start
 from jaxem.inference.coordinates import along_all, coordinate_names, edged
 from jaxem.inference.regularity import Regularity, Verdict, judge, refuse
@@ -132,7 +132,7 @@ def information_product(
     Three passes over the data, and memory for some. Nothing is judged here: this is a derivative, wherever taken.
     Raises ``ValueError`` where the model lacks what the route needs, or the direction is not (P,).
     """
-    params, data = canonical(params, data)
+    params, data = convert(model, params, data)
     check_start(model, params, data)
     p = jax.eval_shape(lambda params: into(model, params), params).shape
     direction = jnp.asarray(direction, trees.float_dtype(params))
@@ -195,7 +195,7 @@ def information(model: Any, params: Params, data: Data, *, route: Route | None =
 
     Source: Orchard & Woodbury (1972); Louis (1982); Oakes (1999); Meng & Rubin (1991).
     """
-    params, data = canonical(params, data)
+    params, data = convert(model, params, data)
     check_start(model, params, data)
     route = choose_route(model, route)
     observed, complete, verdict = measure(model, params, data, route)

@@ -10,10 +10,10 @@ from jax.typing import ArrayLike
 
 from jaxem.core import constraints, trees
 from jaxem.core.constraints import Positive, PositiveDefinite, Real, Simplex, UnitInterval
+from jaxem.core.conversion import convert
 from jaxem.core.coordinates import into
 from jaxem.core.data import Data
 from jaxem.core.model import Params, spaces_of
-from jaxem.fitting.fit import canonical
 from jaxem.inference.coordinates import parameter_spaces
 from jaxem.inference.information import Route
 from jaxem.inference.standard_errors import Spread, errors, shaped_like, spread_of
@@ -48,7 +48,7 @@ def confidence_intervals(
     Source: Wald (1943); for intervals that follow the likelihood, ``jaxem.profile_interval``.
     """
     check_level(level)
-    params, data = canonical(params, data)
+    params, data = convert(model, params, data)
     spread = spread_of(model, params, data, route, robust, clusters)
     return wald(model, params, spread, level)
 

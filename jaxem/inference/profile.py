@@ -18,10 +18,10 @@ from jax import Array
 from jax.scipy.special import ndtri
 
 from jaxem.core import bound, trees
+from jaxem.core.conversion import convert
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data
 from jaxem.core.model import Params, has, require
-from jaxem.fitting.fit import canonical
 from jaxem.inference.coordinates import along_all
 from jaxem.inference.information import information, log_likelihood_at
 from jaxem.inference.intervals import check_level
@@ -50,7 +50,7 @@ def profile_interval(
     bound, inside a trace, and where an end was not found: the profile may never fall so far.
     """
     check_level(level)
-    params, data = canonical(params, data)
+    params, data = convert(model, params, data)
     if trees.is_traced(params, data):
         raise ValueError("jaxem.profile_interval looks at values, so it cannot run inside jit, vmap or grad")
     if not has(model, "log_likelihood"):

@@ -15,11 +15,11 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import trees
+from jaxem.core.conversion import convert
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, require
 from jaxem.core.records import register
-from jaxem.fitting.fit import canonical
 from jaxem.fitting.result import Fit
 from jaxem.fitting.stopping import rounding
 from jaxem.fitting.validation import check_start
@@ -106,7 +106,7 @@ def convergence_rate(model: Any, params: Params, data: Data, *, fit: Fit | None 
     """
     if not has_m_step(model):
         require(model, "the rate of EM", "m_step")
-    params, data = canonical(params, data)
+    params, data = convert(model, params, data)
     check_start(model, params, data)
     u = into(model, params)
     start = jax.random.normal(jax.random.key(0), u.shape, u.dtype)

@@ -11,10 +11,10 @@ from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 
 from jaxem.core import trees
+from jaxem.core.conversion import convert
 from jaxem.core.coordinates import into
 from jaxem.core.data import Data, count
 from jaxem.core.model import Params
-from jaxem.fitting.fit import canonical
 from jaxem.inference.coordinates import along_all, flat_chart
 from jaxem.inference.information import Route, information
 from jaxem.inference.regularity import STATIONARY
@@ -69,7 +69,7 @@ def standard_errors(
     Arguments, sources and what it raises are those of ``jaxem.covariance``.
     """
     spread = spread_of(model, params, data, route, robust, clusters)
-    return shaped_like(canonical(params, data)[0], errors(spread))
+    return shaped_like(convert(model, params, data)[0], errors(spread))
 
 
 @jax.jit
@@ -94,7 +94,7 @@ def spread_of(
 ) -> Spread:
     """The covariance in coordinates and the Jacobian of the chart; raises as ``covariance`` does."""
     observed = information(model, params, data, route=route).observed
-    params, data = canonical(params, data)
+    params, data = convert(model, params, data)
     traced = trees.is_traced(observed)
     if not robust and clusters is None:
         return _spread(model, params, observed, None, None)

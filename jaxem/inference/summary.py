@@ -7,8 +7,8 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from jaxem.core import tables, trees
+from jaxem.core.conversion import convert
 from jaxem.core.data import Data
-from jaxem.fitting.fit import canonical
 from jaxem.fitting.result import Fit
 from jaxem.inference.coordinates import parameter_names, repeated
 from jaxem.inference.criteria import sample_size
@@ -65,7 +65,7 @@ def summary(
     check_level(level)
     if trees.is_traced(fit, data):
         raise ValueError("jaxem.summary makes a table of values, so it cannot run inside jit, vmap or grad")
-    params, data = canonical(fit.params, data)
+    params, data = convert(model, fit, data)
     spread = spread_of(model, params, data, route, robust, clusters)
     ends = wald(model, params, spread, level)
     shown = ~repeated(model, params)

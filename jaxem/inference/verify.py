@@ -8,9 +8,9 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import constraints, trees
+from jaxem.core.conversion import convert
 from jaxem.core.data import Data, count
 from jaxem.core.model import Params, is_additive, missing, require, spaces_of
-from jaxem.fitting.fit import canonical
 from jaxem.fitting.validation import check_start
 from jaxem.inference.certificate import Certificate, Check, Verdict
 from jaxem.inference.laws import LAWS
@@ -44,7 +44,7 @@ def verify(
     Source: Dempster, Laird & Rubin (1977); Neal & Hinton (1998); Minka (1998) for the bound that touches.
     """
     require(model, "verify", "e_step")
-    params, data = canonical(params, data)
+    params, data = convert(model, params, data)
     check_start(model, params, data)
     key = jax.random.key(0) if key is None else key
     names = _coordinate_names(model, params)

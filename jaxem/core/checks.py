@@ -1,0 +1,83 @@
+"""Options of the public functions: each is checked once, before anything is traced, by one sentence."""
+
+import math
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def whole_number(name: str, value: Any, least: int, why: str = "") -> int:
+    """``value`` as an int; ``ValueError`` where it is none, is a bool or a float, or lies below ``least``."""
+    if isinstance(value, Tracer):
+        raise ValueError(f"{name} decides what is compiled, so it must be a plain number; it is traced by jit or vmap")
+    try:
+        found = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or found < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}; it is {brief(value)}{why}")
+    return found
+
+
+def number(name: str, value: Any, low: float, high: float, *, open_ends: bool = False) -> None:
+    """Raise ``ValueError`` where ``value`` is no real number from ``low`` to ``high``; one that is traced passes."""
+    if isinstance(value, Tracer):
+        return
+    scalar = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and not isinstance(value, bool)
+    good = scalar and np.shape(value) == () and np.asarray(value).dtype.kind in "iuf"
+    if good:
+        found = float(value)
+        good = (low < found < high) if open_ends else (low <= found <= high)  # NaN is neither
+    if not good:
+        bounds = f"between {low:g} and {high:g}" if math.isfinite(high) else f"of at least {low:g}"
+        if open_ends and not math.isfinite(high):
+            bounds = f"above {low:g}"
+        raise ValueError(f"{name} must be a number {bounds}; it is {brief(value)}")
+
+
+def prng_key(name: str, key: Any) -> None:
+    """Raise ``ValueError`` where ``key`` is not one random key, typed or of the older kind (two 32-bit numbers)."""
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    shape = np.shape(key) if typed or isinstance(key, np.ndarray | jax.Array) else None
+    if typed and shape == ():
+        return
+    if not typed and shape == (2,) and key.dtype == np.uint32:
+        return
+    if typed:
+        raise ValueError(f"{name} needs one random key; it got keys of shape {shape}. Use jax.vmap for one call a key")
+    raise ValueError(f"{name} needs a random key, e.g. jax.random.key(0); it got {brief(key)}")
+
+
+def instance(name: str, value: Any, what: str, *attributes: str) -> None:
+    """Raise ``ValueError`` where ``value`` is a class, or lacks what makes it ``what``."""
+    if isinstance(value, type):
+        raise ValueError(f"{name} must be {what}; it is the class {value.__name__}: write {value.__name__}(...)")
+    lacking = [attribute for attribute in attributes if not hasattr(value, attribute)]
+    if lacking:
+        raise ValueError(f"{name} must be {what}; it is {brief(value)}, which has no {' and no '.join(lacking)}")
+
+
+def flag(name: str, value: Any) -> None:
+    """Raise ``ValueError`` where ``value`` is neither True nor False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False; it is {brief(value)}")
+
+
+def brief(value: Any) -> str:
+    """A value in a few characters, for a message: numbers and short texts as they are, else the type."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if value is None or isinstance(value, bool | int | float | complex | np.generic):
+        return f"{value}"
+    if isinstance(value, str):
+        return repr(value if len(value) <= 40 else value[:40] + "...")
+    kind = type(value).__name__
+    if isinstance(value, Tracer):
+        return f"a traced array of shape {value.shape}"
+    if isinstance(value, np.ndarray | jax.Array):
+        return f"an array of shape {np.shape(value)}"
+    return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}"
