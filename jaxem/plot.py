@@ -111,7 +111,7 @@ def bound(
     start, direction = _line(spaces_of(model), params, head)
     if not largest(direction) > 0:
         raise ValueError("plot.bound: the line has no length: params is where it heads for. Start somewhere else.")
-    curves = _Curves(*(np.asarray(part) for part in _curves(model, start, direction, data, span, steps)))
+    curves = _Curves(*(np.asarray(part) for part in _curves(model, params, start, direction, data, span, steps)))
 
     ax = _new_axes((8.0, 5.4)) if ax is None else ax
     low, high = _window(curves)
@@ -143,17 +143,19 @@ def _line(spaces: Any, params: Params, head: Params) -> tuple[Any, Any]:
         far = jnp.inf if isinstance(space, constraints.Real) else _EDGE
         return jax.tree.map(lambda a, b: jnp.clip(b - a, -far, far), here, there)
 
-    start, end = constraints.inverse(spaces, params), constraints.inverse(spaces, head)
+    start, end = constraints.inverse(spaces, params), constraints.inverse(spaces, head, params)
     return start, jax.tree.map(towards, spaces, start, end, is_leaf=lambda node: isinstance(node, constraints.Space))
 
 
 @jax.jit(static_argnames="steps")
-def _curves(model: Any, start: Any, direction: Any, data: Data, span: Any, steps: int) -> tuple[Array, ...]:
-    """The fields of ``_Curves`` on the line ``start + t direction``."""
+def _curves(
+    model: Any, params: Params, start: Any, direction: Any, data: Data, span: Any, steps: int
+) -> tuple[Array, ...]:
+    """The fields of ``_Curves`` on the line ``start + t direction``, in the chart made at ``params``."""
     spaces = spaces_of(model)
 
     def at(t: Array) -> Params:
-        return constraints.forward(spaces, jax.tree.map(lambda u, d: u + t * d, start, direction))
+        return constraints.forward(spaces, jax.tree.map(lambda u, d: u + t * d, start, direction), params)
 
     def height(t: Array) -> Array:
         return bounds.penalized(model, model.log_likelihood(at(t), data), at(t))

@@ -166,13 +166,84 @@ def test_inverse_is_finite_on_the_edge(dtype):
         assert good.all(), (space, good)
 
 
-def test_an_edge_point_comes_back_by_rounding_error(dtype):
-    tiny = np.finfo(dtype).tiny
-    assert_within(UnitInterval().forward(UnitInterval().inverse(jnp.asarray([0, 1], dtype))), [0, 1], eps(dtype))
-    assert_within(Positive().forward(Positive().inverse(jnp.asarray([0], dtype))), [0], 2048 * tiny)
+# A point with entries on the edge, which of its coordinates live, and another point that has none there.
+HELD = {
+    Positive(): ([0, 2, 0], [False, True, False], [1, 2, 3]),
+    UnitInterval(): ([0, 1, 0.3], [False, False, True], [0.1, 0.2, 0.3]),
+    Simplex(): (
+        [[0, 0.25, 0.75, 0], [0.5, 0, 0, 0.5], [0, 0, 1, 0], [0.1, 0.2, 0.3, 0.4]],
+        [[False, True, False], [False, False, True], [False] * 3, [True] * 3],
+        [[0.1, 0.2, 0.3, 0.4]] * 4,
+    ),
+}
+
+
+@pytest.mark.parametrize("space", HELD, ids=lambda space: type(space).__name__)
+def test_a_chart_holds_what_lies_on_the_edge_where_it_is_made(space, dtype):
+    point, lives, other = (jnp.asarray(np.array(part)) for part in HELD[space])
+    point, other = point.astype(dtype), other.astype(dtype)
+    np.testing.assert_array_equal(space.free(point), lives)
+    free = inverse(space, point)
+    np.testing.assert_array_equal(np.asarray(free)[~lives], 0)
+
+    # Wherever the coordinates go, the edge stays, to the bit; the rest is what the space says, and moves.
+    away = free + jnp.asarray(np.random.default_rng(0).normal(size=free.shape), dtype)
+    there = forward(space, away, point)
+    edge = np.asarray((point == 0) | ((point == 1) & isinstance(space, UnitInterval)))
+    np.testing.assert_array_equal(np.asarray(there)[edge], np.asarray(point)[edge])
+    assert contains(space, there) and (np.asarray(there)[~edge] > 0).all()
+    back = inverse(space, there, point)
+    assert_within(back, jnp.where(lives, away, 0), 64 * eps(dtype) * (1 + np.abs(away)))
+
+    # A dead coordinate has no effect, a living one has its own: the rank is the number of those that live.
+    jacobian = np.asarray(jax.jit(jax.jacobian(space.forward))(away, point), np.float64).reshape(point.size, free.size)
+    np.testing.assert_array_equal(jacobian[:, ~np.asarray(lives).ravel()], 0)
+    assert np.linalg.matrix_rank(jacobian, tol=1e-4) == np.asarray(lives).sum()
+    assert np.isfinite(jax.jit(jax.jacobian(space.inverse))(point)).all()
+
+    # Another point has coordinates in this chart too: what the chart holds is left out of them.
+    moved = forward(space, inverse(space, other, point), point)
+    np.testing.assert_array_equal(np.asarray(moved)[edge], np.asarray(point)[edge])
+    kept = jnp.where(edge, 0, other)
+    wanted = kept / kept.sum(axis=-1, keepdims=True) if isinstance(space, Simplex) else kept
+    assert_within(np.asarray(moved)[~edge], np.asarray(wanted)[~edge], 64 * eps(dtype))
+
+
+@pytest.mark.parametrize("space", HELD, ids=lambda space: type(space).__name__)
+def test_an_edge_that_a_chart_does_not_hold_is_moved_inside_by_rounding_error(space, dtype):
+    point, _, other = (jnp.asarray(np.array(part), dtype) for part in HELD[space])
+    free = inverse(space, point, other)
+    assert np.isfinite(free).all()
     # The coordinates of an edge point span |log tiny|: rounded to eps of that, all of it relative to the values.
-    allowed = eps(dtype) * 4 * K * -np.log(tiny)
-    assert_within(Simplex().forward(Simplex().inverse(jnp.asarray([0, 0.25, 0.75], dtype))), [0, 0.25, 0.75], allowed)
+    allowed = eps(dtype) * 4 * K * -np.log(np.finfo(dtype).tiny)
+    back = forward(space, free, other)
+    assert (np.asarray(back) > 0).all()
+    assert_within(back, point, allowed * 2)
+
+
+@pytest.mark.parametrize("space", HELD, ids=lambda space: type(space).__name__)
+def test_charts_of_different_edges_run_side_by_side(space):
+    points = [jnp.asarray(np.array(part), jnp.float64) for part in HELD[space][::2]]
+    stacked = jnp.stack(points)
+    free = jax.jit(jax.vmap(space.inverse))(stacked)
+    back = jax.jit(jax.vmap(space.forward))(free + 0.1, stacked)
+    for point, u, value in zip(points, free, back, strict=True):
+        assert_within(u, inverse(space, point), 8 * eps(jnp.float64))
+        assert_within(value, forward(space, u + 0.1, point), 8 * eps(jnp.float64))
+
+
+def test_one_class_has_no_coordinates():
+    one = jnp.ones((2, 1))
+    assert inverse(Simplex(), one).shape == (2, 0) == Simplex().free(one).shape
+    np.testing.assert_array_equal(forward(Simplex(), jnp.zeros((2, 0)), one), one)
+
+
+@pytest.mark.parametrize("space", HELD, ids=lambda space: type(space).__name__)
+def test_nan_is_no_edge(space):
+    point = jnp.asarray(np.array(HELD[space][0], np.float64))
+    index = (0,) if point.ndim == 1 else (3, 2)
+    spoilt = point.at[index].set(jnp.nan)
+    assert np.isnan(forward(space, inverse(space, spoilt), spoilt)[index])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from jaxem.algorithms import extrapolation
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.protocol import Climber, State
 from jaxem.core import trees
-from jaxem.core.coordinates import chart, into
+from jaxem.core.coordinates import chart, into, living
 from jaxem.core.data import Data
 from jaxem.core.model import Params
 from jaxem.core.records import register
@@ -21,6 +21,7 @@ _GROWTH = 4.0  # of the longest leap allowed
 
 class Memory(NamedTuple):
     inner: State  # of the algorithm that is accelerated, at the same parameters
+    living: Array  # (p,), which coordinates lived in the chart of u and f
     u: Array  # (p,), the coordinates before this step
     f: Array  # (p,), and what the map added to them
     du: Array  # (m, p), differences of successive u; zero where there are none yet
@@ -80,23 +81,28 @@ class Anderson:
         u = into(model, params)
         m = min(self.order or min(10, -(-u.size // 2)), u.size)
         none, columns = jnp.zeros_like(u), jnp.zeros((m, u.size), u.dtype)
-        zero = jnp.zeros((), u.dtype)
+        zero, lives = jnp.zeros((), u.dtype), living(model, params)
         return inner._replace(
-            memory=Memory(inner, none, none, columns, columns, jnp.int32(-1), zero, zero + _GROWTH, none)
+            memory=Memory(inner, lives, none, none, columns, columns, jnp.int32(-1), zero, zero + _GROWTH, none)
         )
 
     def step(self, model: Any, state: State, data: Data) -> State:
         memory = state.memory
         plain, found = self.inner.propose(model, memory.inner, data)
-        u = into(model, state.params)
+        # In the chart of the plain step: what it has set to exactly zero stays there.
+        u = into(model, state.params, plain)
         f = into(model, plain) - u
         steps = extrapolation.longest_steps(model, plain, f, memory.steps)
         unit = extrapolation.units(model, plain, steps)
 
-        known = memory.held >= 0
-        row = jnp.maximum(memory.held, 0)
-        du = memory.du.at[row].set(jnp.where(known, u - memory.u, 0))
-        df = memory.df.at[row].set(jnp.where(known, f - memory.f, 0))
+        # Coordinates of another chart are not to be compared with these: the history starts afresh.
+        lives = living(model, plain)
+        same = (lives == memory.living).all()
+        before = jnp.where(same, memory.held, -1)
+        known = before >= 0
+        row = jnp.maximum(before, 0)
+        du = jnp.where(same, memory.du, 0).at[row].set(jnp.where(known, u - memory.u, 0))
+        df = jnp.where(same, memory.df, 0).at[row].set(jnp.where(known, f - memory.f, 0))
         gamma = _coefficients(df / unit[None, :], f / unit, self._share(memory.trust))
         jump = f - gamma @ (du + df)
         lengths = jnp.linalg.norm(jump / unit), jnp.linalg.norm(f / unit)
@@ -116,10 +122,10 @@ class Anderson:
         trust = jnp.maximum(trust, -2 * jnp.asarray(self.kappa, u.dtype))
         cap = jnp.where(bold & capped, _GROWTH * memory.cap, memory.cap)
         cap = jnp.where(refused, jnp.maximum(memory.cap / 2, 1), cap)
-        full = memory.held + 1 == m
+        full = before + 1 == m
         du, df = (jnp.where(full, 0, history) for history in (du, df))
-        held = jnp.where(full, 0, memory.held + 1)
-        return end._replace(memory=Memory(end, u, f, du, df, held, trust, cap, steps))
+        held = jnp.where(full, 0, before + 1)
+        return end._replace(memory=Memory(end, lives, u, f, du, df, held, trust, cap, steps))
 
     def _share(self, trust: Array) -> Array:
         """delta, the share of the undamped coefficients' squared length that is left."""

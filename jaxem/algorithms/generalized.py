@@ -153,7 +153,7 @@ class GEM:
         free = constraints.inverse(spaces_of(model), params)
 
         def forward(part: Any) -> Params:
-            return constraints.forward(spaces_of(model), parts.merge(holds, part, free))
+            return constraints.forward(spaces_of(model), parts.merge(holds, part, free), params)
 
         def on_all(part: Any) -> Array:
             return _climbed(model, block, forward(part), state.memory.q, data, 1.0)
@@ -170,7 +170,7 @@ class GEM:
             end = climb(self._transform, on_all, start, pace, self.steps)
         else:
             end = drift(self._transform, on_batch, start, pace, jax.random.split(key, self.steps))
-        # The coordinates of the edge of a space are its inside: what did not move stays the same to the bit.
+        # There and back is the same but for rounding: what did not move stays the same to the bit.
         return trees.select(end.moved, forward(end.free), params), end.pace
 
     def _judged(self, model: Any, old: State, new: State) -> State:
@@ -204,7 +204,7 @@ class GEM:
         part = parts.part(holds, free)
 
         def forward(part: Any) -> Params:
-            return constraints.forward(spaces, parts.merge(holds, part, free))
+            return constraints.forward(spaces, parts.merge(holds, part, free), state.params)
 
         def derivative(slope: Callable[..., Any]) -> Any:
             """``slope(function)`` of Q, in one piece or as a sum over the data, and of the log-prior."""

@@ -68,13 +68,14 @@ class SQUAREM:
         middle = self.inner.move(model, found, once, data)
         twice, found = self.inner.propose(model, middle, data)
 
-        u0, u1, u2 = (into(model, params) for params in (state.params, once, twice))
+        # In the chart of the last one: what an iteration has set to exactly zero stays there.
+        u0, u1, u2 = (into(model, params, twice) for params in (state.params, once, twice))
         r, v = u1 - u0, u2 - 2 * u1 + u0
         steps = extrapolation.longest_steps(model, once, r, steps)
         unit = extrapolation.units(model, once, steps)
         s = jnp.clip(self._length(r / unit, v / unit), 1, longest)
         bold = s > 1
-        leap = chart(model, once)(u0 + 2 * s * r + s**2 * v)
+        leap = chart(model, twice)(u0 + 2 * s * r + s**2 * v)
         there = self.inner.move(model, found, trees.select(bold, leap, twice), data)
         end = self.inner.step(model, there, data)
 

@@ -3,6 +3,11 @@
 Every chart has the dimension of its space (a simplex of K weights has K - 1 coordinates), so that a gradient
 that vanishes in coordinates means stationarity *on the space*, and a Hessian in coordinates has no null
 directions but the model's own. Charts of scales are logarithmic: a change of units is a shift.
+
+A chart is made at a point. Entries of that point that lie exactly on the edge (a probability of 0 or 1, a rate of 0)
+are held there by it: they are structure, such as a transition that is impossible, and EM never moves them. Their
+coordinates are dead: 0, without any effect. So the number of coordinates does not depend on values, and ``vmap`` and
+``jit`` work; ``free`` tells which coordinates live.
 """
 
 import dataclasses
@@ -27,12 +32,19 @@ class Space(Protocol):
 
     description: str
 
-    def forward(self, free: Array) -> Array:
-        """Coordinates -> a point of the space."""
+    def forward(self, free: Array, like: Array | None = None) -> Array:
+        """Coordinates -> a point of the space, by the chart made at ``like``; ``None``: one that holds nothing."""
         ...
 
-    def inverse(self, value: Array) -> Array:
-        """A point of the space -> its coordinates; a point on the edge is moved inside by rounding error."""
+    def inverse(self, value: Array, like: Array | None = None) -> Array:
+        """A point of the space -> its coordinates in the chart made at ``like``, or at the point itself.
+
+        What the chart holds has coordinate 0. What lies on the edge and is not held is moved inside by rounding error.
+        """
+        ...
+
+    def free(self, value: Array) -> Array:
+        """Which coordinates of the chart made at ``value`` live, bool, shaped like the coordinates."""
         ...
 
     def contains(self, value: Array) -> Array:
@@ -60,11 +72,14 @@ class Real:
 
     description = "finite"
 
-    def forward(self, free: Array) -> Array:
+    def forward(self, free: Array, like: Array | None = None) -> Array:
         return free
 
-    def inverse(self, value: Array) -> Array:
+    def inverse(self, value: Array, like: Array | None = None) -> Array:
         return value
+
+    def free(self, value: Array) -> Array:
+        return jnp.ones(jnp.shape(value), bool)
 
     def contains(self, value: Array) -> Array:
         return jnp.isfinite(value).all()
@@ -72,17 +87,22 @@ class Real:
 
 @_space
 class Positive:
-    """Positive numbers, element by element: x = exp(u)."""
+    """Positive numbers, element by element: x = exp(u); zeros are held."""
 
     description = "positive"
 
-    def forward(self, free: Array) -> Array:
+    def forward(self, free: Array, like: Array | None = None) -> Array:
         limits = jnp.finfo(free.dtype)
-        # exp of more than log(max) is inf with an infinite slope; held inside the ends both stay finite, and not zero.
-        return jnp.exp(jnp.clip(free, math.log(float(limits.tiny)) + 1e-3, math.log(float(limits.max)) - 1e-3))
+        # exp of more than log(max) is inf with an infinite slope; kept inside the ends both stay finite, and not zero.
+        x = jnp.exp(jnp.clip(free, math.log(float(limits.tiny)) + 1e-3, math.log(float(limits.max)) - 1e-3))
+        return x if like is None else jnp.where(self.free(like), x, 0)
 
-    def inverse(self, value: Array) -> Array:
-        return jnp.log(jnp.maximum(value, _tiny(value)))
+    def inverse(self, value: Array, like: Array | None = None) -> Array:
+        inside = jnp.maximum(value, _tiny(value))
+        return jnp.log(jnp.where(self.free(value if like is None else like), inside, 1))
+
+    def free(self, value: Array) -> Array:
+        return value != 0  # NaN is free: it must not pass for an edge
 
     def contains(self, value: Array) -> Array:
         return (jnp.isfinite(value) & (value >= 0)).all()
@@ -90,50 +110,73 @@ class Positive:
 
 @_space
 class UnitInterval:
-    """Numbers between 0 and 1, element by element: x = 1 / (1 + exp(-u))."""
+    """Numbers between 0 and 1, element by element: x = 1 / (1 + exp(-u)); zeros and ones are held."""
 
     description = "between 0 and 1"
 
-    def forward(self, free: Array) -> Array:
-        return jax.nn.sigmoid(free)
+    def forward(self, free: Array, like: Array | None = None) -> Array:
+        x = jax.nn.sigmoid(free)
+        return x if like is None else jnp.where(self.free(like), x, (like == 1).astype(x.dtype))
 
-    def inverse(self, value: Array) -> Array:
+    def inverse(self, value: Array, like: Array | None = None) -> Array:
         below_one = 1 - float(jnp.finfo(value.dtype).epsneg)
         inside = jnp.clip(value, _negligible(value), below_one)
+        inside = jnp.where(self.free(value if like is None else like), inside, 0.5)
         return jnp.log(inside) - jnp.log1p(-inside)
+
+    def free(self, value: Array) -> Array:
+        return (value != 0) & (value != 1)
 
     def contains(self, value: Array) -> Array:
         return ((value >= 0) & (value <= 1)).all()
 
 
-def _helmert(k: int) -> np.ndarray:
-    """An orthonormal basis (K, K - 1) of the vectors that sum to zero."""
-    basis = np.zeros((k, k - 1))
-    for j in range(1, k):
-        basis[:j, j - 1] = 1.0
-        basis[j, j - 1] = -j
-        basis[:, j - 1] /= np.sqrt(j * (j + 1))
-    return basis
-
-
 @_space
 class Simplex:
-    """Probabilities on the last axis: x = softmax(V u), u = V' log x.
+    r"""Probabilities on the last axis: x = softmax(V u), u = V' log x; zeros are held.
 
-    V is an orthonormal basis of the vectors that sum to zero: the isometric log-ratio coordinates of Egozcue
-    et al. (2003), in which no component is singled out.
+    V (K, K - 1) is an orthonormal basis of the vectors that sum to zero (Helmert's): the isometric log-ratio
+    coordinates of Egozcue et al. (2003), in which no component is singled out. Column j compares entry j with the mean
+    of those before it,
+
+    .. math:: u_j = \Big(\sum_{i < j} \log x_i - c_j \log x_j\Big) \Big/ \sqrt{c_j (c_j + 1)}, \qquad j = 1 \dots K - 1,
+
+    where zeros of the point at which the chart is made are left out: c_j counts the positive entries before j, and the
+    column of an entry that is zero, or that has no positive one before it, is dead.
     """
 
     description = "non-negative with sum 1 on the last axis"
     event_ndim = 1
 
-    def forward(self, free: Array) -> Array:
-        basis = jnp.asarray(_helmert(free.shape[-1] + 1), free.dtype)
-        return jax.nn.softmax(free @ basis.T, axis=-1)
+    def forward(self, free: Array, like: Array | None = None) -> Array:
+        k = free.shape[-1] + 1
+        like = jnp.ones((*free.shape[:-1], k), free.dtype) if like is None else like
+        positive, count, weight = self._basis(like, free.dtype)
+        part = weight * jnp.concatenate([jnp.zeros((*free.shape[:-1], 1), free.dtype), free], axis=-1)
+        log_x = jnp.matmul(part, self._before(k, part.dtype).T, precision="highest") - count * part
+        return jax.nn.softmax(log_x, axis=-1, where=positive)
 
-    def inverse(self, value: Array) -> Array:
-        basis = jnp.asarray(_helmert(value.shape[-1]), value.dtype)
-        return jnp.log(jnp.maximum(value, _negligible(value))) @ basis
+    def inverse(self, value: Array, like: Array | None = None) -> Array:
+        positive, count, weight = self._basis(value if like is None else like, value.dtype)
+        log_x = jnp.log(jnp.where(positive, jnp.maximum(value, _negligible(value)), 1))
+        before = self._before(value.shape[-1], value.dtype)
+        return (weight * (jnp.matmul(log_x, before, precision="highest") - count * log_x))[..., 1:]
+
+    def free(self, value: Array) -> Array:
+        return self._basis(value, value.dtype)[2][..., 1:] > 0
+
+    @staticmethod
+    def _before(k: int, dtype: Any) -> Array:
+        """(K, K), one where the row's entry comes before the column's: x @ this sums what comes before each entry."""
+        return jnp.asarray(np.triu(np.ones((k, k)), 1), dtype)
+
+    def _basis(self, like: Array, dtype: Any) -> tuple[Array, Array, Array]:
+        """Which entries are positive, how many of them come before each, and 1 / sqrt(c (c + 1)), 0 where dead."""
+        positive = like != 0  # NaN is free: it must not pass for an edge
+        ones = positive.astype(dtype)
+        count = jnp.matmul(ones, self._before(like.shape[-1], dtype), precision="highest")
+        live = positive & (count > 0)
+        return positive, count, jnp.where(live, jax.lax.rsqrt(jnp.where(live, count * (count + 1), 1)), 0)
 
     def contains(self, value: Array) -> Array:
         slack = float(jnp.finfo(value.dtype).eps) ** 0.5
@@ -159,7 +202,7 @@ class PositiveDefinite:
     description = "symmetric and positive definite"
     event_ndim = 2
 
-    def forward(self, free: Array) -> Array:
+    def forward(self, free: Array, like: Array | None = None) -> Array:
         d = round(((8 * free.shape[-1] + 1) ** 0.5 - 1) / 2)
         limits = jnp.finfo(free.dtype)
         low, high = math.log(float(limits.tiny)) / 2 + 1e-3, math.log(float(limits.max)) / 2 - 4
@@ -171,12 +214,16 @@ class PositiveDefinite:
         lower = scale[..., :, None] * unit
         return lower @ jnp.swapaxes(lower, -1, -2)
 
-    def inverse(self, value: Array) -> Array:
+    def inverse(self, value: Array, like: Array | None = None) -> Array:
         d = value.shape[-1]
         lower = matrices.cholesky(value)
         scale = jnp.diagonal(lower, axis1=-2, axis2=-1)
         rows, columns = np.tril_indices(d, -1)
         return jnp.concatenate([jnp.log(scale), (lower / scale[..., None])[..., rows, columns]], axis=-1)
+
+    def free(self, value: Array) -> Array:
+        d = value.shape[-1]
+        return jnp.ones((*value.shape[:-2], d * (d + 1) // 2), bool)
 
     def contains(self, value: Array) -> Array:
         slack = float(jnp.finfo(value.dtype).eps) ** 0.5
@@ -199,23 +246,28 @@ def is_space(node: Any) -> bool:
     return isinstance(node, Space)
 
 
-def _each(method: str, spaces: Spaces, tree: Any) -> Any:
-    """Apply a method of each space to the leaves below it (``spaces`` may be a prefix of the tree)."""
+def _each(method: str, spaces: Spaces, *trees: Any) -> Any:
+    """Apply a method of each space to the leaves below it (``spaces`` may be a prefix of the trees)."""
 
-    def apply(space: Space, part: Any) -> Any:
-        return jax.tree.map(getattr(space, method), part)
+    def apply(space: Space, *parts: Any) -> Any:
+        return jax.tree.map(getattr(space, method), *parts)
 
-    return jax.tree.map(apply, spaces, tree, is_leaf=is_space)
-
-
-def forward(spaces: Spaces, free: Any) -> Any:
-    """A tree of coordinates -> the tree of parameters."""
-    return _each("forward", spaces, free)
+    return jax.tree.map(apply, spaces, *trees, is_leaf=is_space)
 
 
-def inverse(spaces: Spaces, params: Any) -> Any:
-    """A tree of parameters -> the tree of their coordinates."""
-    return _each("inverse", spaces, params)
+def forward(spaces: Spaces, free: Any, like: Any = None) -> Any:
+    """A tree of coordinates -> the tree of parameters, by the charts made at ``like``; ``None``: nothing is held."""
+    return _each("forward", spaces, free) if like is None else _each("forward", spaces, free, like)
+
+
+def inverse(spaces: Spaces, params: Any, like: Any = None) -> Any:
+    """A tree of parameters -> the tree of their coordinates, in the charts made at ``like``, or at ``params``."""
+    return _each("inverse", spaces, params) if like is None else _each("inverse", spaces, params, like)
+
+
+def free(spaces: Spaces, params: Any) -> Any:
+    """For each coordinate of the charts made at ``params`` whether it lives: whether it moves any parameter."""
+    return _each("free", spaces, params)
 
 
 def check_structure(spaces: Spaces, params: Any) -> None:

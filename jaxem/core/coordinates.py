@@ -1,4 +1,8 @@
-"""Parameters as one vector of unconstrained coordinates, and back."""
+"""Parameters as one vector of unconstrained coordinates, and back.
+
+A chart is made at a point, and what lies exactly on the edge there is held (see ``constraints``). Coordinates can be
+compared only where they belong to one chart.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +14,18 @@ from jaxem.core import constraints
 from jaxem.core.model import Params, spaces_of
 
 
-def into(model: Any, params: Params) -> Array:
-    """Parameters -> coordinates (P,)."""
-    return ravel_pytree(constraints.inverse(spaces_of(model), params))[0]
+def into(model: Any, params: Params, like: Params | None = None) -> Array:
+    """Parameters -> coordinates (P,), in the chart made at ``like``, or at the parameters themselves."""
+    return ravel_pytree(constraints.inverse(spaces_of(model), params, like))[0]
 
 
-def chart(model: Any, params: Params) -> Callable[[Array], Params]:
-    """The map from coordinates (P,) to parameters shaped like ``params``."""
+def chart(model: Any, like: Params) -> Callable[[Array], Params]:
+    """The map from coordinates (P,) to parameters, by the chart made at ``like``."""
     spaces = spaces_of(model)
-    _, unravel = ravel_pytree(constraints.inverse(spaces, params))
-    return lambda u: constraints.forward(spaces, unravel(u))
+    _, unravel = ravel_pytree(constraints.inverse(spaces, like))
+    return lambda u: constraints.forward(spaces, unravel(u), like)
+
+
+def living(model: Any, params: Params) -> Array:
+    """Which coordinates (P,) of the chart made at ``params`` move any parameter; the others are held."""
+    return ravel_pytree(constraints.free(spaces_of(model), params))[0]

@@ -28,6 +28,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.flatten_util import ravel_pytree
 
 from jaxem.core import constraints, expectation, linear
+from jaxem.core.coordinates import living
 from jaxem.core.data import Data, Weighted, size
 from jaxem.core.model import Params, has_m_step, require, spaces_of
 from jaxem.core.trees import largest
@@ -154,18 +155,22 @@ def _equation(model: Any, params: Params) -> _Equation:
     flat, unravel = ravel_pytree(start)
     scale = jax.lax.stop_gradient(ravel_pytree(_scale(start))[0])
 
+    lives = jnp.bool_(True) if closed_form else living(model, params)
+
     def at(z: Array) -> Params:
-        return unravel(z * scale) if closed_form else constraints.forward(spaces, unravel(z * scale))
+        return unravel(z * scale) if closed_form else constraints.forward(spaces, unravel(z * scale), params)
 
     def step_left(model: Any, data: Data, z: Array) -> Array:
         return z - ravel_pytree(expectation.em_map(model, at(z), data))[0] / scale
 
     def slope(model: Any, data: Data, z: Array) -> Array:
-        return -jax.grad(lambda z: expectation.expect(model, at(z), data).objective)(z)
+        left = -jax.grad(lambda z: expectation.expect(model, at(z), data).objective)(z)
+        return jnp.where(lives, left, z)  # what the chart holds stays where it is, at zero
 
     def inside(z: Array) -> Array:
-        moved = constraints.forward(spaces, constraints.inverse(spaces, at(z))) if closed_form else unravel(z * scale)
-        return ravel_pytree(moved)[0] / scale
+        if not closed_form:
+            return z
+        return ravel_pytree(constraints.forward(spaces, constraints.inverse(spaces, at(z), params), params))[0] / scale
 
     return _Equation(flat / scale, step_left if closed_form else slope, at, inside)
 

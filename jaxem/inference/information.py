@@ -97,7 +97,7 @@ def score_at(model: Any, params: Params, data: Data) -> Callable[[Array, Array],
 def em_map_at(model: Any, params: Params, data: Data) -> Callable[[Array], Array]:
     """M, from coordinates to coordinates."""
     at = chart(model, params)
-    return lambda u: into(model, trees.cast(expectation.em_map(model, at(u), data), u.dtype))
+    return lambda u: into(model, trees.cast(expectation.em_map(model, at(u), data), u.dtype), params)
 
 
 def field(model: Any, params: Params, data: Data, what: Route | Literal["complete"]) -> Callable[[Array], Array]:

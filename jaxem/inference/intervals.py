@@ -74,7 +74,7 @@ def wald(model: Any, params: Params, spread: Spread, level: ArrayLike) -> Interv
     spaces = parameter_spaces(model, params)
     for space, value, se, free_value, free_se in zip(spaces, leaves, own_errors, free, free_errors, strict=True):
         if isinstance(space, Real | Positive | UnitInterval):
-            ends.append((space.forward(free_value - z * free_se), space.forward(free_value + z * free_se)))
+            ends.append(tuple(space.forward(free_value + side * free_se, value) for side in (-z, z)))
         elif isinstance(space, Simplex):
             ends.append(_by_logit(value, z * se))
         elif isinstance(space, PositiveDefinite):

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
-from jaxem.core import bound, constraints, expectation, trees
+from jaxem.core import bound, expectation, trees
 from jaxem.core.compilation import quick_jit
+from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, count, size, take
-from jaxem.core.model import Params, has, has_m_step, is_additive, spaces_of
+from jaxem.core.model import Params, has, has_m_step, is_additive
 
 LARGEST_HESSIAN = 256  # coordinates; beyond it curvature is not checked
 
@@ -127,8 +127,8 @@ class _Step(NamedTuple):
 
 def _take_step(model: Any, params: Params, q: Any, data: Data) -> _Step:
     """One EM iteration, and all that needs no derivative."""
-    into = lambda p: ravel_pytree(constraints.inverse(spaces_of(model), p))[0]
-    u = into(params)
+    coordinates = lambda p: into(model, p, params)  # of one chart, so that they can be compared
+    u = coordinates(params)
     new = trees.cast(expectation.em_map(model, params, data), u.dtype) if has_m_step(model) else params
     evidence = None
     if bound.has_objective(model):
@@ -136,9 +136,9 @@ def _take_step(model: Any, params: Params, q: Any, data: Data) -> _Step:
         evidence = bound.evidence(model, params, q, data), after
     return _Step(
         u,
-        into(new),
-        _roundings(into, params),
-        _roundings(into, new),
+        coordinates(new),
+        _roundings(coordinates, params),
+        _roundings(coordinates, new),
         size(data, u.dtype),
         model.entropy(q, data) if has(model, "entropy") else None,
         evidence,
@@ -168,25 +168,18 @@ def _each(program: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
     return call
 
 
-def _at(model: Any, params: Params) -> Callable[[Array], Params]:
-    """Coordinates -> parameters."""
-    spaces = spaces_of(model)
-    _, unravel = ravel_pytree(constraints.inverse(spaces, params))
-    return lambda u: constraints.forward(spaces, unravel(u))
-
-
 def _of_expected(model: Any, params: Params, q: Any, data: Data, point: Array, direction: Array) -> _Derivatives:
-    at = _at(model, params)
+    at = chart(model, params)
     return _derivatives(lambda u: model.q_function(at(u), q, data), point, direction)
 
 
 def _of_likelihood(model: Any, params: Params, data: Data, point: Array, direction: Array) -> _Derivatives:
-    at = _at(model, params)
+    at = chart(model, params)
     return _derivatives(lambda u: model.log_likelihood(at(u), data), point, direction)
 
 
 def _of_prior(model: Any, params: Params, point: Array, direction: Array) -> _Derivatives:
-    at = _at(model, params)
+    at = chart(model, params)
     return _derivatives(lambda u: bound.penalized(model, 0 * u.sum(), at(u)), point, direction)
 
 
@@ -195,7 +188,7 @@ def _other_posterior(model: Any, params: Params, data: Data, here: Array, point:
 
     theta is taken just inside its spaces: on their edge, what q' holds possible can be impossible.
     """
-    at = _at(model, params)
+    at = chart(model, params)
     other = model.e_step(at(point), data)
     elbo = bound.elbo(model, at(here), other, data)
     if not has(model, "divergence"):
@@ -232,7 +225,7 @@ def _conditioning(moved: np.ndarray) -> float:
     return max(worst, 1.0) if np.isfinite(worst) else float(np.finfo(moved.dtype).eps) ** -0.5
 
 
-def _roundings(into: Callable[[Params], Array], params: Params) -> Array:
+def _roundings(coordinates: Callable[[Params], Array], params: Params) -> Array:
     """Where the coordinates go when every parameter changes by its own size times a random sign, (4, P)."""
     leaves, treedef = jax.tree.flatten(params)
 
@@ -240,7 +233,7 @@ def _roundings(into: Callable[[Params], Array], params: Params) -> Array:
         keys = jax.random.split(key, len(leaves))
         signs = [jax.random.rademacher(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
         rounding = jax.tree.map(jnp.multiply, jax.tree.unflatten(treedef, signs), params)
-        return jax.jvp(into, (params,), (rounding,))[1]
+        return jax.jvp(coordinates, (params,), (rounding,))[1]
 
     return jax.vmap(one)(jax.random.split(jax.random.key(1), 4))
 
