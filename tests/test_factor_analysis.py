@@ -261,7 +261,7 @@ def test_starts_share_the_variance_in_halves(dtype):
 
 def test_errors_say_what_is_wrong():
     for k in (0, -1, 2.0):
-        with pytest.raises(ValueError, match="FactorAnalysis: k must be a positive whole number; got"):
+        with pytest.raises(ValueError, match="FactorAnalysis: k must be a whole number of at least 1; it is"):
             FactorAnalysis(k)
     x = simulated()
     five = FactorAnalysisParams(np.zeros(5), np.ones((5, 5)), np.ones(5))
@@ -283,7 +283,7 @@ def test_errors_say_what_is_wrong():
         ):
             with pytest.raises(ValueError, match=says):
                 function()
-    with pytest.raises(ValueError, match=r"FactorAnalysis\(k=2\) of 5 variables needs mean \(5,\), loadings \(5, 2\)"):
+    with pytest.raises(ValueError, match=r"FactorAnalysis with k = 2 of 5 variables needs"):
         jaxem.fit(MODEL, five, x)
     with pytest.raises(ValueError, match="start of noise must be"):
         jaxem.fit(MODEL, START._replace(noise=-np.ones(5)), x)

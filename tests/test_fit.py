@@ -174,7 +174,7 @@ def test_nan_in_the_data():
         jaxem.fit(POISSON, START, bad)
     start = as_dtype(START, np.float64)
     fit = jitted_fit(POISSON, start, jnp.asarray(bad))
-    assert fit.status == Status.NON_FINITE and not fit.converged
+    assert fit.status == Status.INVALID and not fit.converged
     assert fit.steps == 0 and not np.isfinite(fit.objective)
     same(fit.params, start)
 
@@ -184,7 +184,7 @@ def test_an_impossible_value_in_the_data():
     bad[7] = -1
     with pytest.raises(ValueError, match="the first is number 7: -1"):
         jaxem.fit(POISSON, START, bad)
-    assert jitted_fit(POISSON, as_dtype(START, np.float64), jnp.asarray(bad)).status == Status.NON_FINITE
+    assert jitted_fit(POISSON, as_dtype(START, np.float64), jnp.asarray(bad)).status == Status.INVALID
 
 
 def test_an_objective_that_is_no_number():
@@ -320,7 +320,7 @@ def test_a_bad_lane_leaves_the_others_alone(trouble):
     batches = [
         lanes(stack(*(p for p, _ in batch)), jnp.asarray(np.stack([x for _, x in batch]))) for batch in (good, bad)
     ]
-    assert batches[1].status[1] == (Status.NON_FINITE if trouble == "nan" else Status.DEGENERATE)
+    assert batches[1].status[1] == (Status.INVALID if trouble == "nan" else Status.DEGENERATE)
     # In the same program, to the bit.
     for lane in (0, 2):
         same(*(jax.tree.map(lambda leaf, lane=lane: leaf[lane], batch) for batch in batches))

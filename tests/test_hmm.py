@@ -437,7 +437,7 @@ def test_starts_are_models(dtype):
 
 def test_errors_say_what_is_wrong():
     for k in (0, -1, 2.0):
-        with pytest.raises(ValueError, match="HMM: k must be a positive whole number; got"):
+        with pytest.raises(ValueError, match="HMM: k must be a whole number of at least 1; it is"):
             HMM(Poisson(), k)
     x = four_sequences()
     nan = np.where(np.arange(48).reshape(4, 12) == 25, np.nan, x)
@@ -469,7 +469,7 @@ def test_errors_say_what_is_wrong():
         ):
             with pytest.raises(ValueError, match=says):
                 function()
-    with pytest.raises(ValueError, match=r"HMM has k = 3, but the start has a class parameter of shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"HMM with k = 3 needs initial of shape \(3,\); got \(2,\)"):
         jaxem.fit(HMM(Normal(), 3), START, x)
     with pytest.raises(ValueError, match="start of transition must be non-negative with sum 1"):
         jaxem.fit(MODEL, START._replace(transition=np.ones((2, 2))), x)

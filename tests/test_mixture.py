@@ -508,7 +508,7 @@ def test_one_component_is_the_closed_form():
 
 def test_errors_say_what_is_wrong():
     for k in (0, -1, 2.0):
-        with pytest.raises(ValueError, match="k must be a positive whole number; got"):
+        with pytest.raises(ValueError, match="k must be a whole number of at least 1; it is"):
             Mixture(Poisson(), k)
     model, key = Mixture(MultivariateNormal(), 3), jax.random.key(0)
     with pytest.raises(ValueError, match=r"start must be one of \['kmeans\+\+', .*\]; got 'foo'"):
@@ -525,7 +525,7 @@ def test_errors_say_what_is_wrong():
             with pytest.raises(ValueError, match=says):
                 function()
     two = MixtureParams(np.array([0.5, 0.5]), MultivariateNormalParams(np.zeros((2, 2)), np.stack([np.eye(2)] * 2)))
-    with pytest.raises(ValueError, match=r"Mixture has k = 3, but the start has a class parameter of shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"Mixture with k = 3 needs weights of shape \(3,\); got \(2,\)"):
         jaxem.fit(model, two, X)
 
 

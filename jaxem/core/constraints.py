@@ -335,8 +335,8 @@ def settle(spaces: Spaces, params: Any, eps: Any) -> Any:
 
 
 def _settled(space: Any, leaf: Array, eps: float) -> Array:
-    if isinstance(leaf, Tracer):
-        return space.settle(leaf, eps)
+    if isinstance(leaf, Tracer):  # a derivative must not be led along the space where nothing was widened
+        return space.settle(leaf, eps) if eps > float(jnp.finfo(leaf.dtype).eps) else leaf
     values = np.asarray(leaf)
     settled = space.settle(values, eps)
     return leaf if np.array_equal(values, settled, equal_nan=True) else jnp.asarray(settled)

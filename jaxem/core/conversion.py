@@ -16,17 +16,33 @@ from jax.core import Tracer
 
 from jaxem.core import constraints, trees
 from jaxem.core.checks import brief
-from jaxem.core.data import Data, Sequences, Weighted
+from jaxem.core.data import Data, Sequences, Weighted, check_counts
 from jaxem.core.digits import loses_digits
-from jaxem.core.model import Params, spaces_of
+from jaxem.core.model import Params, check_model, has, spaces_of
 
 X64 = 'enable 64 bits (jax.config.update("jax_enable_x64", True))'
 
 
 def convert(model: Any, params: Params, data: Data) -> tuple[Params, Data]:
     """``as_data(data)``, and ``as_params`` in its floating dtype."""
+    check_model(model)
     data = as_data(data)
     return as_params(model, params, float_dtype(data)), data
+
+
+def admit(model: Any, params: Params, data: Data) -> tuple[Params, Data]:
+    """``convert``, and what can be said at once of whether the two fit each other and the model: shapes, weights,
+    lengths. Values outside what the model allows pass: what is asked of them has an answer for each observation."""
+    params, data = convert(model, params, data)
+    check_shapes(model, params, data)
+    check_counts(data)
+    return params, data
+
+
+def check_shapes(model: Any, params: Params, data: Data) -> None:
+    """Raise ``ValueError`` where the shapes of parameters and data do not fit the model, as far as it says."""
+    if has(model, "check_shapes"):
+        model.check_shapes(params, data)
 
 
 def float_dtype(data: Data) -> jnp.dtype:

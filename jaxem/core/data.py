@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxem.core.records import register
@@ -76,7 +77,7 @@ def counted(data: Data) -> tuple[Data, Array | None]:
     observations, weights = split_weights(data)
     if weights is None:
         return observations, None
-    counts = weights > 0
+    counts = weights != 0  # one that is NaN or negative is no reason to look away
     first = counts.argmax()
 
     def stand_in(leaf: Array) -> Array:
@@ -91,6 +92,45 @@ def split_lengths(data: Data) -> tuple[Array, Array | None]:
     if isinstance(data, Sequences):
         return data.values, data.lengths
     return data, None
+
+
+def check_counts(data: Data) -> None:
+    """Raise ``ValueError`` for weights and lengths that are none; where they are traced, for their shapes only.
+
+    Weights are (N,), finite and not negative, one of them above zero; lengths are (N,), from 1 to T.
+    """
+    observations, weights = split_weights(data)
+    values, lengths = split_lengths(observations)
+    if lengths is not None:
+        if values.ndim < 2:
+            raise ValueError(f"Sequences need values of shape (N, T, ...); got {values.shape}")
+        n, t = values.shape[:2]
+        if lengths.shape != (n,) or not (isinstance(lengths, Tracer) or _lengths_are_sound(np.asarray(lengths), t)):
+            raise ValueError(f"the lengths of {n} sequences must be {n} whole numbers from 1 to {t}")
+    if weights is not None:
+        n = count(observations)
+        if weights.shape != (n,):
+            raise ValueError(f"the weights of {n} observations need shape ({n},); got {tuple(weights.shape)}")
+        if not (isinstance(weights, Tracer) or _weights_are_sound(np.asarray(weights))):
+            raise ValueError("observation weights must be finite and not negative, and one of them above zero")
+
+
+def counts_are_sound(data: Data) -> Array:
+    """Whether ``check_counts`` would pass, for values that are traced."""
+    observations, weights = split_weights(data)
+    values, lengths = split_lengths(observations)
+    sound = jnp.bool_(True)
+    if lengths is not None:
+        sound = sound & _lengths_are_sound(lengths, values.shape[1])
+    return sound if weights is None else sound & _weights_are_sound(weights)
+
+
+def _lengths_are_sound(lengths: Any, t: int) -> Any:
+    return ((lengths >= 1) & (lengths <= t)).all()
+
+
+def _weights_are_sound(weights: Any) -> Any:
+    return ((weights >= 0) & (weights < jnp.inf)).all() & (weights > 0).any()
 
 
 def count(data: Data) -> int:
@@ -137,12 +177,13 @@ def rows(data: Data, index: int | Array) -> Data:
 
 
 def total(values: Array, weights: Array | None = None) -> Array:
-    """The (weighted) sum of one value an observation, ``values (N,)``.
+    """The (weighted) sum of one value an observation, ``values (N,)``; NaN where a weight is negative or NaN.
 
     Summed in rows of about sqrt(N), so that the rounding error grows like sqrt(N) and not like N.
     """
     if weights is not None:
-        values = jnp.where(weights > 0, values * weights.astype(values.dtype), 0)
+        weights = jnp.where(weights >= 0, weights.astype(values.dtype), jnp.nan)
+        values = jnp.where(weights == 0, 0, values * weights)
     n = values.shape[0]
     width = max(int(np.ceil(np.sqrt(n))), 1)
     if n <= 1024:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.conversion import admit
 from jaxem.core.data import Data, counted, split_weights, total
 from jaxem.core.model import require
 
@@ -74,7 +75,8 @@ class DiscreteLatent:
     .. math:: r_{nk} = e^{p_{nk}} / \sum_j e^{p_{nj}}, \quad Q = \sum_{nk} r_{nk}\, p_{nk}, \quad
               H = -\sum_{nk} r_{nk} \log r_{nk}, \quad L = \sum_n \log \sum_k e^{p_{nk}} .
 
-    Nothing here is overridden.
+    Data and parameters are converted and checked where they are met (see ``core/conversion.py``). Nothing here is
+    overridden.
     """
 
     def log_joint_table(self, params: Any, observations: Data) -> Array:
@@ -118,22 +120,40 @@ class DiscreteLatent:
         """log p(x | params) as the E-step met it."""
         return total(q.log_normalizer, split_weights(data)[1])
 
-    @jax.jit
     def log_prob(self, params: Any, data: Data) -> Array:
-        """log p(x_n | params) of each observation, (N,)."""
-        return jax.nn.logsumexp(self.log_joint_table(params, split_weights(data)[0]), axis=-1)
+        """log p(x_n | params) of each observation, (N,); NaN where it is NaN, -inf where it is impossible."""
+        params, data = admit(self, params, data)
+        return _log_prob(self, params, split_weights(data)[0])
 
     def log_likelihood(self, params: Any, data: Data) -> Array:
         """log p(x | params), the (weighted) sum of ``log_prob``."""
+        params, data = admit(self, params, data)
         observations, weights = counted(data)
-        return total(self.log_prob(params, observations), weights)
+        return total(_log_prob(self, params, observations), weights)
 
-    @jax.jit
     def predict_proba(self, params: Any, data: Data) -> Array:
-        """The posterior probability of each class, (N, K)."""
-        return self.e_step(params, split_weights(data)[0]).probabilities
+        """The posterior probability of each class, (N, K); NaN for an observation that is NaN or impossible."""
+        params, data = admit(self, params, data)
+        return _predict_proba(self, params, split_weights(data)[0])
 
-    @jax.jit
     def predict(self, params: Any, data: Data) -> Array:
-        """The most probable class of each observation, (N,)."""
-        return self.predict_proba(params, data).argmax(axis=-1)
+        """The most probable class of each observation, (N,); -1 for one that is NaN or impossible."""
+        params, data = admit(self, params, data)
+        return _predict(self, params, split_weights(data)[0])
+
+
+@jax.jit
+def _log_prob(model: Any, params: Any, observations: Data) -> Array:
+    return jax.nn.logsumexp(model.log_joint_table(params, observations), axis=-1)
+
+
+@jax.jit
+def _predict_proba(model: Any, params: Any, observations: Data) -> Array:
+    q = posterior(model.log_joint_table(params, observations))
+    return jnp.where(jnp.isfinite(q.log_normalizer)[:, None], q.probabilities, jnp.nan)
+
+
+@jax.jit
+def _predict(model: Any, params: Any, observations: Data) -> Array:
+    found = _predict_proba(model, params, observations)
+    return jnp.where(jnp.isnan(found).any(axis=1), -1, found.argmax(axis=1))

@@ -4,10 +4,12 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.checks import brief
 from jaxem.core.constraints import Spaces
-from jaxem.core.data import Data
+from jaxem.core.data import Data, count, split_weights
 from jaxem.core.discrete import DiscreteLatent
 from jaxem.core.model import Params
 from jaxem.core.records import register
@@ -58,5 +60,29 @@ class LogJointModel(DiscreteLatent):
     label_keys: Callable[..., Array] | None = dataclasses.field(metadata={"static": True})
     constraints: Spaces
 
+    def __post_init__(self) -> None:
+        if not callable(self.log_joint) or isinstance(self.log_joint, type):
+            raise ValueError(f"from_log_joint needs a function (params, x) -> (K,); got {brief(self.log_joint)}")
+
     def log_joint_table(self, params: Params, observations: Data) -> Array:
         return jax.vmap(self.log_joint, in_axes=(None, 0))(params, observations)
+
+    def check_shapes(self, params: Params | None, data: Data | None) -> None:
+        """Raise ``ValueError`` where ``log_joint`` does not make (K,) numbers of one observation."""
+        if params is None or data is None:
+            return
+        observations, _ = split_weights(data)
+        if count(observations) == 0:
+            raise ValueError("from_log_joint needs observations; the data hold none")
+        row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), observations)
+        what = f"log_joint(params, x) of one observation of shape {[leaf.shape for leaf in jax.tree.leaves(row)]}"
+        try:
+            found = jax.eval_shape(self.log_joint, params, row)
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            first = str(error).splitlines()[0][:120] if str(error) else ""
+            raise ValueError(f"{what} fails with {type(error).__name__}: {first}") from error
+        if not isinstance(found, jax.ShapeDtypeStruct) or found.ndim != 1 or found.shape[0] == 0:
+            got = f"shape {found.shape}" if hasattr(found, "shape") else brief(found)
+            raise ValueError(f"{what} must be K numbers, log p(x, z = k) for each class, of shape (K,); got {got}")
+        if not jnp.issubdtype(found.dtype, jnp.floating):
+            raise ValueError(f"{what} must be real numbers; got {found.dtype}")

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from jaxem.core.checks import brief
 from jaxem.core.constraints import Real, Spaces
 from jaxem.core.records import register
 
@@ -51,7 +52,9 @@ class Model:
       and whether the first is accurate enough there; ``None`` where there is no choice.
     * ``degenerate(params) -> bool`` -- whether the parameters have left the model (an empty component, a
       singular covariance).
-    * ``validate(params, data)`` -- raises ``ValueError`` for input that cannot be fitted.
+    * ``validate(params, data)`` -- raises ``ValueError`` for input that cannot be fitted; ``allows(params, data) ->
+      bool`` -- the same of values that are traced: where it is False the fit ends ``INVALID``.
+      ``check_shapes(params, data)`` -- raises ``ValueError`` for shapes that do not fit, in a trace too.
     * ``c_step(params, data) -> q`` -- the most probable z, in the form of ``e_step``'s q, with entropy 0: ``HardEM``.
     * ``tempered_e_step(params, data, inverse_temperature) -> q`` -- q proportional to that power of
       p(x, z | params); its ``log_normalizer`` is still log p(x | params): ``AnnealedEM``.
@@ -86,6 +89,8 @@ class Model:
     forms: Callable[..., Any] | None = _static(default=None)
     degenerate: Callable[..., Any] | None = _static(default=None)
     validate: Callable[..., None] | None = _static(default=None)
+    allows: Callable[..., Any] | None = _static(default=None)
+    check_shapes: Callable[..., None] | None = _static(default=None)
     c_step: Callable[..., Posterior] | None = _static(default=None)
     tempered_e_step: Callable[..., Posterior] | None = _static(default=None)
     sample_posterior: Callable[..., Posterior] | None = _static(default=None)
@@ -110,6 +115,14 @@ HOW_TO_WRITE = {
     "tempered_e_step": "tempered_e_step(params, data, inverse_temperature) -> q, the normalised power of p(x, z)",
     "sample_posterior": "sample_posterior(key, params, data) -> q, one draw of z in the form that statistics takes",
 }
+
+
+def check_model(model: Any) -> None:
+    """Raise ``ValueError`` where ``model`` is a class, or something else."""
+    if isinstance(model, type):
+        raise ValueError(f"the model is the class {model.__name__}; make one: {model.__name__}(...)")
+    if not any(has(model, name) for name in ("e_step", "sample_posterior", "log_likelihood", "constraints")):
+        raise ValueError(f"the first argument must be a model; got {brief(model)}. The order is (model, params, data)")
 
 
 def has(model: Any, *names: str) -> bool:

@@ -39,6 +39,11 @@ class Categorical:
             raise ValueError(f"Categorical: levels must name at least one level for each dimension; got {self.levels}")
 
     @property
+    def dimensions(self) -> int:
+        """D, the number of columns."""
+        return len(self.levels)
+
+    @property
     def constraints(self) -> CategoricalParams:
         return CategoricalParams((Simplex(),) * len(self.levels))  # pyright: ignore[reportArgumentType]
 
@@ -47,7 +52,7 @@ class Categorical:
         offsets = np.concatenate([[0], np.cumsum(self.levels)[:-1]])
         dimension = np.repeat(np.arange(len(self.levels)), self.levels)
         level = np.arange(sum(self.levels)) - offsets[dimension]
-        return (x[:, dimension] == level.astype(x.dtype)[None, :]).astype(dtype)
+        return (x.astype(dtype)[:, dimension] == level.astype(dtype)[None, :]).astype(dtype)
 
     def _split(self, table: Array) -> tuple[Array, ...]:
         return tuple(jnp.split(table, np.cumsum(self.levels)[:-1], axis=1))
@@ -71,6 +76,7 @@ class Categorical:
         return self._one_hot(x, jnp.result_type(float))
 
     def supports(self, x: Array) -> Array:
+        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))  # 256 is no uint8
         levels = np.array(self.levels).astype(x.dtype)[None, :]
         return ((x >= 0) & (x < levels) & (x == jnp.round(x))).all(axis=1)
 

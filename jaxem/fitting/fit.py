@@ -17,7 +17,7 @@ from jaxem.core.model import Params, has, has_m_step, is_additive, require
 from jaxem.fitting import implicit
 from jaxem.fitting.result import Fit, Status
 from jaxem.fitting.stopping import Progress, Rule, default_rule, noisy_rule, rounding
-from jaxem.fitting.validation import check_start, check_step
+from jaxem.fitting.validation import check_start, check_step, is_valid
 
 RUNNING = -1
 
@@ -58,7 +58,8 @@ def fit(
     params, data = convert(model, params, data)
     arguments = implicit.constant((model, params, data, algorithm, stop, tol))
     check_start(*arguments[:3])
-    return implicit.attach(model, data, _fit(*arguments, max_steps, key))
+    traced = trees.is_traced(arguments[:3])
+    return implicit.attach(model, data, _fit(*arguments, max_steps, key, traced))
 
 
 def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:
@@ -107,11 +108,22 @@ class Climb(NamedTuple):
     noise: Array  # rounding error of the objective beyond ``rounding``
 
 
-@jax.jit(static_argnames="max_steps")
+@jax.jit(static_argnames=("max_steps", "unchecked"))
 def _fit(
-    model: Any, params: Params, data: Data, algorithm: Any, stop: Any, tol: Any, max_steps: int, key: Array | None
+    model: Any,
+    params: Params,
+    data: Data,
+    algorithm: Any,
+    stop: Any,
+    tol: Any,
+    max_steps: int,
+    key: Array | None,
+    unchecked: bool,
 ) -> Fit:
     climb = start(model, params, data, algorithm, max_steps, key)
+    if unchecked:  # outside a trace what is not valid was an error already
+        status = jnp.where(is_valid(model, params, data), climb.status, Status.INVALID)
+        climb = climb._replace(status=status.astype(jnp.int32))
     step = stepper(model, data, algorithm, stop, tol, max_steps)
     return result(advance(step, climb, jnp.int32(max_steps)))
 

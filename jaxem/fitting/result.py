@@ -22,6 +22,7 @@ class Status(enum.IntEnum):
     NON_FINITE = 2
     DECREASED = 3
     DEGENERATE = 4
+    INVALID = 6
 
 
 CAUSES = {
@@ -44,6 +45,11 @@ CAUSES = {
         "a component emptied or its covariance became singular; the likelihood may have no maximum there. Use fewer "
         "components, another start, a simpler covariance, or a prior"
     ),
+    Status.INVALID: (
+        "the data or the start lie outside what the model allows: a weight that is negative or NaN (or none above "
+        "zero), a length that is not from 1 to T, an observation that is NaN or impossible, or a start outside its "
+        "spaces. Outside jit and vmap the same is a ValueError that says where"
+    ),
 }
 
 
@@ -56,7 +62,8 @@ class FitError(RuntimeError):
 class Fit:
     """The result of ``fit``; under ``vmap`` every field has a leading lane axis.
 
-    On failure (``NON_FINITE``, ``DECREASED``, ``DEGENERATE``) ``params`` is the last good iterate.
+    On failure (``NON_FINITE``, ``DECREASED``, ``DEGENERATE``) ``params`` is the last good iterate; where the input was
+    ``INVALID``, the start.
     """
 
     params: Params

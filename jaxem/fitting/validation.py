@@ -4,19 +4,26 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jaxem.core import constraints, trees
 from jaxem.core.compilation import quick_jit
-from jaxem.core.data import Data, rows, split_weights
+from jaxem.core.conversion import check_shapes
+from jaxem.core.data import Data, check_counts, counts_are_sound, rows, split_weights
 from jaxem.core.model import Params, has, spaces_of
 
 
 def check_start(model: Any, params: Params, data: Data) -> None:
-    """Raise ``ValueError`` where the start lies outside its spaces or the model refuses the data."""
+    """Raise ``ValueError`` where the start lies outside its spaces or the model refuses the data.
+
+    In a trace shapes are all that can be looked at; ``is_valid`` says the rest.
+    """
+    check_shapes(model, params, data)
     if trees.is_traced(model, params, data):
         return
+    check_counts(data)
     for name, good, what in _membership(_inside, spaces_of(model), params):
         if not good:
             raise ValueError(f"the start of {name} must be {what}; it is not. Look at its values.")
@@ -24,9 +31,16 @@ def check_start(model: Any, params: Params, data: Data) -> None:
         model.validate(params, data)
 
 
+def is_valid(model: Any, params: Params, data: Data) -> Array:
+    """Whether ``check_start`` would pass, for values that are traced: weights and lengths, spaces, and the model's
+    ``allows(params, data)``."""
+    inside = jnp.stack(jax.tree.leaves(constraints.contains(spaces_of(model), params))).all()
+    allowed = model.allows(params, data) if has(model, "allows") else True
+    return inside & counts_are_sound(data) & allowed
+
+
 def _membership(inside: Callable[[Any, Params], Any], spaces: Any, params: Params) -> Iterator[tuple[str, Array, str]]:
     """Of each leaf its name, what ``inside(spaces, params)`` says of it, and what its space asks."""
-    constraints.check_structure(spaces, params)
     found = jax.tree.leaves(inside(spaces, params))
     return zip(trees.leaf_names(params), found, constraints.describe(spaces, params), strict=True)
 

@@ -210,7 +210,8 @@ def expected_log(q: Chain, p: Chain) -> Array:
 
 
 def viterbi(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
-    """The most probable state path of each sequence, (N, T); -1 behind the end (Viterbi 1967)."""
+    """The most probable state path of each sequence, (N, T); -1 behind the end, and where no path is possible or
+    known (Viterbi 1967)."""
     log_A = jnp.log(A)
     t = log_b.shape[1]
     inside = within(lengths, t)
@@ -232,4 +233,5 @@ def viterbi(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
 
     end = last.argmax(axis=1)
     _, path = jax.lax.scan(backward, end, came_from, reverse=True)
-    return jnp.where(inside, jnp.concatenate([path, end[None]]).T, -1)
+    found = inside & jnp.isfinite(last.max(axis=1))[:, None]
+    return jnp.where(found, jnp.concatenate([path, end[None]]).T, -1)

@@ -9,12 +9,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import matrices
+from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import quick_jit
 from jaxem.core.constraints import Positive, Real
-from jaxem.core.data import Data, counted, split_weights, total
+from jaxem.core.conversion import admit, as_data, as_params, check_precision
+from jaxem.core.data import Data, check_counts, counted, split_weights, total
 from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.models import observations
+from jaxem.models.observations import real
 
 
 class FactorAnalysisParams(NamedTuple):
@@ -58,8 +61,7 @@ class FactorAnalysis:
     origin: FactorAnalysisParams | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.k, int) or self.k < 1:
-            raise ValueError(f"FactorAnalysis: k must be a positive whole number; got {self.k!r}")
+        object.__setattr__(self, "k", whole_number("FactorAnalysis: k", self.k, 1))
 
     @property
     def constraints(self) -> FactorAnalysisParams:
@@ -67,7 +69,7 @@ class FactorAnalysis:
 
     def e_step(self, params: FactorAnalysisParams, data: Data) -> Factors:
         """The posterior of the factors, by the (k, k) precision I + L' Psi^-1 L (Woodbury's identity)."""
-        x, _ = counted(data)
+        x = real(counted(data)[0], params.mean.dtype)
         y = x - params.mean[None, :]
         scaled = params.loadings / params.noise[:, None]  # Psi^-1 Lambda
         identity = jnp.eye(self.k, dtype=y.dtype)
@@ -96,6 +98,7 @@ class FactorAnalysis:
     def q_function(self, params: FactorAnalysisParams, q: Factors, data: Data) -> Array:
         """E_q log N(z; 0, I) + log N(x; mean + loadings z, noise), summed."""
         x, weights = counted(data)
+        x = real(x, params.mean.dtype)
         residual = x - params.mean[None, :] - q.means @ params.loadings.T
         spread = (params.loadings @ q.covariance * params.loadings).sum(axis=1)  # of the d-th mean under q
         given = -0.5 * (
@@ -127,30 +130,28 @@ class FactorAnalysis:
         """log p(x | params) as the E-step met it."""
         return total(q.log_normalizer, split_weights(data)[1])
 
-    @jax.jit
     def log_prob(self, params: FactorAnalysisParams, data: Data) -> Array:
-        """log N(x_n; mean, loadings loadings' + noise), (N,), by the Cholesky factor of that (D, D) matrix."""
-        x, _ = split_weights(data)
-        y = x - params.mean[None, :]
-        lower = matrices.cholesky(params.loadings @ params.loadings.T + jnp.diag(params.noise))
-        z = matrices.solve_lower(lower, y.T)
-        log_determinant = matrices.log_determinant(lower)
-        return -0.5 * (y.shape[1] * math.log(2 * math.pi) + log_determinant + (z**2).sum(axis=0))
+        """log N(x_n; mean, loadings loadings' + noise), (N,), by the Cholesky factor of that (D, D) matrix; NaN where
+        x_n is."""
+        params, data = admit(self, params, data)
+        return _density(params, split_weights(data)[0])
 
     def log_likelihood(self, params: FactorAnalysisParams, data: Data) -> Array:
         """log p(x | params), the (weighted) sum of ``log_prob``."""
+        params, data = admit(self, params, data)
         x, weights = counted(data)
-        return total(self.log_prob(params, x), weights)
+        return total(_density(params, x), weights)
 
     def statistics(self, q: Factors, data: Data) -> FactorStatistics:
         """Expected sums of squares and products of the residual and (z, 1)."""
         x, weights = counted(data)
+        x = real(x, q.means.dtype)
         n = jnp.ones((x.shape[0],), x.dtype) if weights is None else weights.astype(x.dtype)
         w = jnp.concatenate([q.means, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
         uncertainty = jnp.zeros((self.k + 1, self.k + 1), x.dtype).at[:-1, :-1].set(q.covariance)
         coefficients = self._origin(x.shape[1], x.dtype)
         e = x - coefficients[None, :, -1] - q.means @ coefficients[:, :-1].T
-        counts = n[:, None] > 0  # a row of weight zero counts for nothing, even where it is NaN
+        counts = n[:, None] != 0  # a row of weight zero counts for nothing, even where it is NaN
         e, w = jnp.where(counts, e, 0), jnp.where(counts, w, 0)
         weighted = w * n[:, None]
         # e = its mean - origin.loadings (z - E z): what q does not know of z enters with the opposite sign
@@ -171,7 +172,7 @@ class FactorAnalysis:
         """Q from the sums: -(N log psi_d + E (x_d - mu_d - lambda_d' z)^2 / psi_d) / 2 over all d; up to a constant."""
         ee, ew, ww = statistics
         coefficients = jnp.concatenate([params.loadings, params.mean[:, None]], axis=1)
-        change = coefficients - self._origin(*params.mean.shape, ew.dtype)
+        change = coefficients - self._origin(params.mean.size, ew.dtype)
         squares = ee - 2 * (change * ew).sum(axis=1) + ((change @ ww) * change).sum(axis=1)
         return -0.5 * (ww[-1, -1] * jnp.log(params.noise) + squares / params.noise).sum()
 
@@ -224,20 +225,23 @@ class FactorAnalysis:
 
     def init(self, key: Array, data: Data) -> FactorAnalysisParams:
         """Random loadings and noise that share the variance of each variable in halves."""
-        data = jax.tree.map(jnp.asarray, data)
+        data = as_data(data)
+        self.check_shapes(None, data)
+        prng_key("FactorAnalysis.init", key)
         if not is_traced(self, data):
-            self._check_data(data)
+            self._check_values(data)
         return _init(self, key, data)
 
-    @jax.jit
     def predict(self, params: FactorAnalysisParams, data: Data) -> Array:
-        """The posterior mean of the factors of each observation, (N, k)."""
-        return self.e_step(params, split_weights(data)[0]).means
+        """The posterior mean of the factors of each observation, (N, k); NaN for one that is not finite."""
+        params, data = admit(self, params, data)
+        return _posterior(self, params, split_weights(data)[0]).means
 
-    @jax.jit
     def predict_proba(self, params: FactorAnalysisParams, data: Data) -> Factors:
-        """The posterior of the factors: means (N, k) and their covariance (k, k)."""
-        return self.e_step(params, split_weights(data)[0])
+        """The posterior of the factors: means (N, k) and their covariance (k, k); means of NaN for an observation that
+        is not finite."""
+        params, data = admit(self, params, data)
+        return _posterior(self, params, split_weights(data)[0])
 
     def sample(self, key: Array, params: FactorAnalysisParams, n: int) -> Array:
         """``n`` observations."""
@@ -245,43 +249,80 @@ class FactorAnalysis:
 
     def sample_joint(self, key: Array, params: FactorAnalysisParams, n: int) -> tuple[Array, Array]:
         """``n`` draws of the factors (n, k) and their observations (n, D)."""
+        prng_key("FactorAnalysis.sample", key)
+        params = as_params(self, params)
+        self.check_shapes(params, None)
+        n = whole_number("FactorAnalysis.sample: n", n, 0)
         z_key, e_key = jax.random.split(key)
         z = jax.random.normal(z_key, (n, self.k), params.mean.dtype)
         e = jax.random.normal(e_key, (n, params.mean.shape[0]), params.mean.dtype)
         x = params.mean[None, :] + z @ params.loadings.T + jnp.sqrt(params.noise)[None, :] * e
         return z, x
 
+    def check_shapes(self, params: FactorAnalysisParams | None, data: Data | None) -> None:
+        """Raise ``ValueError`` where the shapes of parameters and data (or of one alone) do not fit the model."""
+        x = None if data is None else observations.values_of(self, data)
+        if x is not None:
+            if x.ndim != 2 or 0 in x.shape:
+                raise ValueError(f"FactorAnalysis needs data of shape (N, D); got {tuple(x.shape)}")
+            d = x.shape[1]
+            if self.k >= d:
+                raise ValueError(f"{self.k} factors cannot be told from the noise of {d} variables; use k < {d}")
+        if params is not None:
+            d = params.mean.size if x is None else x.shape[1]
+            title = f"FactorAnalysis with k = {self.k} of {d} variables"
+            for name, shape in ("mean", (d,)), ("loadings", (d, self.k)), ("noise", (d,)):
+                observations.check_leaf(title, name, getattr(params, name), shape)
+
     def validate(self, params: FactorAnalysisParams, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""
-        self._check_data(data)
-        d = jax.tree.leaves(data)[0].shape[1]
-        if params.loadings.shape != (d, self.k) or params.mean.shape != (d,) or params.noise.shape != (d,):
-            raise ValueError(
-                f"FactorAnalysis(k={self.k}) of {d} variables needs mean ({d},), loadings ({d}, {self.k}), noise "
-                f"({d},); the start has {[leaf.shape for leaf in params]}"
-            )
+        self.check_shapes(params, data)
+        self._check_values(data)
 
-    def _check_data(self, data: Data) -> None:
-        x, weights = split_weights(data)
-        if x.ndim != 2:
-            raise ValueError(f"FactorAnalysis needs data of shape (N, D); got {tuple(x.shape)}")
-        n, d = x.shape
-        if self.k >= d:
-            raise ValueError(f"{self.k} factors cannot be told from the noise of {d} variables; use k < {d}")
-        if n < 2:
-            raise ValueError(f"FactorAnalysis needs at least 2 observations; got {n}")
-        observations.check_weights(weights, n)
-        good = jnp.isfinite(x).all(axis=1) if weights is None else jnp.isfinite(x).all(axis=1) | (weights == 0)
+    def allows(self, params: FactorAnalysisParams, data: Data) -> Array:
+        """Whether every observation that counts is finite, for values that are traced."""
+        return _finite(data).all()
+
+    def _check_values(self, data: Data) -> None:
+        check_counts(data)
+        x, _ = split_weights(data)
+        if x.shape[0] < 2:
+            raise ValueError(f"FactorAnalysis needs at least 2 observations; got {x.shape[0]}")
+        good = _finite(data)
         if not good.all():
             raise ValueError(
                 f"the data must be finite; observation {int(jnp.argmin(good))} is not ({int((~good).sum())} in all)"
             )
+        if jnp.issubdtype(x.dtype, jnp.integer):
+            check_precision(x, jnp.result_type(float), "the data")
+
+
+def _finite(data: Data) -> Array:
+    """(N,), whether each observation is finite, or does not count."""
+    x, weights = split_weights(data)
+    good = jnp.isfinite(x).all(axis=1)
+    return good if weights is None else good | (weights == 0)
+
+
+@jax.jit
+def _density(params: FactorAnalysisParams, x: Array) -> Array:
+    y = real(x, params.mean.dtype) - params.mean[None, :]
+    lower = matrices.cholesky(params.loadings @ params.loadings.T + jnp.diag(params.noise))
+    z = matrices.solve_lower(lower, y.T)
+    log_determinant = matrices.log_determinant(lower)
+    return -0.5 * (y.shape[1] * math.log(2 * math.pi) + log_determinant + (z**2).sum(axis=0))
+
+
+@jax.jit
+def _posterior(model: FactorAnalysis, params: FactorAnalysisParams, x: Array) -> Factors:
+    q = model.e_step(params, x)
+    return q._replace(means=jnp.where(jnp.isfinite(q.log_normalizer)[:, None], q.means, jnp.nan))
 
 
 @quick_jit
 def _init(model: FactorAnalysis, key: Array, data: Data) -> FactorAnalysisParams:
     x, weights = counted(data)
-    dtype = float_dtype(data)
+    dtype = float_dtype(x)
     x = x.astype(dtype)
     counts = jnp.ones((x.shape[0],), dtype) if weights is None else weights.astype(dtype)
     share = (counts / counts.sum())[:, None]

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import quick_jit
 from jaxem.core.constraints import Simplex
-from jaxem.core.data import Data, Sequences, counted, split_lengths, split_weights, total
+from jaxem.core.conversion import admit, as_data, as_params
+from jaxem.core.data import Data, Sequences, check_counts, counted, split_lengths, split_weights, total
 from jaxem.core.discrete import expected, log_times
 from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, is_traced
@@ -18,6 +20,7 @@ from jaxem.families import protocol as families
 from jaxem.families.protocol import Family
 from jaxem.models import chain, observations, scaled
 from jaxem.models.chain import Chain
+from jaxem.models.observations import real
 from jaxem.models.starts import Start, start_components
 
 
@@ -58,8 +61,7 @@ class HMM:
     parallel: bool | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __post_init__(self) -> None:
-        if not isinstance(self.k, int) or self.k < 1:
-            raise ValueError(f"HMM: k must be a positive whole number; got {self.k!r}")
+        observations.check_definition(self)
         if self.parallel not in (None, True, False):
             raise ValueError(f"HMM: parallel must be None, True or False; got {self.parallel!r}")
 
@@ -70,7 +72,8 @@ class HMM:
     def _log_b(self, params: HMMParams, x: Array) -> Array:
         """log p(x_t | z_t = k), (N, T, K)."""
         n, t = x.shape[:2]
-        return self.family.log_density(params.emissions, x.reshape(n * t, *x.shape[2:])).reshape(n, t, -1)
+        frames = real(x.reshape(n * t, *x.shape[2:]), params.initial.dtype)
+        return self.family.log_density(params.emissions, frames).reshape(n, t, -1)
 
     def e_step(self, params: HMMParams, data: Data) -> Chain:
         """Forward-backward on each sequence."""
@@ -117,16 +120,19 @@ class HMM:
         """log p(x | params) as the scaled filter met it."""
         return total(q.log_normalizer, _unpack(data)[2])
 
-    @jax.jit
     def log_prob(self, params: HMMParams, data: Data) -> Array:
-        """log p(x_n | params) of each sequence, (N,): the forward algorithm in log space."""
-        x, lengths, _ = _unpack(split_weights(data)[0])
-        return chain.log_likelihood(params.initial, params.transition, self._log_b(params, x), lengths)
+        """log p(x_n | params) of each sequence, (N,): the forward algorithm in log space.
+
+        NaN for a sequence with a NaN within its length, -inf for one that is impossible.
+        """
+        params, data = admit(self, params, data)
+        return _log_prob(self, params, split_weights(data)[0])
 
     def log_likelihood(self, params: HMMParams, data: Data) -> Array:
         """log p(x | params), the (weighted) sum of ``log_prob``."""
+        params, data = admit(self, params, data)
         sequences, weights = counted(data)
-        return total(self.log_prob(params, sequences), weights)
+        return total(_log_prob(self, params, sequences), weights)
 
     def statistics(self, q: Chain, data: Data) -> HMMStatistics:
         """Expected starts, moves, and the family's sums."""
@@ -136,7 +142,7 @@ class HMM:
             weights = weights.astype(gamma.dtype)
             gamma = gamma * weights[:, None, None]
         n, t = x.shape[:2]
-        frames = x.reshape(n * t, *x.shape[2:])
+        frames = real(x.reshape(n * t, *x.shape[2:]), gamma.dtype)
         return HMMStatistics(
             gamma[:, 0].sum(axis=0),
             chain.pair_counts(q, weights),
@@ -188,21 +194,28 @@ class HMM:
 
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> HMMParams:
         """A random start: emissions as in a mixture of the single observations, states that rather stay."""
-        data = jax.tree.map(jnp.asarray, data)
+        data = as_data(data)
+        self.check_shapes(None, data)
+        prng_key("HMM.init", key)
         if not is_traced(self, data):
-            self._check_data(data)
+            self._check_values(data)
         return _init(self, key, data, start)
 
-    @jax.jit
     def predict(self, params: HMMParams, data: Data) -> Array:
-        """The most probable path of each sequence (Viterbi), (N, T); -1 behind its end."""
-        x, lengths, _ = _unpack(split_weights(data)[0])
-        return chain.viterbi(params.initial, params.transition, self._log_b(params, x), lengths)
+        """The most probable path of each sequence (Viterbi), (N, T).
 
-    @jax.jit
+        -1 behind its end, and all along a sequence that has no path: one with a NaN, or that is impossible.
+        """
+        params, data = admit(self, params, data)
+        return _predict(self, params, split_weights(data)[0])
+
     def predict_proba(self, params: HMMParams, data: Data) -> Array:
-        """p(z_t = k | x) at each step, (N, T, K); zero behind a sequence's end."""
-        return self.e_step(params, split_weights(data)[0]).smoothed
+        """p(z_t = k | x) at each step, (N, T, K).
+
+        Zero behind a sequence's end; NaN all along a sequence with a NaN, or that is impossible.
+        """
+        params, data = admit(self, params, data)
+        return _predict_proba(self, params, split_weights(data)[0])
 
     def sample(self, key: Array, params: HMMParams, n: int, length: int = 100) -> Array:
         """``n`` sequences of ``length`` observations."""
@@ -210,6 +223,10 @@ class HMM:
 
     def sample_joint(self, key: Array, params: HMMParams, n: int, length: int = 100) -> tuple[Array, Array]:
         """The state paths (n, length) and their observations (n, length, ...)."""
+        prng_key("HMM.sample", key)
+        params = as_params(self, params)
+        self.check_shapes(params, None)
+        n, length = whole_number("HMM.sample: n", n, 0), whole_number("HMM.sample: length", length, 1)
         first_key, path_key, x_key = jax.random.split(key, 3)
         first = jax.random.categorical(first_key, jnp.log(params.initial), shape=(n,))
         log_A = jnp.log(params.transition)
@@ -225,36 +242,82 @@ class HMM:
 
     def sample_like(self, key: Array, params: HMMParams, data: Data) -> Data:
         """As many sequences as in ``data``, of their lengths; weights are left out."""
+        data = as_data(data)
+        self.check_shapes(None, data)
         x, lengths = split_lengths(split_weights(data)[0])
         drawn = self.sample(key, params, *x.shape[:2])
         return drawn if lengths is None else Sequences(drawn, lengths)
 
     def sample_size(self, data: Data) -> Array:
         """The number of single observations (all steps of all sequences), weights counted."""
+        data = as_data(data)
         x, lengths, weights = _unpack(data)
         return total(lengths.astype(float_dtype(x)), weights)
 
+    def check_shapes(self, params: HMMParams | None, data: Data | None) -> None:
+        """Raise ``ValueError`` where the shapes of parameters and data (or of one alone) do not fit the model."""
+        x = None if data is None else observations.values_of(self, data)
+        if x is not None:
+            observations.check_shape(self, x, ("N", "T"))
+        if params is not None:
+            title = f"HMM with k = {self.k}"
+            observations.check_leaf(title, "initial", params.initial, (self.k,))
+            observations.check_leaf(title, "transition", params.transition, (self.k, self.k))
+            observations.check_classes(self, "emissions", params.emissions, x, 2)
+
     def validate(self, params: HMMParams, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""
-        observations.check_classes(self, params)
-        self._check_data(data)
+        self.check_shapes(params, data)
+        self._check_values(data)
 
-    def _check_data(self, data: Data) -> None:
-        sequences, weights = split_weights(data)
-        x, lengths = split_lengths(sequences)
-        observations.check_shape(self, x, ("N", "T"))
-        n, t = x.shape[:2]
-        observations.check_weights(weights, n)
-        if lengths is not None:
-            if lengths.shape != (n,) or not ((lengths >= 1) & (lengths <= t)).all():
-                raise ValueError(f"the lengths of {n} sequences must be {n} whole numbers from 1 to {t}")
-        else:
-            lengths = jnp.full((n,), t)
-        observations.check_enough(self, int(lengths.sum()))
-        observed = chain.within(lengths, t)
-        if weights is not None:
-            observed = observed & (weights > 0)[:, None]
-        observations.check_support(self.family, x.reshape(n * t, *x.shape[2:]), observed.reshape(-1))
+    def _check_values(self, data: Data) -> None:
+        check_counts(data)
+        x, observed = _observed(data)
+        observations.check_enough(self, int(observed.sum()))
+        observations.check_support(self.family, x, observed)
+
+    def allows(self, params: HMMParams, data: Data) -> Array:
+        """Whether every observation that counts is possible, for values that are traced."""
+        return observations.supported(self.family, *_observed(data)).all()
+
+
+def _observed(data: Data) -> tuple[Array, Array]:
+    """All steps of all sequences (N T, ...), and which of them lie within a sequence that counts, (N T,)."""
+    sequences, weights = split_weights(data)
+    x, lengths = split_lengths(sequences)
+    n, t = x.shape[:2]
+    observed = jnp.ones((n, t), bool) if lengths is None else chain.within(lengths, t)
+    if weights is not None:
+        observed = observed & (weights != 0)[:, None]
+    return x.reshape(n * t, *x.shape[2:]), observed.reshape(-1)
+
+
+@jax.jit
+def _log_prob(model: HMM, params: HMMParams, sequences: Data) -> Array:
+    x, lengths, _ = _unpack(sequences)
+    value = chain.log_likelihood(params.initial, params.transition, model._log_b(params, x), lengths)
+    return jnp.where(_is_sequence(lengths, x), value, jnp.nan)
+
+
+@jax.jit
+def _predict(model: HMM, params: HMMParams, sequences: Data) -> Array:
+    x, lengths, _ = _unpack(sequences)
+    path = chain.viterbi(params.initial, params.transition, model._log_b(params, x), lengths)
+    return jnp.where(_is_sequence(lengths, x)[:, None], path, -1)
+
+
+@jax.jit
+def _predict_proba(model: HMM, params: HMMParams, sequences: Data) -> Array:
+    x, lengths, _ = _unpack(sequences)
+    q = model.e_step(params, sequences)
+    known = jnp.isfinite(q.log_normalizer) & _is_sequence(lengths, x)
+    unknown = chain.within(lengths, x.shape[1]) & ~known[:, None]
+    return jnp.where(unknown[:, :, None], jnp.nan, q.smoothed)
+
+
+def _is_sequence(lengths: Array, x: Array) -> Array:
+    """(N,), whether lengths that were traced are any."""
+    return (lengths >= 1) & (lengths <= x.shape[1])
 
 
 def _unpack(data: Data) -> tuple[Array, Array, Array | None]:
@@ -271,7 +334,8 @@ def _unpack(data: Data) -> tuple[Array, Array, Array | None]:
 @functools.partial(quick_jit, static_argnames="start")
 def _init(model: HMM, key: Array, data: Data, start: Start) -> HMMParams:
     x, lengths, weights = _unpack(data)
-    dtype = float_dtype(data)
+    dtype = float_dtype(x)
+    x = real(x, dtype)
     n, t = x.shape[:2]
     counts = chain.within(lengths, t).astype(dtype)
     if weights is not None:

@@ -8,15 +8,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import quick_jit
 from jaxem.core.constraints import Simplex
-from jaxem.core.data import Data, counted, split_weights
+from jaxem.core.conversion import as_data, as_params
+from jaxem.core.data import Data, check_counts, counted, split_weights
 from jaxem.core.discrete import DiscreteLatent, Responsibilities, log_times
 from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import protocol as families
 from jaxem.families.protocol import Family
 from jaxem.models import observations
+from jaxem.models.observations import real
 from jaxem.models.starts import Start, start_components
 
 
@@ -46,8 +49,7 @@ class Mixture(DiscreteLatent):
     k: int = dataclasses.field(metadata={"static": True})
 
     def __post_init__(self) -> None:
-        if not isinstance(self.k, int) or self.k < 1:
-            raise ValueError(f"Mixture: k must be a positive whole number; got {self.k!r}")
+        observations.check_definition(self)
 
     @property
     def constraints(self) -> MixtureParams:
@@ -55,7 +57,8 @@ class Mixture(DiscreteLatent):
 
     def log_joint_table(self, params: MixtureParams, observations: Data) -> Array:
         """log w_k + log p(x_n | component k), (N, K)."""
-        return jnp.log(params.weights)[None, :] + self.family.log_density(params.components, observations)
+        x = real(observations, params.weights.dtype)
+        return jnp.log(params.weights)[None, :] + self.family.log_density(params.components, x)
 
     def statistics(self, q: Responsibilities, data: Data) -> MixtureStatistics:
         """Class sizes and the family's sums, under responsibilities times observation weights."""
@@ -63,8 +66,8 @@ class Mixture(DiscreteLatent):
         r = q.probabilities
         if weights is not None:
             # A row of weight zero counts for nothing, even where its responsibilities are NaN.
-            r = jnp.where(weights[:, None] > 0, r * weights.astype(r.dtype)[:, None], 0)
-        return MixtureStatistics(r.sum(axis=0), self.family.statistics(r, x))
+            r = jnp.where(weights[:, None] == 0, 0, r * weights.astype(r.dtype)[:, None])
+        return MixtureStatistics(r.sum(axis=0), self.family.statistics(r, real(x, r.dtype)))
 
     def expected_log_joint(self, params: MixtureParams, statistics: MixtureStatistics) -> Array:
         """Q from the sums: sum_k n_k log w_k and the family's, up to a constant."""
@@ -89,7 +92,7 @@ class Mixture(DiscreteLatent):
 
     def forms(self, params: MixtureParams, data: Data) -> tuple[Self, Self, Array] | None:
         """The same model at ``params``, quick and careful, and whether the first is accurate enough."""
-        found = families.forms(self.family, params.components, split_weights(data)[0])
+        found = families.forms(self.family, params.components, real(split_weights(data)[0], params.weights.dtype))
         if found is None:
             return None
         quick, careful, safe = found
@@ -111,9 +114,11 @@ class Mixture(DiscreteLatent):
 
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> MixtureParams:
         """A random start: ``"kmeans++"``, ``"points"`` or ``"responsibilities"`` (see ``models/starts.py``)."""
-        data = jax.tree.map(jnp.asarray, data)
+        data = as_data(data)
+        self.check_shapes(None, data)
+        prng_key("Mixture.init", key)
         if not is_traced(self, data):
-            self._check_data(data)
+            self._check_values(data)
         return _init(self, key, data, start)
 
     def sample(self, key: Array, params: MixtureParams, n: int) -> Array:
@@ -122,25 +127,43 @@ class Mixture(DiscreteLatent):
 
     def sample_joint(self, key: Array, params: MixtureParams, n: int) -> tuple[Array, Array]:
         """``n`` labels and their observations."""
+        prng_key("Mixture.sample", key)
+        params = as_params(self, params)
+        self.check_shapes(params, None)
         label_key, x_key = jax.random.split(key)
-        labels = jax.random.categorical(label_key, jnp.log(params.weights), shape=(n,))
+        shape = (whole_number("Mixture.sample: n", n, 0),)
+        labels = jax.random.categorical(label_key, jnp.log(params.weights), shape=shape)
         return labels, self.family.sample(x_key, params.components, labels)
+
+    def check_shapes(self, params: MixtureParams | None, data: Data | None) -> None:
+        """Raise ``ValueError`` where the shapes of parameters and data (or of one alone) do not fit the model."""
+        x = None if data is None else observations.values_of(self, data)
+        if x is not None:
+            observations.check_shape(self, x, ("N",))
+        if params is not None:
+            observations.check_leaf(f"Mixture with k = {self.k}", "weights", params.weights, (self.k,))
+            observations.check_classes(self, "components", params.components, x, 1)
 
     def validate(self, params: MixtureParams, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""
-        observations.check_classes(self, params.weights)
-        self._check_data(data)
+        self.check_shapes(params, data)
+        self._check_values(data)
 
-    def _check_data(self, data: Data) -> None:
+    def _check_values(self, data: Data) -> None:
+        check_counts(data)
         x, weights = split_weights(data)
-        observations.check_shape(self, x, ("N",))
         observations.check_enough(self, x.shape[0])
-        observations.check_weights(weights, x.shape[0])
-        observations.check_support(self.family, x, None if weights is None else weights > 0)
+        observations.check_support(self.family, x, None if weights is None else weights != 0)
+
+    def allows(self, params: MixtureParams, data: Data) -> Array:
+        """Whether every observation that counts is possible, for values that are traced."""
+        x, weights = split_weights(data)
+        return observations.supported(self.family, x, None if weights is None else weights != 0).all()
 
 
 @functools.partial(quick_jit, static_argnames="start")
 def _init(model: Mixture, key: Array, data: Data, start: Start) -> MixtureParams:
     x, weights = counted(data)
-    dtype = float_dtype(data)
+    dtype = float_dtype(x)
+    x = real(x, dtype)
     return MixtureParams(*start_components(key, model.family, x, weights, model.k, start, dtype))
