@@ -58,7 +58,7 @@ X = jnp.arange(10.0)
 def test_the_best_is_the_highest_that_is_sound():
     """Lane 1 is degenerate and lane 3 not a number; both would be higher."""
     result = jaxem.fit_restarts(lands([1.0, 9.0, 4.0, np.nan, 2.0], [1.0, -1, 1, 1, 1]), KEY, X, restarts=5)
-    np.testing.assert_array_equal(result.statuses, [0, Status.DEGENERATE, 0, Status.NON_FINITE, 0])
+    np.testing.assert_array_equal(result.statuses, [0, Status.DEGENERATE, 0, Status.INVALID, 0])
     np.testing.assert_array_equal(result.objectives, [1.0, 9.0, 4.0, np.nan, 2.0])
     assert result.best.objective == 4.0 and result.best.status == Status.CONVERGED
     assert result.best.params.height == 4.0
@@ -79,7 +79,7 @@ def test_where_all_fail_the_failure_is_told():
     with pytest.raises(jaxem.FitError, match="DEGENERATE"):
         jaxem.check(result.best)
     result = jaxem.fit_restarts(lands([np.nan, np.nan, np.nan], [1.0, 1, 1]), KEY, X, restarts=3)
-    assert result.best.status == Status.NON_FINITE
+    assert result.best.status == Status.INVALID
     assert result.times_best_found == 0
 
 
