@@ -14,6 +14,7 @@ from jax import Array
 
 from jaxem.core import bound as bounds
 from jaxem.core import constraints
+from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, split_weights
 from jaxem.core.model import Params, has, require, spaces_of
@@ -147,7 +148,7 @@ def _line(spaces: Any, params: Params, head: Params) -> tuple[Any, Any]:
     return start, jax.tree.map(towards, spaces, start, end, is_leaf=lambda node: isinstance(node, constraints.Space))
 
 
-@jax.jit(static_argnames="steps")
+@program(static_argnames=("steps",))
 def _curves(
     model: Any, params: Params, start: Any, direction: Any, data: Data, span: Any, steps: int
 ) -> tuple[Array, ...]:

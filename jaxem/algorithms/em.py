@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxem.algorithms.protocol import State
 from jaxem.core import expectation
+from jaxem.core.compilation import program
 from jaxem.core.data import Data
 from jaxem.core.model import Params
 from jaxem.core.records import register
@@ -55,7 +55,7 @@ def unmet(params: Params) -> State:
 
 
 # A function to XLA, so that the start, the check of a step and the loop trace it once.
-_expect = jax.jit(expectation.expect, static_argnames="block_size")
+_expect = program(static_argnames=("block_size", "e_step", "evidence"))(expectation.expect)
 
 
 def met(

@@ -1,27 +1,141 @@
-"""Compilation, where it takes longer than the work."""
+"""Compiled programs: how thoroughly each one is compiled, and how many of them are kept.
 
+A compiled program takes a megabyte or two and, on a CPU, some hundred memory maps, of which Linux allows a process
+65,530. ``jax.jit`` keeps up to 8,192 programs, and every function that they were compiled for. So the library keeps its
+programs itself, each in a ``jax.jit`` of its own: what is dropped here is dropped by JAX.
+
+A program is dropped when a function that it was compiled for is gone (a lambda, an optimiser: no other ever equals it),
+when as many others as are kept were used after it, or when the process comes near its limit of memory maps.
+"""
+
+import inspect
+import threading
 from collections.abc import Callable
-from typing import Any
+from itertools import chain, count
+from typing import Any, Literal, TypeVar, overload
 
 import jax
+from jax.core import Tracer
 
+from jaxem.core.keeping import Kept
 from jaxem.core.trees import is_traced
 
+R = TypeVar("R")
+Quick = Literal["never", "few numbers", "always"]
+
 _FEW = 2**16  # numbers on which nothing takes long
+_PROGRAMS = Kept(256)  # all that can be asked of one small model takes some 30
+_TRACES = Kept(1024)  # of programs within programs, which hold no memory maps
+_BETWEEN_LOOKS = 16  # programs, of which the largest hold some 300 maps
+_compiled = count()
+_MAPS, _LIMIT = "/proc/self/maps", "/proc/sys/vm/max_map_count"
+
+# Little optimisation; and, where JAX has them, the older fusions of the CPU: half the time to compile, half the maps.
+_QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
+if jax.__version_info__[:2] == (0, 10):
+    _QUICK["xla_cpu_use_fusion_emitters"] = False
 
 
-def quick_jit(function: Callable[..., Any], *, static_argnames: Any = (), always: bool = False) -> Callable[..., Any]:
-    """``jax.jit``, on a CPU at low optimisation where arguments are few numbers (or ``always``): for what runs once.
+@overload
+def program(function: Callable[..., R], /) -> Callable[..., R]: ...
+@overload
+def program(
+    *, static_argnames: tuple[str, ...] = (), donate_argnames: tuple[str, ...] = (), quick: Quick = "never"
+) -> Callable[[Callable[..., R]], Callable[..., R]]: ...
+def program(
+    function: Any = None,
+    /,
+    *,
+    static_argnames: tuple[str, ...] = (),
+    donate_argnames: tuple[str, ...] = (),
+    quick: Quick = "never",
+) -> Any:
+    """``jax.jit``, as a decorator, but for what is kept (see the head of this file).
 
-    Inside another trace it is that one's to say how to compile.
+    Arguments:
+        static_argnames: the arguments that are compared, not traced.
+        donate_argnames: the arguments whose memory the result may take.
+        quick: when to compile with little optimisation, on a CPU: for what runs once, or on few numbers. A program
+            within another is compiled like that one.
     """
-    thorough = jax.jit(function, static_argnames=static_argnames)
-    quick = jax.jit(function, static_argnames=static_argnames, compiler_options={"xla_backend_optimization_level": 0})
+    if function is None:
+        return lambda function: _program(function, static_argnames, donate_argnames, quick)
+    return _program(function, static_argnames, donate_argnames, quick)
 
-    def call(*arguments: Any) -> Any:
-        few = always or sum(leaf.size for leaf in jax.tree.leaves(arguments) if hasattr(leaf, "size")) <= _FEW
-        if few and jax.default_backend() == "cpu" and not is_traced(arguments):
-            return quick(*arguments)
-        return thorough(*arguments)
 
+def _program(function: Any, static: tuple[str, ...], donated: tuple[str, ...], quick: Quick) -> Any:
+    signature = inspect.signature(function)
+    names = list(signature.parameters)
+    traced = [i for i, name in enumerate(names) if name not in static]
+    fixed = [i for i, name in enumerate(names) if name in static]
+    donate = tuple(i for i, place in enumerate(traced) if names[place] in donated)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if named or len(arguments) != len(names):
+            bound = signature.bind(*arguments, **named)
+            bound.apply_defaults()
+            arguments = tuple(bound.arguments.values())
+        flat = [jax.tree.flatten(arguments[i]) for i in traced]
+        leaves = [leaves for leaves, _ in flat]
+        rest = tuple(structure for _, structure in flat), tuple(arguments[i] for i in fixed)
+        every = list(chain(*leaves))
+        little = _is_quick(quick, every)
+        kept = _TRACES if any(isinstance(leaf, Tracer) for leaf in every) else _PROGRAMS
+        key = (call, little, tuple(map(jax.typeof, every)), rest)
+        compiled = kept.get(key)
+        if compiled is not None:
+            return compiled(leaves, rest)
+        compiled = _Compiled(function, traced, fixed, donate, _QUICK if little else None)
+        result = compiled(leaves, rest)
+        kept.put(key, compiled)
+        _look_at_maps()
+        return result
+
+    call.__name__, call.__qualname__, call.__module__ = function.__name__, function.__qualname__, function.__module__
+    call.__doc__, call.__wrapped__ = function.__doc__, function  # pyright: ignore[reportFunctionMemberAccess]
     return call
+
+
+def _is_quick(quick: Quick, leaves: list[Any]) -> bool:
+    if quick == "never" or jax.default_backend() != "cpu":
+        return False
+    few = quick == "always" or sum(getattr(leaf, "size", 1) for leaf in leaves) <= _FEW
+    return few and not is_traced(leaves)
+
+
+class _Compiled:
+    """A function for arguments of one structure, which is held no longer than a call, with the functions in it."""
+
+    def __init__(self, function: Any, traced: list[int], fixed: list[int], donate: Any, options: Any) -> None:
+        self._here = here = threading.local()
+
+        def run(*leaves: Any) -> Any:
+            structures, values = here.rest
+            given = dict(zip(fixed, values, strict=True))
+            for place, structure, part in zip(traced, structures, leaves, strict=True):
+                given[place] = jax.tree.unflatten(structure, part)
+            return function(*(given[place] for place in range(len(given))))
+
+        run.__name__ = run.__qualname__ = function.__name__
+        self._run = jax.jit(run, donate_argnums=donate, compiler_options=options)
+
+    def __call__(self, leaves: list[list[Any]], rest: Any) -> Any:
+        before = getattr(self._here, "rest", None)
+        self._here.rest = rest
+        try:
+            return self._run(*leaves)
+        finally:
+            self._here.rest = before
+
+
+def _look_at_maps() -> None:
+    """Now and then, drop half of the programs where half of the memory maps that a process may have are taken."""
+    if next(_compiled) % _BETWEEN_LOOKS:
+        return
+    try:
+        with open(_MAPS, "rb") as maps, open(_LIMIT) as limit:
+            crowded = sum(1 for _ in maps) > int(limit.read()) / 2
+    except (OSError, ValueError):  # not Linux
+        return
+    if crowded:
+        _PROGRAMS.drop(len(_PROGRAMS) // 2)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.compilation import program
 from jaxem.core.conversion import admit
 from jaxem.core.data import Data, counted, split_weights, total
 from jaxem.core.model import require
@@ -142,18 +143,18 @@ class DiscreteLatent:
         return _predict(self, params, split_weights(data)[0])
 
 
-@jax.jit
+@program
 def _log_prob(model: Any, params: Any, observations: Data) -> Array:
     return jax.nn.logsumexp(model.log_joint_table(params, observations), axis=-1)
 
 
-@jax.jit
+@program
 def _predict_proba(model: Any, params: Any, observations: Data) -> Array:
     q = posterior(model.log_joint_table(params, observations))
     return jnp.where(jnp.isfinite(q.log_normalizer)[:, None], q.probabilities, jnp.nan)
 
 
-@jax.jit
+@program
 def _predict(model: Any, params: Any, observations: Data) -> Array:
     found = _predict_proba(model, params, observations)
     return jnp.where(jnp.isnan(found).any(axis=1), -1, found.argmax(axis=1))

@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import bound, trees
+from jaxem.core.compilation import program
 from jaxem.core.data import Data, count, take
 from jaxem.core.model import Params, Posterior, has, is_additive
 
@@ -40,7 +41,7 @@ def anchored(model: Any, params: Params) -> Any:
     return model.anchor(params) if has(model, "anchor") else model
 
 
-@jax.jit
+@program
 def posterior(model: Any, params: Params, data: Data) -> Posterior:
     """The E-step of EM: q = p(z | x, params)."""
     return model.e_step(params, data)
@@ -126,7 +127,7 @@ def noise(objective: Callable[[Params], Array | None], params: Params) -> Array:
 
 def default_block_size(model: Any, params: Params, data: Data, e_step: Callable[..., Posterior] = posterior) -> int:
     """Rows a block: as many as keep its data and posterior within the cache."""
-    q = jax.eval_shape(e_step, model, params, data)  # of the same arguments it is traced once
+    q = jax.eval_shape(lambda: e_step(model, params, data))
     return rows_in_cache(trees.size_in_bytes((q, data)) / max(count(data), 1))
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import matrices
+from jaxem.core.compilation import program
 from jaxem.core.matrices import product
 
 
@@ -108,7 +109,7 @@ def _rows_of(y: Array, i: np.ndarray) -> Array:
     return y.at[i].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
-@functools.partial(jax.jit, static_argnames="form")
+@program(static_argnames=("form",))
 def _monomials(form: str, y: Array) -> Array:
     """phi (F, N), from ``y (D, N)``: y itself, then y_i y_j with i <= j, y_i^2, or |y|^2.
 

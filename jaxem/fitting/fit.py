@@ -11,6 +11,7 @@ from jaxem.algorithms.em import EM
 from jaxem.algorithms.generalized import GEM
 from jaxem.algorithms.protocol import Algorithm, State
 from jaxem.core import bound, expectation, trees
+from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, is_additive, require
@@ -108,7 +109,7 @@ class Climb(NamedTuple):
     noise: Array  # rounding error of the objective beyond ``rounding``
 
 
-@jax.jit(static_argnames=("max_steps", "unchecked"))
+@program(static_argnames=("max_steps", "unchecked"))
 def _fit(
     model: Any,
     params: Params,

@@ -28,6 +28,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.flatten_util import ravel_pytree
 
 from jaxem.core import constraints, expectation, linear
+from jaxem.core.compilation import program
 from jaxem.core.coordinates import living
 from jaxem.core.data import Data, Weighted, size
 from jaxem.core.model import Params, has_m_step, require, spaces_of
@@ -102,7 +103,7 @@ def _along(model: Any, data: Data, moving: tuple[int, ...]) -> tuple[list[Array]
     return [leaves[i] for i in moving], put
 
 
-@jax.jit(static_argnames="moving")
+@program(static_argnames=("moving",))
 def _objective_tangent(
     model: Any, data: Data, params: Params, ended: Array, status: Array, dots: list[Array], moving: tuple[int, ...]
 ) -> Array:
@@ -193,7 +194,7 @@ class _Quality(NamedTuple):
     sound: Array
 
 
-@jax.jit
+@program
 def _refine(model: Any, data: Data, params: Params, objective: Array | None, status: Array) -> tuple[Params, _Quality]:
     """The fixed point by Newton's method, and how well it and the inverse of A are determined.
 
@@ -231,7 +232,7 @@ def _refine(model: Any, data: Data, params: Params, objective: Array | None, sta
     return equation.params(z), _Quality(distance, gain, error, allowed, same, sound)
 
 
-@jax.jit(static_argnames="moving")
+@program(static_argnames=("moving",))
 def _params_tangent(
     model: Any, data: Data, params: Params, quality: _Quality, dots: list[Array], moving: tuple[int, ...]
 ) -> Params:

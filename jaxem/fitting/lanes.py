@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import trees
+from jaxem.core.compilation import program
 from jaxem.core.data import Data, rows
 from jaxem.core.expectation import rows_in_cache
 from jaxem.core.model import Params, has
@@ -93,7 +94,7 @@ def _default_width(model: Any, params: Params, datasets: Data, max_steps: int) -
     return rows_in_cache(2 * size)  # as much again for what is computed on the way
 
 
-@jax.jit(static_argnames=("max_steps", "width"))
+@program(static_argnames=("max_steps", "width"))
 def _start(
     model: Any,
     params: Params,
@@ -115,7 +116,7 @@ def _start(
     return jax.lax.map(one, (lanes, where), batch_size=width)
 
 
-@jax.jit(static_argnames="max_steps", donate_argnames="table")
+@program(static_argnames=("max_steps",), donate_argnames=("table",))
 def _climb(
     table: Climb,
     group: Array,
@@ -139,7 +140,7 @@ def _climb(
     return jax.tree.map(lambda leaf, new: leaf.at[group].set(new), table, end), end.status
 
 
-@jax.jit
+@program
 def _collect(tables: list[Climb], places: Array) -> Fit:
     """The fits in the order of their lanes."""
     return result(jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *tables))

@@ -11,6 +11,7 @@ from jax import Array
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import trees
 from jaxem.core.bound import HOW_TO_HAVE_ONE, has_objective
+from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, rows, size
 from jaxem.core.model import Params, require
@@ -135,7 +136,7 @@ def _attach(model: Any, datasets: Data, fits: Fit) -> Fit:
     return jax.vmap(implicit.attach, in_axes=(None, 0, 0))(model, datasets, fits)
 
 
-@jax.jit(static_argnames=("lanes", "restarts"))
+@program(static_argnames=("lanes", "restarts"))
 def _starts(model: Any, key: Array, datasets: Data, lanes: int, restarts: int) -> tuple[Params, Array]:
     """The starts and keys that ``fit_restarts`` would use, (B * R, ...)."""
 
@@ -147,7 +148,7 @@ def _starts(model: Any, key: Array, datasets: Data, lanes: int, restarts: int) -
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), starts)
 
 
-@jax.jit(static_argnames="lanes")
+@program(static_argnames=("lanes",))
 def _best_of_each(fits: Fit, datasets: Data, lanes: int) -> Restarts:
     fits = jax.tree.map(lambda leaf: leaf.reshape(lanes, -1, *leaf.shape[1:]), fits)
     sizes = jax.vmap(lambda data: size(data, trees.float_dtype(fits.objective)))(datasets)

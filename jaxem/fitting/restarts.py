@@ -8,6 +8,7 @@ from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core.bound import HOW_TO_HAVE_ONE, has_objective
+from jaxem.core.compilation import program
 from jaxem.core.data import Data, size
 from jaxem.core.model import require
 from jaxem.fitting import implicit
@@ -58,12 +59,12 @@ def fit_restarts(
         raise ValueError(f"fit_restarts compares objectives, and the model has none: {HOW_TO_HAVE_ONE}")
     # The derivative is that of the best alone: that of a fit which failed is NaN.
     arguments = implicit.constant((model, key, data, algorithm, stop, tol))
-    fits = _fit_all(*arguments, restarts, max_steps)
+    fits: Any = _fit_all(*arguments, restarts, max_steps)
     found = best_of(fits, size(implicit.constant(data), fits.objective.dtype))
     return found._replace(best=implicit.attach(model, data, found.best))
 
 
-@jax.jit(static_argnames=("restarts", "max_steps"))
+@program(static_argnames=("restarts", "max_steps"))
 def _fit_all(
     model: Any, key: Array, data: Data, algorithm: Any, stop: Any, tol: Any, restarts: int, max_steps: int
 ) -> Fit:
@@ -75,7 +76,7 @@ def _fit_all(
     return jax.vmap(one)(keys[0], keys[1])
 
 
-@jax.jit
+@program
 def best_of(fits: Fit, data_size: Array) -> Restarts:
     """The best of many fits to one data set."""
     objectives = fits.objective

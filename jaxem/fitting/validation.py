@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import constraints, trees
-from jaxem.core.compilation import quick_jit
+from jaxem.core.compilation import program
 from jaxem.core.conversion import check_shapes
 from jaxem.core.data import Data, check_counts, counts_are_sound, rows, split_weights
 from jaxem.core.model import Params, has, spaces_of
@@ -45,7 +45,7 @@ def _membership(inside: Callable[[Any, Params], Any], spaces: Any, params: Param
     return zip(trees.leaf_names(params), found, constraints.describe(spaces, params), strict=True)
 
 
-@quick_jit
+@program(quick="few numbers")
 def _inside(spaces: Any, params: Params) -> Array:
     return constraints.contains(spaces, params)
 
@@ -66,7 +66,7 @@ def check_starts(model: Any, params: Params, datasets: Data) -> None:
             raise ValueError(f"data set {int(good.argmin())}: the start of {name} must be {what}; it is not.")
 
 
-@quick_jit
+@program(quick="few numbers")
 def _each_inside(spaces: Any, params: Params) -> Array:
     return jax.vmap(lambda one: constraints.contains(spaces, one))(params)
 
@@ -92,7 +92,7 @@ def _validate(model: Any, params: Params, datasets: Data, b: int) -> None:
 
 def check_step(algorithm: Any, model: Any, state: Any, data: Data) -> None:
     """Raise ``ValueError`` where a step does not return parameters like the start (seen while tracing)."""
-    start, new = state.params, jax.eval_shape(algorithm.step, model, state, data).params
+    start, new = state.params, jax.eval_shape(lambda: algorithm.step(model, state, data)).params
     expected, found = jax.tree.structure(start), jax.tree.structure(new)
     if expected != found:
         raise ValueError(f"the M-step returns another structure than the start has. Start: {expected}; M-step: {found}")

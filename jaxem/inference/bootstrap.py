@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import trees
+from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, Weighted, count, split_weights
 from jaxem.core.model import Params, has
@@ -135,7 +136,7 @@ def _draws(data: Data) -> int:
     return count(observations) if weights is None else round(float(weights.sum()))
 
 
-@jax.jit(static_argnames=("replicates", "draws", "max_steps", "batch_size"))
+@program(static_argnames=("replicates", "draws", "max_steps", "batch_size"))
 def _replicates(
     model: Any,
     params: Params,

@@ -10,6 +10,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jaxem.core import constraints, trees
+from jaxem.core.compilation import program
 from jaxem.core.constraints import Positive, PositiveDefinite, Simplex, Space, UnitInterval
 from jaxem.core.coordinates import chart, into
 from jaxem.core.model import Params, spaces_of
@@ -108,7 +109,7 @@ def edged(model: Any, params: Params) -> np.ndarray:
     return np.concatenate(parts)
 
 
-@jax.jit
+@program
 def _shares(model: Any, params: Params, direction: Array, diagonal: Array) -> Array:
     u = into(model, params)
     _, push = jax.linearize(flat_chart(model, params), u)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import bound, constraints, trees
+from jaxem.core.compilation import program
 from jaxem.core.data import Data, count, split_weights
 from jaxem.core.discrete import require_classes
 from jaxem.core.model import Params, has, require
@@ -53,7 +54,7 @@ class Measured(NamedTuple):
     n: Array
 
 
-@jax.jit
+@program
 def measure(model: Any, params: Params, data: Data) -> Measured:
     """Log-likelihood, posterior entropy and sample size, in one program; ``ValueError`` for a model without a bound."""
     params = trees.cast(params, trees.float_dtype(data))

@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import trees
+from jaxem.core.compilation import program
 from jaxem.core.data import Data, Weighted, count, split_weights
 from jaxem.core.model import require
 from jaxem.fitting.fit import choose
@@ -76,7 +77,7 @@ def cross_validate(
     return _cross_validate(model, key, data, algorithm, stop, tol, folds, restarts, max_steps)
 
 
-@jax.jit(static_argnames=("folds", "restarts", "max_steps"))
+@program(static_argnames=("folds", "restarts", "max_steps"))
 def _cross_validate(
     model: Any, key: Array, data: Data, algorithm: Any, stop: Any, tol: Any, folds: int, restarts: int, max_steps: int
 ) -> CrossValidation:

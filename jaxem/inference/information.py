@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import bound, expectation, tables, trees
+from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, size
@@ -110,7 +111,7 @@ def field(model: Any, params: Params, data: Data, what: Route | Literal["complet
     return (lambda w: score(w, w)) if what == "oakes" else (lambda w: score(w, u))
 
 
-@jax.jit(static_argnames="route")
+@program(static_argnames=("route",))
 def _products(model: Any, params: Params, data: Data, direction: Array, route: Route) -> Products:
     u = into(model, params)
 
@@ -141,7 +142,7 @@ def information_product(
     return _products(model, params, data, direction, choose_route(model, route))
 
 
-@jax.jit(static_argnames="what")
+@program(static_argnames=("what",))
 def _derivative(model: Any, params: Params, data: Data, what: Any) -> tuple[Array, Array]:
     """A field at the coordinates (P,), and its derivative (P, P), by columns."""
     u, f = into(model, params), field(model, params, data, what)
@@ -149,7 +150,7 @@ def _derivative(model: Any, params: Params, data: Data, what: Any) -> tuple[Arra
     return values[0], columns.T
 
 
-@jax.jit
+@program
 def _look(
     model: Any, params: Params, data: Data, observed: Array, complete: Array | None, gradient: Array, logs: Array
 ) -> Verdict:

@@ -9,6 +9,7 @@ from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 
 from jaxem.core import constraints, trees
+from jaxem.core.compilation import program
 from jaxem.core.constraints import Positive, PositiveDefinite, Real, Simplex, UnitInterval
 from jaxem.core.conversion import convert
 from jaxem.core.coordinates import into
@@ -59,7 +60,7 @@ def check_level(level: Any) -> None:
         raise ValueError(f"level must lie between 0 and 1, such as 0.95; it is {level}")
 
 
-@jax.jit
+@program
 def wald(model: Any, params: Params, spread: Spread, level: ArrayLike) -> Intervals:
     """The intervals, from the covariance in coordinates."""
     dtype = spread.free.dtype

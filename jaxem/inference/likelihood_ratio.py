@@ -8,6 +8,7 @@ from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core.bound import has_objective
+from jaxem.core.compilation import program
 from jaxem.core.data import Data
 from jaxem.core.model import has, require
 from jaxem.fitting.fit import fit
@@ -108,7 +109,7 @@ def _likelihood(model: Any, end: Fit) -> Array:
     return end.objective - model.log_prior(end.params) if has(model, "log_prior") else end.objective
 
 
-@jax.jit(static_argnames=("restarts", "max_steps", "replicates", "batch_size"))
+@program(static_argnames=("restarts", "max_steps", "replicates", "batch_size"))
 def _null_distribution(
     models: tuple[Any, Any],
     params: Any,

@@ -4,7 +4,6 @@ Everything is a function of unconstrained coordinates u. Each expensive function
 and called at all points at which it is needed; what joins them is NumPy.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import bound, expectation, trees
-from jaxem.core.compilation import quick_jit
+from jaxem.core.compilation import program
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, count, size, take
 from jaxem.core.model import Params, has, has_m_step, is_additive
@@ -54,8 +53,8 @@ class Measured(NamedTuple):
 
 def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> Measured:
     """Measure ``model`` at ``params``, with ``probes`` random points around."""
-    q = _program(_e_step)(model, params, data)
-    em = jax.tree.map(np.asarray, _program(_take_step)(model, params, q, data))
+    q = _e_step(model, params, data)
+    em = jax.tree.map(np.asarray, _take_step(model, params, q, data))
     u, n = em.u, em.u.shape[0]
     small = n <= LARGEST_HESSIAN
     # The diagonal of a large Hessian is E[v * Hv] over random signs (Hutchinson 1990).
@@ -65,10 +64,10 @@ def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> 
     first = np.concatenate([_rows(u, basis), _rows(u, em.rounded), _rows(em.u_new, em.rounded_new)])
 
     likelihood = expected = others = missing = None
-    prior = _each(_program(_of_prior), model, params)
+    prior = _each(_of_prior, model, params)
     products, prior_products = np.zeros_like(along), prior(first, along).products
     if has(model, "q_function"):
-        expected = _each(_program(_of_expected), model, params, q, data)
+        expected = _each(_of_expected, model, params, q, data)
         products = expected(first, along).products
     penalized = products + prior_products
     delta = _natural_step(u, penalized[: basis.shape[0]], basis, small, em.size)
@@ -81,11 +80,11 @@ def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> 
     around = (normal * delta * factors / n**0.5).astype(u.dtype)
     points = np.concatenate([u[None], em.u_new[None], u + around, em.u_new + around])
     if has(model, "log_likelihood"):
-        likelihood = _each(_program(_of_likelihood), model, params, data)
+        likelihood = _each(_of_likelihood, model, params, data)
         if expected is not None and small:
             missing = likelihood(_rows(u, basis), basis).products - products[:n]
     if has(model, "q_function", "entropy"):
-        others = _each(_program(_other_posterior), model, params, data, u)(u + around)
+        others = _each(_other_posterior, model, params, data, u)(u + around)
     return Measured(
         em.size,
         delta,
@@ -104,11 +103,7 @@ def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> 
     )
 
 
-@functools.cache
-def _program(function: Callable[..., Any]) -> Any:
-    return quick_jit(function, always=True)  # these run a few times
-
-
+@program(quick="always")  # it runs a few times
 def _e_step(model: Any, params: Params, data: Data) -> Any:
     return model.e_step(params, data)
 
@@ -125,6 +120,7 @@ class _Step(NamedTuple):
     maximized: Any
 
 
+@program(quick="always")  # it runs a few times
 def _take_step(model: Any, params: Params, q: Any, data: Data) -> _Step:
     """One EM iteration, and all that needs no derivative."""
     coordinates = lambda p: into(model, p, params)  # of one chart, so that they can be compared
@@ -158,31 +154,35 @@ def _derivatives(function: Callable[..., Any], point: Array, direction: Array) -
     return _Derivatives(value, gradient, product)
 
 
-def _each(program: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
-    """``program`` called for one row of its last arguments after the other: of one shape, so compiled once."""
+def _each(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """``function`` called for one row of its last arguments after the other: of one shape, so compiled once."""
 
     def call(*rows: np.ndarray) -> Any:
-        results = [program(*arguments, *row) for row in zip(*rows, strict=True)]
+        results = [function(*arguments, *row) for row in zip(*rows, strict=True)]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
 
     return call
 
 
+@program(quick="always")  # it runs a few times
 def _of_expected(model: Any, params: Params, q: Any, data: Data, point: Array, direction: Array) -> _Derivatives:
     at = chart(model, params)
     return _derivatives(lambda u: model.q_function(at(u), q, data), point, direction)
 
 
+@program(quick="always")  # it runs a few times
 def _of_likelihood(model: Any, params: Params, data: Data, point: Array, direction: Array) -> _Derivatives:
     at = chart(model, params)
     return _derivatives(lambda u: model.log_likelihood(at(u), data), point, direction)
 
 
+@program(quick="always")  # it runs a few times
 def _of_prior(model: Any, params: Params, point: Array, direction: Array) -> _Derivatives:
     at = chart(model, params)
     return _derivatives(lambda u: bound.penalized(model, 0 * u.sum(), at(u)), point, direction)
 
 
+@program(quick="always")  # it runs a few times
 def _other_posterior(model: Any, params: Params, data: Data, here: Array, point: Array) -> tuple[Array, Array]:
     """ELBO(theta, q') and KL(q' || q) for the posterior q' at another point.
 

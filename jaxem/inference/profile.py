@@ -18,6 +18,7 @@ from jax import Array
 from jax.scipy.special import ndtri
 
 from jaxem.core import bound, trees
+from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data
@@ -79,7 +80,7 @@ class _Local(NamedTuple):
     f_curve: Any
 
 
-@jax.jit(static_argnames="function")
+@program(static_argnames=("function",))
 def _local(model: Any, params: Params, data: Data, function: Callable[[Params], Array], u: Array) -> tuple[Array, ...]:
     """L and f, their gradients and Hessians, at ``u``."""
     here = chart(model, params)

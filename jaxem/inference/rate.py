@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import trees
+from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, size
@@ -165,12 +166,12 @@ def _refuse(found: _Spectrum, model: Any, params: Params) -> None:
         )
 
 
-@jax.jit
+@program
 def _as_parameters(model: Any, params: Params, vector: Array) -> Params:
     return jax.jvp(chart(model, params), (into(model, params),), (vector,))[1]
 
 
-@jax.jit
+@program
 def _spectrum(model: Any, params: Params, data: Data, start: Array) -> _Spectrum:
     u, em = into(model, params), em_map_at(model, params, data)
     p, dtype = u.shape[0], u.dtype

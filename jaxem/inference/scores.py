@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import bound
+from jaxem.core.compilation import program
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, count, counted
 from jaxem.core.model import Params, has, require
 from jaxem.inference.coordinates import along_all
 
 
-@jax.jit
+@program
 def scores(model: Any, params: Params, data: Data) -> tuple[Array, Array]:
     r"""d/du log p(x_n | params) of each observation, (N, P), in unconstrained coordinates, and the weights (N,).
 
@@ -37,7 +38,7 @@ def scores(model: Any, params: Params, data: Data) -> tuple[Array, Array]:
     return jax.vmap(one)(observations), weights.astype(u.dtype)
 
 
-@jax.jit
+@program
 def prior_score(model: Any, params: Params) -> Array:
     """The gradient of the log-prior, (P,); zero without one."""
     u, at = into(model, params), chart(model, params)

@@ -11,6 +11,7 @@ from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 
 from jaxem.core import trees
+from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.coordinates import into
 from jaxem.core.data import Data, count
@@ -72,12 +73,12 @@ def standard_errors(
     return shaped_like(convert(model, params, data)[0], errors(spread))
 
 
-@jax.jit
+@program
 def _covariance(spread: Spread) -> Array:
     return spread.jacobian @ spread.free @ spread.jacobian.T
 
 
-@jax.jit
+@program
 def errors(spread: Spread) -> Array:
     """Standard errors of all parameters, (T,)."""
     variances = ((spread.jacobian @ spread.free) * spread.jacobian).sum(axis=1)
@@ -127,7 +128,7 @@ def _check_scores(observed: Array, each: Array, weights: Array, prior: Array) ->
         )
 
 
-@jax.jit
+@program
 def _spread(
     model: Any, params: Params, observed: Array, parts: tuple[Array, Array] | None, clusters: Array | None
 ) -> Spread:

@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxem.core import matrices
 from jaxem.core.checks import prng_key, whole_number
-from jaxem.core.compilation import quick_jit
+from jaxem.core.compilation import program
 from jaxem.core.constraints import Positive, Real
 from jaxem.core.conversion import admit, as_data, as_params, check_precision
 from jaxem.core.data import Data, check_counts, counted, split_weights, total
@@ -304,7 +304,7 @@ def _finite(data: Data) -> Array:
     return good if weights is None else good | (weights == 0)
 
 
-@jax.jit
+@program
 def _density(params: FactorAnalysisParams, x: Array) -> Array:
     y = real(x, params.mean.dtype) - params.mean[None, :]
     lower = matrices.cholesky(params.loadings @ params.loadings.T + jnp.diag(params.noise))
@@ -313,13 +313,13 @@ def _density(params: FactorAnalysisParams, x: Array) -> Array:
     return -0.5 * (y.shape[1] * math.log(2 * math.pi) + log_determinant + (z**2).sum(axis=0))
 
 
-@jax.jit
+@program
 def _posterior(model: FactorAnalysis, params: FactorAnalysisParams, x: Array) -> Factors:
     q = model.e_step(params, x)
     return q._replace(means=jnp.where(jnp.isfinite(q.log_normalizer)[:, None], q.means, jnp.nan))
 
 
-@quick_jit
+@program(quick="few numbers")
 def _init(model: FactorAnalysis, key: Array, data: Data) -> FactorAnalysisParams:
     x, weights = counted(data)
     dtype = float_dtype(x)

@@ -1,7 +1,6 @@
 """Hidden Markov models: a class that moves along a Markov chain, one observation at each step."""
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.checks import prng_key, whole_number
-from jaxem.core.compilation import quick_jit
+from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
 from jaxem.core.conversion import admit, as_data, as_params
 from jaxem.core.data import Data, Sequences, check_counts, counted, split_lengths, split_weights, total
@@ -292,21 +291,21 @@ def _observed(data: Data) -> tuple[Array, Array]:
     return x.reshape(n * t, *x.shape[2:]), observed.reshape(-1)
 
 
-@jax.jit
+@program
 def _log_prob(model: HMM, params: HMMParams, sequences: Data) -> Array:
     x, lengths, _ = _unpack(sequences)
     value = chain.log_likelihood(params.initial, params.transition, model._log_b(params, x), lengths)
     return jnp.where(_is_sequence(lengths, x), value, jnp.nan)
 
 
-@jax.jit
+@program
 def _predict(model: HMM, params: HMMParams, sequences: Data) -> Array:
     x, lengths, _ = _unpack(sequences)
     path = chain.viterbi(params.initial, params.transition, model._log_b(params, x), lengths)
     return jnp.where(_is_sequence(lengths, x)[:, None], path, -1)
 
 
-@jax.jit
+@program
 def _predict_proba(model: HMM, params: HMMParams, sequences: Data) -> Array:
     x, lengths, _ = _unpack(sequences)
     q = model.e_step(params, sequences)
@@ -331,7 +330,7 @@ def _unpack(data: Data) -> tuple[Array, Array, Array | None]:
     return jnp.where(inside.reshape(*inside.shape, *(1,) * (x.ndim - 2)), x, x[:, :1]), lengths, weights
 
 
-@functools.partial(quick_jit, static_argnames="start")
+@program(quick="few numbers", static_argnames=("start",))
 def _init(model: HMM, key: Array, data: Data, start: Start) -> HMMParams:
     x, lengths, weights = _unpack(data)
     dtype = float_dtype(x)

@@ -1,7 +1,6 @@
 """Finite mixtures: p(x | params) = sum_k weight_k p(x | component k)."""
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.checks import prng_key, whole_number
-from jaxem.core.compilation import quick_jit
+from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
 from jaxem.core.conversion import as_data, as_params
 from jaxem.core.data import Data, check_counts, counted, split_weights
@@ -161,7 +160,7 @@ class Mixture(DiscreteLatent):
         return observations.supported(self.family, x, None if weights is None else weights != 0).all()
 
 
-@functools.partial(quick_jit, static_argnames="start")
+@program(quick="few numbers", static_argnames=("start",))
 def _init(model: Mixture, key: Array, data: Data, start: Start) -> MixtureParams:
     x, weights = counted(data)
     dtype = float_dtype(x)

@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxem.core import trees
 from jaxem.core.checks import instance, whole_number
-from jaxem.core.compilation import quick_jit
+from jaxem.core.compilation import program
 from jaxem.core.conversion import check_precision
 from jaxem.core.data import Data, split_lengths, split_weights
 
@@ -80,7 +80,7 @@ def _shapes(title: str, family: Any, k: int, event: tuple[int, ...]) -> Any:
         raise ValueError(f"{title}: the family (its prior?) does not fit data of this shape: {first}") from error
 
 
-@jax.jit
+@program
 def _maximized(family: Any, weights: Array, x: Array) -> Any:
     return family.maximize(family.statistics(weights, x))
 
@@ -105,7 +105,7 @@ def check_support(family: Any, x: Array, observed: Array | None) -> None:
         check_precision(x, jnp.result_type(float), "the data")
 
 
-@quick_jit
+@program(quick="few numbers")
 def _possible(family: Any, x: Array, observed: Array | None) -> Array:
     return supported(family, x, observed)
 
