@@ -36,13 +36,18 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 class Compilations:
-    """How many programs XLA has compiled since the block was entered."""
+    """Which programs XLA has compiled since the block was entered."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.names: list[str] = []
 
-    def __call__(self, event: str, *_: object, **__: object) -> None:
-        self.count += event == COMPILED
+    @property
+    def count(self) -> int:
+        return len(self.names)
+
+    def __call__(self, event: str, *_: object, **about: object) -> None:
+        if event == COMPILED:
+            self.names.append(str(about.get("fun_name")))
 
 
 @pytest.fixture
