@@ -10,6 +10,7 @@ from jax import Array
 from jaxem.core.constraints import UnitInterval
 from jaxem.core.discrete import log_times
 from jaxem.families import indicators
+from jaxem.families.sums import weighted_sums
 
 
 class BernoulliParams(NamedTuple):
@@ -45,7 +46,7 @@ class Bernoulli:
         return jnp.where(self.supports(x)[:, None], density, -jnp.inf)
 
     def statistics(self, weights: Array, x: Array) -> BernoulliStatistics:
-        return BernoulliStatistics(weights.sum(axis=0), weights.T @ x.astype(weights.dtype))
+        return BernoulliStatistics(weights.sum(axis=0), weighted_sums(weights, x))
 
     def maximize(self, statistics: BernoulliStatistics) -> BernoulliParams:
         # Rounding may leave a sum of ones above the sum of weights it is part of.

@@ -11,6 +11,7 @@ from jax import Array
 from jaxem.core.constraints import Simplex
 from jaxem.core.discrete import log_times
 from jaxem.families import indicators
+from jaxem.families.sums import weighted_sums
 
 
 class CategoricalParams(NamedTuple):
@@ -63,7 +64,7 @@ class Categorical:
         return jnp.where(self.supports(x)[:, None], density, -jnp.inf)
 
     def statistics(self, weights: Array, x: Array) -> CategoricalStatistics:
-        return CategoricalStatistics(weights.T @ self._one_hot(x, weights.dtype))
+        return CategoricalStatistics(weighted_sums(weights, self._one_hot(x, weights.dtype)))
 
     def maximize(self, statistics: CategoricalStatistics) -> CategoricalParams:
         counts = self._split(statistics.counts)

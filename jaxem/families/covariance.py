@@ -15,6 +15,7 @@ from jax import Array
 
 from jaxem.core import matrices
 from jaxem.core.constraints import Positive, PositiveDefinite, Space
+from jaxem.families import scales
 
 
 class Form(NamedTuple):
@@ -126,7 +127,7 @@ _tied = Form(
 )
 _diag = Form(
     space=Positive(),
-    distance=lambda c, y: (_over_dimensions(y**2 / c[:, :, None]), jnp.log(c).sum(axis=-1)),
+    distance=lambda c, y: (_over_dimensions((y * scales.inverse_root(c)[:, :, None]) ** 2), scales.log(c).sum(axis=-1)),
     second=_diag_second,
     outer=lambda d, n: n[:, None] * d**2,
     cross=lambda f, d: 2 * f * d,
@@ -136,7 +137,10 @@ _diag = Form(
 )
 _spherical = Form(
     space=Positive(),
-    distance=lambda c, y: (_over_dimensions(y**2) / c[:, None], y.shape[1] * jnp.log(c)),
+    distance=lambda c, y: (
+        _over_dimensions((y * scales.inverse_root(c)[:, None, None]) ** 2),
+        y.shape[1] * scales.log(c),
+    ),
     second=lambda weights, y: _diag_second(weights, y).sum(axis=-1),
     outer=lambda d, n: n * (d**2).sum(axis=-1),
     cross=lambda f, d: 2 * (f * d).sum(axis=-1),

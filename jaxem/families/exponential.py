@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.constraints import Positive
+from jaxem.families import scales
+from jaxem.families.sums import weighted_sum
 
 
 class ExponentialParams(NamedTuple):
@@ -35,11 +37,11 @@ class Exponential:
         return ExponentialParams(Positive())  # pyright: ignore[reportArgumentType]
 
     def log_density(self, params: ExponentialParams, x: Array) -> Array:
-        density = jnp.log(params.rates)[None, :] - x.astype(params.rates.dtype)[:, None] * params.rates[None, :]
+        density = scales.log(params.rates)[None, :] - x.astype(params.rates.dtype)[:, None] * params.rates[None, :]
         return jnp.where(self.supports(x)[:, None], density, -jnp.inf)
 
     def statistics(self, weights: Array, x: Array) -> ExponentialStatistics:
-        return ExponentialStatistics(weights.sum(axis=0), x.astype(weights.dtype) @ weights)
+        return ExponentialStatistics(weights.sum(axis=0), weighted_sum(weights, x))
 
     def maximize(self, statistics: ExponentialStatistics) -> ExponentialParams:
         return ExponentialParams(statistics.sizes / statistics.total)

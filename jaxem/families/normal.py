@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxem.core.constraints import Positive, Real
 from jaxem.core.records import register
+from jaxem.families import scales
 from jaxem.families.covariance import collapsed
 
 
@@ -43,8 +44,9 @@ class Normal:
         return NormalParams(Real(), Positive())  # pyright: ignore[reportArgumentType]
 
     def log_density(self, params: NormalParams, x: Array) -> Array:
-        m, v = params.means[None, :], params.variances[None, :]
-        return -0.5 * (math.log(2 * math.pi) + jnp.log(v) + (x[:, None] - m) ** 2 / v)
+        # Divided before it is squared, so that the square neither overflows nor vanishes.
+        z = (x[:, None] - params.means[None, :]) * scales.inverse_root(params.variances)[None, :]
+        return -0.5 * (math.log(2 * math.pi) + scales.log(params.variances)[None, :] + z**2)
 
     def statistics(self, weights: Array, x: Array) -> NormalStatistics:
         y = x[:, None] if self.origin is None else x[:, None] - self.origin[None, :]

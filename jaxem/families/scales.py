@@ -1,0 +1,44 @@
+"""Functions of a scale whose derivatives neither overflow nor vanish where the scale is tiny or huge.
+
+In a change of scale du the tangent dr = r du is as small as r itself. The textbook's -dr / r^2 squares r first, and is
+0 / 0 in 32 bits below 1e-19; -(dr / r) / r is not, at any order of derivative.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+@jax.custom_jvp
+def reciprocal(r: Array) -> Array:
+    """1 / r."""
+    return 1 / r
+
+
+@reciprocal.defjvp
+def _reciprocal_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    inverse = reciprocal(primals[0])
+    return inverse, -(inverse * tangents[0]) * inverse
+
+
+@jax.custom_jvp
+def inverse_root(v: Array) -> Array:
+    """v^(-1/2)."""
+    return 1 / jnp.sqrt(v)
+
+
+@inverse_root.defjvp
+def _inverse_root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    inverse = inverse_root(primals[0])
+    return inverse, -0.5 * (reciprocal(primals[0]) * tangents[0]) * inverse
+
+
+@jax.custom_jvp
+def log(r: Array) -> Array:
+    """log r."""
+    return jnp.log(r)
+
+
+@log.defjvp
+def _log_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return log(primals[0]), reciprocal(primals[0]) * tangents[0]

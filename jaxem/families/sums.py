@@ -1,0 +1,28 @@
+"""Weighted sums over many observations, whose rounding error does not grow with their number.
+
+A product with a vector, and one of matrices, may add row after row to one number: in 32 bits a million of them leave
+relative errors of 1e-4. XLA's own sums, and sums of sums, do not.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+_ROWS = 2**12  # of one product: so many terms lose some eps
+
+
+def weighted_sum(weights: Array, x: Array) -> Array:
+    """sum_n weights_nk x_n, (K,), from ``weights (N, K)``, ``x (N,)``."""
+    return (weights * x.astype(weights.dtype)[:, None]).sum(axis=0)
+
+
+def weighted_sums(weights: Array, x: Array) -> Array:
+    """sum_n weights_nk x_nd, (K, D), from ``weights (N, K)``, ``x (N, D)``: products of matrices, some rows at a
+    time."""
+    x = x.astype(weights.dtype)
+    n = x.shape[0]
+    if n <= _ROWS:
+        return weights.T @ x
+    pieces = n // _ROWS
+    full = pieces * _ROWS
+    parts = [a[:full].reshape(pieces, _ROWS, a.shape[1]) for a in (weights, x)]
+    return (jnp.swapaxes(parts[0], 1, 2) @ parts[1]).sum(axis=0) + weights[full:].T @ x[full:]
