@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import digamma
 
 from jaxem.core.constraints import Positive
@@ -68,8 +69,10 @@ class Poisson:
 
 # s(x) of x = 0, 1, ..., before the series of Stirling reaches 64 bits.
 _SMALL = np.array(
-    [0.0, -1.0, -1.30685281944005469, -1.49592260322372593, -1.63287638586838314]
-    + [-1.74030218061154412, -1.82869439664177099, -1.90379031767822116, -1.9690705693065628, -2.02680628405549517]
+    [
+        *(0.0, -1.0, -1.30685281944005469, -1.49592260322372593, -1.63287638586838314),
+        *(-1.74030218061154412, -1.82869439664177099, -1.90379031767822116, -1.9690705693065628, -2.02680628405549517),
+    ]
 )
 
 
@@ -97,9 +100,9 @@ def log_probability(x: Array, rates: Array) -> Array:
 def _log_probability_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     (x, rates), (dx, d_rates) = primals, tangents
     tangent = jnp.zeros((x.shape[0], rates.shape[0]), rates.dtype)
-    if not isinstance(d_rates, jax.custom_derivatives.SymbolicZero):
+    if not isinstance(d_rates, SymbolicZero):
         tangent = stirling.score(x[:, None], rates[None, :]) * d_rates[None, :]
-    if not isinstance(dx, jax.custom_derivatives.SymbolicZero):
+    if not isinstance(dx, SymbolicZero):
         tangent = tangent + (jnp.log(rates)[None, :] - digamma(x + 1)[:, None]) * dx[:, None]
     return log_probability(x, rates), tangent
 
