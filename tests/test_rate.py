@@ -1,5 +1,7 @@
 """The rate of EM: published, in agreement with the information and with the trace, and refused where there is none."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +10,11 @@ from cases import case
 from closeness import assert_within
 
 import jaxem
+from jaxem import datasets
 from jaxem.core.expectation import em_map
-from jaxem.models import FactorAnalysis, MixtureParams
+from jaxem.core.records import register
+from jaxem.families import Poisson, PoissonParams
+from jaxem.models import FactorAnalysis, Mixture, MixtureParams
 
 COUNTS = np.array([125.0, 18.0, 20.0, 34.0])
 LINKAGE = jaxem.Model(
@@ -50,9 +55,6 @@ def test_rate_is_that_of_the_information_and_of_the_trace(name):
 
 def test_no_missing_information_no_rate():
     """One class: EM is there at once."""
-    from jaxem.families import Poisson, PoissonParams
-    from jaxem.models import Mixture
-
     x = np.array([1.0, 2.0, 0.0, 5.0])
     params = MixtureParams(jnp.ones(1), PoissonParams(jnp.asarray([2.0])))
     assert_within(jaxem.convergence_rate(Mixture(Poisson(), 1), params, x).rate, 0, 1e-12)
@@ -88,3 +90,133 @@ def test_what_is_no_maximum_is_refused_or_nan():
     assert np.isnan(found[1:]).all()
     with pytest.raises(ValueError, match="m_step"):
         jaxem.convergence_rate(jaxem.Model(LINKAGE.e_step), 0.6, COUNTS)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Missing:
+    """Means of normal numbers of variance 1, of which ``missing (D,)`` are not seen beside N that are.
+
+    EM averages those seen and its last answer, so its rate is M / (N + M) exactly. An infinite number of missing ones
+    leaves a mean where it is.
+    """
+
+    missing: jnp.ndarray
+    redundant: int = dataclasses.field(default=0, metadata={"static": True})
+    constraints = jaxem.Real()
+
+    def e_step(self, params, data):
+        return params
+
+    def m_step(self, q, data):
+        share = jnp.where(jnp.isinf(self.missing), 0, 1 / (data.shape[0] + self.missing))
+        return q + share * (data - q[None]).sum(axis=0)
+
+    def q_function(self, params, q, data):
+        missing = jnp.where(jnp.isinf(self.missing), 1, self.missing)
+        seen = jnp.where(jnp.isinf(self.missing)[None], 0, (data - params[None]) ** 2)
+        return -(seen.sum() + (missing * (q - params) ** 2).sum()) / 2
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class MissingWithoutQ:
+    """The same, by two functions."""
+
+    model: Missing
+    constraints = jaxem.Real()
+
+    def e_step(self, params, data):
+        return params
+
+    def m_step(self, q, data):
+        return self.model.m_step(q, data)
+
+
+SEEN = np.random.default_rng(0).normal(3.0, 1.0, (20, 4))
+
+
+def missing(rates, dtype, **keywords):
+    """The model in which each mean has its rate, the data, and the maximum."""
+    rates = np.asarray(rates)
+    with np.errstate(divide="ignore"):
+        model = Missing(jnp.asarray(20 * rates / (1 - rates), dtype), **keywords)
+    data = jnp.asarray(SEEN[:, np.arange(len(rates)) % 4], dtype)
+    return model, data, jnp.asarray(data.mean(axis=0))
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-3, 0.05])
+@pytest.mark.parametrize("rate", [0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 1 - 1e-7])
+def test_slow_em_is_not_flat(rate, apart, dtype):
+    """The exact rate, from the maximum and from a point some hundredths of a standard error away; or "not resolved"."""
+    model, data, top = missing([rate, 0.5], dtype)
+    params = top + jnp.asarray(apart / np.sqrt(20), dtype)
+    resolution = 10 * float(np.finfo(dtype).eps) * 3 / (1 - rate) ** 0.5  # the means are 3, one step moves by eps of it
+    try:
+        found = jaxem.convergence_rate(model, params, data)
+    except ValueError as error:
+        assert isinstance(error, jaxem.InformationError) and "not resolved: along params[0]" in str(error)
+        assert ("64 bits" in str(error)) == (dtype == np.float32)
+        assert 1 - rate <= 100 * resolution
+        return
+    assert_within(found.rate, rate, float(found.error))
+    assert found.error <= 0.25 * (1 - rate) and not found.flat and found.names[0] == "params[0]"
+    assert 1 - rate >= resolution / 100
+
+
+def test_slow_em_by_two_functions():
+    for rate in (0.9, 0.9999, 0.999999):
+        model, data, top = missing([0.5, rate], "float64")
+        found = jaxem.convergence_rate(MissingWithoutQ(model), top * (1 + 1e-5), data)
+        assert_within(found.rate, rate, 1e-12)
+        assert found.names == ("params[1]",)
+
+
+def test_slow_em_among_many_parameters():
+    """More than one round of Lanczos' method holds."""
+    rates = np.r_[np.linspace(0.0, 0.9, 69), 0.99999]
+    model, data, top = missing(rates, "float64")
+    found = jaxem.convergence_rate(model, top + 0.01 / np.sqrt(20), data)
+    assert_within(found.rate, 0.99999, 1e-9)
+    assert found.error <= 1e-7 and found.names == ("params[69]",)
+
+
+@pytest.mark.parametrize(
+    ("rates", "redundant", "wanted"),
+    [
+        ([1.0, 0.5, 0.3], 0, None),  # flat, but nothing says so beforehand
+        ([1.0, 0.5, 0.3], 1, 0.5),
+        ([1.0, 0.99999, 0.3], 1, 0.99999),
+        ([1.0, 1.0, 0.3], 1, None),  # one more than the structure asks for
+        ([1.0, 1.0, 0.3], 2, 0.3),
+        ([1 - 1e-15, 0.5, 0.3], 0, None),
+        ([0.7, 0.5, 0.3], 1, 0.7),
+    ],
+)
+def test_only_structure_makes_a_direction_flat(rates, redundant, wanted):
+    model, data, top = missing(rates, "float64", redundant=redundant)
+    lane = jax.jit(jaxem.convergence_rate)(model, top, data)
+    if wanted is None:
+        with pytest.raises(jaxem.InformationError, match=r"not resolved: along params.*is not the rate"):
+            jaxem.convergence_rate(model, top, data)
+        assert np.isnan(lane.rate)
+        return
+    found = jaxem.convergence_rate(model, top, data)
+    assert_within(found.rate, wanted, 1e-12)
+    assert bool(found.flat) == (1.0 in rates)
+    assert_within(lane.rate, found.rate, 1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_rate_does_not_depend_on_where_the_fit_stopped(dtype):
+    """The London deaths (Titterington 1984), where EM is slow: each answer holds the one of a fit to the end."""
+    deaths, days = datasets.london_times_deaths()
+    data = jaxem.Weighted(jnp.asarray(deaths, dtype), jnp.asarray(days, dtype))
+    model = Mixture(Poisson(), k=2)
+    end = jnp.asarray([1.256095, 2.663404], dtype)
+    start = MixtureParams(jnp.asarray([0.3599, 0.6401], dtype), PoissonParams(end))
+    for tol in (2e-5, 2e-7):
+        fit = jaxem.fit(model, start, data, stop=jaxem.parameter_change(tol), max_steps=2000)
+        found = jaxem.convergence_rate(model, fit.params, data)
+        assert_within(found.rate, 0.9956662232, float(found.error) + 1e-10)
+        assert found.error <= {"float32": 2e-4, "float64": 1e-10}[str(dtype)]
