@@ -114,6 +114,33 @@ def test_the_sandwich_in_closed_form():
         jaxem.covariance(model, params, x, clusters=np.zeros(60))
 
 
+@pytest.mark.parametrize(
+    ("rows", "weights", "clusters", "message"),
+    [
+        ([3.0, 1.0, 2.0, 5.0], [0.0, 4.0, 0.0, 0.0], None, "only one observation has weight"),
+        ([3.0, 1.0, 2.0, 5.0], [1.0, 1.0, 0.0, 0.0], [0, 0, 1, 2], "only one cluster has weight"),
+        ([2.0, 2.0, 2.0, 2.0], [1.0, 1.0, 3.0, 1.0], None, r"do not differ along log components\.rates\[0\]"),
+        ([2.0, 2.0, 2.0, 2.0], [1.0, 1.0, 3.0, 1.0], [0, 1, 1, 2], "do not differ"),
+        ([1.0, 3.0, 3.0, 1.0], [1.0] * 4, [0, 0, 1, 1], "do not differ"),  # the totals are equal
+    ],
+)
+def test_a_sandwich_of_nothing_is_refused(rows, weights, clusters, message):
+    """What resampling could not move has no robust error, and never one of zero."""
+    data = jaxem.Weighted(jnp.asarray(rows), jnp.asarray(weights))
+    model, params = Mixture(Poisson(), 1), poisson(np.average(rows, weights=weights))
+    how = {"robust": True} if clusters is None else {"clusters": np.asarray(clusters, np.int32)}
+    for function in (jaxem.covariance, jaxem.standard_errors, jaxem.confidence_intervals):
+        with pytest.raises(ValueError, match=message) as caught:
+            function(model, params, data, **how)
+        assert "kind='parametric'" in str(caught.value)
+    if clusters is None:
+        traced = jax.jit(lambda data: jaxem.standard_errors(model, params, data, **how))(data)
+        assert np.isnan(traced.components.rates).all()
+    # By the information there is an error: mean / N.
+    wanted = np.average(rows, weights=weights) / np.sum(weights)
+    assert_within(jaxem.standard_errors(model, params, data).components.rates[0] ** 2, wanted, 1e-12)
+
+
 def test_scores_of_rows_by_fishers_identity():
     """A model without log_prob: the same scores, from one row each; and rows that are no observations are refused."""
     x = np.random.default_rng(0).poisson(3.0, 40).astype(float)

@@ -45,17 +45,31 @@ def prior_score(model: Any, params: Params) -> Array:
     return jax.grad(lambda w: bound.penalized(model, 0 * w.sum(), at(w)))(u)
 
 
-def filling(each: Array, weights: Array, clusters: Array | None) -> Array:
+@program
+def filling(each: Array, weights: Array, clusters: Array | None, information: Array) -> Array:
     r"""The variance of the summed scores, (P, P): sum_g S_g S_g' - (sum_g S_g)(sum_g S_g)' / G.
 
     S_g is the score of a group: of one observation, ``weights`` of them, or of a cluster. At a maximum of the
     likelihood the second term is zero; with a prior it is not.
+
+    NaN where there is no spread to be seen: of one group alone, and along coordinates on which all scores are equal. A
+    variance that is a rounding error of the ``information (P,)`` along a coordinate is none.
     """
     weighted = weights[:, None] * each
     whole = weighted.sum(axis=0)
+    number = groups_that_count(weights, clusters)
     if clusters is None:
-        return weighted.T @ each - whole[:, None] * whole[None, :] / weights.sum()
-    n = each.shape[0]
-    groups = jax.ops.segment_sum(weighted, clusters, n)
-    number = (jax.ops.segment_max((weights > 0).astype(jnp.int32), clusters, n) > 0).sum().astype(each.dtype)
-    return groups.T @ groups - whole[:, None] * whole[None, :] / number
+        spread = weighted.T @ each - whole[:, None] * whole[None, :] / weights.sum()
+    else:
+        groups = jax.ops.segment_sum(weighted, clusters, each.shape[0])
+        spread = groups.T @ groups - whole[:, None] * whole[None, :] / number.astype(each.dtype)
+    still = (jnp.diagonal(spread) <= jnp.finfo(each.dtype).eps * information) & (information > 0)
+    return jnp.where(still[:, None] | still[None, :] | (number < 2), jnp.nan, spread)
+
+
+def groups_that_count(weights: Array, clusters: Array | None) -> Array:
+    """How many observations, or clusters of them, have a weight above zero."""
+    counts = (weights > 0).astype(jnp.int32)
+    if clusters is None:
+        return counts.sum()
+    return (jax.ops.segment_max(counts, clusters, weights.shape[0]) > 0).sum()

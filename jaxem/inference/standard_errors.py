@@ -16,10 +16,10 @@ from jaxem.core.conversion import convert
 from jaxem.core.coordinates import into
 from jaxem.core.data import Data, count
 from jaxem.core.model import Params
-from jaxem.inference.coordinates import along_all, flat_chart
+from jaxem.inference.coordinates import along_all, coordinate_names, flat_chart
 from jaxem.inference.information import Route, information
 from jaxem.inference.regularity import STATIONARY
-from jaxem.inference.scores import filling, prior_score, scores
+from jaxem.inference.scores import filling, groups_that_count, prior_score, scores
 
 
 class Spread(NamedTuple):
@@ -48,7 +48,8 @@ def covariance(
     small-sample factor. The weights of ``Weighted`` data are frequencies.
 
     Raises ``InformationError`` where there is none (see ``jaxem.information``); NaN inside a trace, where ``clusters``
-    must be whole numbers from 0 to N - 1. ``ValueError`` where the rows of the data are not independent observations.
+    must be whole numbers from 0 to N - 1. ``ValueError`` where the rows of the data are not independent observations,
+    and where their scores have no spread: one row or cluster with weight, or rows that are all equal.
 
     Source: Efron & Hinkley (1978) for the observed information; Huber (1967); White (1982); Liang & Zeger (1986).
     """
@@ -98,12 +99,16 @@ def spread_of(
     params, data = convert(model, params, data)
     traced = trees.is_traced(observed)
     if not robust and clusters is None:
-        return _spread(model, params, observed, None, None)
+        return _spread(model, params, observed, None)
     labels = None if clusters is None else _labels(clusters, count(data), traced)
     each, weights = scores(model, params, data)
     if not traced:
+        _check_groups(weights, labels)
         _check_scores(observed, each, weights, prior_score(model, params))
-    return _spread(model, params, observed, (each, weights), labels)
+    between = filling(each, weights, labels, jnp.diagonal(observed))
+    if not traced:
+        _check_differ(between, coordinate_names(model, params))
+    return _spread(model, params, observed, between)
 
 
 def _labels(clusters: ArrayLike, n: int, traced: bool) -> Array:
@@ -115,6 +120,27 @@ def _labels(clusters: ArrayLike, n: int, traced: bool) -> Array:
     if len(distinct) < 2:
         raise ValueError("clusters: all observations are in one cluster, and one says nothing of the spread of many")
     return jnp.asarray(labels, jnp.int32)
+
+
+def _check_groups(weights: Array, labels: Array | None) -> None:
+    if not groups_that_count(weights, labels) > 1:
+        what = "observation" if labels is None else "cluster"
+        raise ValueError(
+            f"a robust covariance compares the scores of many {what}s, and only one {what} has weight here (one "
+            "sequence is one observation). Use robust=False, the information, or jaxem.bootstrap(..., "
+            "kind='parametric')"
+        )
+
+
+def _check_differ(between: Array, names: tuple[str, ...]) -> None:
+    """Whether the scores differ along each coordinate."""
+    still = np.isnan(np.diagonal(between))
+    if still.any():
+        raise ValueError(
+            f"the scores of the observations do not differ along {', '.join(np.array(names)[still][:4])}, so they have "
+            "no spread that a robust error could be taken from: are all observations equal? Use robust=False, the "
+            "information, or jaxem.bootstrap(..., kind='parametric')"
+        )
 
 
 def _check_scores(observed: Array, each: Array, weights: Array, prior: Array) -> None:
@@ -129,15 +155,13 @@ def _check_scores(observed: Array, each: Array, weights: Array, prior: Array) ->
 
 
 @program
-def _spread(
-    model: Any, params: Params, observed: Array, parts: tuple[Array, Array] | None, clusters: Array | None
-) -> Spread:
+def _spread(model: Any, params: Params, observed: Array, between: Array | None) -> Spread:
     u = into(model, params)
     chart = flat_chart(model, params)
     jacobian = along_all(lambda v: jax.jvp(chart, (u,), (v,))[1], u).T
     scale = 1 / jnp.sqrt(jnp.diagonal(observed))  # the units of the coordinates differ: solve without them
     lower = jnp.linalg.cholesky(observed * scale[:, None] * scale[None, :])
     inverse = cho_solve((lower, True), jnp.diag(scale)) * scale[:, None]
-    if parts is None:
+    if between is None:
         return Spread(inverse, jacobian)
-    return Spread(inverse @ filling(*parts, clusters) @ inverse.T, jacobian)
+    return Spread(inverse @ between @ inverse.T, jacobian)
