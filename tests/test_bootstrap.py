@@ -164,3 +164,67 @@ def test_size_and_power_of_the_likelihood_ratio_test():
     null = -30 * (np.log(apart.mean()) + 1)
     assert float(test.statistic) == pytest.approx(2 * (float(test.alternative.objective) - null), rel=1e-9)
     assert "p = 0.05 (19 replicates, 0 failed and left out)" in str(test)
+
+
+ALIKE = {
+    "one row": jnp.ones(1),
+    "one row of many columns": jnp.arange(3.0)[None],
+    "all weight on one row": jaxem.Weighted(jnp.arange(3.0), jnp.asarray([0.0, 5.0, 0.0])),
+    "equal rows": jnp.full((7, 2), 3.0),
+    "equal rows where there is weight": jaxem.Weighted(jnp.asarray([2.0, 9.0, 2.0]), jnp.asarray([1.0, 0.0, 1.0])),
+    "one sequence": jaxem.Sequences(jnp.arange(6.0).reshape(1, 6), jnp.asarray([4], jnp.int32)),
+    "sequences that differ in the padding": jaxem.Sequences(
+        jnp.asarray([[1.0, 2.0, 5.0], [1.0, 2.0, 7.0]]), jnp.asarray([2, 2], jnp.int32)
+    ),
+    "rows of records": {"a": jnp.ones(3), "b": jnp.zeros((3, 2), jnp.int32)},
+    "weights that count as no rows": jaxem.Weighted(jnp.arange(3.0), jnp.full((3,), 0.1)),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_rows_that_are_always_the_same_are_refused(name):
+    """Their errors would be zero; the other kind has an answer."""
+    mean = jaxem.Model(lambda p, d: p, lambda q, d: q)
+    with pytest.raises(ValueError, match=r"bootstrap.*kind='parametric'"):
+        jaxem.bootstrap(mean, 1.0, ALIKE[name], jax.random.key(0), 10)
+
+
+def test_one_sequence_has_errors_by_the_parametric_kind_only():
+    model = HMM(Normal(), 2)
+    params = HMMParams(
+        jnp.asarray([0.9, 0.1]), jnp.asarray([[0.8, 0.2], [0.3, 0.7]]), NormalParams(jnp.array([0.0, 9.0]), jnp.ones(2))
+    )
+    x = model.sample_like(jax.random.key(1), params, jnp.zeros((1, 30)))
+    with pytest.raises(ValueError, match="one sequence is one"):
+        jaxem.bootstrap(model, params, x, jax.random.key(0), 10)
+    found = jaxem.bootstrap(model, params, x, jax.random.key(0), 20, kind="parametric", max_steps=3)
+    assert bool((found.standard_errors.emissions.means > 0.01).all())
+
+
+def test_what_no_replicate_moves_has_no_error():
+    """A share of one that every row has: neither kind moves it. Beside it stands a mean that moves."""
+    x = jnp.stack([jnp.ones(6), jnp.arange(6.0)], axis=1)
+    model = jaxem.Model(
+        lambda p, d: (d.data * d.weights[:, None]).sum(axis=0) / d.weights.sum(),
+        lambda q, d: q,
+        log_likelihood=lambda p, d: -(d.weights[:, None] * (d.data - p[None]) ** 2).sum(),
+    )
+    found = jaxem.bootstrap(model, x.mean(axis=0), x, jax.random.key(0), 30)
+    assert np.isnan(found.standard_errors[0]) and float(found.standard_errors[1]) > 0.1
+    lower, upper = found.intervals()
+    assert np.isnan(lower[0]) and np.isnan(upper[0]) and float(lower[1]) < float(upper[1])
+    np.testing.assert_array_equal(found.still, [True, False])
+    assert "no replicate moved them: params[0]" in str(found)
+    with pytest.raises(ValueError, match="none of 30 fits moved"):
+        jaxem.bootstrap(model, x.mean(axis=0), x, jax.random.key(0), 30, max_steps=0)
+    with pytest.raises(ValueError, match="inside jit"):
+        jax.jit(lambda x: jaxem.bootstrap(model, jnp.ones(2), x, jax.random.key(0), 30).standard_errors)(x)
+
+
+def test_the_table_shows_the_interval():
+    """Years: the estimate and the ends of the interval differ in the fifth digit."""
+    years = jaxem.Weighted(1986 + jnp.arange(8.0) / 1000, jnp.ones(8))
+    model = jaxem.Model(lambda p, d: (d.data * d.weights).sum() / d.weights.sum(), lambda q, d: q)
+    text = str(jaxem.bootstrap(model, 1986.0035, years, jax.random.key(0), 50))
+    estimate, error, low, high = text.splitlines()[3].split()[1:]
+    assert estimate.startswith("1986.0035") and low < estimate < high and error.startswith("0.000")

@@ -8,10 +8,10 @@ import numpy as np
 from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
-from jaxem.core import trees
+from jaxem.core import tables, trees
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
-from jaxem.core.data import Data, Weighted, count, split_weights
+from jaxem.core.data import Data, Weighted, count, split_lengths, split_weights
 from jaxem.core.model import Params, has
 from jaxem.fitting.fit import choose, fit
 from jaxem.fitting.result import Status
@@ -40,37 +40,58 @@ class Bootstrap(NamedTuple):
 
     @property
     def standard_errors(self) -> Params:
-        """The standard deviation of each parameter over the replicates (with R - 1), shaped like the estimate."""
-        return jax.tree.map(lambda leaf: leaf.std(axis=0, ddof=1), self.replicates)
+        """The standard deviation of each parameter over the replicates (with R - 1), shaped like the estimate.
+
+        NaN where no replicate moved a parameter (see ``still``): what resampling does not move has no error by it.
+        """
+        deviations = jax.tree.map(lambda leaf: leaf.std(axis=0, ddof=1), self.replicates)
+        return _unless(self.still, deviations)
+
+    @property
+    def still(self) -> Params:
+        """Which parameters no replicate moved, but for rounding: probabilities of zero or one, or what is held."""
+
+        def one(leaf: Array) -> Array:
+            allowed = 64 * jnp.finfo(leaf.dtype).eps * jnp.abs(leaf).max(axis=0)
+            return ~(leaf.max(axis=0) - leaf.min(axis=0) > allowed)  # NaN does not move
+
+        return jax.tree.map(one, self.replicates)
 
     def intervals(self, level: float = 0.95) -> tuple[Params, Params]:
         """Percentile intervals, (lower, upper), each shaped like the estimate (Efron 1981).
 
-        They respect the parameter space, whatever the coordinates. Raises ``ValueError`` for a level outside (0, 1).
+        They respect the parameter space, whatever the coordinates; NaN where no replicate moved a parameter. Raises
+        ``ValueError`` for a level outside (0, 1).
         """
         if not 0 < level < 1:
             raise ValueError(f"the level of an interval must lie between 0 and 1; it is {level}")
 
         def end(share: float) -> Params:
-            return jax.tree.map(lambda leaf: jnp.quantile(leaf, share, axis=0), self.replicates)
+            return _unless(self.still, jax.tree.map(lambda leaf: jnp.quantile(leaf, share, axis=0), self.replicates))
 
         return end((1 - level) / 2), end((1 + level) / 2)
 
     def __str__(self) -> str:
         columns = [self.estimate, self.standard_errors, *self.intervals()]
         values = np.stack([np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in columns], 1)
-        names = element_names(self.estimate)
-        width = max(map(len, [*names, "parameter"]))
-        lines = [f"{'parameter':<{width}}{'estimate':>13}{'std. error':>13}{'2.5 %':>13}{'97.5 %':>13}"]
-        for name, row in zip(names, values, strict=True):
-            lines.append(f"{name:<{width}}" + "".join(f"{value:>13.6g}" for value in row))
+        names = tables.names(element_names(self.estimate))
+        rows = [["parameter", "estimate", "std. error", "2.5 %", "97.5 %"]]
+        rows += [[name, *tables.with_error(*row)] for name, row in zip(names, values, strict=True)]
+        lines = tables.columns(rows, "<>>>>")
+        still = [name for name, value in zip(names, values[:, 1], strict=True) if np.isnan(value)]
+        if still:
+            lines.append(f"no error by this bootstrap, for no replicate moved them: {', '.join(still)}")
         unfinished = int((self.statuses == Status.MAX_STEPS).sum())
         title = f"Bootstrap, {self.kind}: {self.statuses.size} replicates, {self.failed} failed and left out"
         title += f", {unfinished} stopped by max_steps" if unfinished else ""
         title += "; labels matched" if self.aligned else ""
-        return "\n".join([title, lines[0], "-" * len(lines[0]), *lines[1:]])
+        return "\n".join([title, *lines])
 
     __repr__ = __str__
+
+
+def _unless(still: Params, values: Params) -> Params:
+    return jax.tree.map(lambda at, value: jnp.where(at, jnp.nan, value), still, values)
 
 
 def bootstrap(
@@ -99,8 +120,12 @@ def bootstrap(
     after another, elsewhere as many as fill the device).
     Fits that failed are left out and counted; one that reached ``max_steps`` is kept and counted.
 
+    Rows drawn anew say something only where there are rows that differ: one observation (one sequence is one) and rows
+    that are all equal are refused, for their errors would be zero. A parameter that no replicate moves has the error
+    NaN.
+
     Raises ``ValueError`` where ``params`` lie outside the model, the kind is unknown, there are fewer than 2
-    replicates, the model cannot sample, or every fit failed.
+    replicates, the model cannot sample, no two rows differ, every fit failed, or none of them moved; and in a trace.
 
     Source: Efron & Tibshirani (1993); O'Hagan, Murphy, Scrucca & Gormley (2019) for mixtures.
     """
@@ -109,7 +134,11 @@ def bootstrap(
     if replicates < 2:
         raise ValueError(f"bootstrap: replicates must be at least 2; got {replicates}")
     params, data = convert(model, params, data)
+    if trees.is_traced(params, data, key):
+        raise ValueError("bootstrap looks at values (which fits failed), so it cannot run inside jit, vmap or grad")
     check_start(model, params, data)
+    if kind == "nonparametric":
+        _check_rows(data)
     algorithm = choose(algorithm, model)
     if kind == "parametric":
         data = prepare(model, data)
@@ -123,7 +152,49 @@ def bootstrap(
         ends = ", ".join(Status(code).name for code in np.unique(np.asarray(statuses)))
         raise ValueError(f"bootstrap: {replicates - kept.size} of {replicates} fits failed ({ends})")
     fitted, objectives = jax.tree.map(lambda leaf: leaf[kept], (fitted, objectives))
-    return Bootstrap(params, fitted, objectives, statuses, kind, _has_labels(model))
+    found = Bootstrap(params, fitted, objectives, statuses, kind, _has_labels(model))
+    if all(bool(leaf.all()) for leaf in jax.tree.leaves(found.still)):
+        raise ValueError(
+            f"bootstrap: none of {kept.size} fits moved from the estimate, so nothing is known of its error: were any "
+            "steps taken, and do the parameters depend on the data?"
+        )
+    return found
+
+
+def _check_rows(data: Data) -> None:
+    """Raise ``ValueError`` where rows drawn anew are always the same rows."""
+    observations, weights = split_weights(data)
+    counts = np.ones(count(observations), bool) if weights is None else np.asarray(weights) > 0
+    instead = "kind='parametric', which draws new data from the model"
+    if counts.sum() < 2:
+        raise ValueError(
+            "bootstrap: the data are one observation (one sequence is one), and drawn anew it is always the same, so "
+            f"that every error would be zero. Use {instead}"
+        )
+    if weights is not None and _draws(data) < 2:
+        raise ValueError(
+            f"bootstrap draws as many rows as the weights sum to, and that is {float(weights.sum()):.3g}. Give weights "
+            f"that count observations, or use {instead}"
+        )
+    if not (_differ_from(observations, int(counts.argmax())) & counts).any():
+        raise ValueError(
+            "bootstrap: all observations are equal, and drawn anew they are always the same, so that every error would "
+            f"be zero. Use {instead}"
+        )
+
+
+def _differ_from(observations: Data, row: int) -> np.ndarray:
+    """Which observations (N,) are other than that of this row; padding is not looked at."""
+    values, lengths = split_lengths(observations)
+    n = count(observations)
+    found = np.zeros(n, bool)
+    for leaf in map(np.asarray, jax.tree.leaves(values)):
+        other = leaf != leaf[row]
+        if lengths is not None:
+            inside = np.arange(leaf.shape[1]) < np.asarray(lengths)[:, None]
+            other = other & inside.reshape(*inside.shape, *(1,) * (leaf.ndim - 2))
+        found |= other.reshape(n, -1).any(axis=1)
+    return found if lengths is None else found | (np.asarray(lengths) != np.asarray(lengths)[row])
 
 
 def _has_labels(model: Any) -> bool:
