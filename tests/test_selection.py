@@ -14,6 +14,7 @@ import jaxem
 from jaxem import datasets
 from jaxem.families import Categorical, MultivariateNormal, Normal
 from jaxem.inference.criteria import sample_size
+from jaxem.inference.cross_validation import CrossValidation
 from jaxem.inference.selection import describe
 from jaxem.models import HMM, FactorAnalysis, Mixture
 
@@ -181,6 +182,57 @@ def test_a_fold_whose_fit_failed_has_no_value():
         constant(0.0, degenerate=True), jax.random.key(0), jnp.arange(4.0), folds=2, restarts=1
     )
     assert np.isnan(found.held_out).all() and math.isnan(found.log_likelihood) and "DEGENERATE" in str(found)
+
+
+def test_every_observation_counts_the_same_in_cross_validation():
+    """Folds of 5, 1 and 2: the mean is over observations, not over folds, and so is its error."""
+    held_out, sizes = jnp.asarray([-5.0, -9.0, -3.0]), jnp.asarray([5.0, 1.0, 2.0])
+    found = CrossValidation(held_out, sizes, jnp.zeros(3, jnp.int32))
+    assert found.mean == pytest.approx(-17 / 8)
+    apart = np.asarray(held_out) + 17 / 8 * np.asarray(sizes)
+    assert found.standard_error == pytest.approx(np.sqrt(3 / 2 * (apart**2).sum()) / 8)
+    assert "-2.1" in str(found) and "3 CONVERGED" in str(found)
+    # Folds of one size: the ordinary standard error of a mean.
+    equal = CrossValidation(held_out, jnp.full((3,), 4.0), jnp.zeros(3, jnp.int32))
+    assert equal.standard_error == pytest.approx((np.asarray(held_out) / 4).std(ddof=1) / np.sqrt(3))
+    # A fold that failed leaves the sum unknown, and an impossible observation makes it minus infinity.
+    failed = CrossValidation(held_out.at[1].set(jnp.nan), sizes, jnp.asarray([0, 4, 0], jnp.int32))
+    assert math.isnan(failed.mean) and math.isnan(failed.standard_error)
+    assert "nan an observation" in str(failed) and "1 of them failed" in str(failed) and "1 DEGENERATE" in str(failed)
+    impossible = CrossValidation(held_out.at[1].set(-jnp.inf), sizes, jnp.zeros(3, jnp.int32))
+    assert impossible.mean == -math.inf and math.isnan(impossible.standard_error) and "-inf" in str(impossible)
+
+
+@pytest.mark.parametrize("folds", [3, 4])
+def test_weights_in_cross_validation(folds):
+    """Rows of weight zero are dealt last: every fold holds some that count. A weight of 2 is two observations."""
+    x = np.random.default_rng(0).normal(3.0, 2.0, 8)
+    weights = np.array([1.0, 0.0, 2.0, 0.0, 1.0, 0.0, 3.0, 0.0])
+    data = jaxem.Weighted(jnp.asarray(np.where(weights > 0, x, np.nan)), jnp.asarray(weights))
+    found = jaxem.cross_validate(Mixture(Normal(), 1), jax.random.key(0), data, folds=folds, restarts=1, max_steps=20)
+    assert (np.asarray(found.sizes) > 0).all() and float(found.sizes.sum()) == 7
+    if folds == 4:  # one row each: leave one out
+        wanted = {}
+        for row in np.flatnonzero(weights):
+            rest = np.where(np.arange(8) == row, 0, weights)
+            mean = np.average(x, weights=rest)
+            variance = np.average((x - mean) ** 2, weights=rest)
+            value = -0.5 * (np.log(2 * np.pi * variance) + (x[row] - mean) ** 2 / variance)
+            wanted[row] = weights[row] * value
+        np.testing.assert_allclose(np.sort(found.held_out), np.sort(list(wanted.values())), rtol=1e-9)
+        assert found.mean == pytest.approx(sum(wanted.values()) / 7)
+    with pytest.raises(ValueError, match="between 2 and the 4 observations"):
+        jaxem.cross_validate(Mixture(Normal(), 1), jax.random.key(0), data, folds=5)
+
+
+def test_sequences_of_different_lengths_in_cross_validation():
+    """The mean is over steps."""
+    model = HMM(Normal(), 1)
+    values = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)))
+    data = jaxem.Sequences(values, jnp.asarray([6, 1, 2, 6], jnp.int32))
+    found = jaxem.cross_validate(model, jax.random.key(0), data, folds=4, restarts=1, max_steps=20)
+    assert sorted(np.asarray(found.sizes).tolist()) == [1, 2, 6, 6]
+    assert found.mean == pytest.approx(float(found.held_out.sum()) / 15)
 
 
 def test_data():

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
-from jaxem.core import trees
+from jaxem.core import tables, trees
 from jaxem.core.compilation import program
 from jaxem.core.data import Data, Weighted, count, split_weights
 from jaxem.core.model import require
@@ -29,17 +29,40 @@ class CrossValidation(NamedTuple):
 
     @property
     def log_likelihood(self) -> float:
-        """The sum over all folds: log p of every observation, none of which its fit has seen."""
+        """The sum over all folds: log p of every observation, which its fit has not seen. NaN where a fit failed."""
         return float(self.held_out.sum())
 
+    @property
+    def mean(self) -> float:
+        """The log-likelihood of an observation, over all folds: each observation counts the same, whatever its fold."""
+        return float(self.held_out.sum() / self.sizes.sum())
+
+    @property
+    def standard_error(self) -> float:
+        r"""The standard error of ``mean``, from how the folds differ.
+
+        .. math:: \frac{1}{\sum_f n_f} \sqrt{\frac{F}{F - 1} \sum_f (L_f - \bar L n_f)^2}, \qquad
+                  \bar L = \sum_f L_f / \sum_f n_f
+
+        the error of a ratio of sums (Cochran 1977, section 6.3); with F folds of one size, that of a mean of F numbers.
+        """
+        held_out, sizes = np.asarray(self.held_out, np.float64), np.asarray(self.sizes, np.float64)
+        folds = held_out.size
+        if not np.isfinite(held_out).all():
+            return float("nan")
+        apart = held_out - held_out.sum() / sizes.sum() * sizes
+        return float(np.sqrt(folds / (folds - 1) * (apart**2).sum()) / sizes.sum())
+
     def __str__(self) -> str:
-        each = np.asarray(self.held_out / self.sizes)
-        ends = [Status(code).name for code in np.unique(self.statuses)]
-        error = each.std(ddof=1) / np.sqrt(each.size)
-        return (
-            f"{each.size} folds: held-out log-likelihood {self.log_likelihood:.3f}, {each.mean():.4f} an observation "
-            f"(standard error over the folds {error:.4f}); fits ended {', '.join(ends)}"
+        codes, times = np.unique(self.statuses, return_counts=True)
+        ends = ", ".join(f"{n} {Status(code).name}" for code, n in zip(codes, times, strict=True))
+        mean, error = tables.with_error(self.mean, self.standard_error)
+        text = (
+            f"{self.sizes.size} folds: held-out log-likelihood {tables.fixed(self.log_likelihood, 3)}, {mean} an "
+            f"observation (standard error over the folds {error}); fits ended {ends}"
         )
+        failed = int(np.isnan(self.held_out).sum())
+        return text + f"; {failed} of them failed, so that there is no sum over all observations" * (failed > 0)
 
     __repr__ = __str__
 
@@ -58,18 +81,21 @@ def cross_validate(
 ) -> CrossValidation:
     """The log-likelihood of each fold under the model fitted (from ``restarts`` starts) to all others, vmapped.
 
-    Rows are dealt to the folds at random. Where the folds are equal, each lane sees its own rows, so any model with
-    ``init`` and ``log_likelihood`` will do; else all rows with weights of 0 and 1, and the model must take
-    ``jaxem.Weighted``.
+    Rows are dealt to the folds at random, those of weight zero last. Where the folds are equal and the data have no
+    weights, each lane sees its own rows, so any model with ``init`` and ``log_likelihood`` will do; else all rows with
+    weights of 0 and 1, and the model must take ``jaxem.Weighted``.
 
-    Raises ``ValueError`` where there are fewer than 2 folds, more folds than observations, or the model lacks
-    ``init`` or ``log_likelihood``.
+    Raises ``ValueError`` where there are fewer than 2 folds, more folds than observations that count, or the model
+    lacks ``init`` or ``log_likelihood``.
 
     Source: Smyth (2000), *Model selection for probabilistic clustering using cross-validated likelihood*.
     """
     require(model, "cross_validate", "init", "log_likelihood")
     data = jax.tree.map(jnp.asarray, data)
     n = count(data)
+    _, weights = split_weights(data)
+    if weights is not None and not trees.is_traced(weights):
+        n = int((weights > 0).sum())
     if not 2 <= folds <= n:
         raise ValueError(f"cross_validate: folds must be between 2 and the {n} observations; got {folds}")
     model.init(key, data)  # outside the trace, so that data which cannot be fitted is a ValueError
@@ -85,13 +111,17 @@ def _cross_validate(
     deal_key, fit_key = jax.random.split(key)
     dealt = jax.random.permutation(deal_key, n)
     observations, weights = split_weights(data)
-    weights = jnp.ones((n,), trees.float_dtype(data)) if weights is None else weights
+    apart = n % folds == 0 and weights is None  # each fold's rows by themselves
+    if weights is None:
+        weights = jnp.ones((n,), trees.float_dtype(data))
+    else:
+        dealt = dealt[jnp.argsort(weights[dealt] <= 0, stable=True)]
 
     def rows(indices: Array) -> Data:
         return jax.tree.map(lambda leaf: leaf[indices], data)
 
     def one(key: Array, fold: Array) -> tuple[Array, Array, Array]:
-        if n % folds == 0:
+        if apart:
             held = dealt.reshape(folds, -1)[fold]
             others = dealt.reshape(folds, -1)[(fold + 1 + jnp.arange(folds - 1)) % folds].reshape(-1)
             train, test = rows(others), rows(held)
