@@ -9,6 +9,7 @@ when as many others as are kept were used after it, or when the process comes ne
 """
 
 import inspect
+import math
 import threading
 from collections.abc import Callable
 from itertools import chain, count
@@ -21,9 +22,11 @@ from jaxem.core.keeping import Kept
 from jaxem.core.trees import is_traced
 
 R = TypeVar("R")
-Quick = Literal["never", "few numbers", "always"]
 
-_FEW = 2**16  # numbers on which nothing takes long
+Quick = Literal["never", "very few numbers", "few numbers", "always"]
+
+# Up to so many numbers in its arguments. On 2**16 no pass takes long, on 2**12 not even one for every parameter.
+_QUICK_UP_TO = {"never": 0, "very few numbers": 2**12, "few numbers": 2**16, "always": math.inf}
 _PROGRAMS = Kept(256)  # all that can be asked of one small model takes some 30
 _TRACES = Kept(1024)  # of programs within programs, which hold no memory maps
 _BETWEEN_LOOKS = 16  # programs, of which the largest hold some 300 maps
@@ -55,8 +58,8 @@ def program(
     Arguments:
         static_argnames: the arguments that are compared, not traced.
         donate_argnames: the arguments whose memory the result may take.
-        quick: when to compile with little optimisation, on a CPU: for what runs once, or on few numbers. A program
-            within another is compiled like that one.
+        quick: when to compile with little optimisation, on a CPU: in a sixth of the time, to a program that takes two
+            to ten times as long. For what runs once. A program within another is compiled like that one.
     """
     if function is None:
         return lambda function: _program(function, static_argnames, donate_argnames, quick)
@@ -99,8 +102,7 @@ def _program(function: Any, static: tuple[str, ...], donated: tuple[str, ...], q
 def _is_quick(quick: Quick, leaves: list[Any]) -> bool:
     if quick == "never" or jax.default_backend() != "cpu":
         return False
-    few = quick == "always" or sum(getattr(leaf, "size", 1) for leaf in leaves) <= _FEW
-    return few and not is_traced(leaves)
+    return sum(getattr(leaf, "size", 1) for leaf in leaves) <= _QUICK_UP_TO[quick] and not is_traced(leaves)
 
 
 class _Compiled:

@@ -109,7 +109,7 @@ def edged(model: Any, params: Params) -> np.ndarray:
     return np.concatenate(parts)
 
 
-@program
+@program(quick="few numbers")
 def _shares(model: Any, params: Params, direction: Array, diagonal: Array) -> Array:
     u = into(model, params)
     _, push = jax.linearize(flat_chart(model, params), u)

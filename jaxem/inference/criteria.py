@@ -54,7 +54,7 @@ class Measured(NamedTuple):
     n: Array
 
 
-@program
+@program(quick="few numbers")
 def measure(model: Any, params: Params, data: Data) -> Measured:
     """Log-likelihood, posterior entropy and sample size, in one program; ``ValueError`` for a model without a bound."""
     params = trees.cast(params, trees.float_dtype(data))

@@ -142,15 +142,15 @@ def information_product(
     return _products(model, params, data, direction, choose_route(model, route))
 
 
-@program(static_argnames=("what",))
+@program(static_argnames=("what",), quick="very few numbers")
 def _derivative(model: Any, params: Params, data: Data, what: Any) -> tuple[Array, Array]:
-    """A field at the coordinates (P,), and its derivative (P, P), by columns."""
+    """A field at the coordinates (P,), and its derivative (P, P): for a gradient, the information."""
     u, f = into(model, params), field(model, params, data, what)
     values, columns = along_all(lambda v: jax.jvp(f, (u,), (v,)), u)
-    return values[0], columns.T
+    return values[0], columns.T if what == "sem" else -(columns + columns.T) / 2
 
 
-@program
+@program(quick="few numbers")
 def _look(
     model: Any, params: Params, data: Data, observed: Array, complete: Array | None, gradient: Array, logs: Array
 ) -> Verdict:
@@ -171,16 +171,31 @@ def measure(model: Any, params: Params, data: Data, route: Route) -> Measured:
     """Information, and whether it is any: one small program for each matrix."""
     gradient = complete = None
     if has(model, "q_function"):
-        gradient, slope = _derivative(model, params, data, "complete")
-        complete = -(slope + slope.T) / 2
-    value, derivative = _derivative(model, params, data, route)
+        gradient, complete = _derivative(model, params, data, "complete")
+    value, observed = _derivative(model, params, data, route)
     if route == "sem":
-        observed = complete @ (jnp.eye(value.shape[0], dtype=value.dtype) - derivative)  # pyright: ignore
+        observed = _from_sem(complete, observed)
     else:
-        observed, gradient = -derivative, value
-    observed = (observed + observed.T) / 2
-    logs = jnp.asarray(edged(model, params))
-    return Measured(observed, complete, _look(model, params, data, observed, complete, gradient, logs))
+        gradient = value
+    verdict = _look(model, params, data, observed, complete, gradient, edged(model, params))
+    return Measured(observed, complete, verdict)
+
+
+@program
+def _from_sem(complete: Array, derivative: Array) -> Array:
+    """Complete information (I - dM): what is observed (Meng & Rubin 1991)."""
+    observed = complete @ (jnp.eye(derivative.shape[0], dtype=derivative.dtype) - derivative)
+    return (observed + observed.T) / 2
+
+
+def regular(model: Any, params: Params, data: Data, route: Route) -> tuple[Array, Array | None]:
+    """Observed and complete information; ``InformationError`` where there is none, NaN inside a trace."""
+    observed, complete, verdict = measure(model, params, data, route)
+    if not trees.is_traced(observed):
+        refuse(verdict, model, params, np.diagonal(observed if complete is None else complete))
+        return observed, complete
+    good = verdict.code == Regularity.REGULAR
+    return jax.tree.map(lambda part: jnp.where(good, part, jnp.nan), (observed, complete))
 
 
 def information(model: Any, params: Params, data: Data, *, route: Route | None = None) -> Information:
@@ -199,11 +214,6 @@ def information(model: Any, params: Params, data: Data, *, route: Route | None =
     params, data = convert(model, params, data)
     check_start(model, params, data)
     route = choose_route(model, route)
-    observed, complete, verdict = measure(model, params, data, route)
-    if trees.is_traced(observed):
-        regular = verdict.code == Regularity.REGULAR
-        observed, complete = jax.tree.map(lambda part: jnp.where(regular, part, jnp.nan), (observed, complete))
-    else:
-        refuse(verdict, model, params, np.diagonal(observed if complete is None else complete))
+    observed, complete = regular(model, params, data, route)
     missing = None if complete is None else complete - observed
     return Information(observed, complete, missing, coordinate_names(model, params))

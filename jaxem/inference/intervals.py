@@ -60,7 +60,7 @@ def check_level(level: Any) -> None:
         raise ValueError(f"level must lie between 0 and 1, such as 0.95; it is {level}")
 
 
-@program
+@program(quick="few numbers")
 def wald(model: Any, params: Params, spread: Spread, level: ArrayLike) -> Intervals:
     """The intervals, from the covariance in coordinates."""
     dtype = spread.free.dtype

@@ -80,7 +80,7 @@ class _Local(NamedTuple):
     f_curve: Any
 
 
-@program(static_argnames=("function",))
+@program(static_argnames=("function",), quick="very few numbers")
 def _local(model: Any, params: Params, data: Data, function: Callable[[Params], Array], u: Array) -> tuple[Array, ...]:
     """L and f, their gradients and Hessians, at ``u``."""
     here = chart(model, params)

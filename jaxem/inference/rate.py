@@ -208,12 +208,12 @@ def _refuse(found: _Spectrum, model: Any, params: Params) -> None:
         )
 
 
-@program
+@program(quick="few numbers")
 def _as_parameters(model: Any, params: Params, vector: Array) -> Params:
     return jax.jvp(chart(model, params), (into(model, params),), (vector,))[1]
 
 
-@program(quick="few numbers")
+@program(quick="very few numbers")
 def _search(model: Any, params: Params, data: Data) -> _Spectrum:
     """Newton's method to the fixed point, with what Lanczos' method tells of the derivative at each of its points.
 

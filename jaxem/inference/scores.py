@@ -14,7 +14,7 @@ from jaxem.core.model import Params, has, require
 from jaxem.inference.coordinates import along_all
 
 
-@program
+@program(quick="few numbers")
 def scores(model: Any, params: Params, data: Data) -> tuple[Array, Array]:
     r"""d/du log p(x_n | params) of each observation, (N, P), in unconstrained coordinates, and the weights (N,).
 
@@ -38,7 +38,7 @@ def scores(model: Any, params: Params, data: Data) -> tuple[Array, Array]:
     return jax.vmap(one)(observations), weights.astype(u.dtype)
 
 
-@program
+@program(quick="few numbers")
 def prior_score(model: Any, params: Params) -> Array:
     """The gradient of the log-prior, (P,); zero without one."""
     u, at = into(model, params), chart(model, params)

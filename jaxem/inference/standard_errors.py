@@ -16,8 +16,9 @@ from jaxem.core.conversion import convert
 from jaxem.core.coordinates import into
 from jaxem.core.data import Data, count
 from jaxem.core.model import Params
+from jaxem.fitting.validation import check_start
 from jaxem.inference.coordinates import along_all, coordinate_names, flat_chart
-from jaxem.inference.information import Route, information
+from jaxem.inference.information import Route, choose_route, regular
 from jaxem.inference.regularity import STATIONARY
 from jaxem.inference.scores import filling, groups_that_count, prior_score, scores
 
@@ -74,12 +75,12 @@ def standard_errors(
     return shaped_like(convert(model, params, data)[0], errors(spread))
 
 
-@program
+@program(quick="few numbers")
 def _covariance(spread: Spread) -> Array:
     return spread.jacobian @ spread.free @ spread.jacobian.T
 
 
-@program
+@program(quick="few numbers")
 def errors(spread: Spread) -> Array:
     """Standard errors of all parameters, (T,)."""
     variances = ((spread.jacobian @ spread.free) * spread.jacobian).sum(axis=1)
@@ -95,8 +96,9 @@ def spread_of(
     model: Any, params: Params, data: Data, route: Route | None, robust: bool, clusters: ArrayLike | None
 ) -> Spread:
     """The covariance in coordinates and the Jacobian of the chart; raises as ``covariance`` does."""
-    observed = information(model, params, data, route=route).observed
     params, data = convert(model, params, data)
+    check_start(model, params, data)
+    observed, _ = regular(model, params, data, choose_route(model, route))
     traced = trees.is_traced(observed)
     if not robust and clusters is None:
         return _spread(model, params, observed, None)
@@ -154,7 +156,7 @@ def _check_scores(observed: Array, each: Array, weights: Array, prior: Array) ->
         )
 
 
-@program
+@program(quick="few numbers")
 def _spread(model: Any, params: Params, observed: Array, between: Array | None) -> Spread:
     u = into(model, params)
     chart = flat_chart(model, params)

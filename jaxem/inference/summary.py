@@ -2,8 +2,8 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from jaxem.core import tables, trees
@@ -69,7 +69,7 @@ def summary(
     spread = spread_of(model, params, data, route, robust, clusters)
     ends = wald(model, params, spread, level)
     shown = ~repeated(model, params)
-    columns = [ravel_pytree(params)[0], errors(spread), *(ravel_pytree(end)[0] for end in ends)]
+    columns = [_flat(params), errors(spread), *map(_flat, ends)]
     names = tuple(name for name, show in zip(parameter_names(params), shown, strict=True) if show)
     try:
         observations = float(sample_size(model, data))
@@ -79,3 +79,7 @@ def summary(
     estimates, deviations, lower, upper = (np.asarray(column)[shown] for column in columns)
     free = spread.free.shape[0]
     return Summary(names, estimates, deviations, lower, upper, float(level), objective, observations, free)
+
+
+def _flat(tree: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
