@@ -21,10 +21,10 @@ from jaxem.core.constraints import Simplex as Simplex
 from jaxem.core.constraints import UnitInterval as UnitInterval
 from jaxem.core.data import Sequences as Sequences
 from jaxem.core.data import Weighted as Weighted
-from jaxem.core.data import pad_sequences as pad_sequences
 from jaxem.core.expectation import em_map as em_map
 from jaxem.core.log_joint import from_log_joint as from_log_joint
 from jaxem.core.model import Model as Model
+from jaxem.core.sequences import pad_sequences as pad_sequences
 from jaxem.fitting.fit import fit as fit
 from jaxem.fitting.many import fit_many as fit_many
 from jaxem.fitting.many import fit_many_restarts as fit_many_restarts

@@ -137,7 +137,7 @@ def test_max_steps():
     assert fit.status == Status.MAX_STEPS and not fit.converged
     assert fit.steps == 3 and fit.evaluations == 4 and fit.trace.shape == (4,)
     assert_consistent(fit, POISSON, COUNTS)
-    with pytest.raises(ValueError, match="max_steps must not be negative; it is -1"):
+    with pytest.raises(ValueError, match="max_steps must be at least 0; it is -1"):
         jaxem.fit(POISSON, START, COUNTS, max_steps=-1)
 
 

@@ -1,6 +1,7 @@
 """Damped Anderson acceleration with restarts and a gate (Henderson & Varadhan 2019, DAAREM)."""
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from jaxem.algorithms import extrapolation
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.protocol import Climber, State
 from jaxem.core import trees
+from jaxem.core.checks import number, whole_field
 from jaxem.core.coordinates import chart, into, living
 from jaxem.core.data import Data
 from jaxem.core.model import Params
@@ -65,8 +67,9 @@ class Anderson:
     monotone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.order is not None and self.order < 1:
-            raise ValueError(f"Anderson: order must be at least 1; it is {self.order}")
+        whole_field(self, "order", 1, optional=True)
+        number("Anderson: alpha", self.alpha, 1, math.inf)
+        number("Anderson: kappa", self.kappa, 0, math.inf)
         extrapolation.check_inner("Anderson", self.inner)
 
     def random(self) -> bool:

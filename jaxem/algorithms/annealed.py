@@ -12,6 +12,7 @@ from jaxem.algorithms.em import met, unmet
 from jaxem.algorithms.protocol import State
 from jaxem.algorithms.schedules import Schedule
 from jaxem.core import bound, expectation
+from jaxem.core.checks import whole_field
 from jaxem.core.data import Data
 from jaxem.core.model import Params, Posterior, has
 from jaxem.core.records import register
@@ -55,6 +56,7 @@ class AnnealedEM:
 
     def __post_init__(self) -> None:
         schedules.check(self.schedule, "AnnealedEM")
+        whole_field(self, "block_size", 1, optional=True)
 
     def random(self) -> bool:
         return False

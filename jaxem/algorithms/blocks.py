@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from jaxem.core.checks import brief
 from jaxem.core.model import Params
 from jaxem.core.trees import leaf_names
 
@@ -29,6 +30,10 @@ class Block:
     def __post_init__(self) -> None:
         if isinstance(self.names, str):
             object.__setattr__(self, "names", (self.names,))
+        if not isinstance(self.names, tuple) or not all(isinstance(name, str) for name in self.names):
+            raise ValueError(f"a Block needs names of parameters, as texts; got {brief(self.names)}")
+        if self.maximize is not None and not callable(self.maximize):
+            raise ValueError(f"a Block's maximize must be a function (params, q, data); got {brief(self.maximize)}")
         if not self.names:
             raise ValueError("a Block needs the name of at least one parameter")
         if self.maximize is not None and self.likelihood:

@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxem.algorithms.protocol import State
 from jaxem.core import expectation
+from jaxem.core.checks import whole_field
 from jaxem.core.compilation import program
 from jaxem.core.data import Data
 from jaxem.core.model import Params
@@ -28,6 +29,9 @@ class EM:
     block_size: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     monotone: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        whole_field(self, "block_size", 1, optional=True)
 
     def random(self) -> bool:
         return False

@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxem.algorithms.protocol import Climber, State
 from jaxem.core import bound, constraints, trees
+from jaxem.core.checks import instance
 from jaxem.core.constraints import Real, Space
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, spaces_of
@@ -59,6 +60,7 @@ def passes(model: Any, bold: State, plain: Array, data: Data) -> Array:
 
 def check_inner(name: str, inner: Climber) -> None:
     """Raise ``ValueError`` for an algorithm that cannot be accelerated."""
+    instance(f"{name}: inner", inner, "an algorithm, such as EM()", "init", "step")
     if not hasattr(inner, "propose"):
         raise ValueError(f"{name} cannot wrap {type(inner).__name__}: its step is not a map of the parameters alone")
     if inner.random() or not inner.monotone:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,6 +16,7 @@ from jaxem.algorithms.ascent import Function, Pace, climb, drift, gain, slower
 from jaxem.algorithms.blocks import Block
 from jaxem.algorithms.protocol import State
 from jaxem.core import bound, constraints, expectation, trees
+from jaxem.core.checks import brief, instance, number, whole_field
 from jaxem.core.data import Data, count, rows, size
 from jaxem.core.model import Params, has, is_additive, require, spaces_of
 from jaxem.core.records import register
@@ -70,8 +72,13 @@ class GEM:
     monotone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"GEM: steps must be at least 1; it is {self.steps}")
+        whole_field(self, "steps", 1)
+        whole_field(self, "batch_size", 1, optional=True)
+        number("GEM: gain_tol", self.gain_tol, 0, math.inf)
+        if self.optimizer is not None:
+            instance("GEM: optimizer", self.optimizer, "an optax optimiser, such as optax.adam(0.1)", "init", "update")
+        if not isinstance(self.blocks, tuple) or not all(isinstance(block, Block) for block in self.blocks):
+            raise ValueError(f"GEM: blocks must be a tuple of jaxem.Block; got {brief(self.blocks)}")
         likelihood = [block.likelihood for block in self.blocks]
         if likelihood != sorted(likelihood):
             raise ValueError(

@@ -9,6 +9,7 @@ from jax import Array
 from jaxem.algorithms.em import met, unmet
 from jaxem.algorithms.protocol import State
 from jaxem.core import bound, expectation
+from jaxem.core.checks import whole_field
 from jaxem.core.data import Data
 from jaxem.core.model import Params, Posterior
 from jaxem.core.records import register
@@ -36,6 +37,9 @@ class HardEM:
     block_size: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     monotone: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        whole_field(self, "block_size", 1, optional=True)
 
     def random(self) -> bool:
         return False

@@ -10,6 +10,7 @@ from jax import Array
 from jaxem.algorithms.em import unmet
 from jaxem.algorithms.protocol import State
 from jaxem.core import bound, expectation
+from jaxem.core.checks import whole_field
 from jaxem.core.data import Data, count, take
 from jaxem.core.model import Params
 from jaxem.core.records import register
@@ -51,8 +52,7 @@ class IncrementalEM:
     monotone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.blocks < 1:
-            raise ValueError(f"IncrementalEM: blocks must be at least 1; it is {self.blocks}")
+        whole_field(self, "blocks", 1)
 
     def random(self) -> bool:
         return False

@@ -12,6 +12,7 @@ from jaxem.algorithms.em import unmet
 from jaxem.algorithms.protocol import State
 from jaxem.algorithms.schedules import Schedule, blend
 from jaxem.core import bound, expectation
+from jaxem.core.checks import whole_field
 from jaxem.core.data import Data
 from jaxem.core.model import Params, has
 from jaxem.core.records import register
@@ -110,8 +111,7 @@ class SAEM:
 
 
 def _check(algorithm: MonteCarloEM | SAEM) -> None:
-    if algorithm.n_samples < 1:
-        raise ValueError(f"{type(algorithm).__name__}: n_samples must be at least 1; it is {algorithm.n_samples}")
+    whole_field(algorithm, "n_samples", 1)
 
 
 def _start(model: Any, params: Params, data: Data, key: Array | None, n_samples: int) -> State:

@@ -12,6 +12,7 @@ from jaxem.algorithms.em import unmet
 from jaxem.algorithms.protocol import State
 from jaxem.algorithms.schedules import Schedule, blend
 from jaxem.core import bound, expectation
+from jaxem.core.checks import whole_field
 from jaxem.core.data import Data, count, rows
 from jaxem.core.model import Params
 from jaxem.core.records import register
@@ -59,8 +60,7 @@ class OnlineEM:
 
     def __post_init__(self) -> None:
         schedules.check(self.schedule, "OnlineEM")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"OnlineEM: batch_size must be at least 1; it is {self.batch_size}")
+        whole_field(self, "batch_size", 1, optional=True)
 
     def random(self) -> bool:
         return self.batch_size is not None

@@ -7,15 +7,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.checks import brief
+
 Schedule = Callable[[Any], Any]  # count (0, 1, ...) -> a number
 
 
 def check(schedule: Any, owner: str) -> None:
     """Raise ``ValueError`` where ``schedule`` is no function of the count."""
-    if not callable(schedule):
+    if not callable(schedule) or isinstance(schedule, type):
         raise ValueError(
-            f"{owner}: schedule must be a function count -> number, e.g. optax.constant_schedule({schedule!r}); "
-            f"got {schedule!r}"
+            f"{owner}: schedule must be a function count -> number, e.g. optax.constant_schedule(0.5); "
+            f"got {brief(schedule)}"
         )
 
 

@@ -1,6 +1,7 @@
 """Squared extrapolation (Varadhan & Roland 2008, *Simple and globally convergent methods for accelerating EM*)."""
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jaxem.algorithms import extrapolation
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.protocol import Climber, State
 from jaxem.core import trees
+from jaxem.core.checks import brief, number
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data
 from jaxem.core.model import Params
@@ -47,8 +49,9 @@ class SQUAREM:
     monotone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.scheme, int) and self.scheme not in (1, 2, 3):
-            raise ValueError(f"SQUAREM: scheme must be 1, 2 or 3; it is {self.scheme}")
+        if isinstance(self.scheme, bool) or self.scheme not in (1, 2, 3):
+            raise ValueError(f"SQUAREM: scheme must be 1, 2 or 3; it is {brief(self.scheme)}")
+        number("SQUAREM: growth", self.growth, 1, math.inf)
         extrapolation.check_inner("SQUAREM", self.inner)
 
     def random(self) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.checks import brief
+from jaxem.core.conversion import admit, convert
 from jaxem.core.data import Data
 from jaxem.core.model import Params, Posterior, has, require
 
@@ -18,8 +20,9 @@ def elbo(model: Any, params: Params, q: Posterior, data: Data) -> Array:
 
     Raises ``ValueError`` where the model lacks ``q_function`` or ``entropy``.
     """
+    params, data = convert(model, params, data)
     require(model, "the ELBO", "q_function", "entropy")
-    return model.q_function(params, q, data) + model.entropy(q, data)
+    return scalar("q_function", model.q_function(params, q, data)) + scalar("entropy", model.entropy(q, data))
 
 
 def kl(model: Any, params: Params, q: Posterior, data: Data) -> Array:
@@ -27,18 +30,33 @@ def kl(model: Any, params: Params, q: Posterior, data: Data) -> Array:
 
     Raises ``ValueError`` where the model lacks ``log_likelihood``, ``q_function`` or ``entropy``.
     """
+    params, data = convert(model, params, data)
     require(model, "the KL divergence", "log_likelihood")
-    return model.log_likelihood(params, data) - elbo(model, params, q, data)
+    return scalar("log_likelihood", model.log_likelihood(params, data)) - elbo(model, params, q, data)
 
 
 def surrogate(model: Any, params: Params, at: Params, data: Data) -> Array:
     """The minorant B(params, at) = ELBO(params, e_step(at)): touches L where ``params`` is ``at``."""
+    require(model, "the surrogate", "e_step")
+    at, data = admit(model, at, data)
     return elbo(model, params, model.e_step(at, data), data)
+
+
+def scalar(name: str, value: Any) -> Array:
+    """What a function of the model called ``name`` returned; ``ValueError`` where it is no real number.
+
+    Seen while tracing, whatever the values are.
+    """
+    shape, dtype = jnp.shape(value), jnp.result_type(value) if hasattr(value, "dtype") else jnp.result_type(float)
+    if shape != () or not jnp.issubdtype(dtype, jnp.floating) or value is None:
+        got = f"shape {shape}" if shape != () else f"{brief(value) if value is None else dtype}"
+        raise ValueError(f"{name} must return one real number, the sum over all observations; got {got}")
+    return value
 
 
 def penalized(model: Any, value: Array, params: Params) -> Array:
     """``value`` and the log-prior, where the model has one."""
-    return value + model.log_prior(params) if has(model, "log_prior") else value
+    return value + scalar("log_prior", model.log_prior(params)) if has(model, "log_prior") else value
 
 
 def evidence(model: Any, params: Params, q: Posterior, data: Data) -> Array | None:
@@ -48,9 +66,9 @@ def evidence(model: Any, params: Params, q: Posterior, data: Data) -> Array | No
     maximum; ``None`` where it has none of the three.
     """
     if has(model, "log_normalizer"):
-        return model.log_normalizer(q, data)
+        return scalar("log_normalizer", model.log_normalizer(q, data))
     if has(model, "log_likelihood"):
-        return model.log_likelihood(params, data)
+        return scalar("log_likelihood", model.log_likelihood(params, data))
     if has(model, "q_function", "entropy"):
         return elbo(model, params, q, data)
     return None

@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 
-def whole_number(name: str, value: Any, least: int, why: str = "") -> int:
+def whole_number(name: str, value: Any, least: int) -> int:
     """``value`` as an int; ``ValueError`` where it is none, is a bool or a float, or lies below ``least``."""
     if isinstance(value, Tracer):
         raise ValueError(f"{name} decides what is compiled, so it must be a plain number; it is traced by jit or vmap")
@@ -19,8 +19,16 @@ def whole_number(name: str, value: Any, least: int, why: str = "") -> int:
     except TypeError:
         found = None
     if found is None or found < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}; it is {brief(value)}{why}")
+        whole = "" if found is not None else "a whole number of "
+        raise ValueError(f"{name} must be {whole}at least {least}; it is {brief(value)}")
     return found
+
+
+def whole_field(record: Any, name: str, least: int, *, optional: bool = False) -> None:
+    """A field of a frozen dataclass as ``whole_number``, or ``None`` where it is ``optional``."""
+    value = getattr(record, name)
+    if not (optional and value is None):
+        object.__setattr__(record, name, whole_number(f"{type(record).__name__}: {name}", value, least))
 
 
 def number(name: str, value: Any, low: float, high: float, *, open_ends: bool = False) -> None:
@@ -31,7 +39,7 @@ def number(name: str, value: Any, low: float, high: float, *, open_ends: bool = 
     good = scalar and np.shape(value) == () and np.asarray(value).dtype.kind in "iuf"
     if good:
         found = float(value)
-        good = (low < found < high) if open_ends else (low <= found <= high)  # NaN is neither
+        good = math.isfinite(found) and ((low < found < high) if open_ends else (low <= found <= high))
     if not good:
         bounds = f"between {low:g} and {high:g}" if math.isfinite(high) else f"of at least {low:g}"
         if open_ends and not math.isfinite(high):

@@ -162,7 +162,7 @@ def as_array(value: Any, name: str, check_digits: bool = True) -> Array:
     """One array of real numbers; see ``as_data``. ``name`` says in a message what it is."""
     if isinstance(value, jax.Array) or (isinstance(value, list) and trees.holds_tracers(value)):
         return _widened(jnp.asarray(value), name)
-    array = _numeric(_to_numpy(value, name), name)
+    array = to_numpy(value, name)
     if jnp.issubdtype(array.dtype, jnp.integer):
         return jnp.asarray(_fitting(array, name))
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -227,13 +227,14 @@ def _fitting(array: np.ndarray, name: str) -> np.ndarray:
     return array.astype(jax.dtypes.canonicalize_dtype(dtype))
 
 
-def _to_numpy(value: Any, name: str) -> np.ndarray:
+def to_numpy(value: Any, name: str) -> np.ndarray:
+    """An array of real numbers in a dtype of their own; ``ValueError`` where they are none."""
     if isinstance(value, np.ma.MaskedArray):
         if np.ma.getmaskarray(value).any():
             raise ValueError(
                 f"{name}: some entries are masked; leave those rows out (or give them weight 0, and any value)"
             )
-        return value.data
+        value = value.data
     try:
         if hasattr(value, "to_numpy"):
             value = value.to_numpy()
@@ -245,7 +246,8 @@ def _to_numpy(value: Any, name: str) -> np.ndarray:
                 "by jaxem.pad_sequences, of different variables a tuple"
             ) from error
         raise ValueError(f"{name}: an array of numbers is needed; got {brief(value)}") from error
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    array = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    return _numeric(array, name)
 
 
 _KINDS = {"U": "texts", "S": "texts", "T": "texts", "M": "dates", "m": "spans of time", "V": "records"}

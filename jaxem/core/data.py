@@ -1,7 +1,6 @@
 """Data: pytrees whose leaves share a leading axis of independent observations."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jax.typing import ArrayLike
 
 from jaxem.core.records import register
 
@@ -36,29 +34,6 @@ class Sequences(NamedTuple):
 
     values: Array  # (N, T, ...)
     lengths: Array  # (N,), whole numbers from 1 to T
-
-
-def pad_sequences(sequences: Sequence[ArrayLike]) -> Sequences:
-    """Sequences of unequal length, each ``(T_n, ...)``, as one padded record.
-
-    Raises ``ValueError`` where there are none, one is empty, or their trailing shapes differ.
-    """
-    arrays = [np.asarray(sequence) for sequence in sequences]
-    if not arrays:
-        raise ValueError("pad_sequences: no sequences were given")
-    for n, array in enumerate(arrays):
-        if array.ndim == 0 or array.shape[0] == 0:
-            raise ValueError(f"pad_sequences: sequence {n} is empty (shape {array.shape})")
-        if array.shape[1:] != arrays[0].shape[1:]:
-            raise ValueError(
-                f"pad_sequences: sequence {n} has observations of shape {array.shape[1:]}, "
-                f"the first has {arrays[0].shape[1:]}"
-            )
-    lengths = np.array([len(array) for array in arrays])
-    values = np.zeros((len(arrays), lengths.max(), *arrays[0].shape[1:]), np.result_type(*arrays))
-    for n, array in enumerate(arrays):
-        values[n, : len(array)] = array
-    return Sequences(jnp.asarray(values), jnp.asarray(lengths, jnp.int32))
 
 
 def split_weights(data: Data) -> tuple[Data, Array | None]:

@@ -18,8 +18,9 @@ from jax import Array
 
 from jaxem.core import bound, trees
 from jaxem.core.compilation import program
+from jaxem.core.conversion import admit
 from jaxem.core.data import Data, count, take
-from jaxem.core.model import Params, Posterior, has, is_additive
+from jaxem.core.model import Params, Posterior, has, has_m_step, is_additive, require
 
 # Bytes a block may hold (its rows of data and of posterior): about the second-level cache of one CPU core; an
 # accelerator wants work enough to fill it.
@@ -102,7 +103,19 @@ def maximize(model: Any, at: Params, summary: Any, data: Data) -> Params:
 
 
 def em_map(model: Any, params: Params, data: Data) -> Params:
-    """One EM iteration, M(params) = m_step(e_step(params))."""
+    """One EM iteration, M(params) = m_step(e_step(params)).
+
+    Raises ``ValueError`` where the model lacks an E-step or an M-step, or parameters, data and model do not fit.
+    """
+    params, data = admit(model, params, data)
+    require(model, "em_map", "e_step")
+    if not has_m_step(model):
+        require(model, "em_map", "m_step")
+    return iterate(model, params, data)
+
+
+def iterate(model: Any, params: Params, data: Data) -> Params:
+    """``em_map`` of what has been checked."""
     return maximize(model, params, expect(model, params, data).summary, data)
 
 

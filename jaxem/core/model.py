@@ -95,6 +95,12 @@ class Model:
     tempered_e_step: Callable[..., Posterior] | None = _static(default=None)
     sample_posterior: Callable[..., Posterior] | None = _static(default=None)
 
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name != "constraints" and value is not None and not callable(value):
+                raise ValueError(f"Model: {field.name} must be a function; got {brief(value)}")
+
 
 HOW_TO_WRITE = {
     "e_step": "e_step(params, data) -> q, the posterior p(z | x, params)",

@@ -1,9 +1,11 @@
-"""Records: frozen dataclasses that are pytrees, their static fields compared by value."""
+"""Records: frozen dataclasses that are pytrees, and equal where all that they hold is, arrays included."""
 
 import dataclasses
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
+from jax.core import Tracer
 
 T = TypeVar("T", bound=type)
 
@@ -13,6 +15,9 @@ def register(cls: T) -> T:
 
     As ``jax.tree_util.register_dataclass``, by which two classes with equal static fields and as many leaves have
     structures that compare equal, so that ``jit`` may run the program of one for the other (jaxlib 0.10.2).
+
+    Two records are equal where their structures are, and their arrays in shape, dtype and every value (a NaN equals a
+    NaN); a traced array equals itself only. The hash does not look at values: arrays may change, as NumPy's do.
     """
     fields = dataclasses.fields(cls)
     static = [field.name for field in fields if field.metadata.get("static")]
@@ -33,4 +38,36 @@ def register(cls: T) -> T:
         return record
 
     jax.tree_util.register_pytree_with_keys(cls, split_with_keys, join, split)
+    if dynamic:  # else what dataclasses made does
+        cls.__eq__, cls.__hash__ = _equal, _hash  # pyright: ignore[reportAttributeAccessIssue]
     return cls
+
+
+def _equal(self: Any, other: Any) -> bool:
+    if self is other:
+        return True
+    if type(self) is not type(other):
+        return NotImplemented
+    leaves, structure = jax.tree.flatten(self)
+    others, other_structure = jax.tree.flatten(other)
+    return structure == other_structure and all(map(_same, leaves, others))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if isinstance(a, Tracer) or isinstance(b, Tracer):
+        return False
+    if not (hasattr(a, "dtype") and hasattr(b, "dtype")):
+        return type(a) is type(b) and bool(a == b)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if jax.numpy.issubdtype(a.dtype, jax.dtypes.prng_key):
+        a, b = jax.random.key_data(a), jax.random.key_data(b)
+    a, b = np.asarray(a), np.asarray(b)
+    return bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _hash(self: Any) -> int:
+    leaves, structure = jax.tree.flatten(self)
+    return hash((type(self), structure, tuple((np.shape(leaf), str(getattr(leaf, "dtype", ""))) for leaf in leaves)))

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxem.core.conversion import as_data
 from jaxem.core.data import Data, Sequences, Weighted, count, split_weights
 from jaxem.core.trees import float_dtype, leaf_names
 
@@ -33,7 +34,7 @@ def stack(datasets: Data | list[Data]) -> Data:
         return datasets
     if not datasets:
         raise ValueError("no data sets were given")
-    datasets = [jax.tree.map(np.asarray, data) for data in datasets]
+    datasets = [jax.tree.map(np.asarray, as_data(data)) for data in datasets]
     for b, data in enumerate(datasets):
         if jax.tree.structure(data) != jax.tree.structure(datasets[0]):
             raise ValueError(

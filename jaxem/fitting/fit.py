@@ -1,5 +1,6 @@
 """Who drives: ``fit``, the only loop of the library. It judges every step."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,10 +12,11 @@ from jaxem.algorithms.em import EM
 from jaxem.algorithms.generalized import GEM
 from jaxem.algorithms.protocol import Algorithm, State
 from jaxem.core import bound, expectation, trees
+from jaxem.core.checks import instance, number, prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, size
-from jaxem.core.model import Params, has, has_m_step, is_additive, require
+from jaxem.core.model import Params, check_model, has, has_m_step, is_additive, require
 from jaxem.fitting import implicit
 from jaxem.fitting.result import Fit, Status
 from jaxem.fitting.stopping import Progress, Rule, default_rule, noisy_rule, rounding
@@ -55,7 +57,7 @@ def fit(
     values become a ``Status``.
     """
     algorithm = choose(algorithm, model)
-    check_call("fit", algorithm, max_steps, key)
+    max_steps = check_call("fit", algorithm, max_steps, key, tol, stop)
     params, data = convert(model, params, data)
     arguments = implicit.constant((model, params, data, algorithm, stop, tol))
     check_start(*arguments[:3])
@@ -65,9 +67,11 @@ def fit(
 
 def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:
     """``algorithm``, or the default for this model, once the model is known to offer what it needs."""
+    check_model(model)
     if algorithm is None:
         bounded = has(model, "q_function", "entropy")
         algorithm = GEM() if bounded and not has_m_step(model) else EM()
+    instance("algorithm", algorithm, "an algorithm, such as jaxem.EM()", "init", "step", "requires")
     name = type(algorithm).__name__
     for needed in algorithm.requires():
         if needed == "objective":
@@ -78,12 +82,16 @@ def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:
     return algorithm
 
 
-def check_call(name: str, algorithm: Algorithm, max_steps: int, key: Array | None) -> None:
-    """Raise ``ValueError`` for a key that is missing or a number of steps that is none."""
+def check_call(name: str, algorithm: Algorithm, max_steps: int, key: Array | None, tol: Any, stop: Rule | None) -> int:
+    """Raise ``ValueError`` for options that are none; ``max_steps`` as an int."""
     if algorithm.random() and key is None:
         raise ValueError(f"{type(algorithm).__name__} draws random numbers: give {name} a key, e.g. jax.random.key(0)")
-    if max_steps < 0:
-        raise ValueError(f"max_steps must not be negative; it is {max_steps}")
+    if key is not None:
+        prng_key(name, key)
+    number("tol", tol, 0, math.inf)
+    if stop is not None:
+        instance("stop", stop, "a stopping rule, such as jaxem.aitken(1e-8)", "met", "needs_objective")
+    return whole_number("max_steps", max_steps, 0)
 
 
 def choose_rule(stop: Rule | None, tol: Any, algorithm: Algorithm, has_objective: bool) -> Rule:

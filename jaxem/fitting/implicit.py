@@ -51,7 +51,7 @@ def attach(model: Any, data: Data, fit: Fit) -> Fit:
     near a fixed point of EM, that of ``params`` is. An undefined derivative is NaN in a trace; outside of one it raises
     ``FitError``, at once where the fit did not converge, else when a gradient flows back through ``params``.
     """
-    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((model, data))):
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((model, data, fit))):
         return fit
     params, objective = _attached(model, data, fit.params, fit.objective, fit.status)
     return dataclasses.replace(fit, params=params, objective=objective)
@@ -65,6 +65,11 @@ def _attached(model: Any, data: Data, params: Params, objective: Array | None, s
 @functools.partial(_attached.defjvp, symbolic_zeros=True)
 def _rule(primals: Any, tangents: Any) -> Any:
     model, data, params, objective, status = primals
+    if not all(_is_zero(leaf) for leaf in jax.tree.leaves(tangents[2:4], is_leaf=_is_symbolic)):
+        raise ValueError(
+            "the fit is differentiated in a value that a function of the model closes over: make it a leaf of the "
+            "model (a field of a pytree class with e_step and m_step), or a part of the data"
+        )
     require(model, "the derivative of a fit", "e_step")
     refined, quality = _refine(*constant((model, data, params, objective, status)))
     trouble = _trouble(constant(status), quality)
@@ -72,7 +77,7 @@ def _rule(primals: Any, tangents: Any) -> Any:
     params, _ = _attached(model, data, params, objective, status)
     refined, _ = _attached(model, data, refined, objective, status)
 
-    leaves = jax.tree.leaves(tangents[:2], is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
+    leaves = jax.tree.leaves(tangents[:2], is_leaf=_is_symbolic)
     moving = tuple(i for i, leaf in enumerate(leaves) if not _is_zero(leaf))
     dots = [leaves[i] for i in moving]
     params_dot = _params_tangent(model, data, refined, quality, dots, moving)
@@ -82,6 +87,10 @@ def _rule(primals: Any, tangents: Any) -> Any:
         None if objective is None else _objective_tangent(model, data, params, objective, status, dots, moving)
     )
     return (primals[2], objective), (params_dot, objective_dot)
+
+
+def _is_symbolic(leaf: Any) -> bool:
+    return isinstance(leaf, SymbolicZero)
 
 
 def _is_zero(tangent: Any) -> bool:
@@ -162,7 +171,7 @@ def _equation(model: Any, params: Params) -> _Equation:
         return unravel(z * scale) if closed_form else constraints.forward(spaces, unravel(z * scale), params)
 
     def step_left(model: Any, data: Data, z: Array) -> Array:
-        return z - ravel_pytree(expectation.em_map(model, at(z), data))[0] / scale
+        return z - ravel_pytree(expectation.iterate(model, at(z), data))[0] / scale
 
     def slope(model: Any, data: Data, z: Array) -> Array:
         left = -jax.grad(lambda z: expectation.expect(model, at(z), data).objective)(z)

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import trees
+from jaxem.core.checks import brief, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.data import Data, rows
 from jaxem.core.expectation import rows_in_cache
@@ -41,8 +42,10 @@ def climb_all(
 
     ``how``: algorithm, rule and tolerance.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; it is {batch_size}")
+    if batch_size is not None:
+        batch_size = whole_number("batch_size", batch_size, 1)
+    if progress is not None and not callable(progress):
+        raise ValueError(f"progress must be a function (ended, lanes); got {brief(progress)}")
     lanes = len(where)
     width = min(batch_size or _default_width(model, params, datasets, max_steps), -(-lanes // _streams()))
     sizes = sorted({-(-width // _FEWER), width})
@@ -53,6 +56,11 @@ def climb_all(
     height = -(-len(own[0]) // width) * width
     own = [np.resize(part, height) for part in own]
     tables = [_start(model, params, datasets, part, where[part], keys, how[0], max_steps, width) for part in own]
+    if trees.holds_tracers(tables):
+        raise ValueError(
+            "a function of the model closes over a value that is traced (by grad, vmap, ...): make it a leaf of the "
+            "model, or a part of the data"
+        )
     waiting = []
     for part, table in zip(own, tables, strict=True):
         first = np.arange(height) < np.unique(part).size

@@ -11,10 +11,11 @@ from jax import Array
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import trees
 from jaxem.core.bound import HOW_TO_HAVE_ONE, has_objective
+from jaxem.core.checks import brief, prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.conversion import convert
+from jaxem.core.conversion import as_data, convert
 from jaxem.core.data import Data, rows, size
-from jaxem.core.model import Params, require
+from jaxem.core.model import Params, check_model, require
 from jaxem.core.stacking import lanes_of, stack
 from jaxem.fitting import implicit
 from jaxem.fitting.fit import check_call, choose
@@ -56,7 +57,9 @@ def fit_many(
     Raises ``ValueError`` where ``fit`` does, and names the data set.
     """
     algorithm = choose(algorithm, model)
-    check_call("fit_many", algorithm, max_steps, key)
+    max_steps = check_call("fit_many", algorithm, max_steps, key, tol, stop)
+    if params_axis not in (0, None) or isinstance(params_axis, bool):
+        raise ValueError(f"params_axis must be 0 (a start for each data set) or None; it is {brief(params_axis)}")
     datasets = stack(datasets)
     lanes = lanes_of(datasets)
     params, datasets = convert(model, params, datasets)
@@ -92,14 +95,15 @@ def fit_many_restarts(
 
     Raises ``ValueError`` where ``fit_restarts`` does, and names the data set.
     """
+    check_model(model)
     require(model, "fit_many_restarts", "init")
-    if restarts < 1:
-        raise ValueError(f"restarts must be at least 1; it is {restarts}")
+    restarts = whole_number("restarts", restarts, 1)
+    prng_key("fit_many_restarts", key)
     algorithm = choose(algorithm, model)
-    check_call("fit_many_restarts", algorithm, max_steps, key)
+    max_steps = check_call("fit_many_restarts", algorithm, max_steps, key, tol, stop)
     if not has_objective(model):
         raise ValueError(f"fit_many_restarts compares objectives, and the model has none: {HOW_TO_HAVE_ONE}")
-    datasets = jax.tree.map(jnp.asarray, stack(datasets))
+    datasets = as_data(stack(datasets))
     lanes = lanes_of(datasets)
     known, data, how = implicit.constant((model, datasets, (algorithm, stop, tol)))
     _refuse_traces("fit_many_restarts", (known, data, how, key))

@@ -8,11 +8,13 @@ from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core.bound import HOW_TO_HAVE_ONE, has_objective
+from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.data import Data, size
-from jaxem.core.model import require
+from jaxem.core.conversion import as_data
+from jaxem.core.data import Data, check_counts, size
+from jaxem.core.model import check_model, require
 from jaxem.fitting import implicit
-from jaxem.fitting.fit import choose, fit
+from jaxem.fitting.fit import check_call, choose, fit
 from jaxem.fitting.result import Fit, Status
 from jaxem.fitting.stopping import Rule
 
@@ -49,12 +51,15 @@ def fit_restarts(
 
     Raises ``ValueError`` where the model lacks ``init`` or has no objective to compare fits by.
     """
+    check_model(model)
     require(model, "fit_restarts", "init")
-    if restarts < 1:
-        raise ValueError(f"restarts must be at least 1; it is {restarts}")
-    data = jax.tree.map(jnp.asarray, data)
-    model.init(key, data)  # outside the trace, so that data which cannot be fitted is a ValueError
+    restarts = whole_number("restarts", restarts, 1)
+    prng_key("fit_restarts", key)
+    data = as_data(data)
+    check_counts(data)
     algorithm = choose(algorithm, model)
+    max_steps = check_call("fit_restarts", algorithm, max_steps, key, tol, stop)
+    model.init(key, data)  # outside the trace, so that data which cannot be fitted is a ValueError
     if not has_objective(model):
         raise ValueError(f"fit_restarts compares objectives, and the model has none: {HOW_TO_HAVE_ONE}")
     # The derivative is that of the best alone: that of a fit which failed is NaN.

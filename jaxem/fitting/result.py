@@ -9,6 +9,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxem.core import tables
+from jaxem.core.checks import instance
 from jaxem.core.model import Params
 from jaxem.core.records import register
 from jaxem.core.trees import leaf_names
@@ -120,6 +121,7 @@ def check(fit: Fit) -> Fit:
     The message names the status, its likely causes, and the lanes. Works on concrete results only: raises
     ``ValueError`` inside a trace.
     """
+    instance("jaxem.check: the argument", fit, "a Fit (of many starts, their .best)", "params", "status", "steps")
     if isinstance(fit.status, Tracer):
         raise ValueError("jaxem.check looks at values, so it cannot run inside jit, vmap or grad; use fit.status")
     status = np.asarray(fit.status)

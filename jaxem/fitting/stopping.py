@@ -6,6 +6,7 @@ their size.
 """
 
 import dataclasses
+import math
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import bound
+from jaxem.core.checks import instance, number
 from jaxem.core.model import Params
 from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, relative_change
@@ -161,11 +163,13 @@ def parameter_change(tol: float) -> Rule:
 
     Works without a bound. At a linear rate r the distance left is r / (1 - r) times the last change.
     """
+    number("jaxem.parameter_change: tol", tol, 0, math.inf)
     return _ParameterChange(tol)
 
 
 def objective_change(tol: float) -> Rule:
     """Stop when the objective rises by at most ``tol`` an observed value: |L_t - L_{t-1}| <= tol * size(data)."""
+    number("jaxem.objective_change: tol", tol, 0, math.inf)
     return _ObjectiveChange(tol)
 
 
@@ -177,6 +181,7 @@ def aitken(tol: float) -> Rule:
 
     Source: Boehning, Dietz, Schaub, Schlattmann & Lindsay (1994).
     """
+    number("jaxem.aitken: tol", tol, 0, math.inf)
     return _Aitken(tol)
 
 
@@ -196,7 +201,7 @@ def plateau(window: int = 20) -> Rule:
 
     Source: the difference estimator of variance of von Neumann (1941), of second order.
     """
-    if window < 8 or window % 2:
+    if isinstance(window, bool) or not isinstance(window, int) or window < 8 or window % 2:
         raise ValueError(f"jaxem.plateau: window must be an even number of at least 8; it is {window}")
     return _Plateau(window)
 
@@ -214,6 +219,8 @@ def any_of(*rules: Rule) -> Rule:
 def _some(rules: tuple[Rule, ...], name: str) -> tuple[Rule, ...]:
     if not rules:
         raise ValueError(f"jaxem.{name} needs at least one rule")
+    for rule in rules:
+        instance(f"jaxem.{name}: a part", rule, "a stopping rule, such as jaxem.aitken(1e-8)", "met", "needs_objective")
     return rules
 
 

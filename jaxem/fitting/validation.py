@@ -95,7 +95,12 @@ def check_step(algorithm: Any, model: Any, state: Any, data: Data) -> None:
     start, new = state.params, jax.eval_shape(lambda: algorithm.step(model, state, data)).params
     expected, found = jax.tree.structure(start), jax.tree.structure(new)
     if expected != found:
-        raise ValueError(f"the M-step returns another structure than the start has. Start: {expected}; M-step: {found}")
+        names = [", ".join(trees.leaf_names(tree)) or "nothing" for tree in (start, new)]
+        if names[0] == names[1]:
+            names = [type(start).__name__, type(new).__name__]
+        raise ValueError(
+            f"the M-step returns another structure than the start has. Start: {names[0]}; M-step: {names[1]}"
+        )
     leaves = zip(trees.leaf_names(start), jax.tree.leaves(start), jax.tree.leaves(new), strict=True)
     for name, a, b in leaves:
         if (a.shape, a.dtype) != (b.shape, b.dtype):

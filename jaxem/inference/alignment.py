@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core import trees
+from jaxem.core.conversion import admit, as_params
 from jaxem.core.data import Data, split_weights
 from jaxem.core.discrete import require_classes
-from jaxem.core.model import Params, has, require
+from jaxem.core.model import Params, check_model, has, require
 
 MOST_CLASSES = 12  # 2^K sets of classes are looked at
 
@@ -32,6 +32,8 @@ def align(model: Any, params: Params, reference: Params, data: Data) -> Params:
 
     Source: Stephens (2000), *Dealing with label switching in mixture models*.
     """
+    params, data = admit(model, params, data)
+    reference, _ = admit(model, reference, data)
     if has(model, "rotate"):
         return model.rotate(params, reference)
     require(model, "align", "permute", "predict_proba")
@@ -91,7 +93,10 @@ def canonical(model: Any, params: Params) -> Params:
 
     Raises ``ValueError`` where the model lacks ``permute`` or ``label_keys``.
     """
-    params = trees.cast(params, trees.float_dtype(params))
+    check_model(model)
+    params = as_params(model, params)
+    if has(model, "check_shapes"):
+        model.check_shapes(params, None)
     if has(model, "canonical"):
         return model.canonical(params)
     require(model, "canonical", "permute", "label_keys")

@@ -9,11 +9,12 @@ from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import tables, trees
+from jaxem.core.checks import number, prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, Weighted, count, split_lengths, split_weights
 from jaxem.core.model import Params, has
-from jaxem.fitting.fit import choose, fit
+from jaxem.fitting.fit import check_call, choose, fit
 from jaxem.fitting.result import Status
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
@@ -63,8 +64,7 @@ class Bootstrap(NamedTuple):
         They respect the parameter space, whatever the coordinates; NaN where no replicate moved a parameter. Raises
         ``ValueError`` for a level outside (0, 1).
         """
-        if not 0 < level < 1:
-            raise ValueError(f"the level of an interval must lie between 0 and 1; it is {level}")
+        number("level (such as 0.95)", level, 0, 1, open_ends=True)
 
         def end(share: float) -> Params:
             return _unless(self.still, jax.tree.map(lambda leaf: jnp.quantile(leaf, share, axis=0), self.replicates))
@@ -131,8 +131,10 @@ def bootstrap(
     """
     if kind not in ("parametric", "nonparametric"):
         raise ValueError(f"bootstrap: kind must be 'parametric' or 'nonparametric'; got {kind!r}")
-    if replicates < 2:
-        raise ValueError(f"bootstrap: replicates must be at least 2; got {replicates}")
+    replicates = whole_number("bootstrap: replicates", replicates, 2)
+    if batch_size is not None:
+        batch_size = whole_number("bootstrap: batch_size", batch_size, 1)
+    prng_key("bootstrap", key)
     params, data = convert(model, params, data)
     if trees.is_traced(params, data, key):
         raise ValueError("bootstrap looks at values (which fits failed), so it cannot run inside jit, vmap or grad")
@@ -140,6 +142,7 @@ def bootstrap(
     if kind == "nonparametric":
         _check_rows(data)
     algorithm = choose(algorithm, model)
+    max_steps = check_call("bootstrap", algorithm, max_steps, key, tol, stop)
     if kind == "parametric":
         data = prepare(model, data)
     draws = None if kind == "parametric" else _draws(data)

@@ -12,9 +12,10 @@ from jax import Array
 
 from jaxem.core import bound, constraints, trees
 from jaxem.core.compilation import program
+from jaxem.core.conversion import admit, as_data, as_params
 from jaxem.core.data import Data, count, split_weights
 from jaxem.core.discrete import require_classes
-from jaxem.core.model import Params, has, require
+from jaxem.core.model import Params, check_model, has, require
 
 
 def number_of_parameters(model: Any, params: Params) -> int:
@@ -24,11 +25,12 @@ def number_of_parameters(model: Any, params: Params) -> int:
     (``model.redundant``: the rotations of factors). Raises ``ValueError`` where the model names no ``constraints``, or
     the parameters are none of its own.
     """
+    check_model(model)
     require(model, "a number of parameters", "constraints")
-    constraints.check_structure(model.constraints, params)
+    params = as_params(model, params)
 
     def coordinates(params: Params) -> Any:
-        return constraints.inverse(model.constraints, trees.cast(params, trees.float_dtype(params)))
+        return constraints.inverse(model.constraints, params)
 
     free = jax.eval_shape(coordinates, params)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(free)) - getattr(model, "redundant", 0)
@@ -39,6 +41,7 @@ def sample_size(model: Any, data: Data) -> Array:
 
     A model with ``sample_size(data)`` counts itself: a hidden Markov model all steps of all sequences.
     """
+    data = as_data(data)
     if has(model, "sample_size"):
         return model.sample_size(data)
     observations, weights = split_weights(data)
@@ -54,10 +57,15 @@ class Measured(NamedTuple):
     n: Array
 
 
-@program(quick="few numbers")
 def measure(model: Any, params: Params, data: Data) -> Measured:
     """Log-likelihood, posterior entropy and sample size, in one program; ``ValueError`` for a model without a bound."""
-    params = trees.cast(params, trees.float_dtype(data))
+    params, data = admit(model, params, data)
+    require(model, "a criterion", "e_step")
+    return _measure(model, params, data)
+
+
+@program(quick="few numbers")
+def _measure(model: Any, params: Params, data: Data) -> Measured:
     q = model.e_step(params, data)
     entropy = model.entropy(q, data) if has(model, "entropy") else None
     if has(model, "log_likelihood"):

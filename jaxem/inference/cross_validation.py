@@ -9,10 +9,12 @@ from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import tables, trees
+from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.data import Data, Weighted, count, split_weights
-from jaxem.core.model import require
-from jaxem.fitting.fit import choose
+from jaxem.core.conversion import as_data
+from jaxem.core.data import Data, Weighted, check_counts, count, split_weights
+from jaxem.core.model import check_model, require
+from jaxem.fitting.fit import check_call, choose
 from jaxem.fitting.restarts import fit_restarts
 from jaxem.fitting.result import Status
 from jaxem.fitting.stopping import Rule
@@ -90,16 +92,21 @@ def cross_validate(
 
     Source: Smyth (2000), *Model selection for probabilistic clustering using cross-validated likelihood*.
     """
+    check_model(model)
     require(model, "cross_validate", "init", "log_likelihood")
-    data = jax.tree.map(jnp.asarray, data)
+    data = as_data(data)
+    check_counts(data)
     n = count(data)
     _, weights = split_weights(data)
     if weights is not None and not trees.is_traced(weights):
         n = int((weights > 0).sum())
-    if not 2 <= folds <= n:
+    folds, restarts = whole_number("folds", folds, 2), whole_number("restarts", restarts, 1)
+    prng_key("cross_validate", key)
+    if folds > n:
         raise ValueError(f"cross_validate: folds must be between 2 and the {n} observations; got {folds}")
     model.init(key, data)  # outside the trace, so that data which cannot be fitted is a ValueError
     algorithm = choose(algorithm, model)
+    max_steps = check_call("cross_validate", algorithm, max_steps, key, tol, stop)
     return _cross_validate(model, key, data, algorithm, stop, tol, folds, restarts, max_steps)
 
 

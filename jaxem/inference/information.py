@@ -22,7 +22,7 @@ from jax import Array
 
 from jaxem.core import bound, expectation, tables, trees
 from jaxem.core.compilation import program
-from jaxem.core.conversion import convert
+from jaxem.core.conversion import as_array, convert
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, require
@@ -98,7 +98,7 @@ def score_at(model: Any, params: Params, data: Data) -> Callable[[Array, Array],
 def em_map_at(model: Any, params: Params, data: Data) -> Callable[[Array], Array]:
     """M, from coordinates to coordinates."""
     at = chart(model, params)
-    return lambda u: into(model, trees.cast(expectation.em_map(model, at(u), data), u.dtype), params)
+    return lambda u: into(model, trees.cast(expectation.iterate(model, at(u), data), u.dtype), params)
 
 
 def field(model: Any, params: Params, data: Data, what: Route | Literal["complete"]) -> Callable[[Array], Array]:
@@ -136,7 +136,7 @@ def information_product(
     params, data = convert(model, params, data)
     check_start(model, params, data)
     p = jax.eval_shape(lambda params: into(model, params), params).shape
-    direction = jnp.asarray(direction, trees.float_dtype(params))
+    direction = as_array(direction, "the direction", check_digits=False).astype(trees.float_dtype(params))
     if direction.shape != p:
         raise ValueError(f"the direction has shape {direction.shape}; the unconstrained coordinates have {p}")
     return _products(model, params, data, direction, choose_route(model, route))

@@ -8,7 +8,8 @@ from jax import Array
 from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 
-from jaxem.core import constraints, trees
+from jaxem.core import constraints
+from jaxem.core.checks import number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Positive, PositiveDefinite, Real, Simplex, UnitInterval
 from jaxem.core.conversion import convert
@@ -56,8 +57,7 @@ def confidence_intervals(
 
 def check_level(level: Any) -> None:
     """Raise ``ValueError`` where it is no probability."""
-    if not trees.is_traced(level) and not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, such as 0.95; it is {level}")
+    number("level (such as 0.95)", level, 0, 1, open_ends=True)
 
 
 @program(quick="few numbers")

@@ -8,9 +8,11 @@ from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core.bound import has_objective
+from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
+from jaxem.core.conversion import as_data
 from jaxem.core.data import Data
-from jaxem.core.model import has, require
+from jaxem.core.model import check_model, has, require
 from jaxem.fitting.fit import fit
 from jaxem.fitting.restarts import fit_restarts
 from jaxem.fitting.result import Fit, FitError, Status
@@ -74,12 +76,16 @@ def likelihood_ratio_test(
     Source: McLachlan (1987); the count of the data among the replicates: Davison & Hinkley (1997), section 4.2.
     """
     for model in (null, alternative):
+        check_model(model)
         require(model, "likelihood_ratio_test", "init")
         if not has_objective(model):
             require(model, "likelihood_ratio_test", "log_likelihood")
-    if replicates < 1 or restarts < 1:
-        raise ValueError(f"replicates and restarts must be at least 1; they are {replicates} and {restarts}")
-    data = prepare(null, jax.tree.map(jnp.asarray, data))
+    replicates, restarts = whole_number("replicates", replicates, 1), whole_number("restarts", restarts, 1)
+    max_steps = whole_number("max_steps", max_steps, 0)
+    if batch_size is not None:
+        batch_size = whole_number("batch_size", batch_size, 1)
+    prng_key("likelihood_ratio_test", key)
+    data = prepare(null, as_data(data))
     rule = aitken(1e-6) if stop is None else stop
     observed_key, null_key = jax.random.split(key)
     fits = []

@@ -125,7 +125,7 @@ def _take_step(model: Any, params: Params, q: Any, data: Data) -> _Step:
     """One EM iteration, and all that needs no derivative."""
     coordinates = lambda p: into(model, p, params)  # of one chart, so that they can be compared
     u = coordinates(params)
-    new = trees.cast(expectation.em_map(model, params, data), u.dtype) if has_m_step(model) else params
+    new = trees.cast(expectation.iterate(model, params, data), u.dtype) if has_m_step(model) else params
     evidence = None
     if bound.has_objective(model):
         after = bound.evidence(model, new, model.e_step(new, data), data)

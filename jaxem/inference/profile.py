@@ -18,6 +18,7 @@ from jax import Array
 from jax.scipy.special import ndtri
 
 from jaxem.core import bound, trees
+from jaxem.core.checks import brief
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.coordinates import chart, into
@@ -56,6 +57,8 @@ def profile_interval(
         raise ValueError("jaxem.profile_interval looks at values, so it cannot run inside jit, vmap or grad")
     if not has(model, "log_likelihood"):
         require(model, "the profile likelihood (without log_likelihood)", "q_function", "entropy")
+    if not callable(function):
+        raise ValueError(f"profile_interval needs a function of the parameters to one number; got {brief(function)}")
     shape = jax.eval_shape(function, params)
     if not isinstance(shape, jax.ShapeDtypeStruct) or shape.shape != ():
         raise ValueError(f"profile_interval needs a function of the parameters to one number; got {shape}")

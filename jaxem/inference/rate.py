@@ -15,11 +15,12 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import tables, trees
+from jaxem.core.checks import instance
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, size
-from jaxem.core.model import Params, has, has_m_step, require
+from jaxem.core.model import Params, check_model, has, has_m_step, require
 from jaxem.core.records import register
 from jaxem.fitting.result import Fit
 from jaxem.fitting.stopping import rounding
@@ -125,6 +126,9 @@ def convergence_rate(model: Any, params: Params, data: Data, *, fit: Fit | None 
 
     Source: Dempster, Laird & Rubin (1977); Meng & Rubin (1994) on the rate and its direction.
     """
+    check_model(model)
+    if fit is not None:
+        instance("convergence_rate: fit", fit, "a Fit", "trace", "objective")
     if not has_m_step(model):
         require(model, "the rate of EM", "m_step")
     params, data = convert(model, params, data)

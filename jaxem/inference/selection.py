@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
+from jaxem.core.checks import brief, prng_key
+from jaxem.core.conversion import as_data
 from jaxem.core.data import Data
-from jaxem.core.model import require
+from jaxem.core.model import check_model, require
 from jaxem.fitting.restarts import fit_restarts
 from jaxem.fitting.result import Fit, FitError, Status
 from jaxem.fitting.stopping import Rule
@@ -94,6 +95,8 @@ def select(
     Raises ``ValueError`` where there are no models, one of them lacks ``init``, ``constraints`` or what the criterion
     needs, or the criterion is not known.
     """
+    if not isinstance(models, Mapping | Sequence) or isinstance(models, str):
+        raise ValueError(f"select: models must be a list of models, or a dict from names; got {brief(models)}")
     named = dict(models) if isinstance(models, Mapping) else _named(models)
     if not named:
         raise ValueError("select: no models were given")
@@ -101,7 +104,12 @@ def select(
         raise ValueError(f"select: criterion must be one of {list(CRITERIA)} or a function; got {criterion!r}")
     asked = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "criterion")
     functions = CRITERIA if isinstance(criterion, str) else {**CRITERIA, asked: criterion}
-    data = jax.tree.map(jnp.asarray, data)
+    if not isinstance(criterion, str) and not callable(criterion):
+        raise ValueError(f"select: criterion must be a name or a function; got {brief(criterion)}")
+    for model in named.values():
+        check_model(model)
+    prng_key("select", key)
+    data = as_data(data)
     candidates = []
     for (name, model), model_key in zip(named.items(), jax.random.split(key, len(named)), strict=True):
         require(model, f"select, of {name}:", "init", "constraints")

@@ -11,6 +11,7 @@ from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 
 from jaxem.core import trees
+from jaxem.core.checks import flag
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.coordinates import into
@@ -96,6 +97,7 @@ def spread_of(
     model: Any, params: Params, data: Data, route: Route | None, robust: bool, clusters: ArrayLike | None
 ) -> Spread:
     """The covariance in coordinates and the Jacobian of the chart; raises as ``covariance`` does."""
+    flag("robust", robust)
     params, data = convert(model, params, data)
     check_start(model, params, data)
     observed, _ = regular(model, params, data, choose_route(model, route))

@@ -7,6 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxem.core import tables, trees
+from jaxem.core.checks import instance
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data
 from jaxem.fitting.result import Fit
@@ -62,6 +63,7 @@ def summary(
     Intervals are those of ``jaxem.confidence_intervals``, standard errors those of ``jaxem.covariance``, whose options
     these are, and which say what is raised. Looks at values: not inside ``jit`` or ``vmap``.
     """
+    instance("summary: the first argument", fit, "a Fit (before model and data)", "params", "status", "objective")
     check_level(level)
     if trees.is_traced(fit, data):
         raise ValueError("jaxem.summary makes a table of values, so it cannot run inside jit, vmap or grad")

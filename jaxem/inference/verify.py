@@ -8,9 +8,10 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import constraints, trees
+from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, count
-from jaxem.core.model import Params, is_additive, missing, require, spaces_of
+from jaxem.core.model import Params, check_model, is_additive, missing, require, spaces_of
 from jaxem.fitting.validation import check_start
 from jaxem.inference.certificate import Certificate, Check, Verdict
 from jaxem.inference.laws import LAWS
@@ -43,7 +44,11 @@ def verify(
 
     Source: Dempster, Laird & Rubin (1977); Neal & Hinton (1998); Minka (1998) for the bound that touches.
     """
+    check_model(model)
     require(model, "verify", "e_step")
+    probes = whole_number("verify: probes", probes, 1)
+    if key is not None:
+        prng_key("verify", key)
     params, data = convert(model, params, data)
     check_start(model, params, data)
     key = jax.random.key(0) if key is None else key
