@@ -69,7 +69,7 @@ class Anderson:
     def __post_init__(self) -> None:
         whole_field(self, "order", 1, optional=True)
         number("Anderson: alpha", self.alpha, 1, math.inf)
-        number("Anderson: kappa", self.kappa, 0, math.inf)
+        number("Anderson: kappa", self.kappa, -math.inf, math.inf)
         extrapolation.check_inner("Anderson", self.inner)
 
     def random(self) -> bool:

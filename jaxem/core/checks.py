@@ -32,7 +32,7 @@ def whole_field(record: Any, name: str, least: int, *, optional: bool = False) -
 
 
 def number(name: str, value: Any, low: float, high: float, *, open_ends: bool = False) -> None:
-    """Raise ``ValueError`` where ``value`` is no real number from ``low`` to ``high``; one that is traced passes."""
+    """Raise ``ValueError`` where ``value`` is no finite number from ``low`` to ``high``; one that is traced passes."""
     if isinstance(value, Tracer):
         return
     scalar = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and not isinstance(value, bool)
@@ -41,10 +41,9 @@ def number(name: str, value: Any, low: float, high: float, *, open_ends: bool = 
         found = float(value)
         good = math.isfinite(found) and ((low < found < high) if open_ends else (low <= found <= high))
     if not good:
-        bounds = f"between {low:g} and {high:g}" if math.isfinite(high) else f"of at least {low:g}"
-        if open_ends and not math.isfinite(high):
-            bounds = f"above {low:g}"
-        raise ValueError(f"{name} must be a number {bounds}; it is {brief(value)}")
+        bounds = f" between {low:g} and {high:g}" if math.isfinite(high) else f" of at least {low:g}"
+        bounds = bounds if math.isfinite(low) else ""
+        raise ValueError(f"{name} must be a finite number{bounds}; it is {brief(value)}")
 
 
 def prng_key(name: str, key: Any) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 from jaxem.core.checks import brief
@@ -127,7 +128,8 @@ def check_model(model: Any) -> None:
     """Raise ``ValueError`` where ``model`` is a class, or something else."""
     if isinstance(model, type):
         raise ValueError(f"the model is the class {model.__name__}; make one: {model.__name__}(...)")
-    if not any(has(model, name) for name in ("e_step", "sample_posterior", "log_likelihood", "constraints")):
+    plain = isinstance(model, tuple | list | dict | str | int | float | None) or hasattr(model, "dtype")
+    if plain or hasattr(model, "status") or isinstance(model, FunctionType):
         raise ValueError(f"the first argument must be a model; got {brief(model)}. The order is (model, params, data)")
 
 

@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxem.core import bound, constraints, trees
 from jaxem.core.compilation import program
-from jaxem.core.conversion import admit, as_data, as_params
+from jaxem.core.conversion import admit, as_data, as_params, of_fit
 from jaxem.core.data import Data, count, split_weights
 from jaxem.core.discrete import require_classes
 from jaxem.core.model import Params, check_model, has, require
@@ -27,7 +27,10 @@ def number_of_parameters(model: Any, params: Params) -> int:
     """
     check_model(model)
     require(model, "a number of parameters", "constraints")
-    params = as_params(model, params)
+    params = of_fit(params)
+    if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
+        params = as_params(model, params)
+    constraints.check_structure(model.constraints, params)
 
     def coordinates(params: Params) -> Any:
         return constraints.inverse(model.constraints, params)
