@@ -261,7 +261,7 @@ def test_starts_share_the_variance_in_halves(dtype):
 
 def test_errors_say_what_is_wrong():
     for k in (0, -1, 2.0):
-        with pytest.raises(ValueError, match="FactorAnalysis: k must be (a whole number of )?at least 1; it is"):
+        with pytest.raises(ValueError, match=r"FactorAnalysis: k must be (a whole number of )?at least 1; it is"):
             FactorAnalysis(k)
     x = simulated()
     five = FactorAnalysisParams(np.zeros(5), np.ones((5, 5)), np.ones(5))

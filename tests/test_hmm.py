@@ -437,7 +437,7 @@ def test_starts_are_models(dtype):
 
 def test_errors_say_what_is_wrong():
     for k in (0, -1, 2.0):
-        with pytest.raises(ValueError, match="HMM: k must be (a whole number of )?at least 1; it is"):
+        with pytest.raises(ValueError, match=r"HMM: k must be (a whole number of )?at least 1; it is"):
             HMM(Poisson(), k)
     x = four_sequences()
     nan = np.where(np.arange(48).reshape(4, 12) == 25, np.nan, x)

@@ -508,7 +508,7 @@ def test_one_component_is_the_closed_form():
 
 def test_errors_say_what_is_wrong():
     for k in (0, -1, 2.0):
-        with pytest.raises(ValueError, match="k must be (a whole number of )?at least 1; it is"):
+        with pytest.raises(ValueError, match=r"k must be (a whole number of )?at least 1; it is"):
             Mixture(Poisson(), k)
     model, key = Mixture(MultivariateNormal(), 3), jax.random.key(0)
     with pytest.raises(ValueError, match=r"start must be one of \['kmeans\+\+', .*\]; got 'foo'"):
