@@ -15,7 +15,7 @@ from jaxem import datasets
 from jaxem.families import Categorical, MultivariateNormal, Normal
 from jaxem.inference.criteria import sample_size
 from jaxem.inference.cross_validation import CrossValidation
-from jaxem.inference.selection import describe
+from jaxem.inference.selection import Candidate, Selection, describe
 from jaxem.models import HMM, FactorAnalysis, Mixture
 
 TABLE = np.zeros((9, 2))
@@ -135,6 +135,87 @@ def test_a_failed_model_is_in_the_table_and_never_wins():
     assert own.best.name == "low" and "smallest" in str(own)
     with pytest.raises(ValueError, match="icl needs entropy"):
         jaxem.select(models, jax.random.key(0), x, restarts=2, max_steps=5, criterion="icl")
+
+
+def candidate(name, criterion, parameters=2, likelihood=-10.0, status=0, found=3, model=None):
+    fit = jaxem.fit(jaxem.Model(lambda p, d: p, lambda q, d: q), 1.0, jnp.ones(2), max_steps=1)
+    fit = dataclasses.replace(fit, status=jnp.int32(status))
+    criteria = {"bic": criterion, "own": criterion}
+    return Candidate(name, model or Mixture(Normal(), 2), fit, parameters, likelihood, criteria, found)
+
+
+@pytest.mark.parametrize(
+    ("criteria", "best"),
+    [
+        ([-3.0, -2.0, -5.0], 1),
+        ([math.inf, -2.0, math.inf], 1),  # an infinite likelihood is no optimum
+        ([-math.inf, -math.inf, -9.0], 2),  # AICc of few observations
+        ([math.nan, -math.inf, -9.0], 2),
+        ([math.inf, math.inf, math.inf], None),
+        ([-math.inf, -math.inf, math.nan], None),
+        ([1e300, 2e300, -1e300], 1),
+    ],
+)
+def test_the_first_of_a_column_of_infinities_does_not_win(criteria, best):
+    selection = Selection(tuple(candidate(f"m{i}", value) for i, value in enumerate(criteria)), "bic", 3)
+    text = str(selection)
+    assert text.count("<-") == (best is not None)
+    assert len(selection.ranked) == sum(map(math.isfinite, criteria))
+    endless = [f"m{i}" for i, value in enumerate(criteria) if not math.isfinite(value)]
+    assert ("not ranked" in text) == bool(endless) and all(name in text.splitlines()[-1] for name in endless)
+    if best is None:
+        with pytest.raises(jaxem.FitError, match="finite bic"):
+            selection.best  # noqa: B018
+    else:
+        assert selection.best.name == f"m{best}"
+
+
+def test_of_equal_models_the_one_with_fewest_parameters_is_best():
+    rows = [candidate("large", -5.0, 4), candidate("small", -5.0 - 1e-9, 2), candidate("far", -5.1, 1)]
+    selection = Selection(tuple(rows), "bic", 3)
+    assert [one.name for one in selection.ranked] == ["small", "large", "far"]
+    lines = str(selection).splitlines()
+    assert lines[3].endswith("<- equal to the best") and lines[4].endswith("<- best") and "<-" not in lines[5]
+
+
+def test_names_of_models_do_not_break_the_table():
+    names = ["{", "}", "%s", "a\nb", 3, "", "漢字", "x" * 300]
+    selection = Selection(tuple(candidate(name, float(-i)) for i, name in enumerate(names)), "bic", 3)
+    lines = str(selection).splitlines()
+    assert len(lines) == 3 + len(names) and selection.best.name == "{"
+    assert "1e-08" in str(Selection((candidate("a", 1e-8),), "own", 3))  # a criterion of one's own, of any size
+
+
+def test_what_makes_a_selection_doubtful_is_said():
+    """A larger model below a smaller one of the same make, and a best fit that one start alone found."""
+    small, large = candidate("two", -20.0, 3, -10.0), candidate("three", -30.0, 5, -10.5, found=1)
+    text = str(Selection((small, large), "bic", 3))
+    assert "three has more parameters than two and a lower log-likelihood" in text
+    assert "found by one start only, so that more restarts may find better: three" in text
+    for other in (
+        large._replace(log_likelihood=-10.0 - 1e-9),  # equal
+        large._replace(log_likelihood=-9.0),
+        large._replace(model=Mixture(Categorical((2,)), 3)),  # of another make
+        large._replace(model=normal("full", 3)),
+        large._replace(parameters=2),
+        candidate("three", -30.0, 5, -10.5, status=4),
+    ):
+        assert "more parameters" not in str(Selection((small, other), "bic", 3))
+    assert "found by one" not in str(Selection((small, large), "bic", 1))
+
+
+def test_a_model_that_refuses_the_data_is_a_row():
+    """One column cannot be three; the other models are compared all the same."""
+
+    def refuse(key, data):
+        raise ValueError("no start for\nthese data")
+
+    models = {"refused": dataclasses.replace(constant(1.0), init=refuse), "fitted": constant(2.0)}
+    found = jaxem.select(models, jax.random.key(0), jnp.array([1.0, 2.0, 4.0]), restarts=2, max_steps=5)
+    assert found.best.name == "fitted" and not found.candidates[0].sound and found.candidates[0].fit is None
+    assert str(found).splitlines()[3].endswith(r"refused: 'no start for\nthese data'")
+    with pytest.raises(jaxem.FitError):
+        found._replace(candidates=found.candidates[:1]).best  # noqa: B018
 
 
 def normal(form, k):

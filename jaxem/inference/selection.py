@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
+from jaxem.core import tables
 from jaxem.core.checks import brief, prng_key
 from jaxem.core.conversion import as_data
 from jaxem.core.data import Data
@@ -16,6 +17,7 @@ from jaxem.core.model import check_model, require
 from jaxem.fitting.restarts import fit_restarts
 from jaxem.fitting.result import Fit, FitError, Status
 from jaxem.fitting.stopping import Rule
+from jaxem.fitting.validation import check_start
 from jaxem.inference.criteria import CRITERIA, measure, number_of_parameters
 from jaxem.inference.simulation import sound
 
@@ -23,18 +25,19 @@ from jaxem.inference.simulation import sound
 class Candidate(NamedTuple):
     """One model of a ``Selection``, at the best of its fits."""
 
-    name: str
+    name: Any
     model: Any
-    fit: Fit
-    parameters: int  # p
+    fit: Fit | None  # None where the model refused the data
+    parameters: int  # p; 0 where the model refused the data
     log_likelihood: float  # without the prior
     criteria: dict[str, float]  # aic, aicc, bic, icl, and the one asked for; NaN where the model has no such criterion
     times_best_found: int  # of the restarts
+    refusal: str = ""  # why the model refused the data
 
     @property
     def sound(self) -> bool:
         """Whether the fit did not fail; one that ran out of steps has not reached its maximum, but counts."""
-        return bool(sound(self.fit.status))
+        return self.fit is not None and bool(sound(self.fit.status))
 
 
 class Selection(NamedTuple):
@@ -46,31 +49,110 @@ class Selection(NamedTuple):
 
     @property
     def best(self) -> Candidate:
-        """The sound candidate with the largest criterion; raises ``FitError`` where there is none."""
+        """The first of ``ranked``; raises ``FitError`` where there is none."""
         ranked = self.ranked
         if not ranked:
-            raise FitError("no model of the selection was fitted without failing; print it to see how each fit ended")
+            raise FitError(
+                f"no model of the selection was fitted without failing and to a finite {self.criterion}; print it to "
+                "see how each fit ended"
+            )
         return ranked[0]
 
     @property
     def ranked(self) -> tuple[Candidate, ...]:
-        """The sound candidates, the best first."""
-        fitted = [one for one in self.candidates if one.sound and not np.isnan(one.criteria[self.criterion])]
-        return tuple(sorted(fitted, key=lambda one: -one.criteria[self.criterion]))
+        """The sound candidates whose criterion is finite, the best first; of equal ones that with fewest parameters.
+
+        A criterion that is infinite compares nothing: of two such models neither is the better.
+        """
+        value = lambda one: one.criteria[self.criterion]
+        left = sorted(
+            (one for one in self.candidates if one.sound and np.isfinite(value(one))), key=value, reverse=True
+        )
+        ranked: list[Candidate] = []
+        while left:
+            equal = [one for one in left if _equal(value(one), value(left[0]))]
+            ranked.append(min(equal, key=lambda one: one.parameters))
+            left = [one for one in left if one is not ranked[-1]]
+        return tuple(ranked)
 
     def __str__(self) -> str:
-        names = list(self.candidates[0].criteria)
-        rows = [["model", "p", "log-likelihood", *names, "found", "status"]]
-        ranked = self.ranked
-        for one in self.candidates:
-            values = ["" if np.isnan(one.criteria[name]) else f"{one.criteria[name]:.3f}" for name in names]
-            found = f"{one.times_best_found}/{self.restarts}"
-            status = Status(int(one.fit.status)).name + (" <- best" if ranked and one is ranked[0] else "")
-            rows.append([one.name, str(one.parameters), f"{one.log_likelihood:.3f}", *values, found, status])
-        title = f"Selection by {self.criterion} (larger is better), {self.restarts} starts each"
-        return "\n".join([title, *_columns(rows)])
+        criteria = list(self.candidates[0].criteria)
+        names = tables.names(one.name for one in self.candidates)
+        rows = [["model", "p", "log-likelihood", *tables.names(criteria), "found", "status"]]
+        columns = [[_shown(one.criteria[name], name) for one in self.candidates] for name in criteria]
+        best = next(iter(self.ranked), None)
+        for one, name, *values in zip(self.candidates, names, *columns, strict=True):
+            if one.fit is None:
+                refused = f"refused: {tables.one_line(one.refusal)}"
+                rows.append([name, *[""] * (len(rows[0]) - 2), refused])
+                continue
+            found = f"{one.times_best_found}/{self.restarts}" if one.sound else ""
+            likelihood, status = tables.fixed(one.log_likelihood, 3), Status(int(one.fit.status)).name
+            if one is best:
+                status += " <- best"
+            elif best and one.sound and _equal(*(each.criteria[self.criterion] for each in (one, best))):
+                status += " <- equal to the best"
+            rows.append([name, str(one.parameters), likelihood, *values, found, status])
+        title = f"Selection by {tables.one_line(self.criterion)} (larger is better), {self.restarts} starts each"
+        lines = tables.columns(rows, "<" + ">" * (len(rows[0]) - 2) + "<")
+        return "\n".join([title, *lines, *self._notes(names)])
 
     __repr__ = __str__
+
+    def _notes(self, names: list[str]) -> list[str]:
+        """What makes the table doubtful."""
+        named = {id(one): name for one, name in zip(self.candidates, names, strict=True)}
+        fitted = [one for one in self.candidates if one.sound]
+        endless = [named[id(one)] for one in fitted if not np.isfinite(one.criteria[self.criterion])]
+        once = [named[id(one)] for one in fitted if one.times_best_found == 1 and self.restarts > 1]
+        notes = []
+        if endless:
+            notes.append(f"not ranked, for their {self.criterion} is not finite: {', '.join(endless)}")
+        if once:
+            notes.append(f"found by one start only, so that more restarts may find better: {', '.join(once)}")
+        for one in fitted:
+            above = [other for other in fitted if _may_hold(one, other)]
+            if above:
+                other = max(above, key=lambda each: each.log_likelihood)
+                notes.append(
+                    f"{named[id(one)]} has more parameters than {named[id(other)]} and a lower log-likelihood: if it "
+                    "holds that model as a special case, its starts missed its maximum; raise restarts"
+                )
+        return notes
+
+
+def _equal(a: float, b: float) -> bool:
+    """Whether two criteria are as good as equal: to a millionth, below what fits find and what matters."""
+    return bool(np.isfinite([a, b]).all()) and abs(a - b) <= 1e-6 * max(abs(a), abs(b))
+
+
+def _may_hold(larger: Candidate, smaller: Candidate) -> bool:
+    """Whether a model of the same make with fewer parameters ended above; with a prior neither reaches its maximum."""
+    if _has_prior(larger) or _has_prior(smaller) or _make(larger.model) != _make(smaller.model):
+        return False
+    above = smaller.log_likelihood > larger.log_likelihood
+    return (
+        larger.parameters > smaller.parameters and above and not _equal(larger.log_likelihood, smaller.log_likelihood)
+    )
+
+
+def _has_prior(one: Candidate) -> bool:
+    """Whether the objective of the fit is more than the log-likelihood."""
+    objective = None if one.fit is None else one.fit.objective
+    return objective is not None and not _equal(float(objective), one.log_likelihood)
+
+
+def _make(model: Any) -> tuple[Any, ...]:
+    """The types of a model and of its parts."""
+    parts = dataclasses.fields(model) if dataclasses.is_dataclass(model) else ()
+    values = (getattr(model, part.name) for part in parts)
+    return type(model), *(_make(value) for value in values if dataclasses.is_dataclass(value))
+
+
+def _shown(value: float, name: str) -> str:
+    if np.isnan(value):
+        return ""
+    return tables.fixed(value, 3) if name in CRITERIA else tables.number(value, 9)
 
 
 def select(
@@ -90,7 +172,9 @@ def select(
     ``models``: a sequence, or a mapping from names. ``criterion``: ``"aic"``, ``"aicc"``, ``"bic"`` or ``"icl"`` (see
     ``jaxem.inference.criteria``; larger is better), or a function of (model, params, data) for which larger is better.
     The other arguments are those of ``fit_restarts``, which runs the starts of one model in one program. A model
-    whose fits all failed is in the table, with the status of the best of them, and never wins.
+    whose fits all failed is in the table, with the status of the best of them, and never wins; so is one that refused
+    the data, with the reason. The table says, too, what makes it doubtful: a best fit that one start alone found, a
+    model that ended below a smaller one.
 
     Raises ``ValueError`` where there are no models, one of them lacks ``init``, ``constraints`` or what the criterion
     needs, or the criterion is not known.
@@ -113,6 +197,11 @@ def select(
     candidates = []
     for (name, model), model_key in zip(named.items(), jax.random.split(key, len(named)), strict=True):
         require(model, f"select, of {name}:", "init", "constraints")
+        refusal = _refusal(model, model_key, data)
+        if refusal:
+            nothing = {each: float("nan") for each in functions}
+            candidates.append(Candidate(name, model, None, 0, float("nan"), nothing, 0, refusal))
+            continue
         run = fit_restarts(
             model, model_key, data, restarts=restarts, algorithm=algorithm, tol=tol, stop=stop, max_steps=max_steps
         )
@@ -122,6 +211,15 @@ def select(
         likelihood = float(measure(model, params, data).log_likelihood)
         candidates.append(Candidate(name, model, run.best, p, likelihood, values, found))
     return Selection(tuple(candidates), asked, restarts)
+
+
+def _refusal(model: Any, key: Array, data: Data) -> str:
+    """Why the model cannot be started on these data; empty where it can."""
+    try:
+        check_start(model, model.init(key, data), data)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _value(criterion: Callable[..., Any], model: Any, params: Any, data: Data, needed: bool) -> float:
@@ -152,13 +250,3 @@ def _named(models: Sequence[Any]) -> dict[str, Any]:
     names = [describe(model) for model in models]
     repeated = {name for name in names if names.count(name) > 1}
     return {f"{n} #{i}" if n in repeated else n: m for i, (n, m) in enumerate(zip(names, models, strict=True))}
-
-
-def _columns(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    last = len(widths) - 1
-    lines = []
-    for row in rows:
-        cells = [t.ljust(w) if i in (0, last) else t.rjust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
