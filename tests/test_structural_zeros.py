@@ -1,17 +1,20 @@
-"""What is exactly impossible at the start stays so: under every algorithm, in every family and structure."""
+"""What is exactly impossible at the start stays so: under every algorithm, in every family and structure; and all that
+is differentiated there has the derivative of the formula."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from algorithms import ALGORITHMS, offered
+from closeness import assert_within, eps
 
 import jaxem
 from jaxem.core import coordinates
 from jaxem.families import Bernoulli, Categorical, Normal, Poisson
-from jaxem.models import HMM, Mixture
+from jaxem.models import HMM, Mixture, chain
 
 
 def _left_right(k):
@@ -98,3 +101,115 @@ def test_no_direction_of_the_chart_leaves_them(name):
     far = coordinates.chart(model, start)(u + jnp.asarray(np.random.default_rng(0).normal(size=u.shape)))
     for before, after in zip(jax.tree.leaves(start), jax.tree.leaves(far), strict=True):
         np.testing.assert_array_equal(np.asarray(before == 0), np.asarray(after == 0))
+
+
+K, T = 3, 4
+PATHS = np.array(list(itertools.product(range(K), repeat=T)))
+CHAINS = {  # initial distribution, transition matrix
+    "left to right": ([1.0, 0.0, 0.0], [[0.6, 0.4, 0.0], [0.0, 0.7, 0.3], [0.0, 0.0, 1.0]]),
+    "cycle": ([0.0, 0.5, 0.5], [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]),
+    "a state that nobody enters": ([0.4, 0.6, 0.0], [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]),
+    "inside": ([0.2, 0.3, 0.5], [[0.2, 0.3, 0.5], [0.6, 0.3, 0.1], [0.1, 0.1, 0.8]]),
+}
+
+
+def _flat(f, impossible):
+    """f(pi, A, log_b) as a function of one vector; where ``impossible``, log_b is -inf."""
+
+    def of(v):
+        pi, A, log_b = v[:K], v[K : K + K * K].reshape(K, K), v[K + K * K :].reshape(T, K)
+        return f(pi, A, jnp.where(impossible, -jnp.inf, log_b))
+
+    return of
+
+
+@jax.jit
+def _recursion(v, impossible, length):
+    f = _flat(lambda pi, A, log_b: chain.log_likelihood(pi, A, log_b[None], length[None])[0], impossible)
+    return f(v), jax.grad(f)(v), jax.hessian(f)(v)
+
+
+@jax.jit
+def _enumeration(v, impossible, length):
+    def over_paths(pi, A, log_b):
+        b = jnp.where(impossible, 0, jnp.exp(jnp.where(impossible, 0, log_b)))
+        p = pi[PATHS[:, 0]] * b[0, PATHS[:, 0]]
+        for t in range(1, T):
+            p = p * jnp.where(t < length, A[PATHS[:, t - 1], PATHS[:, t]] * b[t, PATHS[:, t]], 1 / K)
+        return jnp.log(p.sum())
+
+    f = _flat(over_paths, impossible)
+    return f(v), jax.grad(f)(v), jax.hessian(f)(v)
+
+
+@pytest.mark.parametrize("length", [1, 2, T])
+@pytest.mark.parametrize("name", CHAINS)
+def test_derivatives_of_a_chain_are_those_of_all_paths(name, length):
+    pi, A = (np.array(part) for part in CHAINS[name])
+    rng = np.random.default_rng(length)
+    impossible = np.zeros((T, K), bool)
+    impossible[1:, 0] = name in ("left to right", "inside")
+    v = jnp.asarray(np.concatenate([pi, A.ravel(), rng.normal(0, 3, T * K)]))
+    found, wanted = (f(v, impossible, jnp.int32(length)) for f in (_recursion, _enumeration))
+    assert np.isfinite(wanted[0])
+    for a, b in zip(found, wanted, strict=True):
+        assert_within(a, b, 1e4 * eps("float64") * (1 + np.abs(b).max()))
+
+
+def test_derivatives_of_a_chain_over_the_range_of_both_dtypes():
+    """States whose densities are e^200 apart, some out of reach: the derivatives of float32 are those of float64."""
+    rng = np.random.default_rng(0)
+    log_b = rng.normal(0, 1, (1, 12, K)) + 200.0 * rng.integers(-1, 2, (1, 12, K))
+    for pi, A in CHAINS.values():
+
+        def both(dtype, pi=pi, A=A):
+            given = jnp.asarray(pi, dtype), jnp.asarray(A, dtype), jnp.asarray(log_b, dtype), jnp.array([12])
+            return _value_and_slopes(*given)
+
+        single, double = both("float32"), both("float64")
+        for a, b in zip(jax.tree.leaves(single), jax.tree.leaves(double), strict=True):
+            b = np.asarray(b)
+            inside = np.abs(b) < 1e10  # the others are beyond float32, in which a derivative ends at 1e19
+            assert_within(np.asarray(a)[inside], b[inside], 1e3 * eps("float32") * (200 + np.abs(b[inside])))
+            assert np.isfinite(a).all()
+
+
+@jax.jit
+def _value_and_slopes(pi, A, log_b, lengths):
+    return jax.value_and_grad(lambda *given: chain.log_likelihood(*given, lengths).sum(), (0, 1, 2))(pi, A, log_b)
+
+
+@jax.jit
+def _slopes(model, params, x):
+    """Gradients in coordinates of log p(x), Q, the entropy and the divergence; Hessians of the first two."""
+    u, at = coordinates.into(model, params), coordinates.chart(model, params)
+    q = model.e_step(params, x)
+    likelihood = lambda u: model.log_likelihood(at(u), x)
+    expected = lambda u: model.q_function(at(u), q, x)
+    entropy = lambda u: model.entropy(model.e_step(at(u), x), x)
+    divergence = lambda u: model.divergence(q, model.e_step(at(u), x), x)
+    slopes = [jax.grad(f)(u) for f in (likelihood, expected, entropy, divergence)]
+    return slopes, jax.hessian(likelihood)(u), jax.jacobian(lambda u: jax.grad(expected)(u))(u)
+
+
+@pytest.mark.parametrize("name", ["weights", *NAMES])
+def test_derivatives_of_the_bound_at_exact_zeros(name):
+    model, start, x = case(name)
+    (likelihood, expected, entropy, divergence), curvature, complete = _slopes(model, start, x)
+    size = 1 + np.abs(likelihood).max()
+    assert_within(expected, likelihood, 1e5 * eps("float64") * size)  # Fisher's identity
+    assert_within(divergence, 0 * divergence, 1e5 * eps("float64") * size)
+    assert np.isfinite(entropy).all() and np.isfinite(complete).all()
+    assert_within(curvature, curvature.T, 1e6 * eps("float64") * (1 + np.abs(curvature).max()))
+    # More is known of complete data.
+    assert np.linalg.eigvalsh(curvature - complete).min() >= -1e-8 * (1 + np.abs(complete).max())
+
+
+def test_the_derivative_in_a_weight_of_zero():
+    model, start, x = case("weights")
+
+    def plain(weights):
+        return jnp.log((weights[None, :] * jnp.exp(model.family.log_density(start.components, x))).sum(axis=1)).sum()
+
+    found = jax.grad(lambda w: model.log_likelihood(start._replace(weights=w), x))(start.weights)
+    assert_within(found, jax.grad(plain)(start.weights), 1e4 * eps("float64") * 80)

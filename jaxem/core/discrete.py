@@ -47,6 +47,11 @@ def log_times(counts: Array, probabilities: Array) -> Array:
     return counts * jnp.log(jnp.where(counts > 0, probabilities, 1))
 
 
+def log_probability(p: Array) -> Array:
+    """log p, -inf at zero, where it has derivative 0: what counts nothing there, 0 log 0, does so nearby."""
+    return jnp.where(p == 0, -jnp.inf, jnp.log(jnp.where(p == 0, 1, p)))
+
+
 def entropy(probabilities: Array) -> Array:
     """-sum_k p_k log p_k on the last axis, with 0 log 0 = 0."""
     return -expected(probabilities, jnp.log(jnp.where(probabilities > 0, probabilities, 1)))
@@ -83,6 +88,10 @@ class DiscreteLatent:
     def log_joint_table(self, params: Any, observations: Data) -> Array:
         """log p(x_n, z_n = k | params), (N, K)."""
         raise TypeError(f"{type(self).__name__} must define log_joint_table(params, observations)")
+
+    def log_marginal(self, params: Any, observations: Data) -> Array:
+        """log p(x_n) = log sum_k exp(p_nk), (N,), for observations that have been checked."""
+        return jax.nn.logsumexp(self.log_joint_table(params, observations), axis=-1)
 
     def e_step(self, params: Any, data: Data) -> Responsibilities:
         """Bayes' rule for each observation."""
@@ -145,7 +154,7 @@ class DiscreteLatent:
 
 @program
 def _log_prob(model: Any, params: Any, observations: Data) -> Array:
-    return jax.nn.logsumexp(model.log_joint_table(params, observations), axis=-1)
+    return model.log_marginal(params, observations)
 
 
 @program

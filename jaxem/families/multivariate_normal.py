@@ -145,10 +145,6 @@ class MultivariateNormal:
         anchored = self.anchor(params)
         return dataclasses.replace(anchored, view=view), dataclasses.replace(anchored, careful=True), view.safe
 
-    def permute(self, params: MultivariateNormalParams, order: Array) -> MultivariateNormalParams:
-        covariances = params.covariances if self.covariance == "tied" else params.covariances[order]
-        return MultivariateNormalParams(params.means[order], covariances)
-
     def sample(self, key: Array, params: MultivariateNormalParams, labels: Array) -> Array:
         k, d = params.means.shape
         factors = jnp.broadcast_to(self._form.factor(params.covariances, d), (k, d, d))

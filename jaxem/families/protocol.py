@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.constraints import Spaces
+from jaxem.core.trees import float_dtype
 
 
 class Family(Protocol):
@@ -19,8 +20,9 @@ class Family(Protocol):
     some class has collapsed to where its density has no bound; ``anchor(params)``, the same family with its
     statistics taken about ``params``; ``forms(params, x)``, the same at these parameters in a quick and in a careful
     form, and whether the first is accurate enough (or ``None``, for data of such a shape); and
-    ``permute(params, order)``, where some array has no axis of classes. The first array of the parameters has a row
-    for each class and says where it lies. The functions below this class supply the answer of a family that has not.
+    ``permute(params, order)``. The functions below this class supply the answer of a family that has not. Parameters
+    that all classes share have no axis of classes: which those are is seen from what ``maximize`` returns. The first
+    array that has a row for each class says where it lies.
     """
 
     event_ndim: int
@@ -84,10 +86,36 @@ def permute(family: Any, params: Any, order: Array) -> Any:
     """The parameters in which class ``order[k]`` is called k."""
     if hasattr(family, "permute"):
         return family.permute(params, order)
-    return jax.tree.map(lambda leaf: leaf[order], params)
+    leaves, treedef = jax.tree.flatten(params)
+    own = _of_classes(family, leaves, order.shape[0])
+    return jax.tree.unflatten(treedef, [leaf[order] if one else leaf for leaf, one in zip(leaves, own, strict=True)])
 
 
-def label_keys(params: Any) -> Array:
-    """Where each class lies, (K, F): the first array of the family's parameters (means, rates, probabilities)."""
-    first = jax.tree.leaves(params)[0]
-    return first.reshape(first.shape[0], -1)
+def label_keys(family: Any, params: Any, k: int) -> Array:
+    """Where each class lies, (K, F): the first array with a row for each (means, rates, probabilities)."""
+    leaves = jax.tree.leaves(params)
+    first = leaves[_of_classes(family, leaves, k).index(True)]
+    return first.reshape(k, -1)
+
+
+def _of_classes(family: Any, leaves: list[Array], k: int) -> list[bool]:
+    """Which of the parameters have a row for each class: those that have one more where there is one class more.
+
+    An array that all classes share may happen to be as long as there are classes, so its shape alone does not tell.
+    """
+
+    def shapes(k: int, event: tuple[int, ...]) -> list[tuple[int, ...]]:
+        weights, x = jax.ShapeDtypeStruct((1, k), dtype), jax.ShapeDtypeStruct((1, *event), dtype)
+        found = jax.eval_shape(lambda weights, x: family.maximize(family.statistics(weights, x)), weights, x)
+        return [leaf.shape for leaf in jax.tree.leaves(found)]
+
+    dtype, like = float_dtype(leaves), [leaf.shape for leaf in leaves]
+    # An observation is shaped like a row of one of them.
+    for event in dict.fromkeys(shape[1 : 1 + family.event_ndim] for shape in like if len(shape) > family.event_ndim):
+        try:
+            if shapes(k, event) == like:
+                more = shapes(k + 1, event)
+                return [b[:1] == (k + 1,) and a != b for a, b in zip(like, more, strict=True)]
+        except (TypeError, ValueError, IndexError):
+            continue  # such data have other columns
+    return [shape[:1] == (k,) for shape in like]

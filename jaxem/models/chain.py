@@ -6,6 +6,7 @@ sequences run side by side; arrays are ``(N, T, K)``, ``lengths (N,)`` says wher
 Rabiner (1989). The recursions in scaled numbers, and their parallel form, are in ``scaled``.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.core.discrete import expected
+from jaxem.core.discrete import expected, log_probability
 from jaxem.models import scaled
 from jaxem.models.scaled import Filtered
 
@@ -123,8 +124,12 @@ def _is_lost(predicted: Array, A: Array, found: Filtered, log_b: Callable[[], Ar
 
 def _filter_in_logs(pi: Array, A: Array, log_b: Array, lengths: Array, steps: scaled.Steps) -> tuple[Filtered, Array]:
     """The same, and log c, where scaled numbers underflow; steps in one block."""
-    log_b, log_alpha, log_c = (scaled.cut(x, 1) for x in (log_b, *_log_forward(pi, A, log_b, lengths)))
-    filtered = jnp.exp(log_alpha)
+    alpha, log_c = _forward_in_parts(pi, A, log_b, lengths)
+    total = alpha.sum(axis=2)
+    before = jnp.pad(total[:, :-1], ((0, 0), (1, 0)), constant_values=1)
+    log_c = log_c + jnp.log(total / jnp.where(before == 0, 1, before))
+    filtered = alpha / jnp.where(total == 0, 1, total)[:, :, None]
+    log_b, filtered, log_c = (scaled.cut(x, 1) for x in (log_b, filtered, log_c))
     possible = steps.inside[:, None] & (filtered > 0)
     b_c = jnp.where(possible, jnp.exp(log_b - log_c[:, None]), 0)
     return Filtered(filtered, b_c, jnp.exp(log_c)), log_c
@@ -151,37 +156,78 @@ def _smooth(found: Filtered, log_c: Array, after: Array, A: Array, steps: scaled
     return Chain(steps.join(found.filtered), A, steps.join(gamma), steps.join(ahead), steps.join(log_c).sum(axis=1))
 
 
-def _log_forward(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
-    """log p(z_t = j | x_1 ... x_t), (N, T, K), and log p(x_t | x_1 ... x_{t-1}), (N, T); behind the end the value at
-    the end, and zero.
+class _Part(NamedTuple):
+    """Numbers m exp(e) of any size, each with an exponent of its own.
 
-    Normalised at each step: the logarithms stay small, and their sum is as accurate as a sum can be.
+    m is one where the number is positive, and carries the derivative; e is a constant to autodiff. So derivatives of
+    every order are those of the plain recursion, sums of positive terms, and a number that is zero has a finite one,
+    relative to its e: a state that cannot be reached, but could be if a zero of pi or A were not one.
     """
-    log_A = jnp.log(A)
 
-    def normalize(log_joint: Array, before: Array, inside_t: Array) -> tuple[Array, tuple[Array, Array]]:
-        log_c = jnp.where(inside_t, jax.nn.logsumexp(log_joint, axis=-1), 0)
-        # What is impossible stays so: -inf less -inf would be NaN.
-        log_alpha = log_joint - jnp.where(log_c == -jnp.inf, 0, log_c)[:, None]
-        log_alpha = jnp.where(inside_t[:, None], log_alpha, before)
-        return log_alpha, (log_alpha, log_c)
+    m: Array  # (N, K)
+    e: Array  # (N, K), finite
 
-    def step(before: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-        log_b_t, inside_t = now
-        log_joint = jax.nn.logsumexp(before[:, :, None] + log_A[None], axis=1) + log_b_t
-        return normalize(log_joint, before, inside_t)
+    @classmethod
+    def of(cls, x: Array, e: Array | float = 0.0) -> "_Part":
+        """x exp(e)."""
+        size = jax.lax.stop_gradient(jnp.where(x == 0, 1, x))  # NaN stays NaN
+        return cls(x / size, e + jnp.log(size))
+
+    def relative_to(self, e: Array, limit: Array | float) -> Array:
+        """The numbers over exp(e). What is zero may have an exponent far above: its derivative ends at exp(limit)."""
+        return self.m * jnp.exp(jnp.minimum(self.e - e, limit))
+
+
+def _forward_in_parts(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
+    """alpha_t(j) / prod c, (N, T, K), and log c, (N, T); behind the end alpha at the end, and zero. Densities of any
+    range, and zeros anywhere in pi, A and b, with all their derivatives.
+
+    c_t has the value p(x_t | x_1 ... x_{t-1}), so that logarithms stay small, and their sum is as accurate as a sum can
+    be; but it is a constant to autodiff: sum_j alpha_t(j) / prod c, which has the value one, has all the derivative.
+    """
+    known = log_b != -jnp.inf
+    log_b = jnp.where(known, log_b, 0)
+    exponents = jax.lax.stop_gradient(log_b)
+    b = jnp.where(known, jnp.exp(log_b - exponents), 0)  # one or zero, with the derivative of b / exp(exponent)
+    log_A = jax.lax.stop_gradient(jnp.log(A))
+    # Half of the exponents: a derivative that ends here can be summed and squared, and then times zero it is zero.
+    far = math.log(float(jnp.finfo(A.dtype).max)) / 2
+    limit = jnp.where(A > 0, jnp.maximum(-log_A, far), far)
+
+    def normalize(joint: _Part) -> tuple[_Part, Array]:
+        top = jnp.where(joint.m != 0, joint.e, -jnp.inf).max(axis=-1)
+        top = jnp.where(top == -jnp.inf, 0, top)
+        log_c = jax.lax.stop_gradient(top + jnp.log(joint.relative_to(top[:, None], far).sum(axis=-1)))
+        # What is impossible stays so: 0 / 0 would be NaN.
+        return _Part.of(joint.m, joint.e - jnp.where(log_c == -jnp.inf, 0, log_c)[:, None]), log_c
+
+    def step(alpha: _Part, now: tuple[Array, Array, Array]) -> tuple[_Part, tuple[Array, Array]]:
+        b_t, e_t, inside_t = now
+        reached = jnp.where(alpha.m != 0, alpha.e, -jnp.inf)
+        top = (reached[:, :, None] + log_A[None]).max(axis=1)
+        # To where no way leads, any exponent does: one not below those of the states that a way might lead from, so
+        # that no derivative overflows. Of those that are reached the largest is about 0.
+        elsewhere = jnp.maximum(alpha.e.max(axis=1, keepdims=True), 0)
+        e = jnp.where(top == -jnp.inf, elsewhere, top)[:, None]
+        m = (_Part(alpha.m[:, :, None], alpha.e[:, :, None]).relative_to(e, limit[None]) * A[None]).sum(axis=1)
+        after, log_c = normalize(_Part(m * b_t, e[:, 0] + e_t))
+        after = jax.tree.map(lambda new, old: jnp.where(inside_t[:, None], new, old), after, alpha)
+        return after, (after, jnp.where(inside_t, log_c, 0))
 
     inside = within(lengths, log_b.shape[1])
-    first = jnp.log(pi)[None, :] + log_b[:, 0]
-    start, (alpha_1, c_1) = normalize(first, first, inside[:, 0])
-    _, (alpha, c) = jax.lax.scan(step, start, (jnp.swapaxes(log_b[:, 1:], 0, 1), inside[:, 1:].T))
-    log_alpha = jnp.concatenate([alpha_1[:, None], jnp.swapaxes(alpha, 0, 1)], axis=1)
-    return log_alpha, jnp.concatenate([c_1[:, None], c.T], axis=1)
+    first = _Part.of(pi)
+    start, log_c = normalize(_Part(first.m[None] * b[:, 0], first.e[None] + exponents[:, 0]))
+    later = (jnp.swapaxes(b[:, 1:], 0, 1), jnp.swapaxes(exponents[:, 1:], 0, 1), inside[:, 1:].T)
+    _, (rest, log_cs) = jax.lax.scan(step, start, later)
+    alpha = jax.tree.map(lambda first, rest: jnp.swapaxes(jnp.concatenate([first[None], rest]), 0, 1), start, rest)
+    return alpha.relative_to(jnp.zeros_like(alpha.e), far), jnp.concatenate([log_c[None], log_cs]).T
 
 
 def log_likelihood(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
-    """log p(x) of each sequence, (N,), by the forward algorithm in log space: no underflow, no smoother."""
-    return _log_forward(pi, A, log_b, lengths)[1].sum(axis=1)
+    """log p(x) of each sequence, (N,), by the forward algorithm in numbers with exponents of their own: no underflow,
+    no smoother."""
+    alpha, log_c = _forward_in_parts(pi, A, log_b, lengths)
+    return log_c.sum(axis=1) + jnp.log(alpha[:, -1].sum(axis=1))
 
 
 def pair_counts(q: Chain, weights: Array | None) -> Array:
@@ -203,9 +249,9 @@ def expected_log(q: Chain, p: Chain) -> Array:
        + \sum_{t<T} [\gamma^q_t \log \alpha^p_t - \gamma^q_{t+1} \log(\alpha^p_t A^p)]
        + \sum_{ij} \Xi^q_{ij} \log A^p_{ij}
     """
-    states = expected(q.smoothed, jnp.log(p.filtered)).sum(axis=1)
-    kernels = expected(q.smoothed[:, 1:], jnp.log(p.filtered[:, :-1] @ p.transition)).sum(axis=1)
-    transitions = expected(pair_counts_each(q), jnp.log(p.transition)[None]).sum(axis=1)
+    states = expected(q.smoothed, log_probability(p.filtered)).sum(axis=1)
+    kernels = expected(q.smoothed[:, 1:], log_probability(p.filtered[:, :-1] @ p.transition)).sum(axis=1)
+    transitions = expected(pair_counts_each(q), log_probability(p.transition)[None]).sum(axis=1)
     return states - kernels + transitions
 
 

@@ -12,7 +12,7 @@ from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
 from jaxem.core.conversion import admit, as_data, as_params
 from jaxem.core.data import Data, Sequences, check_counts, counted, split_lengths, split_weights, total
-from jaxem.core.discrete import expected, log_times
+from jaxem.core.discrete import expected, log_probability, log_times
 from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import protocol as families
@@ -100,8 +100,8 @@ class HMM:
     def q_function(self, params: HMMParams, q: Chain, data: Data) -> Array:
         """sum gamma_1 log pi + sum xi log A + sum gamma log b."""
         x, _, weights = _unpack(data)
-        initial = expected(q.smoothed[:, 0], jnp.log(params.initial)[None, :])
-        transition = expected(chain.pair_counts_each(q), jnp.log(params.transition)[None]).sum(axis=1)
+        initial = expected(q.smoothed[:, 0], log_probability(params.initial)[None, :])
+        transition = expected(chain.pair_counts_each(q), log_probability(params.transition)[None]).sum(axis=1)
         emissions = expected(q.smoothed, self._log_b(params, x)).sum(axis=1)
         return total(initial + transition + emissions, weights)
 
@@ -189,7 +189,7 @@ class HMM:
 
     def label_keys(self, params: HMMParams) -> Array:
         """What states are sorted by, (K, F): where the emissions of each lie."""
-        return families.label_keys(params.emissions)
+        return families.label_keys(self.family, params.emissions, self.k)
 
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> HMMParams:
         """A random start: emissions as in a mixture of the single observations, states that rather stay."""

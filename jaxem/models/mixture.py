@@ -1,6 +1,7 @@
 """Finite mixtures: p(x | params) = sum_k weight_k p(x | component k)."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -12,7 +13,7 @@ from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
 from jaxem.core.conversion import as_data, as_params
 from jaxem.core.data import Data, check_counts, counted, split_weights
-from jaxem.core.discrete import DiscreteLatent, Responsibilities, log_times
+from jaxem.core.discrete import DiscreteLatent, Responsibilities, log_probability, log_times
 from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import protocol as families
@@ -57,7 +58,20 @@ class Mixture(DiscreteLatent):
     def log_joint_table(self, params: MixtureParams, observations: Data) -> Array:
         """log w_k + log p(x_n | component k), (N, K)."""
         x = real(observations, params.weights.dtype)
-        return jnp.log(params.weights)[None, :] + self.family.log_density(params.components, x)
+        return log_probability(params.weights)[None, :] + self.family.log_density(params.components, x)
+
+    def log_marginal(self, params: MixtureParams, observations: Data) -> Array:
+        """log sum_k w_k p(x_n | k), (N,), linear in the weights: so its derivative in one that is zero is right too."""
+        w = params.weights[None, :]
+        log_b = self.family.log_density(params.components, real(observations, w.dtype))
+        log_w, known = jax.lax.stop_gradient(jnp.log(w)), log_b != -jnp.inf
+        top = jax.lax.stop_gradient((log_w + log_b).max(axis=-1))
+        top = jnp.where(jnp.isfinite(top), top, 0)
+        # Without its class an observation may be far less likely: the derivative in a weight of zero ends at half of
+        # the exponents, so that nothing overflows.
+        limit = jnp.maximum(jnp.where(w > 0, -log_w, 0), math.log(float(jnp.finfo(log_b.dtype).max)) / 2)
+        ratio = jnp.exp(jnp.minimum(jnp.where(known, log_b, 0) - top[:, None], limit))
+        return top + jnp.log((w * jnp.where(known, ratio, 0)).sum(axis=-1))
 
     def statistics(self, q: Responsibilities, data: Data) -> MixtureStatistics:
         """Class sizes and the family's sums, under responsibilities times observation weights."""
@@ -109,7 +123,7 @@ class Mixture(DiscreteLatent):
 
     def label_keys(self, params: MixtureParams) -> Array:
         """What components are sorted by, (K, F): where each lies."""
-        return families.label_keys(params.components)
+        return families.label_keys(self.family, params.components, self.k)
 
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> MixtureParams:
         """A random start: ``"kmeans++"``, ``"points"`` or ``"responsibilities"`` (see ``models/starts.py``)."""
