@@ -2,25 +2,30 @@ r"""The laws of EM, as residuals of what was measured.
 
 Every residual is dimensionless. Differences of objectives are divided by |L| + |Q| + |H| + size(data): the magnitude
 of what was added up. Gradients in unconstrained coordinates are multiplied by ``delta / size(data)`` (see
-``measurements``): neither units nor the amount of data change a residual. Pure rounding error is a small multiple of
-eps.
+``measurements``): neither units nor the amount of data change a residual, and one of r means that a maximiser is
+r size^(1/2) standard errors away.
+
+The tolerance is a multiple of eps, plus one of the rounding that was seen: by how much the residual differs among
+points a few units in the last place apart. A residual below a tolerance that would hide a fault says nothing: where the
+tolerance is above ``Law.limit``, a law that is not broken is not checked.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxem.core import bound
-from jaxem.core.model import has_m_step
-from jaxem.inference.measurements import Measured
+from jaxem.core.data import Data, Sequences, Weighted, split_weights
+from jaxem.core.model import has, has_m_step
+from jaxem.inference.measurements import Look, Measured, rounding_of
+from jaxem.inference.parts import adds_up
 
+SEEN = 32  # times the rounding that was seen, of which there are few samples
 
-class Residual(NamedTuple):
-    """How far a law is from holding, and the coordinate that is farthest (-1: none in particular)."""
-
-    value: float
-    coordinate: int
+# What a law must be able to see. A log-likelihood that is off by a thousandth of what was added up; a maximiser that is
+# off by a standard error, or a tenth of the error bar of one value; a tenth of the information.
+_VALUE, _SLOPE, _CURVATURE = 1e-3, 0.1, 0.1
 
 
 class Law(NamedTuple):
@@ -28,89 +33,177 @@ class Law(NamedTuple):
 
     statement: str
     factor: int  # times eps is the tolerance
-    conditioned: str | None  # whether rounding of the parameters "here" or "after" the M-step moves the residual
     needs: Callable[[Any], tuple[str, ...]]  # of the model
-    residual: Callable[[Any], Residual]  # of a Measured that has what it needs
+    gap: Callable[[Measured, Look], Any]  # (...), signed and dimensionless; None where a look does not show it
+    places: str = ""  # what the entries of the gap are: "coordinates", "leaves", "entries", "parts" or "probes"
+    one_sided: bool = False  # only what is above zero breaks the law
+    everywhere: bool = True  # also elsewhere than at the given point
+    limit: Callable[[Measured], float] = lambda m: _VALUE
+    conditioning: Callable[[Measured], float] = lambda m: 0.0  # further eps
+    noise: Callable[[Measured], float] = lambda m: 0.0  # rounding that the cloud does not show
+    applies: Callable[[Any, Data], bool] = lambda model, data: True
+    excuse: Callable[[Any, Measured, float], str | None] = lambda model, m, tolerance: None
+    statistics: bool | None = None  # of a law about parts: only the statistics, or only the others
 
 
-def _worst(m: Measured, gradient: np.ndarray) -> Residual:
-    scaled = np.abs(gradient) * m.delta / m.size
-    return Residual(float(scaled.max()), int(scaled.argmax()))
+class Finding(NamedTuple):
+    """How far a law is from holding, what it is held to, and where that comes from."""
+
+    residual: float
+    place: int  # the entry of the gap that is farthest, -1: none in particular
+    tolerance: float
+    rounding: float  # that was seen
 
 
-def _excess(values: np.ndarray, *scale: np.ndarray) -> Residual:
-    """The largest value above zero, relative to ``scale``.
+def find(law: Law, m: Measured, eps: float) -> Finding:
+    """Hold one law to what was measured, where it is farthest off; NaN at the point or after an iteration stays NaN."""
+    here = _flat(law.gap(m, m.here))
+    cloud = [_flat(gap) for gap in (law.gap(m, look) for look in m.cloud) if gap is not None]
+    findings = [_held(law, m, eps, here, cloud, True)]
+    for i, (look, beside) in enumerate(m.elsewhere if law.everywhere else ()):
+        if law.gap(m, look) is None:
+            continue
+        gap, other = _flat(law.gap(m, look)), _flat(law.gap(m, beside))
+        found = _held(law, m, eps, gap, [other], i == 0 and m.here.after is not None, findings[0].rounding)
+        blind = found.tolerance > max(law.limit(m), findings[0].tolerance)
+        if not (blind and found.residual <= found.tolerance):
+            findings.append(found)
+    return max(findings, key=lambda found: (np.isnan(found.residual), found.residual / found.tolerance))
 
-    Probes at which a density over- or underflowed say nothing; NaN where that was all of them, or at the point itself.
-    """
+
+def _held(
+    law: Law, m: Measured, eps: float, gap: np.ndarray, cloud: list[np.ndarray], must: bool, least: float = 0.0
+) -> Finding:
+    """One look. Where an inequality holds by more than rounding, however much that is, it holds."""
+    pure = eps * (law.factor + law.conditioning(m))
+    scatter = np.maximum(
+        np.resize(_scatter(gap, cloud), gap.shape), law.noise(m)
+    )  # of probes every third is as far away
+    if law.one_sided:
+        sure = gap <= -(pure + SEEN * scatter)
+        scatter = np.where(sure, 0, scatter)
+    rounding = max(float(scatter.max(initial=0)), 0.0 if law.one_sided else least)
+    residual, place = _broken(law, gap, must)
+    return Finding(residual, place if law.places != "probes" else -1, pure + SEEN * rounding, rounding)
+
+
+def _flat(gap: Any) -> np.ndarray:
+    return np.ravel(np.asarray(gap, np.float64))
+
+
+def _broken(law: Law, gap: np.ndarray, must: bool) -> tuple[float, int]:
+    """The largest entry, and which. Probes at which a density over- or underflowed say nothing, unless all did."""
+    size = gap if law.one_sided else np.abs(gap)
+    known = np.isfinite(size) | (law.one_sided & (size == -np.inf))
+    if not (known.any() if law.places == "probes" else known.all()):
+        return (np.nan, int(known.argmin())) if must else (0.0, -1)
+    size = np.where(known, size, 0)
+    return max(float(size.max(initial=0)), 0.0), int(size.argmax())
+
+
+def _scatter(here: np.ndarray, cloud: list[np.ndarray]) -> np.ndarray:
+    """By how much each entry of the gap differs from a straight line over each pair of the cloud (or from one look)."""
+    pairs = [(a + b) / 2 for a, b in zip(cloud[::2], cloud[1::2], strict=True)] if len(cloud) > 1 else cloud
+    here = here[: min(len(pair) for pair in pairs)] if pairs else np.zeros(1)
+    apart = np.abs(np.array([pair - here for pair in pairs] or [here]))
+    return np.where(np.isfinite(apart), apart, 0).max(axis=0)  # what is not finite there says nothing
+
+
+def _value(m: Measured, gap: Any, *scale: Any) -> Any:
+    """A difference of objectives, relative to what was added up."""
     with np.errstate(invalid="ignore"):
-        relative = values / sum((np.abs(part) for part in scale), start=np.zeros_like(values))
-    if relative.ndim and np.isfinite(relative).any():
-        relative = relative[np.isfinite(relative)]
-    return Residual(float(np.maximum(np.max(relative), 0)), -1)
+        return gap / sum((np.abs(part) for part in scale), start=m.size)
 
 
-def _plain(value: np.ndarray) -> Residual:
-    return Residual(float(value), -1)
+def _touch(m: Any, look: Any) -> Any:
+    L, Q, H = look.log_likelihood.value, look.expected.value, look.entropy
+    return _value(m, L - (Q + H), L, Q, H)
 
 
-def _touch(m: Any) -> Residual:
-    L, Q, H = m.log_likelihood.here, m.expected.here, m.entropy
-    return _excess(np.abs(L - (Q + H)), L, Q, H, m.size)
+def _tangent(m: Any, look: Any) -> Any:
+    L, Q = (part.gradient * m.delta / m.size for part in (look.log_likelihood, look.expected))
+    return (L - Q) / (1 + np.abs(L).max(initial=0) + np.abs(Q).max(initial=0))
 
 
-def _tangent(m: Any) -> Residual:
-    return _worst(m, m.log_likelihood.gradient_here - m.expected.gradient_here)
+def _objective(m: Any, look: Any) -> Any:
+    L = look.log_likelihood.value
+    return _value(m, look.evidence - L, L)
 
 
-def _objective(m: Any) -> Residual:
-    L = m.log_likelihood.here
-    return _excess(np.abs(m.evidence[0] - L), L, m.size)
+def _non_negative(m: Any, look: Any) -> Any:
+    if look.near is None:
+        return None
+    L, elbos = look.log_likelihood.value, look.near.other_elbos
+    return _value(m, elbos - L, elbos, L)
 
 
-def _non_negative(m: Any) -> Residual:
-    L = m.log_likelihood.here
-    return _excess(m.other_elbos - L, m.other_elbos, L, m.size)
+def _decomposition(m: Any, look: Any) -> Any:
+    if look.near is None:
+        return None
+    L, elbos, kl = look.log_likelihood.value, look.near.other_elbos, look.near.other_divergences
+    return _value(m, L - elbos - kl, elbos, kl, L)
 
 
-def _decomposition(m: Any) -> Residual:
-    L = m.log_likelihood.here
-    gap = np.abs(L - m.other_elbos - m.other_divergences)
-    return _excess(gap, m.other_elbos, m.other_divergences, L, m.size)
+def _posterior_is_best(m: Any, look: Any) -> Any:
+    if look.near is None:
+        return None
+    Q, H, elbos = look.expected.value, look.entropy, look.near.other_elbos
+    return _value(m, elbos - (Q + H), elbos, Q, H)
 
 
-def _posterior_is_best(m: Any) -> Residual:
-    Q, H = m.expected.here, m.entropy
-    return _excess(m.other_elbos - (Q + H), m.other_elbos, Q, H, m.size)
+def _minorises(m: Any, look: Any) -> Any:
+    if look.near is None:
+        return None
+    L, Q, H = look.near.log_likelihoods, look.near.expected, look.entropy
+    return _value(m, Q + H - L, L, Q, H)
 
 
-def _minorises(m: Any) -> Residual:
-    L, Q, H = m.log_likelihood.near_here, m.expected.near_here, m.entropy
-    return _excess(Q + H - L, L, Q, H, m.size)
+def _from_sums(m: Any, look: Any) -> Any:
+    if look.near is None:
+        return None
+    by_rows = look.near.expected - look.expected.value
+    return _value(m, look.near.from_sums - by_rows, look.near.expected, look.expected.value)
 
 
-def _curvature(m: Any) -> Residual:
-    scaled = m.missing * m.delta[:, None] * m.delta[None, :] / m.size
-    if not np.isfinite(scaled).all():
-        return Residual(np.nan, int(np.isfinite(scaled).all(axis=0).argmin()))
-    values, vectors = np.linalg.eigh((scaled + scaled.T) / 2)
-    return Residual(max(float(-values[0]), 0.0), int(np.abs(vectors[:, 0]).argmax()))
+def _stationary(m: Any, look: Any) -> Any:
+    if look.after is None:
+        return None
+    return (look.after.expected.gradient + look.after.log_prior.gradient) * m.delta_after / m.size
 
 
-def _stationary(m: Any) -> Residual:
-    return _worst(m, m.expected.gradient_after + m.log_prior.gradient_after)
+def _optimal(m: Any, look: Any) -> Any:
+    if look.after is None or look.after.near is None:
+        return None
+    near, best = look.after.near, look.after.best
+    return _value(m, near - best, near, best)
 
 
-def _optimal(m: Any) -> Residual:
-    best = m.expected.after + m.log_prior.after
-    near = m.expected.near_after + m.log_prior.near_after
-    return _excess(near - best, near, best, m.size)
+def _ascent(m: Any, look: Any) -> Any:
+    if look.after is None:
+        return None
+    before, after = (
+        part.evidence if part.log_likelihood is None else part.log_likelihood.value for part in (look, look.after)
+    )
+    here, there = look.log_prior.value, look.after.log_prior.value
+    return _value(m, (before + here) - (after + there), before, here)
 
 
-def _ascent(m: Any) -> Residual:
-    before, after = m.evidence if m.log_likelihood is None else (m.log_likelihood.here, m.log_likelihood.after)
-    fall = (before + m.log_prior.here) - (after + m.log_prior.after)
-    return _excess(fall, before, m.log_prior.here, m.size)
+def _bends(m: Any, look: Any) -> Any:
+    missing = m.missing[0]
+    if not np.isfinite(missing).all():
+        return np.where(np.isfinite(missing).all(axis=0), 0.0, np.nan)
+    values, vectors = np.linalg.eigh((missing + missing.T) / 2)
+    return -values[0] * np.abs(vectors[:, 0]) / np.abs(vectors[:, 0]).max()
+
+
+def _overflow(model: Any, m: Measured, tolerance: float) -> str | None:
+    """Whether second derivatives that break the law over- or underflowed: differences of gradients do not break it."""
+    missing, exact = m.differences(), m.missing[0]
+    if not np.isfinite(missing).all() or np.linalg.eigvalsh((missing + missing.T) / 2)[0] < -_CURVATURE:
+        return None
+    if np.isfinite(exact).all() and np.abs(exact - missing).max() <= tolerance:
+        return None
+    return "second derivatives over- or underflow; differences of gradients show no fault"
 
 
 def _always(*names: str) -> Callable[[Any], tuple[str, ...]]:
@@ -125,42 +218,159 @@ def _climbs(model: Any) -> tuple[str, ...]:
     return _m_step(*(() if bound.has_objective(model) else ("log_likelihood",)))(model)
 
 
+def parts_named(names: Sequence[str], statistics: bool | None) -> list[int]:
+    """Where those of the statistics are (``True``), or the others (``False``), or all (``None``)."""
+    return [i for i, name in enumerate(names) if statistics in (None, name.startswith("statistics"))]
+
+
+def _parts(which: str, statistics: bool | None = None) -> Callable[[Measured, Look], Any]:
+    """The gaps of sums over parts of the data, or of the weights: of the statistics, of the rest, or of all."""
+
+    def gap(m: Measured, look: Look) -> Any:
+        gaps = None if look.parts is None else getattr(look.parts, which)
+        return None if look.parts is None or gaps is None else gaps[parts_named(look.parts.names, statistics)]
+
+    return gap
+
+
+def _no_sum(model: Any, m: Measured, tolerance: float) -> str | None:
+    """Whether it is right that parts do not add up: no one said so, they are no means, and they depend on the rows."""
+    if adds_up(model):
+        return None
+    assert m.here.parts is not None
+    # Hidden variables need not belong to rows: Q and H need not add up where L does.
+    means = dict(zip(m.here.parts.names, m.here.parts.means, strict=True))
+    first = next(name for name in ("L", "normaliser", "Q", "H") if name in means)
+    if means[first] <= tolerance or m.here.parts.ignored:
+        return None
+    return "L is no sum over rows of the data: right where these are not independent observations, else wrong"
+
+
+def _behind(m: Any, look: Any) -> Any:
+    return m.lengths and [_value(m, m.lengths[0], look.log_likelihood.value), m.lengths[1]]
+
+
+def _has_lengths(model: Any, data: Data) -> bool:
+    return isinstance(split_weights(data)[0], Sequences)
+
+
 _BOUND = ("q_function", "entropy", "log_likelihood")
+_SLOPES: dict[str, Any] = {"places": "coordinates", "limit": lambda m: min(_SLOPE, m.size**-0.5)}
+_PROBES: dict[str, Any] = {"places": "probes", "everywhere": False}
 
 LAWS: dict[str, Law] = {
-    "touch": Law("ELBO(θ, e_step(θ)) = L(θ)", 32, None, _always(*_BOUND), _touch),
-    "tangent": Law("∇ELBO(θ, q) = ∇L(θ) at q = e_step(θ)", 64, "here", _always(*_BOUND), _tangent),
-    "objective": Law(
-        "the E-step's normaliser = L(θ)", 32, None, _always("log_normalizer", "log_likelihood"), _objective
-    ),
-    "KL ≥ 0": Law("L(θ) − ELBO(θ, q) ≥ 0 at other q", 32, None, _always(*_BOUND), _non_negative),
+    "touch": Law("ELBO(θ, e_step(θ)) = L(θ)", 32, _always(*_BOUND), _touch),
+    "tangent": Law("∇ELBO(θ, q) = ∇L(θ) at q = e_step(θ)", 64, _always(*_BOUND), _tangent, **_SLOPES),
+    "objective": Law("the E-step's normaliser = L(θ)", 32, _always("log_normalizer", "log_likelihood"), _objective),
+    "KL ≥ 0": Law("L(θ) − ELBO(θ, q) ≥ 0 at other q", 32, _always(*_BOUND), _non_negative, one_sided=True, **_PROBES),
     "decomposition": Law(
-        "L(θ) = ELBO(θ, q) + KL(q‖p) at other q", 32, None, _always(*_BOUND, "divergence"), _decomposition
+        "L(θ) = ELBO(θ, q) + KL(q‖p) at other q", 32, _always(*_BOUND, "divergence"), _decomposition, **_PROBES
     ),
     "E-step": Law(
         "ELBO(θ, q) ≤ ELBO(θ, e_step(θ)) at other q",
         32,
-        None,
         _always("q_function", "entropy"),
         _posterior_is_best,
+        one_sided=True,
+        **_PROBES,
     ),
-    "minorisation": Law("B(θ′, θ) ≤ L(θ′) at other θ′", 32, None, _always(*_BOUND), _minorises),
-    "curvature": Law("∇²L − ∇²B ⪰ 0 at θ′ = θ", 64, "here", _always(*_BOUND), _curvature),
-    "M-step stationary": Law("∇Q = 0 at m_step(q)", 64, "after", _m_step("q_function", "constraints"), _stationary),
-    "M-step optimal": Law("Q(θ′) ≤ Q(m_step(q)) at other θ′", 32, None, _m_step("q_function", "constraints"), _optimal),
-    "ascent": Law("L(M(θ)) ≥ L(θ)", 32, None, _climbs, _ascent),
+    "minorisation": Law("B(θ′, θ) ≤ L(θ′) at other θ′", 32, _always(*_BOUND), _minorises, one_sided=True, **_PROBES),
+    "curvature": Law(
+        "∇²L − ∇²B ⪰ 0 at θ′ = θ",
+        64,
+        _always(*_BOUND),
+        _bends,
+        "coordinates",
+        one_sided=True,
+        everywhere=False,
+        limit=lambda m: _CURVATURE,
+        noise=lambda m: rounding_of(m.missing),
+        excuse=_overflow,
+    ),
+    "M-step stationary": Law(
+        "∇Q = 0 at m_step(q)",
+        64,
+        _m_step("q_function", "constraints"),
+        _stationary,
+        conditioning=lambda m: 16 * m.conditioning,
+        **_SLOPES,
+    ),
+    "M-step optimal": Law(
+        "Q(θ′) ≤ Q(m_step(q)) at other θ′",
+        32,
+        _m_step("q_function", "constraints"),
+        _optimal,
+        one_sided=True,
+        **_PROBES,
+    ),
+    "M-step inside": Law(
+        "m_step(q) lies in its spaces",
+        32,
+        _m_step(),
+        lambda m, look: look.after and look.after.outside,
+        "leaves",
+        conditioning=lambda m: 32 * m.reach,
+    ),
+    "ascent": Law("L(M(θ)) ≥ L(θ)", 32, _climbs, _ascent, one_sided=True),
     "additivity": Law(
         "statistics of two halves add up",
         32,
-        None,
         _always("statistics", "maximize"),
-        lambda m: _plain(m.halves),
+        _parts("halves", True),
+        "parts",
+        everywhere=False,
+        statistics=True,
+    ),
+    "Q from sums": Law(
+        "Q from the statistics = Q, up to a constant",
+        32,
+        _always("statistics", "maximize", "expected_log_joint", "q_function"),
+        _from_sums,
+        applies=lambda model, data: has(model, "expected_log_joint"),
+        **_PROBES,
+    ),
+    "halves": Law(
+        "L, Q, H of two halves add up",
+        32,
+        _always(),
+        _parts("halves", False),
+        "parts",
+        everywhere=False,
+        statistics=False,
+        excuse=_no_sum,
+    ),
+    "weights": Law(
+        "L, Q, H, statistics add up over weights",
+        32,
+        _always(),
+        _parts("weights"),
+        "parts",
+        everywhere=False,
+        applies=lambda model, data: isinstance(data, Weighted),
+    ),
+    "lengths": Law(
+        "L(θ) depends on all up to a length, on nothing behind",
+        32,
+        _always("log_likelihood"),
+        lambda m, look: (
+            None if m.lengths is None else [_value(m, m.lengths[0], look.log_likelihood.value), m.lengths[1]]
+        ),
+        everywhere=False,
+        applies=_has_lengths,
+    ),
+    "labels": Law(
+        "L(θ) is the same by other names of the classes",
+        32,
+        _always("log_likelihood"),
+        lambda m, look: _value(m, m.relabelled, look.log_likelihood.value),
+        everywhere=False,
+        applies=lambda model, data: has(model, "permute", "label_keys"),
     ),
     "maximize": Law(
         "maximize(statistics(q)) = m_step(q)",
         64,
-        None,
         _always("statistics", "maximize", "m_step"),
-        lambda m: _plain(m.maximized),
+        lambda m, look: look.after and look.after.maximized,
+        "entries",
     ),
 }

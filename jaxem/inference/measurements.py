@@ -1,257 +1,374 @@
-r"""What ``verify`` measures: values and derivatives of L, Q and the ELBO at a point and around it.
+r"""What ``verify`` measures: values and derivatives of L, Q, H and the M-step at points, and at points beside them.
 
-Everything is a function of unconstrained coordinates u. Each expensive function is one small program, compiled once
-and called at all points at which it is needed; what joins them is NumPy.
+Laws are measured at several points: the one that was given, the one after an EM iteration, and some at random, each
+with its own posterior. An E-step that is right only where it was made up is right at one of them.
+
+Rounding is measured too. A *cloud* of points lies a few units in the last place from the given one. What a law is
+off by at all of them is a wrong formula; by how much that is no straight line from one to the other is rounding,
+whatever it comes from: terms that cancel, sums of many, an ill-conditioned matrix.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core import bound, expectation, trees
-from jaxem.core.compilation import program
-from jaxem.core.coordinates import chart, into
-from jaxem.core.data import Data, count, size, take
-from jaxem.core.model import Params, has, has_m_step, is_additive
+from jaxem.core.data import Data
+from jaxem.core.model import Params, has, has_m_step
+from jaxem.inference import programs
+from jaxem.inference.coordinates import edged
+from jaxem.inference.parts import Parts, Portions, looks_behind, relabelled
 
 LARGEST_HESSIAN = 256  # coordinates; beyond it curvature is not checked
+_CLOUD = (2, 5)  # units in the last place, there and back
+_NEAR = 3  # probes that are looked at again from each point of the cloud: one of each distance
+_ROUGH = 1e-3  # of the information: a Hessian that is rounded by as much has lost what differences of gradients have
+_HESSIANS = 32  # coordinates up to which the rounding of curvature is measured at a second point
 
 
-class Curve(NamedTuple):
-    """One function at the point, after the M-step, and at the probes of either."""
+class Value(NamedTuple):
+    """A function and its gradient at one point."""
 
-    here: np.ndarray
-    after: np.ndarray
-    near_here: np.ndarray  # (probes,)
-    near_after: np.ndarray  # (probes,)
-    gradient_here: np.ndarray  # (P,)
-    gradient_after: np.ndarray  # (P,)
+    value: float
+    gradient: np.ndarray  # (P,)
+
+
+class After(NamedTuple):
+    """The point to which one EM iteration leads, with Q(. | q) of the point where it began."""
+
+    log_likelihood: Value | None
+    expected: Value | None
+    log_prior: Value
+    evidence: float | None
+    best: float  # Q + log-prior; of a point of the cloud not right there but a few units beside it
+    outside: np.ndarray  # (leaves,), how far outside its space each leaf is, relative to its size
+    maximized: np.ndarray | None  # (T,), by how much maximize(statistics) misses m_step
+    near: np.ndarray | None  # (probes,), Q + log-prior around it
+
+
+class Near(NamedTuple):
+    """The probes, seen from one point theta with q = e_step(theta)."""
+
+    log_likelihoods: np.ndarray | None  # (probes,), L(theta')
+    expected: np.ndarray | None  # (probes,), Q(theta' | q)
+    other_elbos: np.ndarray | None  # (probes,), Q(theta | q') + H(q')
+    other_divergences: np.ndarray | None  # (probes,), KL(q' || q)
+    from_sums: np.ndarray | None  # (probes,), Q(theta' | q) - Q(theta | q) from the statistics alone
+
+
+class Look(NamedTuple):
+    """All that is measured at one point; ``None`` where the model lacks what it is made of."""
+
+    log_likelihood: Value | None
+    expected: Value | None  # Q(. | q) at q = e_step of this point, without the prior
+    log_prior: Value
+    entropy: float | None
+    evidence: float | None  # log p(x) as the E-step knows it
+    after: After | None
+    near: Near | None
+    parts: Parts | None
 
 
 class Measured(NamedTuple):
-    """The raw numbers; ``None`` where the model lacks what they are made of."""
+    """The raw numbers."""
 
-    size: np.ndarray  # observed values
-    delta: np.ndarray  # (P,), the natural step of each coordinate
-    log_likelihood: Curve | None
-    expected: Curve | None  # Q, without the prior
-    log_prior: Curve
-    entropy: np.ndarray | None
-    evidence: tuple[np.ndarray, np.ndarray] | None  # log p(x) as the E-step knows it, here and after the M-step
-    other_elbos: np.ndarray | None  # (probes,), ELBO(theta, q) for the posteriors q of the probes
-    other_divergences: np.ndarray | None  # (probes,), KL(q || p(z | x)) by its own formula
-    missing: np.ndarray | None  # (P, P), the Hessian of L - Q
-    conditioning_here: float  # how many eps a scaled gradient moves when the parameters are rounded
-    conditioning_after: float
-    halves: np.ndarray | None  # by how much the statistics of two halves miss the whole, relative
-    maximized: np.ndarray | None  # by how much maximize(statistics) misses m_step, relative
+    size: float  # observed values
+    delta: np.ndarray  # (P,), the natural step of each coordinate, here
+    delta_after: np.ndarray  # (P,), after one EM iteration
+    conditioning: float  # how many eps a scaled gradient moves when the parameters after an iteration are rounded
+    reach: float  # the largest logarithm among the coordinates after an iteration: how many eps a chart rounds by
+    here: Look
+    cloud: tuple[Look, ...]  # pairs: as far on one side as on the other
+    elsewhere: tuple[tuple[Look, Look], ...]  # after one EM iteration, then at probes; and a few units beside each
+    missing: tuple[np.ndarray, ...]  # (P, P), the Hessian of L - Q in natural steps: here, and beside it
+    differences: Callable[[], np.ndarray]  # the first of these from differences of gradients
+    relabelled: float | None  # by how much L changes where the classes are called by other names
+    lengths: tuple[float, float] | None  # see ``looks_behind``
+    no_parts: str  # why there are no parts, where there are none
+
+
+class _Place(NamedTuple):
+    params: Params  # in whose chart
+    u: np.ndarray
+
+    def moved(self, by: np.ndarray) -> "_Place":
+        return self._replace(u=(self.u + by).astype(self.u.dtype))
+
+
+class _Instrument:
+    """The programs of one model on its data, called at places; what comes back is in double precision."""
+
+    def __init__(self, model: Any, data: Data) -> None:
+        self.model, self.data = model, data
+
+    def _derivatives(self, function: Any, place: _Place, direction: np.ndarray | None, *more: Any) -> Any:
+        direction = np.zeros_like(place.u) if direction is None else direction.astype(place.u.dtype)
+        found = function(self.model, place.params, *more, place.u, direction)
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), found)
+
+    def log_likelihood(self, place: _Place, direction: np.ndarray | None = None) -> Any:
+        if has(self.model, "log_likelihood"):
+            return self._derivatives(programs.log_likelihood, place, direction, self.data)
+        return None
+
+    def expected(self, place: _Place, q: Any, direction: np.ndarray | None = None) -> Any:
+        if has(self.model, "q_function"):
+            return self._derivatives(programs.q_function, place, direction, self.data, q)
+        return None
+
+    def log_prior(self, place: _Place, direction: np.ndarray | None = None) -> programs.Derivatives:
+        if has(self.model, "log_prior"):
+            return self._derivatives(programs.log_prior, place, direction)
+        return programs.Derivatives(np.float64(0), *[np.zeros(place.u.shape)] * 2)
+
+    def penalized(self, place: _Place, q: Any, direction: np.ndarray | None = None) -> programs.Derivatives:
+        """Q and the log-prior; nothing at all where the model has no Q."""
+        prior = self.log_prior(place, direction)
+        q_and_so_on = self.expected(place, q, direction)
+        return prior if q_and_so_on is None else jax.tree.map(np.add, q_and_so_on, prior)
+
+    def start(self, params: Params) -> programs.Start:
+        random = np.random.default_rng(1)
+        signs = jax.tree.map(lambda leaf: random.choice([-1.0, 1.0], leaf.shape).astype(leaf.dtype), params)
+        return programs.start(self.model, params, signs)
+
+    def posterior(self, place: _Place) -> Any:
+        return programs.posterior(self.model, place.params, self.data, place.u).q
+
+    def missing_information(self, place: _Place, size: float, exact: bool = True) -> np.ndarray:
+        """The Hessian of L - Q, (P, P)."""
+        q = self.posterior(place)
+        expected = lambda at, direction=None: self.expected(at, q, direction)
+        if exact:
+            return self.hessian(self.log_likelihood, place, size) - self.hessian(expected, place, size)
+        steps = [_step(expected, place, i, size) for i in range(place.u.shape[0])]
+        return np.stack([_difference(self.log_likelihood, place, h) - _difference(expected, place, h) for h in steps])
+
+    def hessian(self, function: Any, place: _Place, size: float) -> np.ndarray:
+        """(P, P) or, of many coordinates, its diagonal (P,) from random signs (Hutchinson 1990).
+
+        A row that over- or underflows on its way (1 / sigma^6 in float32) is a difference of gradients.
+        """
+        p = place.u.shape[0]
+        if p > LARGEST_HESSIAN:
+            signs = np.random.default_rng(0).choice([-1.0, 1.0], (16, p))
+            return np.mean([row * function(place, row).product for row in signs], axis=0)
+        rows = [function(place, row).product for row in np.eye(p)]
+        for i in np.flatnonzero([not np.isfinite(row).all() for row in rows]):
+            rows[i] = _difference(function, place, _step(function, place, int(i), size))
+        return np.array(rows).reshape(p, p)
+
+
+def _step(function: Any, place: _Place, i: int, size: float) -> np.ndarray:
+    """How far to go along coordinate i for a difference: a small share of its error bar from a single value."""
+    share = float(np.finfo(place.u.dtype).eps) ** 0.25
+    h = share * max(abs(float(place.u[i])), 1.0)
+    unit = np.eye(place.u.shape[0])[i]
+    for _ in range(64):
+        bend = abs(_difference(function, place, h * unit)[i])
+        longest = share * np.sqrt(size / bend) if bend > 0 else np.inf
+        if h <= 2 * longest:  # NaN is not
+            break
+        h = longest if longest > 0 else h / 8
+    return h * unit
+
+
+def _difference(function: Any, place: _Place, step: np.ndarray) -> np.ndarray:
+    """The row of a Hessian along a step, from the gradients at both ends."""
+    ahead, behind = place.moved(step), place.moved(-step)
+    apart = np.abs(ahead.u.astype(np.float64) - behind.u).max()
+    return (function(ahead).gradient - function(behind).gradient) / apart
+
+
+class _Looker:
+    """Looks at places: everything that is measured there, for the same probes around each."""
+
+    def __init__(self, run: _Instrument, portions: Portions, around: np.ndarray, others: list[Any]) -> None:
+        self.run, self.portions, self.around, self.others = run, portions, around, others
+
+    def at(
+        self, place: _Place, near: int = 0, step: bool = True, parts: bool = False, beside: Any = 0.0
+    ) -> tuple[Look, "_There | None"]:
+        """What is seen from a place, with so many of the probes; and the place to which an EM iteration leads.
+
+        ``beside``: by how much the values after the iteration are taken beside it. From all places of a cloud it leads
+        to one, where rounding would not show.
+        """
+        run, model = self.run, self.run.model
+        found = programs.posterior(model, place.params, run.data, place.u)
+        entropy = _number(found.entropy)
+        after = there = statistics = None
+        if step and has_m_step(model):
+            new = programs.step(model, place.params, run.data, found.q, place.u)
+            statistics = new.statistics
+            start = run.start(new.params)
+            there = _There(_Place(new.params, np.asarray(start.u)), np.asarray(start.rounded, np.float64), found.q)
+            after = self._after(there, start, new, near, beside)
+        likelihood, expected = run.log_likelihood(place), run.expected(place, found.q)
+        look = Look(
+            _value(likelihood),
+            _value(expected),
+            _value(run.log_prior(place)),
+            entropy,
+            _number(found.evidence),
+            after,
+            self._near(place, found.q, near) if near and expected is not None else None,
+            None,
+        )
+        if parts:
+            whole = {"L": likelihood, "Q": expected, "H": look.entropy, "normaliser": look.evidence}
+            sums = {name: getattr(value, "value", value) for name, value in whole.items() if value is not None}
+            look = look._replace(parts=self.portions.at(place.params, place.u, sums, statistics))
+        return look, there
+
+    def _after(self, there: "_There", start: Any, new: Any, near: int, beside: Any) -> After:
+        run, place = self.run, there.place
+        shifted = place.moved(np.broadcast_to(beside, place.u.shape))
+        evidence = None
+        if not has(run.model, "log_likelihood"):
+            evidence = _number(programs.posterior(run.model, place.params, run.data, place.u).evidence)
+        outside = np.asarray(start.outside, np.float64)
+        least = float(np.finfo(place.u.dtype).eps) ** 0.5  # to which membership is judged
+        outside = np.where(np.asarray(start.inside), outside, np.maximum(outside, least))
+        scores = [run.penalized(shifted.moved(by), there.q).value for by in self.around[:near]]
+        return After(
+            _value(run.log_likelihood(shifted)),
+            _value(run.expected(place, there.q)),
+            _value(run.log_prior(place)),
+            evidence,
+            float(run.penalized(shifted, there.q).value),
+            outside,
+            None if new.maximized is None else np.asarray(new.maximized, np.float64),
+            np.array(scores) if scores else None,
+        )
+
+    def _near(self, place: _Place, q: Any, near: int) -> Near:
+        run, model = self.run, self.run.model
+        points = [place.moved(by) for by in self.around[:near]]
+        likelihoods = divergences = elbos = None
+        if has(model, "log_likelihood"):
+            likelihoods = np.array([run.log_likelihood(point).value for point in points])
+        if has(model, "entropy"):
+            elbos = np.array([run.expected(place, o.q).value + float(o.entropy) for o in self.others[:near]])
+        if has(model, "divergence"):
+            kl = programs.divergence
+            divergences = np.array([float(kl(model, run.data, o.q, q)) for o in self.others[:near]])
+        expected = np.array([run.expected(point, q).value for point in points])
+        sums = None
+        if has(model, "statistics", "maximize", "expected_log_joint"):
+            by_sums = lambda u: float(programs.from_sums(model, place.params, run.data, q, place.u, u))
+            sums = np.array([by_sums(point.u) for point in points]) - by_sums(place.u)
+        return Near(likelihoods, expected, elbos, divergences, sums)
+
+
+class _There(NamedTuple):
+    place: _Place
+    rounded: np.ndarray  # (P,)
+    q: Any  # of the place where the iteration began
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _value(found: Any) -> Any:
+    return None if found is None else Value(float(found.value), found.gradient)
 
 
 def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> Measured:
     """Measure ``model`` at ``params``, with ``probes`` random points around."""
-    q = _e_step(model, params, data)
-    em = jax.tree.map(np.asarray, _take_step(model, params, q, data))
-    u, n = em.u, em.u.shape[0]
-    small = n <= LARGEST_HESSIAN
-    # The diagonal of a large Hessian is E[v * Hv] over random signs (Hutchinson 1990).
-    basis = np.eye(n) if small else np.random.default_rng(0).choice([-1.0, 1.0], (16, n))
-    basis = basis.astype(u.dtype)
-    along = np.concatenate([basis, em.rounded, em.rounded_new])
-    first = np.concatenate([_rows(u, basis), _rows(u, em.rounded), _rows(em.u_new, em.rounded_new)])
+    run = _Instrument(model, data)
+    first = run.start(params)
+    place = _Place(params, np.asarray(first.u))
+    p, eps = place.u.shape[0], float(np.finfo(place.u.dtype).eps)
+    random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
-    likelihood = expected = others = missing = None
-    prior = _each(_of_prior, model, params)
-    products, prior_products = np.zeros_like(along), prior(first, along).products
-    if has(model, "q_function"):
-        expected = _each(_of_expected, model, params, q, data)
-        products = expected(first, along).products
-    penalized = products + prior_products
-    delta = _natural_step(u, penalized[: basis.shape[0]], basis, small, em.size)
-    moved = np.abs(penalized[basis.shape[0] :] * delta / em.size).max(axis=1)
-    half = em.rounded.shape[0]
-
+    known = programs.posterior(model, params, data, place.u)
+    q, values = known.q, float(known.size)
+    complete = run.hessian(lambda at, row=None: run.penalized(at, q, row), place, values)
+    delta = _natural_step(place.u, complete, values)
     # Directions of three sizes, from well inside an error bar to outside it.
     factors = np.array([0.1, 1.0, 3.0])[np.arange(probes) % 3, None]
-    normal = np.random.default_rng(np.asarray(jax.random.key_data(key))).normal(size=(probes, n))
-    around = (normal * delta * factors / n**0.5).astype(u.dtype)
-    points = np.concatenate([u[None], em.u_new[None], u + around, em.u_new + around])
-    if has(model, "log_likelihood"):
-        likelihood = _each(_of_likelihood, model, params, data)
-        if expected is not None and small:
-            missing = likelihood(_rows(u, basis), basis).products - products[:n]
-    if has(model, "q_function", "entropy"):
-        others = _each(_other_posterior, model, params, data, u)(u + around)
+    around = random.normal(size=(probes, p)) * delta * factors / max(p, 1) ** 0.5
+    others = [programs.posterior(model, params, data, place.moved(by).u) for by in around]
+
+    portions = Portions(model, data, values)
+    looker = _Looker(run, portions, around, others)
+    here, there = looker.at(place, near=probes, parts=True)
+    rounding = eps * (np.abs(np.asarray(first.rounded, np.float64)) + np.abs(place.u) + delta)
+    steps = [k * rounding * random.choice([-1.0, 1.0], p) for k in _CLOUD]
+    steps = [sign * np.where(np.isfinite(step), step, 0) for step in steps for sign in (1, -1)]
+    cloud = tuple(
+        looker.at(place.moved(by), near=_NEAR, parts=k < 2, beside=steps[k - 2])[0] for k, by in enumerate(steps)
+    )
+
+    delta_after, conditioning, reach, elsewhere = delta, 1.0, 1.0, []
+    if there is not None:
+        after = run.hessian(lambda at, row=None: run.penalized(at, there.q, row), there.place, values)
+        delta_after = _natural_step(there.place.u, after, values)
+        bent = run.penalized(there.place, there.q, there.rounded).product
+        conditioning = _conditioning(np.abs(bent) * delta_after / values, eps)
+        logs = edged(model, params)  # other charts change nothing
+        reach = max(1.0, float(np.abs(there.place.u[logs]).max(initial=0)))
+        elsewhere.append((there.place, True))
+    # The M-step is not measured at a probe outside an error bar: there a class may be empty.
+    elsewhere += [(place.moved(by), k % 3 == 0) for k, by in enumerate(around[: _NEAR + 1])]
+    look = lambda at, step: looker.at(at, step=step)[0]
+    pairs = [(look(at, step), look(at.moved(steps[1]), step)) for at, step in elsewhere]
+
+    missing: list[np.ndarray] = []
+    if has(model, "log_likelihood", "q_function") and p <= LARGEST_HESSIAN:
+        places = [place, *[place.moved(steps[0])] * (p <= _HESSIANS)]
+        missing = _missing(run, places, delta, values)
     return Measured(
-        em.size,
+        values,
         delta,
-        None if likelihood is None else _curve(likelihood, points, probes),
-        None if expected is None else _curve(expected, points, probes),
-        _curve(prior, points, probes),
-        em.entropy,
-        em.evidence,
-        None if others is None else others[0],
-        others[1] if others is not None and has(model, "divergence") else None,
-        missing,
-        _conditioning(moved[:half]),
-        _conditioning(moved[half:]),
-        em.halves,
-        em.maximized,
+        delta_after,
+        conditioning,
+        reach,
+        here,
+        cloud,
+        tuple(pairs),
+        tuple(missing),
+        lambda: run.missing_information(place, values, exact=False) * delta[:, None] * delta[None, :] / values,
+        relabelled(run, place),
+        looks_behind(run, place, around),
+        portions.why_not,
     )
 
 
-@program(quick="always")  # it runs a few times
-def _e_step(model: Any, params: Params, data: Data) -> Any:
-    return model.e_step(params, data)
+def _missing(run: _Instrument, places: list[_Place], delta: np.ndarray, size: float) -> list[np.ndarray]:
+    """The Hessian of L - Q at each place, in natural steps; where it is all rounding, from differences of gradients."""
+    scale = delta[:, None] * delta[None, :] / size
+    found = [run.missing_information(place, size) * scale for place in places]
+    if not rounding_of(found) <= _ROUGH:
+        other = [run.missing_information(place, size, exact=False) * scale for place in places]
+        if rounding_of(other) < rounding_of(found) or not np.isfinite(found[0]).all():
+            return other
+    return found
 
 
-class _Step(NamedTuple):
-    u: Any
-    u_new: Any  # after one EM iteration
-    rounded: Any  # (4, P), where u goes when the parameters are rounded
-    rounded_new: Any
-    size: Any
-    entropy: Any
-    evidence: Any
-    halves: Any
-    maximized: Any
+def rounding_of(matrices: Sequence[np.ndarray]) -> float:
+    """By how much the first is not symmetric, and the others differ from it."""
+    first = matrices[0]
+    apart = [first - first.T, *[other - first for other in matrices[1:]]]
+    return float(np.max([np.abs(part).max(initial=0) for part in apart]))
 
 
-@program(quick="always")  # it runs a few times
-def _take_step(model: Any, params: Params, q: Any, data: Data) -> _Step:
-    """One EM iteration, and all that needs no derivative."""
-    coordinates = lambda p: into(model, p, params)  # of one chart, so that they can be compared
-    u = coordinates(params)
-    new = trees.cast(expectation.iterate(model, params, data), u.dtype) if has_m_step(model) else params
-    evidence = None
-    if bound.has_objective(model):
-        after = bound.evidence(model, new, model.e_step(new, data), data)
-        evidence = bound.evidence(model, params, q, data), after
-    return _Step(
-        u,
-        coordinates(new),
-        _roundings(coordinates, params),
-        _roundings(coordinates, new),
-        size(data, u.dtype),
-        model.entropy(q, data) if has(model, "entropy") else None,
-        evidence,
-        _halves(model, params, q, data) if is_additive(model) and count(data) > 1 else None,
-        _maximized(model, params, q, data) if has(model, "statistics", "maximize", "m_step") else None,
-    )
-
-
-class _Derivatives(NamedTuple):
-    values: Any
-    gradients: Any  # (P,)
-    products: Any  # (P,), Hessian times direction
-
-
-def _derivatives(function: Callable[..., Any], point: Array, direction: Array) -> _Derivatives:
-    (value, gradient), (_, product) = jax.jvp(jax.value_and_grad(function), (point,), (direction,))
-    return _Derivatives(value, gradient, product)
-
-
-def _each(function: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
-    """``function`` called for one row of its last arguments after the other: of one shape, so compiled once."""
-
-    def call(*rows: np.ndarray) -> Any:
-        results = [function(*arguments, *row) for row in zip(*rows, strict=True)]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
-
-    return call
-
-
-@program(quick="always")  # it runs a few times
-def _of_expected(model: Any, params: Params, q: Any, data: Data, point: Array, direction: Array) -> _Derivatives:
-    at = chart(model, params)
-    return _derivatives(lambda u: model.q_function(at(u), q, data), point, direction)
-
-
-@program(quick="always")  # it runs a few times
-def _of_likelihood(model: Any, params: Params, data: Data, point: Array, direction: Array) -> _Derivatives:
-    at = chart(model, params)
-    return _derivatives(lambda u: model.log_likelihood(at(u), data), point, direction)
-
-
-@program(quick="always")  # it runs a few times
-def _of_prior(model: Any, params: Params, point: Array, direction: Array) -> _Derivatives:
-    at = chart(model, params)
-    return _derivatives(lambda u: bound.penalized(model, 0 * u.sum(), at(u)), point, direction)
-
-
-@program(quick="always")  # it runs a few times
-def _other_posterior(model: Any, params: Params, data: Data, here: Array, point: Array) -> tuple[Array, Array]:
-    """ELBO(theta, q') and KL(q' || q) for the posterior q' at another point.
-
-    theta is taken just inside its spaces: on their edge, what q' holds possible can be impossible.
-    """
-    at = chart(model, params)
-    other = model.e_step(at(point), data)
-    elbo = bound.elbo(model, at(here), other, data)
-    if not has(model, "divergence"):
-        return elbo, elbo
-    return elbo, model.divergence(other, model.e_step(at(here), data), data)
-
-
-def _rows(u: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(u, like.shape)
-
-
-def _curve(function: Callable[..., _Derivatives], points: np.ndarray, probes: int) -> Curve:
-    values, gradients, _ = function(points, np.zeros_like(points))
-    near = values[2:]
-    return Curve(values[0], values[1], near[:probes], near[probes:], gradients[0], gradients[1])
-
-
-def _natural_step(
-    u: np.ndarray, products: np.ndarray, basis: np.ndarray, small: bool, data_size: np.ndarray
-) -> np.ndarray:
+def _natural_step(u: np.ndarray, hessian: np.ndarray, data_size: float) -> np.ndarray:
     """delta_i = (size / -d^2 Q / du_i^2)^(1/2), (P,): about the error bar of u_i from a single value.
 
     A gradient times ``delta / size`` then has neither units nor the size of the data in it.
     """
-    largest = np.maximum(np.abs(u), 1)
-    second = np.abs(np.diagonal(products) if small else (products * basis).mean(axis=0))
+    largest = np.maximum(np.abs(u), 1).astype(np.float64)
+    second = np.abs(np.diagonal(hessian) if hessian.ndim == 2 else hessian)
     steep = second > data_size / largest**2
     return np.where(steep, np.sqrt(data_size / np.where(steep, second, 1)), largest)
 
 
-def _conditioning(moved: np.ndarray) -> float:
-    worst = float(moved.max())
+def _conditioning(moved: np.ndarray, eps: float) -> float:
+    worst = float(moved.max(initial=0))
     # Where rounding takes the parameters out of the space, half of the digits are all that can be asked.
-    return max(worst, 1.0) if np.isfinite(worst) else float(np.finfo(moved.dtype).eps) ** -0.5
-
-
-def _roundings(coordinates: Callable[[Params], Array], params: Params) -> Array:
-    """Where the coordinates go when every parameter changes by its own size times a random sign, (4, P)."""
-    leaves, treedef = jax.tree.flatten(params)
-
-    def one(key: Array) -> Array:
-        keys = jax.random.split(key, len(leaves))
-        signs = [jax.random.rademacher(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
-        rounding = jax.tree.map(jnp.multiply, jax.tree.unflatten(treedef, signs), params)
-        return jax.jvp(coordinates, (params,), (rounding,))[1]
-
-    return jax.vmap(one)(jax.random.split(jax.random.key(1), 4))
-
-
-def _halves(model: Any, params: Params, q: Any, data: Data) -> Array:
-    # Not about these parameters: where sums about them vanish, as first moments do at the optimum, there is no scale.
-    rows = count(data)
-    parts = [take(data, 0, rows // 2), take(data, rows // 2, rows - rows // 2)]
-    first, second = (model.statistics(model.e_step(params, part), part) for part in parts)
-    whole = model.statistics(q, data)
-
-    def gap(a: Array, b: Array, c: Array) -> Array:
-        scale = jnp.maximum(trees.largest(a) + trees.largest(b), jnp.finfo(c.dtype).tiny)
-        return trees.largest(a + b - c) / scale
-
-    return jnp.max(jnp.stack(jax.tree.leaves(jax.tree.map(gap, first, second, whole))))
-
-
-def _maximized(model: Any, params: Params, q: Any, data: Data) -> Array:
-    model = expectation.anchored(model, params)
-    return trees.relative_change(model.maximize(model.statistics(q, data)), model.m_step(q, data))
+    return max(worst, 1.0) if np.isfinite(worst) else eps**-0.5

@@ -1,0 +1,166 @@
+"""The programs that ``verify`` runs: each is compiled once for a model and a shape, and called at every point.
+
+A point is given by parameters, in whose chart it lies, and its coordinates there. Everything is a function of both.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core import bound, expectation, trees
+from jaxem.core.compilation import program
+from jaxem.core.constraints import contains
+from jaxem.core.coordinates import chart, into
+from jaxem.core.data import Data, size
+from jaxem.core.model import Params, Posterior, has, is_additive, spaces_of
+
+
+class Start(NamedTuple):
+    """Parameters in their own chart."""
+
+    u: Any  # (P,)
+    rounded: Any  # (P,), where u goes when every parameter changes by its own size, times a random sign
+    outside: Any  # (leaves,), how far each leaf is from what its chart makes of it, relative to its size
+    inside: Any  # (leaves,), whether each leaf lies in its space
+
+
+@program(quick="always")
+def start(model: Any, params: Params, signs: Params) -> Start:
+    """The coordinates of parameters, and whether they are parameters."""
+    rounding = jax.tree.map(jnp.multiply, signs, params)
+    u, rounded = jax.jvp(lambda p: into(model, p, params), (params,), (rounding,))
+    back, leaves = jax.tree.leaves(chart(model, params)(u)), jax.tree.leaves(params)
+    return Start(
+        u,
+        rounded,
+        jnp.stack([_apart(a, b) for a, b in zip(back, leaves, strict=True)]),
+        jnp.stack(jax.tree.leaves(contains(spaces_of(model), params))),
+    )
+
+
+def _apart(a: Array, b: Array) -> Array:
+    """The largest difference, relative to the size of either; NaN stays NaN."""
+    scale = jnp.maximum(trees.largest(a), trees.largest(b))
+    return trees.largest(a - b) / jnp.where(scale == 0, 1, scale)
+
+
+class Derivatives(NamedTuple):
+    value: Any
+    gradient: Any  # (P,)
+    product: Any  # (P,), the Hessian times a direction
+
+
+def _derivatives(function: Callable[[Array], Array], u: Array, direction: Array) -> Derivatives:
+    (value, gradient), (_, product) = jax.jvp(jax.value_and_grad(function), (u,), (direction,))
+    return Derivatives(value, gradient, product)
+
+
+@program(quick="always")
+def log_likelihood(model: Any, params: Params, data: Data, u: Array, direction: Array) -> Derivatives:
+    """L, its gradient, and its Hessian along a direction."""
+    at = chart(model, params)
+    return _derivatives(lambda w: model.log_likelihood(at(w), data), u, direction)
+
+
+@program(quick="always")
+def q_function(model: Any, params: Params, data: Data, q: Posterior, u: Array, direction: Array) -> Derivatives:
+    """Q(. | q), without the prior."""
+    at = chart(model, params)
+    return _derivatives(lambda w: model.q_function(at(w), q, data), u, direction)
+
+
+@program(quick="always")
+def log_prior(model: Any, params: Params, u: Array, direction: Array) -> Derivatives:
+    """The log-prior."""
+    at = chart(model, params)
+    return _derivatives(lambda w: jnp.asarray(model.log_prior(at(w)), w.dtype), u, direction)
+
+
+class Expected(NamedTuple):
+    q: Any
+    entropy: Any  # H(q)
+    size: Any  # observed values
+    evidence: Any  # log p(x): its normaliser, else, where there is no other way, the bound
+
+
+@program(quick="always")
+def posterior(model: Any, params: Params, data: Data, u: Array) -> Expected:
+    """The E-step, and what it knows."""
+    at = chart(model, params)(u)
+    q = model.e_step(at, data)
+    entropy = model.entropy(q, data) if has(model, "entropy") else None
+    evidence = None
+    if has(model, "log_normalizer") or not has(model, "log_likelihood"):
+        evidence = bound.evidence(model, at, q, data)
+    return Expected(q, entropy, size(data, u.dtype), evidence)
+
+
+@program(quick="always")
+def divergence(model: Any, data: Data, q: Posterior, p: Posterior) -> Array:
+    """KL(q || p) by the model's own formula."""
+    return model.divergence(q, p, data)
+
+
+class Step(NamedTuple):
+    params: Any  # after one EM iteration
+    maximized: Any  # (T,), by how much maximize(statistics) misses m_step, each leaf relative to its size
+    statistics: Any  # of all data
+
+
+@program(quick="always")
+def step(model: Any, params: Params, data: Data, q: Posterior, u: Array) -> Step:
+    """One EM iteration as ``fit`` takes it, and beside it the parts of the M-step."""
+    at = chart(model, params)(u)
+    new = trees.cast(expectation.iterate(model, at, data), u.dtype)
+    statistics = model.statistics(q, data) if is_additive(model) else None
+    maximized = None
+    if has(model, "statistics", "maximize", "m_step"):
+        anchored = expectation.anchored(model, at)
+        pairs = anchored.maximize(anchored.statistics(q, data)), anchored.m_step(q, data)
+        relative = jax.tree.map(lambda a, b: (a - b) / jnp.maximum(_size(a, pairs), _size(b, pairs)), *pairs)
+        maximized = trees.concatenate(jax.tree.leaves(relative))
+    return Step(new, maximized, statistics)
+
+
+def _size(leaf: Array, pairs: Any) -> Array:
+    """The size of a leaf; one that is zero but for rounding has that of the rounding."""
+    floor = jnp.finfo(leaf.dtype).eps * trees.largest(pairs)
+    scale = jnp.maximum(trees.largest(leaf), floor)
+    return jnp.where(scale == 0, 1, scale)
+
+
+@program(quick="always")
+def portion(model: Any, params: Params, data: Data, u: Array) -> dict[str, Any]:
+    """What should add up over observations: of a part of the data each sum that the model has, by name."""
+    at = chart(model, params)(u)
+    q = model.e_step(at, data)
+    found: dict[str, Any] = {}
+    if has(model, "log_likelihood"):
+        found["L"] = model.log_likelihood(at, data)
+    if has(model, "q_function"):
+        found["Q"] = model.q_function(at, q, data)
+    if has(model, "entropy"):
+        found["H"] = model.entropy(q, data)
+    if has(model, "log_normalizer"):
+        found["normaliser"] = model.log_normalizer(q, data)
+    if is_additive(model):
+        found["statistics"] = model.statistics(q, data)
+    return found
+
+
+@program(quick="always")
+def from_sums(model: Any, params: Params, data: Data, q: Posterior, about: Array, u: Array) -> Array:
+    """Q(u | q) from statistics alone, taken about a point; up to a constant."""
+    at = chart(model, params)
+    anchored = expectation.anchored(model, at(about))
+    return anchored.expected_log_joint(at(u), anchored.statistics(q, data))
+
+
+@program(quick="always")
+def permuted(model: Any, params: Params) -> Params:
+    """The same model, its classes called by other names."""
+    k = model.label_keys(params).shape[0]
+    return model.permute(params, jnp.roll(jnp.arange(k), 1))
