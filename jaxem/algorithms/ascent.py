@@ -8,12 +8,31 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxem.core import trees
-from jaxem.core.trees import concatenate
+from jaxem.algorithms import metric as metrics
+from jaxem.algorithms.metric import Metric, times
+from jaxem.core import bound, trees
 
 _STUCK = 1e-3  # the share of a step below which halving has not helped
 
-Function = Callable[[Any], Array]
+Function = Callable[[Array], Array]
+
+
+class Optimizer(NamedTuple):
+    """An optax optimiser of trees that are here vectors (P,), of a function that is a sum over ``size`` values."""
+
+    transform: optax.GradientTransformationExtraArgs
+    unravel: Callable[[Array], Any]
+    size: Array
+
+    def init(self, like: Array) -> Any:
+        """The state before the first step, in coordinates of which the metric's origin is zero."""
+        return self.transform.init(self.unravel(jnp.zeros_like(like)))
+
+    def afresh(self, like: Array, state: Any) -> Any:
+        """The state of an optimiser that has forgotten all but how far its schedules are."""
+        scheduled = lambda node: isinstance(node, optax.ScaleByScheduleState)
+        keep = lambda old, new: old if scheduled(old) else new
+        return jax.tree.map(keep, state, self.init(like), is_leaf=scheduled)
 
 
 class Pace(NamedTuple):
@@ -21,48 +40,69 @@ class Pace(NamedTuple):
 
     optimizer: Any  # the state of the optimiser
     scale: Array  # the share of the optimiser's step that was last safe to take
+    metric: Metric  # what the optimiser sees as coordinates
+    climbs: Array  # so far
 
 
 class Climb(NamedTuple):
     """Where a climb stands."""
 
-    free: Any
+    free: Array  # (P,)
     value: Array
-    gradient: Any
+    gradient: Array
     pace: Pace
     moved: Array  # whether any step was taken
 
 
-def climb(
-    optimizer: optax.GradientTransformationExtraArgs, function: Function, free: Any, pace: Pace, steps: int
-) -> Climb:
-    """``steps`` tries from ``free``: a step is taken if the function does not fall, else the next is half as long."""
+def start(optimizer: Optimizer, metric: Metric) -> Pace:
+    """Before the first climb; the metric is the first climb's to choose."""
+    return Pace(optimizer.init(metric.origin), jnp.ones((), metric.origin.dtype), metric, jnp.int32(0))
+
+
+def measured(optimizer: Optimizer, pace: Pace, metric: Metric) -> Pace:
+    """The pace of another climb, in a ``metric`` taken where that begins.
+
+    What an optimiser remembers belongs to its coordinates. So they stay what they are until the metric differs, which
+    is asked at climbs 1, 2, 4, 8, ... and where halving did not help; then the optimiser starts afresh, but for its
+    schedules. A quasi-Newton method always does, for it would take the change of the function for curvature.
+    """
+    afresh = Pace(optimizer.afresh(metric.origin, pace.optimizer), pace.scale, metric, pace.climbs + 1)
     if _learns_curvature(pace.optimizer):
-        pace = Pace(optimizer.init(free), pace.scale)
-    start = Climb(free, *jax.value_and_grad(function)(free), pace, jnp.bool_(False))
-    end, _ = jax.lax.scan(lambda at, _: (_try(optimizer, function, at), None), start, length=steps)
-    return end
+        return afresh
+    asked = (pace.climbs & (pace.climbs - 1)) == 0
+    stuck = pace.scale < _STUCK
+    renewed = (pace.climbs == 0) | ((asked | stuck) & metrics.differ(metric, pace.metric))
+    afresh = afresh._replace(scale=jnp.ones_like(pace.scale))
+    return trees.select(renewed, afresh, pace._replace(climbs=pace.climbs + 1))
+
+
+def climb(optimizer: Optimizer, function: Function, free: Array, pace: Pace, steps: int) -> Climb:
+    """``steps`` tries from ``free``: a step is taken if the function does not fall, else the next is half as long."""
+    begin = Climb(free, *jax.value_and_grad(function)(free), pace, jnp.bool_(False))
+    end, _ = jax.lax.scan(lambda at, _: (_try(optimizer, function, at), None), begin, length=steps)
+    return end._replace(moved=end.moved | ~trees.all_finite(begin.gradient), free=_defined(begin.gradient, end.free))
 
 
 def drift(
-    optimizer: optax.GradientTransformationExtraArgs,
-    function_of: Callable[[Array], Function],
-    free: Any,
-    pace: Pace,
-    keys: Array,
+    optimizer: Optimizer, function_of: Callable[[Array], Function], free: Array, pace: Pace, keys: Array
 ) -> Climb:
     """The pace's share of a step for each key, uphill on the function drawn with it, and not judged."""
 
-    def step(carry: tuple[Any, Any], key: Array) -> tuple[tuple[Any, Any], tuple[Array, Any]]:
+    def step(carry: tuple[Array, Any], key: Array) -> tuple[tuple[Array, Any], tuple[Array, Array]]:
         at, state = carry
         function = function_of(key)
         value, gradient = jax.value_and_grad(function)(at)
-        by, state = direction(optimizer, function, at, value, gradient, state)
-        return (jax.tree.map(lambda u, s: u + pace.scale * s, at, by), state), (value, gradient)
+        by, state = direction(optimizer, function, at, value, gradient, pace._replace(optimizer=state))
+        return (at + pace.scale * by, state), (value, gradient)
 
     (end, state), values = jax.lax.scan(step, (free, pace.optimizer), keys)
     value, gradient = jax.tree.map(lambda leaf: leaf[-1], values)
-    return Climb(end, value, gradient, Pace(state, pace.scale), jnp.bool_(True))
+    return Climb(end, value, gradient, pace._replace(optimizer=state), jnp.bool_(True))
+
+
+def _defined(gradient: Array, free: Array) -> Array:
+    """``free``, or NaN where there is no way up, for no gradient: what cannot be climbed must not seem to stand."""
+    return jnp.where(trees.all_finite(gradient), free, jnp.nan)
 
 
 def _learns_curvature(state: Any) -> bool:
@@ -71,41 +111,50 @@ def _learns_curvature(state: Any) -> bool:
     return any(map(quasi_newton, jax.tree.leaves(state, is_leaf=quasi_newton)))
 
 
-def _try(optimizer: optax.GradientTransformationExtraArgs, function: Function, at: Climb) -> Climb:
-    step, state = direction(optimizer, function, at.free, at.value, at.gradient, at.pace.optimizer)
-    free = jax.tree.map(lambda u, s: u + at.pace.scale * s, at.free, step)
+def _try(optimizer: Optimizer, function: Function, at: Climb) -> Climb:
+    step, state = direction(optimizer, function, at.free, at.value, at.gradient, at.pace)
+    by = at.pace.scale * step
+    free = at.free + by
     value, gradient = jax.value_and_grad(function)(free)
-    kept = value >= at.value  # NaN is not
-    new = Climb(free, value, gradient, Pace(state, jnp.minimum(2 * at.pace.scale, 1)), jnp.bool_(True))
-    return trees.select(kept, new, at._replace(pace=slower(optimizer, at.pace, at.free)))
+    rise, blur = value - at.value, bound.resolution(at.value, optimizer.size)
+    # A difference that rounding hides is known by the slopes at its ends. NaN is neither.
+    uphill = jnp.where(jnp.abs(rise) <= blur, (at.gradient + gradient) @ by >= 0, rise > 0)
+    kept = uphill & trees.all_finite(gradient)
+    faster = at.pace._replace(optimizer=state, scale=jnp.minimum(2 * at.pace.scale, 1))
+    new = Climb(free, value, gradient, faster, jnp.bool_(True))
+    held_back = slower(optimizer, at.pace, trees.all_finite(step))
+    return trees.select(kept, new, at._replace(pace=held_back))
 
 
 def direction(
-    optimizer: optax.GradientTransformationExtraArgs,
-    function: Function,
-    free: Any,
-    value: Array,
-    gradient: Any,
-    state: Any,
-) -> tuple[Any, Any]:
-    """The optimiser's step uphill, and its new state."""
-    minus = lambda free: -function(free)  # optax minimises
-    down = jax.tree.map(jnp.negative, gradient)
+    optimizer: Optimizer, function: Function, free: Array, value: Array, gradient: Array, pace: Pace
+) -> tuple[Array, Any]:
+    """The optimiser's step uphill, and its new state. It sees the coordinates of the metric, and means per value."""
+    here, size, unravel = pace.metric.into(free), optimizer.size, optimizer.unravel
+    w = pace.metric.forward
+    minus = lambda tree: -function(free + times(w, _flat(tree) - here)) / size  # optax minimises
+    down = unravel(-times(w.T, gradient) / size)
     # Optimisers mix integer and floating dtypes freely; whether the caller's code may is for the caller to say.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        step, state = optimizer.update(down, state, free, value=-value, grad=down, value_fn=minus)
-    return jax.tree.map(lambda s, u: s.astype(u.dtype), step, free), state
+        step, state = optimizer.transform.update(
+            down, pace.optimizer, unravel(here), value=-value / size, grad=down, value_fn=minus
+        )
+    return times(w, _flat(step).astype(free.dtype)), state
 
 
-def slower(optimizer: optax.GradientTransformationExtraArgs, pace: Pace, free: Any) -> Pace:
-    """The pace after a step that led downhill: half as long; and where halving has not helped, an optimiser that
-    starts afresh: what it remembers of older functions may point downhill for good."""
-    state = trees.select(pace.scale < _STUCK, optimizer.init(free), pace.optimizer)
-    return Pace(state, pace.scale / 2)
+def slower(optimizer: Optimizer, pace: Pace, sound: Array | bool = True) -> Pace:
+    """The pace after a step that led downhill: half as long; and where halving has not helped, or the step was NaN, an
+    optimiser that starts afresh: what it remembers of older functions may point downhill for good."""
+    afresh = (pace.scale < _STUCK) | ~jnp.asarray(sound)
+    state = trees.select(afresh, optimizer.afresh(pace.metric.origin, pace.optimizer), pace.optimizer)
+    return pace._replace(optimizer=state, scale=pace.scale / 2)
 
 
-def gain(gradient: Any, curvature: Any) -> Array:
-    """What the best step along the gradient g would gain, to second order: (g'g)^2 / (2 |g'Hg|), ``curvature`` = Hg."""
-    g, hg = concatenate(jax.tree.leaves(gradient)), concatenate(jax.tree.leaves(curvature))
-    squared = g @ g
-    return jnp.where(squared > 0, 0.5 * squared**2 / jnp.abs(g @ hg), 0.0)
+def holds_nan(state: Any) -> Array:
+    """Whether anything that an optimiser remembers is NaN."""
+    floats = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+    return jnp.stack([jnp.bool_(False), *(jnp.isnan(leaf).any() for leaf in floats)]).any()
+
+
+def _flat(tree: Any) -> Array:
+    return trees.concatenate(jax.tree.leaves(tree))

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -11,16 +10,18 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxem.algorithms import ascent, metric
 from jaxem.algorithms import blocks as parts
-from jaxem.algorithms.ascent import Function, Pace, climb, drift, gain, slower
+from jaxem.algorithms.ascent import Function, Optimizer, Pace
 from jaxem.algorithms.blocks import Block
+from jaxem.algorithms.measure import Coordinates, coordinates, few, measure, over_blocks, places
+from jaxem.algorithms.metric import Metric
 from jaxem.algorithms.protocol import State
-from jaxem.core import bound, constraints, expectation, trees
+from jaxem.core import bound, trees
 from jaxem.core.checks import brief, instance, number, whole_field
 from jaxem.core.data import Data, count, rows, size
-from jaxem.core.model import Params, has, is_additive, require, spaces_of
+from jaxem.core.model import Params, has, is_additive, require
 from jaxem.core.records import register
-from jaxem.core.trees import float_dtype
 
 
 class Memory(NamedTuple):
@@ -28,7 +29,10 @@ class Memory(NamedTuple):
 
     q: Any  # the posterior at the current parameters; None where the M-step sees batches
     paces: tuple[Pace | None, ...]  # of each block; None where it has a maximiser
+    units: Array  # (P,), of all coordinates that may move; for many of them, which are measured from the last units on
     key: Array | None
+    defined: Array  # whether Q had a gradient
+    climbs: Array  # so far
 
 
 @functools.cache
@@ -99,29 +103,28 @@ class GEM:
         if self.batch_size is not None and not (is_additive(model) or has(model, "log_prob")):
             # What has neither may have no observations at all.
             require(model, "GEM in batches", "log_prob")
-        free = constraints.inverse(spaces_of(model), params)
-        one = jnp.ones((), float_dtype(free))
+        whole = self._all(model, params)
         paces = [
-            None if block.maximize else Pace(self._transform.init(parts.part(block.holds(params), free)), one)
+            None if block.maximize else self._start(model, params, block, whole.u.size, data)
             for block in self._blocks(params)
         ]
-        state = State(
-            params,
-            None,
-            jnp.int32(0),
-            jnp.int32(0),
-            jnp.bool_(False),
-            Memory(None, tuple(paces), key if self.random() else None),
-        )
+        key = key if self.random() else None
+        memory = Memory(None, tuple(paces), jnp.ones_like(whole.u), key, jnp.bool_(True), jnp.int32(0))
+        state = State(params, None, jnp.int32(0), jnp.int32(0), jnp.bool_(False), memory)
         return self.move(model, state, params, data)
 
     def step(self, model: Any, state: State, data: Data) -> State:
         params, proposed = self.propose(model, state, data)
         new = self.move(model, proposed, params, data)
-        return self._judged(model, state, new) if self.random() else new
+        return self._judged(model, state, new, data) if self.random() else new
 
     def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:
-        memory = state.memory
+        memory, value = state.memory, state.objective
+        assert value is not None  # init requires a bound
+        whole = self._all(model, state.params)
+        first = memory.climbs == 0
+        found = measure(model, state.params, memory.q, value, data, whole, memory.units, first, self.gain_tol)
+        defined = trees.all_finite(found.gradient)
         params, paces, key = state.params, [], memory.key
         for block, pace in zip(self._blocks(params), memory.paces, strict=True):
             holds = block.holds(params)
@@ -129,11 +132,13 @@ class GEM:
                 reached = block.maximize(params, memory.q, data)
             else:
                 key, here = (None, None) if key is None else jax.random.split(key)
-                reached, pace = self._ascend(model, block, params, pace, state, data, here)
+                metric = found.restricted(places(holds, whole))
+                reached, pace = self._ascend(model, block, params, pace, metric, state, data, here)
             params = parts.merge(holds, parts.part(holds, reached), params)
             paces.append(pace)
-        settled = self._settled(model, state, data)
-        return params, state._replace(settled=settled, memory=Memory(memory.q, tuple(paces), key))
+        units = found.metric.forward if found.hessian is None else memory.units
+        memory = Memory(memory.q, tuple(paces), units, key, defined, memory.climbs + 1)
+        return params, state._replace(settled=found.settled, memory=memory)
 
     def move(self, model: Any, state: State, params: Params, data: Data) -> State:
         if not self.random():
@@ -141,7 +146,7 @@ class GEM:
             objective = bound.objective(model, params, q, data)
         else:
             q, on = None, lambda q, block: bound.evidence(model, params, q, block)
-            objective = bound.penalized(model, _over_blocks(model, params, data, on), params)
+            objective = bound.penalized(model, over_blocks(model, params, data, on), params)
         memory = state.memory._replace(q=q)
         return state._replace(params=params, objective=objective, evaluations=state.evaluations + 1, memory=memory)
 
@@ -152,44 +157,59 @@ class GEM:
     def _blocks(self, params: Params) -> tuple[Block, ...]:
         return self.blocks or (Block(tuple(trees.leaf_names(params))),)
 
+    def _all(self, model: Any, params: Params) -> Coordinates:
+        """The coordinates of all blocks."""
+        inside = [block.holds(params) for block in self._blocks(params)]
+        return coordinates(model, params, jax.tree.map(lambda *each: any(each), *inside))
+
+    def _optimizer(self, at: Coordinates, data: Data) -> Optimizer:
+        observed = size(data, at.u.dtype)
+        return Optimizer(self._transform, at.unravel, jnp.where(observed > 0, observed, 1))
+
+    def _start(self, model: Any, params: Params, block: Block, p: int, data: Data) -> Pace:
+        at = coordinates(model, params, block.holds(params))
+        return ascent.start(self._optimizer(at, data), metric.identity(at.u, few(p)))
+
     def _ascend(
-        self, model: Any, block: Block, params: Params, pace: Any, state: State, data: Data, key: Array | None
+        self,
+        model: Any,
+        block: Block,
+        params: Params,
+        pace: Any,
+        metric: Metric,
+        state: State,
+        data: Data,
+        key: Array | None,
     ) -> tuple[Params, Pace]:
         """The parameters after climbing over one block, from ``params``, by the bound touching at ``state.params``."""
-        holds = block.holds(params)
-        free = constraints.inverse(spaces_of(model), params)
+        at = coordinates(model, params, block.holds(params))
+        optimizer = self._optimizer(at, data)
+        pace = ascent.measured(optimizer, pace, metric)
 
-        def forward(part: Any) -> Params:
-            return constraints.forward(spaces_of(model), parts.merge(holds, part, free), params)
-
-        def on_all(part: Any) -> Array:
-            return _climbed(model, block, forward(part), state.memory.q, data, 1.0)
+        def on_all(u: Array) -> Array:
+            return _climbed(model, block, at.forward(u), state.memory.q, data, 1.0)
 
         def on_batch(key: Array) -> Function:
             n, size = count(data), self.batch_size
             assert size is not None
             batch = rows(data, jax.random.randint(key, (size,), 0, n))
             q = model.e_step(state.params, batch)
-            return lambda part: _climbed(model, block, forward(part), q, batch, n / size)
+            return lambda u: _climbed(model, block, at.forward(u), q, batch, n / size)
 
-        start = parts.part(holds, free)
         if key is None:
-            end = climb(self._transform, on_all, start, pace, self.steps)
+            end = ascent.climb(optimizer, on_all, at.u, pace, self.steps)
         else:
-            end = drift(self._transform, on_batch, start, pace, jax.random.split(key, self.steps))
+            end = ascent.drift(optimizer, on_batch, at.u, pace, jax.random.split(key, self.steps))
         # There and back is the same but for rounding: what did not move stays the same to the bit.
-        return trees.select(end.moved, forward(end.free), params), end.pace
+        return trees.select(end.moved, at.forward(end.free), params), end.pace
 
-    def _judged(self, model: Any, old: State, new: State) -> State:
+    def _judged(self, model: Any, old: State, new: State, data: Data) -> State:
         """An iteration on batches, if it raised the objective; else the state before it, to try half as far."""
-        free = constraints.inverse(spaces_of(model), old.params)
-        paces = new.memory.paces
-        blocks = self._blocks(old.params)
-        faster = [Pace(pace.optimizer, jnp.minimum(2 * pace.scale, 1)) for pace in paces]
-        held_back = [
-            slower(self._transform, pace, parts.part(block.holds(old.params), free))
-            for pace, block in zip(paces, blocks, strict=True)
-        ]
+        faster, held_back = [], []
+        for pace, block in zip(new.memory.paces, self._blocks(old.params), strict=True):
+            optimizer = self._optimizer(coordinates(model, old.params, block.holds(old.params)), data)
+            faster.append(pace._replace(scale=jnp.minimum(2 * pace.scale, 1)))
+            held_back.append(ascent.slower(optimizer, pace, ~ascent.holds_nan(pace.optimizer)))
         kept = new._replace(memory=new.memory._replace(paces=tuple(faster)))
         refused = new._replace(
             params=old.params,
@@ -199,41 +219,13 @@ class GEM:
             memory=new.memory._replace(paces=tuple(held_back)),
         )
         assert new.objective is not None and old.objective is not None
-        return trees.select(new.objective >= old.objective, kept, refused)  # NaN is not
-
-    def _settled(self, model: Any, state: State, data: Data) -> Array:
-        """Whether even the best step along the gradient of Q at the parameters of the E-step would gain nothing."""
-        spaces, q, value = spaces_of(model), state.memory.q, state.objective
-        assert value is not None  # init requires a bound
-        free = constraints.inverse(spaces, state.params)
-        inside = [block.holds(state.params) for block in self._blocks(state.params)]
-        holds = jax.tree.map(lambda *each: any(each), *inside)
-        part = parts.part(holds, free)
-
-        def forward(part: Any) -> Params:
-            return constraints.forward(spaces, parts.merge(holds, part, free), state.params)
-
-        def derivative(slope: Callable[..., Any]) -> Any:
-            """``slope(function)`` of Q, in one piece or as a sum over the data, and of the log-prior."""
-            on = lambda q, data: slope(lambda part: model.q_function(forward(part), q, data))
-            expected = _over_blocks(model, state.params, data, on) if self.random() else on(q, data)
-            prior = slope(lambda part: bound.penalized(model, jnp.zeros_like(value), forward(part)))
-            return jax.tree.map(jnp.add, expected, prior)
-
-        gradient = derivative(lambda function: jax.grad(function)(part))
-        curvature = derivative(lambda function: jax.jvp(jax.grad(function), (part,), (gradient,))[1])
-        observed = size(data, value.dtype)
-        enough = jnp.maximum(jnp.asarray(self.gain_tol, observed.dtype) * observed, bound.resolution(value, observed))
-        return gain(gradient, curvature) <= enough
+        better = trees.select(new.objective >= old.objective, kept, refused)  # NaN is not
+        # Without a gradient there is no way up to be tried again.
+        undefined = new._replace(params=jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), new.params))
+        return trees.select(new.memory.defined, better, undefined)
 
 
 def _climbed(model: Any, block: Block, params: Params, q: Any, data: Data, share: float) -> Array:
     """What a block climbs: Q, or the log-likelihood, of data that are one of ``share`` parts, and the log-prior."""
     value = model.log_likelihood(params, data) if block.likelihood else model.q_function(params, q, data)
     return bound.penalized(model, share * value, params)
-
-
-def _over_blocks(model: Any, params: Params, data: Data, function: Callable[..., Any]) -> Any:
-    """The sum of ``function(q, data)`` over blocks of the data, q being the posterior at ``params``."""
-    size = expectation.default_block_size(model, params, data)
-    return expectation.accumulate(lambda block: function(model.e_step(params, block), block), data, size)

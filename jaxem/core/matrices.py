@@ -9,6 +9,7 @@ as many such calls run at a time as there are threads (two, on a machine of two 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,11 @@ def inverse(lower: Array) -> Array:
     return solve_lower(lower, jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape))
 
 
+def eigh(a: Array) -> tuple[Array, Array]:
+    """The eigenvalues (D,) of a symmetric ``a (D, D)``, ascending, and its eigenvectors in columns."""
+    return _lapack_eigh(a)
+
+
 def log_determinant(lower: Array) -> Array:
     """log|L L'|, (...)."""
     return 2 * jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(axis=-1)
@@ -101,13 +107,14 @@ def _each(function: Callable[..., Array], a: Array, *b: Array) -> Array:
     return function(a, *b)
 
 
-def _one_by_one(function: Callable[..., Array]) -> Callable[..., Array]:
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` of one matrix, which ``vmap`` makes a loop on a CPU."""
     alone = sequential_vmap(function)
     return lambda *arrays: (alone if jax.default_backend() == "cpu" else function)(*arrays)
 
 
 _lapack_cholesky = _one_by_one(jnp.linalg.cholesky)
+_lapack_eigh = _one_by_one(lambda a: tuple(jnp.linalg.eigh(a)))
 _lapack_solve_lower = _one_by_one(lambda lower, b: linalg.solve_triangular(lower, b, lower=True))
 _lapack_solve = _one_by_one(lambda lower, b: linalg.cho_solve((lower, True), b))
 
