@@ -27,7 +27,8 @@ from jaxem.core import matrices
 
 LARGEST_MATRIX = 32  # up to so many coordinates the Hessian is formed
 PROBES = 4  # vectors of random signs, where it is not
-_PRODUCTS = 20  # steps of conjugate gradients until it is known what a Newton step would gain
+_PRODUCTS = 20  # steps of conjugate gradients to know what a Newton step would gain
+_MARGIN = 1000.0
 
 
 class Metric(NamedTuple):
@@ -117,29 +118,39 @@ def newton_gain(gradient: Array, hessian: Array, spectrum: Spectrum) -> Array:
 
 
 def conjugate_gain(product: Callable[[Array], Array], gradient: Array, units: Array, enough: Array) -> Array:
-    r"""The same by conjugate gradients on S |H| S, from products with H: at least what the first of them see.
+    r"""The same by conjugate gradients on -S H S, from products with H; NaN where it is not known.
 
-    The k-th step gains :math:`\tfrac12 (r'r)^2 / |d'S H S d|` more than the one before. They end where more than
-    ``enough`` was found, where the rest is rounding error, or at a direction in which Q bends upwards.
+    Step k gains :math:`\tfrac12 (r'r)^2 / d'(-S H S)d` more than the one before. They end where more than ``enough`` was
+    found, or where the rest r is rounding error, or could gain no more than ``enough`` even in a direction 1000 times
+    flatter than any met before. Until then, and where Q bends upwards, it is not known.
     """
     slopes = units * gradient
     rounding = (16 * jnp.finfo(slopes.dtype).eps) ** 2 * slopes.size
+    one = jnp.ones((), slopes.dtype)
+
+    def known(squared: Array, flattest: Array) -> Array:
+        return (squared <= rounding) | (0.5 * squared / flattest <= enough / _MARGIN)
 
     def going(carry: tuple[Array, ...]) -> Array:
-        gain, _, _, squared, concave, count = carry
-        return (gain <= enough) & (squared > rounding) & concave & (count < _PRODUCTS)
+        gain, _, _, squared, flattest, count = carry
+        return (gain <= enough) & ~known(squared, flattest) & (flattest > 0) & (count < _PRODUCTS)
 
     def again(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        gain, left, along, squared, _, count = carry
-        bent = -units * product(units * along)
-        curvature = along @ bent
-        length = squared / jnp.maximum(jnp.abs(curvature), _blur(slopes) * (along @ along))
-        left = left - length * bent
+        gain, left, along, squared, flattest, count = carry
+        bent, length = -units * product(units * along), along @ along
+        curvature, blur = along @ bent, _blur(slopes) * length
+        concave, curvature = curvature > -blur, jnp.maximum(curvature, blur)
+        left = left - squared / curvature * bent
         new = left @ left
-        return gain + 0.5 * length * squared, left, left + new / squared * along, new, curvature > 0, count + 1
+        along = left + new / squared * along
+        flattest = jnp.where(concave, jnp.minimum(flattest, curvature / length), 0)
+        return gain + 0.5 * squared**2 / curvature, left, along, new, flattest, count + 1
 
-    zero, squared = jnp.zeros((), slopes.dtype), slopes @ slopes
-    return jax.lax.while_loop(going, again, (zero, slopes, slopes, squared, jnp.bool_(True), 0))[0] + 0 * squared
+    # Before any direction was met: a curvature of one, that of a coordinate alone.
+    begin = (0 * one, slopes, slopes, slopes @ slopes, one, 0)
+    gain, _, _, squared, flattest, _ = jax.lax.while_loop(going, again, begin)
+    found = ((gain > enough) | known(squared, flattest)) & jnp.isfinite(slopes).all()
+    return jnp.where(found, gain, jnp.nan)
 
 
 def _blur(slopes: Array) -> Array:
