@@ -114,9 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     best = jaxem.check(fits["SQUAREM of L-BFGS"])
     for name, fit in fits.items():
-        near = 1e-2 if "batches" in name else 1e-4
-        require(abs(float(fit.objective - best.objective)) < near, f"{name} arrives where the others do")
-    require(bool(fits["batches of 32"].status == jaxem.Status.MAX_STEPS), "noise is not called convergence")
+        # A batch that led downhill is refused, so noise moves nothing away from the optimum.
+        require(bool(fit.converged), f"{name} converges")
+        require(abs(float(fit.objective - best.objective)) < 1e-4, f"{name} arrives where the others do")
 
     heading("Is it right?")
     certificate = jaxem.verify(MODEL, best.params, data)

@@ -46,14 +46,24 @@ class GEM:
     r"""An M-step of ``steps`` ascents of Q(theta | q) in unconstrained coordinates, by any optax optimiser.
 
     A step of the optimiser is taken only if Q (with the log-prior) does not fall; else the next try takes half
-    of it. So the ascent law holds at any learning rate. The optimiser's state is carried over (schedules, momentum),
-    but for L-BFGS, which would take the change of Q from one iteration to the next for curvature.
+    of it. So the ascent law holds at any learning rate.
+
+    No unit counts. The optimiser sees the mean of Q per observed value, in coordinates measured by the curvature of Q
+    (``algorithms/metric.py``): there a step of gradient ascent at a learning rate of one is about a Newton step, and a
+    unit of length about the standard error of one observation. So a learning rate means the same for any model, in any
+    units and for any amount of data. The optimiser's state is carried over (schedules, momentum); all but its schedules
+    starts afresh where the curvature has changed, which is asked at iterations 1, 2, 4, 8, ..., and always with L-BFGS,
+    which would take the change of Q from one iteration to the next for curvature.
 
     Slow is not settled: with a timid optimiser the parameters hardly move long before the optimum. So ``fit``
-    calls a GEM fit converged only when, besides the stopping rule, the best step along the gradient g would gain
-    at most ``gain_tol`` an observed value (or what rounding error hides):
+    calls a GEM fit converged only when, besides the stopping rule, a Newton step on Q, with gradient g and Hessian H at
+    the parameters of the E-step, would gain at most ``gain_tol`` an observed value (or what rounding error hides, but
+    no more than 5e-5):
 
-    .. math:: \tfrac12 (g'g)^2 / |g'Hg| \le gain\_tol \cdot size(data).
+    .. math:: \tfrac12 g' |H|^{-1} g \le gain\_tol \cdot size(data).
+
+    Of more than 32 coordinates the gain is found by conjugate gradients. What is not known (a curvature that is NaN,
+    conjugate gradients that have not seen all) is not settled. A gradient that is NaN ends the fit as ``NON_FINITE``.
 
     ``optimizer``: default ``optax.lbfgs()``. A freshly built optax optimiser is a new function to JAX and
     compiles anew: build it once and reuse it. Needs ``q_function`` and ``entropy``.

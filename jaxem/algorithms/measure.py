@@ -53,7 +53,9 @@ def coordinates(model: Any, params: Params, holds: Any) -> Coordinates:
     spaces = spaces_of(model)
     free = constraints.inverse(spaces, params)
     u, unravel = ravel_pytree(parts.part(holds, free))
-    return Coordinates(holds, u, unravel, lambda u: constraints.forward(spaces, parts.merge(holds, unravel(u), free), params))
+    return Coordinates(
+        holds, u, unravel, lambda u: constraints.forward(spaces, parts.merge(holds, unravel(u), free), params)
+    )
 
 
 def places(inside: Any, outer: Coordinates) -> np.ndarray:
@@ -97,18 +99,19 @@ def measure(
 
     signs = metrics.signs(at.u.size, at.u.dtype)
 
-    def corrected(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def corrected(_: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         units = carry[0]
-        gradient, products = derivative(lambda function: metrics.derivatives(function, at.u, units * signs))
-        return metrics.equilibrated(units, gradient, products), gradient
+        gradient, products = derivative(lambda function: metrics.derivatives(function, at.u, units[None, :] * signs))
+        return metrics.equilibrated(units, gradient, products), gradient, jnp.isfinite(products).all()
 
     def product(v: Array) -> Array:
         return derivative(lambda function: jax.jvp(jax.grad(function), (at.u,), (v,))[1])
 
     rounds = jnp.where(first, _ROUNDS, 1)
-    units, gradient = jax.lax.fori_loop(0, rounds, corrected, (units, jnp.zeros_like(at.u)))
+    begin = (units, jnp.zeros_like(at.u), jnp.bool_(True))
+    units, gradient, curved = jax.lax.fori_loop(0, rounds, corrected, begin)
     gain = metrics.conjugate_gain(product, gradient, units, share * enough)
-    return Measured(gradient, None, Metric(at.u, units, 1 / units), gain / share <= enough)
+    return Measured(gradient, None, Metric(at.u, units, 1 / units), curved & (gain / share <= enough))
 
 
 def over_blocks(model: Any, params: Params, data: Data, function: Callable[..., Any]) -> Any:

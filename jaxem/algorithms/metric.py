@@ -120,9 +120,9 @@ def newton_gain(gradient: Array, hessian: Array, spectrum: Spectrum) -> Array:
 def conjugate_gain(product: Callable[[Array], Array], gradient: Array, units: Array, enough: Array) -> Array:
     r"""The same by conjugate gradients on -S H S, from products with H; NaN where it is not known.
 
-    Step k gains :math:`\tfrac12 (r'r)^2 / d'(-S H S)d` more than the one before. They end where more than ``enough`` was
-    found, or where the rest r is rounding error, or could gain no more than ``enough`` even in a direction 1000 times
-    flatter than any met before. Until then, and where Q bends upwards, it is not known.
+    Step k gains :math:`\tfrac12 (r'r)^2 / d'(-S H S)d` more than the one before. They end where more than ``enough``
+    was found, or where the rest r is rounding error, or could gain no more than ``enough`` even in a direction 1000
+    times flatter than any met before. Until then, and where Q bends upwards, it is not known.
     """
     slopes = units * gradient
     rounding = (16 * jnp.finfo(slopes.dtype).eps) ** 2 * slopes.size

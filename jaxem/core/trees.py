@@ -74,6 +74,7 @@ def relative_change(new: Tree, old: Tree) -> Array:
     rounding would never settle: one whose size is below ``eps`` times that of the largest counts as unchanged.
     """
     rounding = jnp.finfo(float_dtype(new)).eps * largest(new)
+    rounding = jnp.where(jnp.isfinite(rounding), rounding, 0)  # beside infinity nothing is negligible
 
     def change(a: Array, b: Array) -> Array:
         size = jnp.maximum(largest(a), largest(b))
