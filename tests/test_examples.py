@@ -26,7 +26,7 @@ TABLE = {
     "three_coins": (["0.4064", "0.5368", "0.6432", "log-likelihood -6.7301166701   chance of a 1: 0.6"], []),
     "earthquakes": (["328.5275", "20 starts", "violent"], ["earthquakes.png"]),
     "acceleration": (["2055", "SQUAREM", "Anderson", "-1989.94585988"], ["acceleration.png"]),
-    "gem_optax": (["ECME", "MAX_STEPS", "-342.851084", "all checked laws hold"], ["gem_optax.png"]),
+    "gem_optax": (["ECME", "batches of 32", "-342.851084", "all checked laws hold"], ["gem_optax.png"]),
     "online": (["100,000 rows", "One pass of OnlineEM comes as near as 15 passes of EM."], ["online.png"]),
     "tuning_a_prior": (
         ["implicit function theorem  0.140546", "before  strength  1.00", "-4.5723", "-4.4493"],

@@ -147,7 +147,7 @@ def conjugate_gain(product: Callable[[Array], Array], gradient: Array, units: Ar
         return gain + 0.5 * squared**2 / curvature, left, along, new, flattest, count + 1
 
     # Before any direction was met: a curvature of one, that of a coordinate alone.
-    begin = (0 * one, slopes, slopes, slopes @ slopes, one, 0)
+    begin = (0 * one, slopes, slopes, slopes @ slopes, one, jnp.int32(0))
     gain, _, _, squared, flattest, _ = jax.lax.while_loop(going, again, begin)
     found = ((gain > enough) | known(squared, flattest)) & jnp.isfinite(slopes).all()
     return jnp.where(found, gain, jnp.nan)
