@@ -1,5 +1,7 @@
 """The bootstrap beside closed forms and published figures; the likelihood-ratio test under the null and against it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -228,3 +230,54 @@ def test_the_table_shows_the_interval():
     text = str(jaxem.bootstrap(model, 1986.0035, years, jax.random.key(0), 50))
     estimate, error, low, high = text.splitlines()[3].split()[1:]
     assert estimate.startswith("1986.0035") and low < estimate < high and error.startswith("0.000")
+
+
+def climber(height, caught=0.0):
+    """A model of one number that every fit finds, with a likelihood of this height, or at a share of the starts less.
+
+    ``caught``: below this share of the random numbers a start ends ten lower.
+    """
+
+    def init(key, data):
+        return jnp.where(jax.random.uniform(key) < caught, -1.0, 1.0)
+
+    return jaxem.Model(
+        lambda p, d: p,
+        lambda q, d: q,
+        log_likelihood=lambda p, d: height + jnp.where(p < 0, -10.0, 0.0) + 0 * d.sum(),
+        init=init,
+        sample=lambda key, p, n: jax.random.normal(key, (n,)),
+    )
+
+
+def ratio(null, alternative, **keywords):
+    run = {"replicates": 20, "restarts": 4, "max_steps": 3} | keywords
+    return jaxem.likelihood_ratio_test(null, alternative, jax.random.key(0), jnp.arange(5.0), **run)
+
+
+def test_a_larger_model_that_ended_below_has_no_p_value():
+    found = ratio(climber(0.0), climber(-3.0))
+    assert float(found.statistic) == -6.0 and np.isnan(found.p_value) and found.below == 20
+    text = str(found)
+    assert "no p-value" in text and "ended below the null on the data" in text and "p = " not in text
+    # Equal but for what fits are known to is no failure, and as large as what is equal.
+    equal = ratio(climber(0.0), climber(-1e-7))
+    assert float(equal.p_value) == 1.0 and equal.below == 0
+    # A model with a prior does not end at its largest likelihood.
+    prior = dataclasses.replace(climber(-3.0), log_prior=lambda p: jnp.float64(1.0))
+    assert not np.isnan(ratio(climber(0.0), prior).p_value)
+
+
+def test_how_often_the_best_fit_was_found_is_said():
+    found = ratio(climber(0.0), climber(1.0, caught=0.7), restarts=3)
+    assert found.restarts == 3 and found.times_best_found[0] == 3 and 1 <= found.times_best_found[1] <= 3
+    assert 0 < found.found_once < 20  # of three starts, of which 7 in 10 miss it
+    missed = int((found.null_distribution < 0).sum())  # all three did
+    assert found.below == missed > 0
+    text = str(found)
+    assert f"{found.times_best_found[1]} (alternative)" in text
+    assert f"in {found.found_once} of 20 replicates by one start only" in text
+    assert f"below the null in {missed} of 20 replicates" in text and "may be too small" in text
+    assert "one start each" in str(ratio(climber(0.0), climber(1.0), restarts=1))
+    sure = ratio(climber(0.0), climber(1.0))
+    assert sure.times_best_found == (4, 4) and sure.found_once == sure.below == 0 and "Raise" not in str(sure)

@@ -162,3 +162,26 @@ def test_errors_say_what_is_wrong():
     for bad, says in [(COUNTS - 1, "non-negative whole number"), (COUNTS[:2], "2 observations cannot tell 3 classes")]:
         with pytest.raises(ValueError, match=says):
             jaxem.fit_restarts(MODEL, KEY, bad, restarts=4)
+
+
+def test_restarts_say_how_their_starts_ended():
+    """Failures are not "found", and many data sets have no one number of times."""
+
+    def model(fails):
+        return jaxem.Model(
+            lambda p, d: p,
+            lambda q, d: q,
+            log_likelihood=lambda p, d: -((d - p) ** 2).sum(),
+            init=lambda key, d: jnp.where(jax.random.uniform(key) < 0.5, 0.0, 1.0),
+            degenerate=lambda p: p < fails,
+        )
+
+    x = jnp.arange(3.0)
+    some = jaxem.fit_restarts(model(0.5), jax.random.key(0), x, restarts=8, max_steps=4)
+    failed = int((some.statuses == jaxem.Status.DEGENERATE).sum())
+    assert 0 < failed < 8 and str(some).startswith(f"8 starts ({8 - failed} ")
+    assert f"{failed} DEGENERATE); best objective found {8 - failed} times" in str(some)
+    none = jaxem.fit_restarts(model(2.0), jax.random.key(0), x, restarts=8, max_steps=4)
+    assert str(none).startswith("8 starts, all of which failed (8 DEGENERATE)") and "found" not in str(none)
+    many = jaxem.fit_many_restarts(model(0.5), jax.random.key(0), x[None] + jnp.zeros((2, 1)), restarts=3, max_steps=4)
+    assert str(many).startswith("Restarts of 2 data sets, 3 starts each\nFit of 2 lanes")

@@ -4,7 +4,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core.bound import HOW_TO_HAVE_ONE, has_objective
@@ -28,8 +30,18 @@ class Restarts(NamedTuple):
     times_best_found: Array  # starts whose fit ended within 1e-6 an observed value of the best objective
 
     def __str__(self) -> str:
-        n = self.statuses.shape[0]
-        return f"{n} starts; best objective found {int(self.times_best_found)} times\n{self.best}"
+        statuses, n = self.statuses, self.statuses.shape[-1]
+        if isinstance(statuses, Tracer) or statuses.ndim > 1:
+            return f"Restarts of {statuses.size // n} data sets, {n} starts each\n{self.best}"
+        codes, times = np.unique(np.asarray(statuses), return_counts=True)
+        ends = ", ".join(f"{count} {Status(code).name}" for code, count in zip(codes, times, strict=True))
+        failures = (Status.NON_FINITE, Status.DECREASED, Status.DEGENERATE, Status.INVALID)
+        if int(self.best.status) in failures:  # it is the best only of what failed
+            return f"{n} starts, all of which failed ({ends}); below is the highest of them\n{self.best}"
+        ends = f" ({ends})" if (np.asarray(statuses) != Status.CONVERGED).any() else ""
+        return f"{n} starts{ends}; best objective found {int(self.times_best_found)} times\n{self.best}"
+
+    __repr__ = __str__
 
 
 def fit_restarts(

@@ -4,14 +4,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
+from jaxem.core import tables
 from jaxem.core.bound import has_objective
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.conversion import as_data
-from jaxem.core.data import Data
+from jaxem.core.data import Data, size
 from jaxem.core.model import check_model, has, require
 from jaxem.fitting.fit import fit
 from jaxem.fitting.restarts import fit_restarts
@@ -20,6 +22,7 @@ from jaxem.fitting.stopping import Rule, aitken
 from jaxem.inference.simulation import batches, draw, in_batches, prepare, sound
 
 NAMES = ("null", "alternative")
+_MISSED = 0.1  # a T further below zero is a missed maximum: chance moves T by about one, and fits stop closer than that
 
 
 class LikelihoodRatio(NamedTuple):
@@ -27,17 +30,42 @@ class LikelihoodRatio(NamedTuple):
 
     statistic: Array  # 2 (L_alternative - L_null) on the data
     null_distribution: Array  # (replicates - failed,), the same on data drawn from the fitted null model
-    p_value: Array  # (1 + how many of those are as large) / (1 + their number)
+    p_value: Array  # (1 + how many of those are as large) / (1 + their number); NaN where the data say that T is wrong
     failed: int  # replicates of which one of the two fits failed; left out
     null: Fit
     alternative: Fit
+    restarts: int
+    times_best_found: tuple[int, int]  # starts that found the best fit to the data, of the null and the alternative
+    found_once: int  # replicates in which one start alone found the best fit of a model
+    below: int  # replicates in which the alternative ended below the null, which it holds as a special case
 
     def __str__(self) -> str:
-        tried = self.null_distribution.size + self.failed
-        return (
-            f"likelihood ratio {float(self.statistic):.4f}, p = {float(self.p_value):.4g} "
-            f"({tried} replicates, {self.failed} failed and left out)"
-        )
+        kept, tried = self.null_distribution.size, self.null_distribution.size + self.failed
+        counted = f"({tried} replicates, {self.failed} failed and left out)"
+        ratio, starts = tables.fixed(self.statistic, 4), self.restarts
+        lines = [f"likelihood ratio {ratio}, p = {tables.number(self.p_value, 4)} {counted}"]
+        if np.isnan(self.p_value):
+            lines = [
+                f"likelihood ratio {ratio}, no p-value {counted}",
+                "the alternative ended below the null on the data, and it holds the null as a special case: its starts "
+                "missed its maximum. Raise restarts",
+            ]
+        null, alternative = self.times_best_found
+        found = f"best fit to the data found by {null} of {starts} starts (null) and {alternative} (alternative)"
+        lines.append(f"{found}; in {self.found_once} of {kept} replicates by one start only")
+        if starts == 1:
+            lines[-1] = "one start each: whether it found the best fit is not known"
+        elif 1 in self.times_best_found or 2 * self.found_once > kept:
+            lines[-1] += ". There may be better ones: raise restarts"
+        if self.below:
+            lines.append(
+                f"the alternative ended below the null in {self.below} of {kept} replicates, where its starts missed "
+                "its maximum: p may be too small. Raise restarts"
+            )
+        for name, end in zip(NAMES, (self.null, self.alternative), strict=True):
+            if end.status != Status.CONVERGED:
+                lines.append(f"the fit of the {name} to the data ended {Status(int(end.status)).name}")
+        return "\n".join(lines)
 
     __repr__ = __str__
 
@@ -67,8 +95,10 @@ def likelihood_ratio_test(
     ``jaxem.aitken(1e-6)``, for T asks for the likelihood only.
 
     A replicate in which every start of one model failed is left out and counted; a fit that reached ``max_steps``
-    counts with what it reached. A negative T says that the starts of the alternative missed its maximum: raise
-    ``restarts``. The level is exact only as far as they find it.
+    counts with what it reached. The test is as good as its starts are: the result says how many of them found the best
+    fit, on the data and in the replicates. A T below zero, by more than the 0.1 by which fits may stop short, says that
+    those of the alternative missed its maximum: on the data the p-value is then NaN, and replicates are counted in
+    ``below``. A model with a prior does not end at its largest likelihood, so there a negative T says nothing.
 
     Raises ``ValueError`` where a model lacks ``init`` or a likelihood, or the null model cannot sample (see
     ``bootstrap``), and ``FitError`` where a fit to the data, or all of those to replicates, failed.
@@ -88,25 +118,43 @@ def likelihood_ratio_test(
     data = prepare(null, as_data(data))
     rule = aitken(1e-6) if stop is None else stop
     observed_key, null_key = jax.random.split(key)
-    fits = []
+    fits, found = [], []
     for name, model, fit_key in zip(NAMES, (null, alternative), jax.random.split(observed_key), strict=True):
-        end = fit_restarts(
-            model, fit_key, data, restarts=restarts, algorithm=algorithm, stop=rule, max_steps=max_steps
-        ).best
-        if not sound(end.status):
-            raise FitError(f"every fit of the {name} model to the data failed: {Status(int(end.status)).name}")
-        fits.append(end)
+        run = fit_restarts(model, fit_key, data, restarts=restarts, algorithm=algorithm, stop=rule, max_steps=max_steps)
+        if not sound(run.best.status):
+            raise FitError(f"every fit of the {name} model to the data failed: {Status(int(run.best.status)).name}")
+        fits.append(run.best)
+        found.append(int(run.times_best_found))
     observed = 2 * (_likelihood(alternative, fits[1]) - _likelihood(null, fits[0]))
-    size = batch_size or batches(alternative, fits[1].params, data, replicates, restarts)
-    simulated, good = _null_distribution(
-        (null, alternative), fits[0].params, data, null_key, algorithm, rule, restarts, max_steps, replicates, size
+    batch = batch_size or batches(alternative, fits[1].params, data, replicates, restarts)
+    simulated, times = _null_distribution(
+        (null, alternative), fits[0].params, data, null_key, algorithm, rule, restarts, max_steps, replicates, batch
     )
-    simulated = simulated[good]
+    good = np.isfinite(simulated)
+    simulated, times = simulated[good], times[good]
     if not simulated.size:
         raise FitError("no replicate could be fitted by both models: use fewer components or a prior")
-    as_large = (simulated >= observed).sum()
+    slack = 2 * _apart(data, observed.dtype) * 2  # of two likelihoods, doubled as T is
+    as_large = (simulated >= observed - slack).sum()
     p_value = (1 + as_large) / (1 + simulated.size)
-    return LikelihoodRatio(observed, simulated, p_value, replicates - simulated.size, fits[0], fits[1])
+    below = 0
+    if not any(_has_prior(model, end) for model, end in zip((null, alternative), fits, strict=True)):
+        below = int((simulated < -_MISSED).sum())
+        p_value = jnp.where(observed >= -_MISSED, p_value, jnp.nan)
+    once = int((times == 1).any(axis=1).sum()) if restarts > 1 else 0
+    failed = replicates - simulated.size
+    return LikelihoodRatio(
+        *(observed, simulated, p_value, failed, fits[0], fits[1], restarts, (found[0], found[1]), once, below)
+    )
+
+
+def _apart(data: Data, dtype: Any) -> Array:
+    """How far two likelihoods lie apart that are the same maximum: 1e-6 an observed value."""
+    return 1e-6 * size(data, dtype)
+
+
+def _has_prior(model: Any, end: Fit) -> bool:
+    return end.objective is not None and bool(_likelihood(model, end) != end.objective)
 
 
 def _likelihood(model: Any, end: Fit) -> Array:
@@ -128,26 +176,30 @@ def _null_distribution(
     replicates: int,
     batch_size: int,
 ) -> tuple[Array, Array]:
-    """T of each replicate, and whether both models were fitted to it."""
+    """T of each replicate, not finite where a model could not be fitted to it, and how many starts found its terms."""
 
-    def highest(model: Any, data: Data, key: Array) -> Array:
-        """The likelihood of the best fit; -inf where all failed."""
+    def highest(model: Any, data: Data, key: Array) -> tuple[Array, Array]:
+        """The likelihood of the best fit, NaN where all failed, and how many starts found it."""
 
         def one(key: Array) -> tuple[Array, Array]:
             init_key, fit_key = jax.random.split(key)
             start = model.init(init_key, data)
             end = fit(model, start, data, algorithm=algorithm, stop=rule, max_steps=max_steps, key=fit_key)
-            rank = jnp.where(sound(end.status), jnp.asarray(end.objective), -jnp.inf)
+            objective = jnp.asarray(end.objective)
+            rank = jnp.where(sound(end.status) & jnp.isfinite(objective), objective, -jnp.inf)
             return rank, _likelihood(model, end)
 
         # One after another where the replicates are: finished fits need not wait.
         ranks, likelihoods = in_batches(one, jax.random.split(key, restarts), 1 if batch_size == 1 else restarts)
-        return jnp.where(ranks.max() > -jnp.inf, likelihoods[ranks.argmax()], -jnp.inf)
+        best = ranks.argmax()
+        found = (ranks >= ranks[best] - _apart(data, ranks.dtype)).sum()
+        return jnp.where(ranks[best] > -jnp.inf, likelihoods[best], jnp.nan), found
 
     def one(key: Array) -> tuple[Array, Array]:
         data_key, null_key, alternative_key = jax.random.split(key, 3)
         again = draw(models[0], params, data, data_key)
-        lower, upper = highest(models[0], again, null_key), highest(models[1], again, alternative_key)
-        return 2 * (upper - lower), jnp.isfinite(lower) & jnp.isfinite(upper)
+        lower, found = highest(models[0], again, null_key)
+        upper, also_found = highest(models[1], again, alternative_key)
+        return 2 * (upper - lower), jnp.stack([found, also_found])
 
     return in_batches(one, jax.random.split(key, replicates), batch_size)
