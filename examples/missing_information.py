@@ -57,8 +57,8 @@ def main():
 
     samples = 2000
     animals = np.random.default_rng(0).multinomial(197, np.asarray(counts) / 197, samples).astype(float)
-    again = jax.vmap(lambda counts: jaxem.fit(model, 0.5, counts).params)(jnp.asarray(animals))
-    bootstrap = float(again.std(ddof=1))
+    again = jaxem.check(jax.vmap(lambda counts: jaxem.fit(model, 0.5, counts))(jnp.asarray(animals)))
+    bootstrap = float(again.params.std(ddof=1))
     print(f"{bootstrap:.4f}     the spread of {samples} fits to animals drawn anew from these (Efron 1979)")
     require(abs(bootstrap / errors["hessian"] - 1) < 4 / (2 * samples) ** 0.5, "the bootstrap agrees, within its error")
 

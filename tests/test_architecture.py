@@ -1,5 +1,6 @@
 """Imports point one way, and importing jaxem does nothing but define it."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,12 @@ def test_imports_point_one_way():
     done = run(tool, "--no-cache")
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0 broken" in done.stdout
+
+
+def test_programs_are_compiled_in_one_place():
+    """What ``jax.jit`` or a cache of Python's keeps of a model, it keeps for ever: see jaxem/core/compilation.py."""
+    files = [path for path in (ROOT / "jaxem").rglob("*.py") if path.name != "compilation.py"]
+    assert not [path.name for path in files if re.search(r"\bjax\.(jit|pmap)\b|import jit\b", path.read_text())]
 
 
 def test_import_has_no_side_effects():
