@@ -142,3 +142,16 @@ def test_factor_analysis_with_one_factor_has_a_sign():
     one = params._replace(loadings=params.loadings[:, :1])
     mirrored = one._replace(loadings=-one.loadings)
     np.testing.assert_allclose(model.rotate(mirrored, one).loadings, one.loadings, rtol=8 * eps("float64"))
+
+
+def test_what_has_no_answer_agrees_with_no_class():
+    """NaN is not the largest gain, and a row without probabilities changes no names."""
+    nan = jnp.nan
+    order = np.asarray(assignment(jnp.asarray([[nan, 1.0, 0.0], [2.0, nan, 0.0], [0.0, 0.0, 3.0]])))
+    np.testing.assert_array_equal(order, [1, 0, 2])
+    for gain in (jnp.full((3, 3), nan), jnp.full((3, 3), jnp.inf)):
+        assert sorted(np.asarray(assignment(gain)).tolist()) == [0, 1, 2]
+    probabilities = jnp.asarray([[0.9, 0.1], [nan, nan], [0.2, 0.8]])
+    model = jaxem.Model(lambda p, d: p, lambda q, d: q, predict_proba=lambda p, d: p)
+    shared = agreement(model, probabilities, probabilities[:, ::-1], jnp.zeros(3))
+    np.testing.assert_allclose(shared, np.asarray([[0.25, 0.85], [0.65, 0.25]]), atol=1e-15)

@@ -13,8 +13,8 @@ import jaxem
 from jaxem import datasets
 from jaxem.core.expectation import em_map
 from jaxem.core.records import register
-from jaxem.families import Poisson, PoissonParams
-from jaxem.models import FactorAnalysis, Mixture, MixtureParams
+from jaxem.families import Normal, NormalParams, Poisson, PoissonParams
+from jaxem.models import HMM, FactorAnalysis, HMMParams, Mixture, MixtureParams
 
 COUNTS = np.array([125.0, 18.0, 20.0, 34.0])
 LINKAGE = jaxem.Model(
@@ -80,9 +80,11 @@ def test_what_is_no_maximum_is_refused_or_nan():
     model, start, data = case("poisson mixture", "float64")
     with pytest.raises(jaxem.InformationError, match=r"not a maximum.*standard errors away"):
         jaxem.convergence_rate(model, start, data)
-    empty = start._replace(weights=jnp.asarray([0.0, 1.0]))
-    with pytest.raises(jaxem.InformationError, match=r"edge.*weights\[0\]"):
+    empty = start._replace(weights=jnp.asarray([1e-17, 1.0]))
+    with pytest.raises(jaxem.InformationError, match=r"edge.*weights\[0\], or are still on their way"):
         jaxem.convergence_rate(model, empty, data)
+    with pytest.raises(jaxem.InformationError, match="NaN or infinite"):  # of a class with no weight nothing is known
+        jaxem.convergence_rate(model, start._replace(weights=jnp.asarray([0.0, 1.0])), data)
     good = jaxem.fit(model, start, data, tol=1e-13).params
     lanes = jax.tree.map(lambda *leaves: jnp.stack(leaves), good, start, empty)
     found = jax.jit(jax.vmap(lambda p: jaxem.convergence_rate(model, p, data).rate))(lanes)
@@ -220,3 +222,15 @@ def test_the_rate_does_not_depend_on_where_the_fit_stopped(dtype):
         found = jaxem.convergence_rate(model, fit.params, data)
         assert_within(found.rate, 0.9956662232, float(found.error) + 1e-10)
         assert found.error <= {"float32": 2e-4, "float64": 1e-10}[str(dtype)]
+
+
+def test_structural_zeros_are_held():
+    """A chain that never goes back: its zeros are no directions of EM, and the rate is that of the trace."""
+    values = np.random.default_rng(0).normal(size=(5, 16)) + 2.5 * (np.arange(16) >= 8)
+    model, data = HMM(Normal(), 2), jnp.asarray(values)
+    transition = jnp.asarray([[0.8, 0.2], [0.0, 1.0]])
+    emissions = NormalParams(jnp.asarray([0.0, 2.5]), jnp.ones(2))
+    fit = jaxem.fit(model, HMMParams(jnp.asarray([1.0, 0.0]), transition, emissions), data, tol=1e-13)
+    found = jaxem.convergence_rate(model, fit.params, data, fit=fit)
+    assert_within(found.rate, found.empirical, 0.01)
+    assert_within(found.direction.transition[1], np.zeros(2), 0)

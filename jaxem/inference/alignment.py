@@ -45,6 +45,7 @@ def agreement(model: Any, params: Params, reference: Params, data: Data) -> Arra
     """sum_n w_n r_nj r'_nk, (K, K): how many observations class j of ``params`` and k of ``reference`` share."""
     observations, weights = split_weights(data)
     r, other = model.predict_proba(params, observations), model.predict_proba(reference, observations)
+    r, other = (jnp.where(jnp.isnan(each), 0, each) for each in (r, other))  # a row without an answer agrees with none
     if weights is not None:
         weights = weights.reshape(-1, *(1,) * (r.ndim - 1)).astype(r.dtype)
         r, other = jnp.where(weights > 0, r * weights, 0), jnp.where(weights > 0, other, 0)
@@ -57,9 +58,11 @@ def assignment(gain: Array) -> Array:
 
     .. math:: f(S) = \max_{j \in S} f(S \setminus j) + gain_{j,\, |S| - 1}
 
-    over the sets S of classes (Held & Karp 1962): 2^K K numbers. Raises ``ValueError`` where K > 12.
+    over the sets S of classes (Held & Karp 1962): 2^K K numbers. A gain that is not finite counts as none. Raises
+    ``ValueError`` where K > 12.
     """
     k = gain.shape[0]
+    gain = jnp.where(jnp.isfinite(gain), gain, 0)  # NaN would be the largest of its column
     if k > MOST_CLASSES:
         raise ValueError(
             f"align compares all namings of {k} classes; it can for at most {MOST_CLASSES}. Find the order yourself "

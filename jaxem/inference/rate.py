@@ -17,6 +17,7 @@ from jax import Array
 from jaxem.core import tables, trees
 from jaxem.core.checks import instance
 from jaxem.core.compilation import program
+from jaxem.core.constraints import Simplex, UnitInterval
 from jaxem.core.conversion import convert
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, size
@@ -25,15 +26,13 @@ from jaxem.core.records import register
 from jaxem.fitting.result import Fit
 from jaxem.fitting.stopping import rounding
 from jaxem.fitting.validation import check_start
-from jaxem.inference.coordinates import name_direction, probes
+from jaxem.inference.coordinates import name_direction, parameter_names, parameter_spaces, probes
 from jaxem.inference.information import em_map_at, field
 from jaxem.inference.regularity import (
     REASONS,
     STATIONARY,
     InformationError,
     Regularity,
-    at_edge,
-    at_edge_error,
     rounding_of,
 )
 
@@ -64,8 +63,9 @@ class ConvergenceRate:
     def __str__(self) -> str:
         if trees.is_traced(self.rate) or np.ndim(self.rate):
             return f"ConvergenceRate of {jnp.size(self.rate)} lanes"
-        rate, error = tables.with_error(self.rate, self.error)
-        rows = [("rate", f"{rate} (within {error})"), ("along", ", ".join(self.names))]
+        left = 1 - float(self.rate)  # what its digits are for
+        rate, *_ = tables.with_error(self.rate, max(float(self.error), 1e-5 * left))
+        rows = [("rate", f"{rate} (within {float(self.error):.0e})"), ("along", ", ".join(self.names))]
         if self.rate < 1:  # NaN is not
             rows.append(("iterations for a digit", f"{math.log(0.1) / math.log(max(float(self.rate), 1e-300)):.1f}"))
         if not np.isnan(self.empirical):
@@ -136,7 +136,7 @@ def convergence_rate(model: Any, params: Params, data: Data, *, fit: Fit | None 
     u = into(model, params)
     empirical = jnp.asarray(jnp.nan, u.dtype) if fit is None else _empirical(fit, size(data, u.dtype))
     found = _search(model, params, data)
-    edge = at_edge(model, params)
+    edge = _at_edge(model, params)
     if trees.is_traced(found.rate):
         good = _sound(found, model) & ~edge.any() & _resolved(found, model) & _known(found)
         parts = (found.rate, found.vector, found.error, (found.near > 0).astype(u.dtype), found.near_vector)
@@ -144,13 +144,32 @@ def convergence_rate(model: Any, params: Params, data: Data, *, fit: Fit | None 
         along = (_as_parameters(model, params, vector) for vector in (rest[0], rest[3]))
         return ConvergenceRate(rate, next(along), rest[1], rest[2] > 0, next(along), empirical)
     if edge.any():
-        raise at_edge_error(params, np.asarray(edge))
+        names = ", ".join(np.array(parameter_names(params))[np.asarray(edge)][:4])
+        raise InformationError(
+            f"the parameters lie at the edge of their space, at {names}, or are still on their way there: the "
+            "derivative of EM in coordinates says nothing of its rate along these. Set them to zero or one, where they "
+            "are held, and fit again for the rate of the others; or fit a model without them"
+        )
     _refuse(found, model, params)
     flat = found.near > 0
     along = [_as_parameters(model, params, vector) for vector in (found.vector, found.near_vector)]
     names = name_direction(model, params, found.vector, found.diagonal)
     flat_names = name_direction(model, params, found.near_vector, found.diagonal) if flat else ()
     return ConvergenceRate(found.rate, along[0], found.error, flat, along[1], empirical, names, flat_names)
+
+
+def _at_edge(model: Any, params: Params) -> Array:
+    """Which parameters (T,) are probabilities of zero or one to rounding; those that are so exactly are held there."""
+    leaves = jax.tree.leaves(params)
+    total = sum(leaf.size for leaf in leaves)
+
+    def one(space: Any, leaf: Array) -> Array:
+        if not isinstance(space, Simplex | UnitInterval):
+            return jnp.zeros((leaf.size,), bool)
+        away = leaf * (1 - leaf)
+        return ((leaf != 0) & (leaf != 1) & ~(away > rounding_of(total, leaf.dtype))).ravel()
+
+    return jnp.concatenate([one(*both) for both in zip(parameter_spaces(model, params), leaves, strict=True)])
 
 
 def _wanted(found: _Spectrum) -> Array:
@@ -347,7 +366,7 @@ def _empirical(fit: Fit, data_size: Array) -> Array:
     if fit.trace is None or fit.objective is None or fit.trace.shape[0] < 3:
         return nothing
     gains, steps = jnp.diff(fit.trace), jnp.arange(fit.trace.shape[0] - 1)
-    clear = gains > 64 * rounding(fit.objective, data_size)  # NaN is not
+    clear = (gains > 64 * rounding(fit.objective, data_size)) & jnp.isfinite(gains)
     last = jnp.where(clear, steps, -1).max()
     first = jnp.where(clear & (steps < last) & (gains >= 10 * gains[last]), steps, -1).max()
     apart = (last - first).astype(gains.dtype)
