@@ -9,6 +9,7 @@ import pytest
 from closeness import assert_within, eps
 
 from jaxem import Sequences, Weighted, pad_sequences
+from jaxem.core.conversion import as_data
 from jaxem.core.data import count, counted, size, split_lengths, split_weights, take, total
 
 
@@ -147,3 +148,105 @@ def test_total_weighted():
     assert total(values, weights) == 4.0  # a weight of zero is the same as not having seen it
     assert jnp.isnan(total(values, jnp.ones(4)))
     assert total(jnp.array([1.0, 2.0], jnp.float32), jnp.array([1, 3])) == 7  # whole-number weights
+
+
+# The conversion of whatever comes in
+
+
+def _narrow(data):
+    """The dtype that data end in where JAX has 32 bits only."""
+    with jax.enable_x64(False):
+        return jax.tree.leaves(as_data(data))[0].dtype
+
+
+CLUSTERS = np.concatenate([np.random.default_rng(i).normal(86400 * i, 50, 150) for i in range(3)])
+SPREAD = np.random.default_rng(0).normal(size=300)
+LOST = {
+    "seconds": 1.7e9 + 50 * SPREAD,
+    "sessions": 1.7e9 + CLUSTERS,
+    "julian dates": 2.46e6 + SPREAD / 50,
+    "degrees": 51.5 + 1e-5 * SPREAD,
+    "one column": np.stack([SPREAD, 1e8 + SPREAD], axis=1),
+    "of sequences": np.stack([SPREAD, 1e8 + SPREAD], axis=1).reshape(10, 30, 2),
+    "few": 1e9 + np.arange(5.0),
+    "vanishing": 1e-60 * SPREAD,
+    "overflowing": 1e60 * SPREAD,
+}
+KEPT = {
+    "ordinary": SPREAD,
+    "years": 1900 + SPREAD,
+    "far": 1e4 + SPREAD,
+    "wide": 1.7e9 + 1e7 * SPREAD,
+    "a constant column": np.stack([SPREAD, np.full(300, 0.1)], axis=1),
+    "heavy tails": np.random.default_rng(1).standard_cauchy(2000),
+    "orders of magnitude": np.exp(5 * SPREAD),
+    "many zeros": np.where(SPREAD > 1, SPREAD, 0),
+    "a grid": np.round(10 * SPREAD) / 10,
+    "ties but for rounding": 0.1 + 1e-17 * np.round(SPREAD),
+    "one sequence": SPREAD[None] + 3,
+    "a common first value": np.concatenate([np.full((20, 1), 0.1), SPREAD.reshape(20, 15)], axis=1),
+    "large, but exact": 2.0**30 + 2.0**10 * np.round(SPREAD),
+    "nan": np.where(SPREAD > 1, np.nan, SPREAD),
+}
+
+
+@pytest.mark.parametrize("kind", LOST)
+def test_digits_that_matter_are_not_lost(kind):
+    with pytest.raises(ValueError, match="Subtract an offset|cannot hold"):
+        _narrow(LOST[kind])
+    assert as_data(LOST[kind]).dtype == np.float64  # which holds them
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_digits_that_do_not_matter_may_be_lost(kind):
+    assert _narrow(KEPT[kind]) == np.float32
+
+
+def test_rounding_below_the_threshold_moves_estimates_by_little():
+    """What is let through costs less than 0.02 standard errors of a mean, and of a variance."""
+    for offset in 10.0 ** np.arange(0, 9, 0.25):
+        x = offset + SPREAD
+        try:
+            _narrow(x)
+        except ValueError:
+            assert offset > 1e4
+            continue
+        y = x.astype(np.float32).astype(float)
+        assert abs(y.mean() - x.mean()) < 0.02 * x.std() / np.sqrt(300)
+        assert abs(y.var() - x.var()) < 0.02 * x.var() * np.sqrt(2 / 300)
+
+
+def test_whole_numbers_that_do_not_fit():
+    for data in [np.array([2**31, 0]), np.array([-(2**31) - 1, 0]), np.array([2**32 - 1], np.uint32), [2**40], [2**70]]:
+        with pytest.raises(ValueError, match="do not fit"):
+            _narrow(data)
+    assert _narrow(np.array([2**31 - 1, -(2**31)])) == np.int32
+    assert _narrow(np.array([2**31 - 1], np.uint64)) == np.int32
+    np.testing.assert_array_equal(as_data(np.array([2**32 - 1], np.uint32)), [2**32 - 1])
+    with pytest.raises(ValueError, match="do not fit"), jax.enable_x64(False):
+        pad_sequences([np.array([1]), np.array([2**40, 2])])
+    with pytest.raises(ValueError, match="Subtract an offset"), jax.enable_x64(False):
+        pad_sequences([LOST["seconds"][:200], LOST["seconds"][200:]])
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [("int8", "int32"), ("uint8", "int32"), ("int16", "int32"), ("uint16", "int32"), ("int32", "int32")]
+    + [("uint32", "int32"), ("int64", "int64"), ("uint64", "int64"), ("float16", "float32"), ("float32", "float32")]
+    + [("float64", "float64"), ("bool", "bool"), (">i2", "int32"), (">f4", "float32"), ("longdouble", "float64")],
+)
+def test_every_kind_of_number_comes_in_exactly(given, wanted):
+    values = np.array([1, 0, 1, 1]).astype(given)
+    found = as_data(values)
+    assert found.dtype == wanted and not found.weak_type
+    np.testing.assert_array_equal(found, [1, 0, 1, 1])
+    np.testing.assert_array_equal(as_data(values.tolist()), [1, 0, 1, 1])
+    np.testing.assert_array_equal(as_data(values.astype(object)), [1, 0, 1, 1])
+
+
+def test_data_in_a_trace_pass_through():
+    data = Weighted((jnp.ones(3), jnp.arange(3)), jnp.ones(3, jnp.int32))
+    out = jax.eval_shape(as_data, data)
+    assert [leaf.dtype for leaf in jax.tree.leaves(out)] == ["float64", "int64", "float64"]
+    with pytest.raises(ValueError, match="complex"):
+        jax.eval_shape(as_data, jnp.ones(3, complex))

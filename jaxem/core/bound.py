@@ -47,9 +47,10 @@ def scalar(name: str, value: Any) -> Array:
 
     Seen while tracing, whatever the values are.
     """
-    shape, dtype = jnp.shape(value), jnp.result_type(value) if hasattr(value, "dtype") else jnp.result_type(float)
-    if shape != () or not jnp.issubdtype(dtype, jnp.floating) or value is None:
-        got = f"shape {shape}" if shape != () else f"{brief(value) if value is None else dtype}"
+    number = isinstance(value, float | int)
+    if not number and (getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating)):
+        shape = getattr(value, "shape", ())
+        got = f"shape {shape}" if shape else f"{getattr(value, 'dtype', brief(value))}"
         raise ValueError(f"{name} must return one real number, the sum over all observations; got {got}")
     return value
 

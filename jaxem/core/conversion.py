@@ -6,6 +6,7 @@ looked at; types still are.
 """
 
 import numbers
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -42,6 +43,8 @@ def admit(model: Any, params: Params, data: Data) -> tuple[Params, Data]:
 def check_shapes(model: Any, params: Params, data: Data) -> None:
     """Raise ``ValueError`` where the shapes of parameters and data do not fit the model, as far as it says."""
     if has(model, "check_shapes"):
+        if data is None:
+            raise ValueError(f"{type(model).__name__} needs one array of data (or Weighted, Sequences); got nothing")
         model.check_shapes(params, data)
 
 
@@ -79,10 +82,12 @@ def as_data(data: Data) -> Data:
         name = "the data" if not path else f"the data ({jax.tree_util.keystr(path, simple=True, separator='.')})"
         return as_array(node, name)
 
-    return jax.tree_util.tree_map_with_path(leaf, data, is_leaf=lambda node: isinstance(node, list | _RECORDS))
+    return jax.tree_util.tree_map_with_path(leaf, data, is_leaf=_is_one)
 
 
-_RECORDS = Weighted | Sequences
+def _is_one(node: Any) -> bool:
+    """Whether a node of the data is converted as one: a record, a list, or what only looks like a container."""
+    return isinstance(node, list | Weighted | Sequences | Iterator)
 
 
 def _weights(weights: Any, dtype: jnp.dtype) -> Array:
@@ -260,7 +265,7 @@ def _numeric(array: np.ndarray, name: str) -> np.ndarray:
     if array.dtype.kind == "c":
         raise ValueError(f"{name} must be real numbers; they are complex ({array.dtype})")
     real = (np.bool_, jnp.integer, jnp.floating)
-    if not any(jnp.issubdtype(array.dtype, kind) for kind in real):
+    if array.dtype.kind == "m" or not any(jnp.issubdtype(array.dtype, kind) for kind in real):
         what = _KINDS.get(array.dtype.kind, str(array.dtype))
         how = " Count from an origin: (t - t[0]) / np.timedelta64(1, 'D')" if what == "dates" else ""
         how = " Divide by a unit: t / np.timedelta64(1, 'D')" if what == "spans of time" else how

@@ -39,7 +39,8 @@ def loses_digits(array: np.ndarray, dtype: np.dtype) -> int | None:
         width = _distance(x[m:], x[:-m])
     if not error.any():
         return None
-    apart = width > 64 * np.finfo(float).eps * np.abs(x[m:].astype(float))
+    same = 0 if x.dtype.kind in "iu" else 64 * np.finfo(float).eps * np.abs(x[m:].astype(float))
+    apart = width > same
     lost = np.maximum(error[m:], error[:-m]) > _ERROR * width
     bad = (lost & apart).sum(axis=0) > _SHARE * np.maximum(apart.sum(axis=0), 1)
     if not bad.any():

@@ -12,7 +12,7 @@ from jaxem.core import matrices
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Positive, Real
-from jaxem.core.conversion import admit, as_data, as_params, check_precision
+from jaxem.core.conversion import admit, as_data, as_params, check_precision, check_shapes
 from jaxem.core.data import Data, check_counts, counted, split_weights, total
 from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, is_traced
@@ -225,9 +225,9 @@ class FactorAnalysis:
 
     def init(self, key: Array, data: Data) -> FactorAnalysisParams:
         """Random loadings and noise that share the variance of each variable in halves."""
-        data = as_data(data)
-        self.check_shapes(None, data)
         prng_key("FactorAnalysis.init", key)
+        data = as_data(data)
+        check_shapes(self, None, data)
         if not is_traced(self, data):
             self._check_values(data)
         return _init(self, key, data)

@@ -10,7 +10,7 @@ from jax import Array
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
-from jaxem.core.conversion import admit, as_data, as_params
+from jaxem.core.conversion import admit, as_data, as_params, check_shapes
 from jaxem.core.data import Data, Sequences, check_counts, counted, split_lengths, split_weights, total
 from jaxem.core.discrete import expected, log_probability, log_times
 from jaxem.core.records import register
@@ -193,9 +193,9 @@ class HMM:
 
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> HMMParams:
         """A random start: emissions as in a mixture of the single observations, states that rather stay."""
-        data = as_data(data)
-        self.check_shapes(None, data)
         prng_key("HMM.init", key)
+        data = as_data(data)
+        check_shapes(self, None, data)
         if not is_traced(self, data):
             self._check_values(data)
         return _init(self, key, data, start)
@@ -242,7 +242,7 @@ class HMM:
     def sample_like(self, key: Array, params: HMMParams, data: Data) -> Data:
         """As many sequences as in ``data``, of their lengths; weights are left out."""
         data = as_data(data)
-        self.check_shapes(None, data)
+        check_shapes(self, None, data)
         x, lengths = split_lengths(split_weights(data)[0])
         drawn = self.sample(key, params, *x.shape[:2])
         return drawn if lengths is None else Sequences(drawn, lengths)

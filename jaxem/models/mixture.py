@@ -11,7 +11,7 @@ from jax import Array
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
-from jaxem.core.conversion import as_data, as_params
+from jaxem.core.conversion import as_data, as_params, check_shapes
 from jaxem.core.data import Data, check_counts, counted, split_weights
 from jaxem.core.discrete import DiscreteLatent, Responsibilities, log_probability, log_times
 from jaxem.core.records import register
@@ -127,9 +127,9 @@ class Mixture(DiscreteLatent):
 
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> MixtureParams:
         """A random start: ``"kmeans++"``, ``"points"`` or ``"responsibilities"`` (see ``models/starts.py``)."""
-        data = as_data(data)
-        self.check_shapes(None, data)
         prng_key("Mixture.init", key)
+        data = as_data(data)
+        check_shapes(self, None, data)
         if not is_traced(self, data):
             self._check_values(data)
         return _init(self, key, data, start)
