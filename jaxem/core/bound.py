@@ -42,7 +42,7 @@ def surrogate(model: Any, params: Params, at: Params, data: Data) -> Array:
     return elbo(model, params, model.e_step(at, data), data)
 
 
-def scalar(name: str, value: Any) -> Array:
+def scalar(name: str, value: Any) -> Any:
     """What a function of the model called ``name`` returned; ``ValueError`` where it is no real number.
 
     Seen while tracing, whatever the values are.

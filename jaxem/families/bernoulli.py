@@ -10,6 +10,7 @@ from jax import Array
 from jaxem.core.constraints import UnitInterval
 from jaxem.core.discrete import log_times
 from jaxem.families import indicators
+from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sums
 
 
@@ -43,7 +44,7 @@ class Bernoulli:
         ones = x.astype(p.dtype)
         both = jnp.concatenate([ones, 1 - ones], axis=1)
         density = indicators.log_density(both, jnp.concatenate([p, 1 - p], axis=1))
-        return jnp.where(self.supports(x)[:, None], density, -jnp.inf)
+        return jnp.where(self.supports(x)[:, None], density, impossible(x, density.dtype)[:, None])
 
     def statistics(self, weights: Array, x: Array) -> BernoulliStatistics:
         return BernoulliStatistics(weights.sum(axis=0), weighted_sums(weights, x))

@@ -11,6 +11,7 @@ from jax import Array
 from jaxem.core.constraints import Simplex
 from jaxem.core.discrete import log_times
 from jaxem.families import indicators
+from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sums
 
 
@@ -61,7 +62,7 @@ class Categorical:
     def log_density(self, params: CategoricalParams, x: Array) -> Array:
         p = jnp.concatenate(params.probabilities, axis=1)
         density = indicators.log_density(self._one_hot(x, p.dtype), p)
-        return jnp.where(self.supports(x)[:, None], density, -jnp.inf)
+        return jnp.where(self.supports(x)[:, None], density, impossible(x, density.dtype)[:, None])
 
     def statistics(self, weights: Array, x: Array) -> CategoricalStatistics:
         return CategoricalStatistics(weighted_sums(weights, self._one_hot(x, weights.dtype)))

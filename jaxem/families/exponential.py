@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxem.core.constraints import Positive
 from jaxem.families import scales
+from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sum
 
 
@@ -38,7 +39,7 @@ class Exponential:
 
     def log_density(self, params: ExponentialParams, x: Array) -> Array:
         density = scales.log(params.rates)[None, :] - x.astype(params.rates.dtype)[:, None] * params.rates[None, :]
-        return jnp.where(self.supports(x)[:, None], density, -jnp.inf)
+        return jnp.where(self.supports(x)[:, None], density, impossible(x, density.dtype)[:, None])
 
     def statistics(self, weights: Array, x: Array) -> ExponentialStatistics:
         return ExponentialStatistics(weights.sum(axis=0), weighted_sum(weights, x))

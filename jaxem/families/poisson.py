@@ -13,6 +13,7 @@ from jax.scipy.special import digamma
 
 from jaxem.core.constraints import Positive
 from jaxem.families import stirling
+from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sum
 
 
@@ -43,7 +44,7 @@ class Poisson:
 
     def log_density(self, params: PoissonParams, x: Array) -> Array:
         density = log_probability(x.astype(params.rates.dtype), params.rates)
-        return jnp.where(self.supports(x)[:, None], density, -jnp.inf)
+        return jnp.where(self.supports(x)[:, None], density, impossible(x, density.dtype)[:, None])
 
     def statistics(self, weights: Array, x: Array) -> PoissonStatistics:
         return PoissonStatistics(weights.sum(axis=0), weighted_sum(weights, x))

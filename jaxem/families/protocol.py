@@ -62,6 +62,12 @@ class Family(Protocol):
         ...
 
 
+def impossible(x: Array, dtype: jnp.dtype) -> Array:
+    """The log-density of observations outside the support, (N,): -inf, and NaN for one that is NaN."""
+    unknown = jnp.isnan(x).reshape(x.shape[0], -1).any(axis=1)
+    return jnp.where(unknown, jnp.nan, -jnp.inf).astype(dtype)
+
+
 def log_prior(family: Any, params: Any) -> Array | float:
     """The family's log-prior; 0 without one."""
     return family.log_prior(params) if hasattr(family, "log_prior") else 0.0
