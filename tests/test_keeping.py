@@ -231,7 +231,22 @@ def of_an_accelerator():
     return [model.m_step]
 
 
-@pytest.mark.parametrize("use", [of_a_model, of_a_log_joint, of_an_optimiser, of_an_accelerator])
+def of_restarts():
+    model = dataclasses.replace(linkage(), init=lambda key, counts: jax.random.uniform(key, dtype=counts.dtype))
+    model = dataclasses.replace(model, log_likelihood=lambda theta, counts: -((theta - 0.6) ** 2))
+    jaxem.fit_restarts(model, jax.random.key(0), COUNTS, restarts=2, max_steps=2)
+    return [model.e_step, model.m_step, model.init]
+
+
+def of_a_derivative():
+    model = linkage()
+    jax.grad(lambda counts: jaxem.fit(model, 0.5, counts).params)(COUNTS)
+    return [model.e_step, model.m_step]
+
+
+@pytest.mark.parametrize(
+    "use", [of_a_model, of_a_log_joint, of_an_optimiser, of_an_accelerator, of_restarts, of_a_derivative]
+)
 def test_nothing_is_kept_of_functions_that_are_gone(use):
     use()  # what JAX itself keeps of the operations
     before = len(compilation._PROGRAMS)

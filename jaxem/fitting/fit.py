@@ -56,13 +56,29 @@ def fit(
     the data cannot be fitted, or the model lacks what the algorithm needs. Inside a trace (``jit``, ``vmap``) bad
     values become a ``Status``.
     """
+    fitted, data = fit_alone(model, params, data, algorithm=algorithm, tol=tol, stop=stop, max_steps=max_steps, key=key)
+    return implicit.attach(model, data, fitted)
+
+
+def fit_alone(
+    model: Any,
+    params: Params,
+    data: Data,
+    *,
+    algorithm: Algorithm | None,
+    tol: Any = 1e-10,
+    stop: Rule | None,
+    max_steps: int,
+    key: Array | None,
+) -> tuple[Fit, Data]:
+    """``fit`` without its derivative, by which a compiled program would keep hold of the model; and the data as met."""
     algorithm = choose(algorithm, model)
     max_steps = check_call("fit", algorithm, max_steps, key, tol, stop)
     params, data = convert(model, params, data)
     arguments = implicit.constant((model, params, data, algorithm, stop, tol))
     check_start(*arguments[:3])
     traced = trees.is_traced(arguments[:3])
-    return implicit.attach(model, data, _fit(*arguments, max_steps, key, traced))
+    return _fit(*arguments, max_steps, key, traced), data
 
 
 def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:

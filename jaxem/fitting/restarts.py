@@ -16,7 +16,7 @@ from jaxem.core.conversion import as_data
 from jaxem.core.data import Data, check_counts, size
 from jaxem.core.model import check_model, require
 from jaxem.fitting import implicit
-from jaxem.fitting.fit import check_call, choose, fit
+from jaxem.fitting.fit import check_call, choose, fit_alone
 from jaxem.fitting.result import Fit, Status
 from jaxem.fitting.stopping import Rule
 
@@ -87,7 +87,8 @@ def _fit_all(
 ) -> Fit:
     def one(init_key: Array, fit_key: Array) -> Fit:
         start = model.init(init_key, data)
-        return fit(model, start, data, algorithm=algorithm, stop=stop, tol=tol, max_steps=max_steps, key=fit_key)
+        options = {"algorithm": algorithm, "stop": stop, "tol": tol, "max_steps": max_steps}
+        return fit_alone(model, start, data, **options, key=fit_key)[0]
 
     keys = jax.random.split(key, (2, restarts))
     return jax.vmap(one)(keys[0], keys[1])

@@ -14,7 +14,7 @@ from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, Weighted, count, split_lengths, split_weights
 from jaxem.core.model import Params, has
-from jaxem.fitting.fit import check_call, choose, fit
+from jaxem.fitting.fit import check_call, choose, fit_alone
 from jaxem.fitting.result import Status
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
@@ -227,7 +227,8 @@ def _replicates(
     def one(key: Array) -> tuple[Params, Array, Array]:
         data_key, fit_key = jax.random.split(key)
         again = draw(model, params, data, data_key) if draws is None else resample(data_key, data, draws)
-        end = fit(model, params, again, algorithm=algorithm, stop=stop, tol=tol, max_steps=max_steps, key=fit_key)
+        options = {"algorithm": algorithm, "stop": stop, "tol": tol, "max_steps": max_steps}
+        end, _ = fit_alone(model, params, again, **options, key=fit_key)
         named = align(model, end.params, params, data) if _has_labels(model) else end.params
         objective = jnp.nan if end.objective is None else end.objective
         return named, jnp.asarray(objective), end.status

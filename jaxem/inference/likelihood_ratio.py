@@ -15,7 +15,7 @@ from jaxem.core.compilation import program
 from jaxem.core.conversion import as_data
 from jaxem.core.data import Data, size
 from jaxem.core.model import check_model, has, require
-from jaxem.fitting.fit import fit
+from jaxem.fitting.fit import fit_alone
 from jaxem.fitting.restarts import fit_restarts
 from jaxem.fitting.result import Fit, FitError, Status
 from jaxem.fitting.stopping import Rule, aitken
@@ -184,7 +184,8 @@ def _null_distribution(
         def one(key: Array) -> tuple[Array, Array]:
             init_key, fit_key = jax.random.split(key)
             start = model.init(init_key, data)
-            end = fit(model, start, data, algorithm=algorithm, stop=rule, max_steps=max_steps, key=fit_key)
+            options = {"algorithm": algorithm, "stop": rule, "max_steps": max_steps}
+            end, _ = fit_alone(model, start, data, **options, key=fit_key)
             objective = jnp.asarray(end.objective)
             rank = jnp.where(sound(end.status) & jnp.isfinite(objective), objective, -jnp.inf)
             return rank, _likelihood(model, end)
