@@ -87,6 +87,8 @@ def test_columns_align_whatever_the_names():
     lines = tables.columns(rows, "<><")
     assert len(lines) == len(NAMES) + 2
     assert len(starts_of_columns([lines[0], *lines[2:]])) == 1
+    lines = tables.columns([["n", "v"], ["漢字", "1"], ["abcd", "1"], ["e\u0301", "1"]], "<>")
+    assert lines == ["n     v", "-------", "漢字  1", "abcd  1", "e\u0301     1"]
 
 
 def test_every_table_keeps_a_parameter_on_its_line():
