@@ -5,6 +5,7 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.core.constraints import Positive
@@ -55,6 +56,14 @@ class Exponential:
 
     def supports(self, x: Array) -> Array:
         return (x >= 0) & jnp.isfinite(x)
+
+    def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
+        """Why no start can be made from the values ``x`` in this dtype; ``None`` where nothing is known against it."""
+        if x.max() == 0:
+            return "the likelihood of these data has no maximum, for all observations are zero: no rate is high enough"
+        if not 1 / x.max() < float(np.finfo(dtype).max) / 64:
+            return f"the rate of these data would overflow {dtype}: divide the data by a typical value"
+        return None
 
     def degenerate(self, params: ExponentialParams) -> Array:
         return jnp.isposinf(params.rates).any()  # every observation of the class is zero

@@ -5,11 +5,12 @@ from typing import ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from jaxem.core.constraints import Real
+from jaxem.core.constraints import PositiveDefinite, Real
 from jaxem.core.records import register
-from jaxem.families import normal_prior, products
+from jaxem.families import normal_prior, products, unbounded
 from jaxem.families.covariance import (
     FORMS,
     Form,
@@ -19,6 +20,7 @@ from jaxem.families.covariance import (
     is_degenerate,
     log_normal,
     scatter_about_mean,
+    singular,
 )
 from jaxem.families.normal_prior import NormalInverseWishart
 
@@ -130,6 +132,27 @@ class MultivariateNormal:
 
     def supports(self, x: Array) -> Array:
         return jnp.isfinite(x).all(axis=1)
+
+    def suspect(self, params: MultivariateNormalParams) -> Array:
+        """Whether the covariances of a start are so near singular that rounding may be all that keeps them regular."""
+        if self.prior is not None or not isinstance(self._form.space, PositiveDefinite):
+            return jnp.bool_(False)
+        return singular(params.covariances, 1024)
+
+    def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
+        """Why no start can be made from the rows ``x`` in this dtype; ``None`` where nothing is known against it."""
+        found = unbounded.out_of_range(x, dtype)
+        if found is not None or self.prior is not None:
+            return found
+        name = f"MultivariateNormal({self.covariance!r}"
+        prior = f"give a prior, e.g. {name}, NormalInverseWishart.from_data(x, k))"
+        if self.covariance == "spherical":
+            every = len(unbounded.constant_columns(x, dtype)) == x.shape[1]
+            return unbounded.constant(x, dtype, prior) if every else None
+        found = unbounded.constant(x, dtype, prior)
+        if found is None and self.covariance != "diag":
+            found = unbounded.dependent(x, dtype, f"use covariance='diag' or 'spherical', or {prior}")
+        return found
 
     def degenerate(self, params: MultivariateNormalParams) -> Array:
         return is_degenerate(self._form, *params)

@@ -6,11 +6,12 @@ from typing import ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.core.constraints import Positive, Real
 from jaxem.core.records import register
-from jaxem.families import scales
+from jaxem.families import scales, unbounded
 from jaxem.families.covariance import collapsed
 
 
@@ -73,6 +74,12 @@ class Normal:
 
     def supports(self, x: Array) -> Array:
         return jnp.isfinite(x)
+
+    def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
+        """Why no start can be made from the values ``x`` in this dtype; ``None`` where nothing is known against it."""
+        x = x[:, None]
+        remedy = "use MultivariateNormal('diag', NormalInverseWishart.from_data(x[:, None], k)) on x[:, None]"
+        return unbounded.out_of_range(x, dtype) or unbounded.constant(x, dtype, remedy)
 
     def degenerate(self, params: NormalParams) -> Array:
         return collapsed(params.means[:, None], params.variances[:, None])

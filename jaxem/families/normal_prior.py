@@ -7,11 +7,16 @@ import math
 from typing import NamedTuple, Self
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.scipy.special import gammaln, multigammaln
 from jax.typing import ArrayLike
 
 from jaxem.core import matrices
+from jaxem.core.conversion import as_array
+from jaxem.core.trees import float_dtype
+from jaxem.families import unbounded
 
 
 class NormalInverseWishart(NamedTuple):
@@ -31,16 +36,52 @@ class NormalInverseWishart(NamedTuple):
         """The defaults of Fraley & Raftery (2007, section 3): vague, centred on the data, scaled to K classes.
 
         mean = the data's, shrinkage = 0.01, dof = D + 2, scale = the data's covariance / K^(2 / D).
+
+        The prior is proper for any data. Where the covariance is singular to rounding error (columns that depend on
+        each other, fewer rows than columns), its correlations are multiplied by 0.9. A constant column is taken to
+        have the smallest variance of the others, or where there is no other that of numbers of its own size.
+
+        Arguments:
+            x: data (N, D), N >= 2.
+            k: the number of classes.
+
+        Raises ``ValueError`` for data that are no such table, not finite, or too large or small to be squared.
         """
-        x = jnp.asarray(x)
+        x = as_array(x, "NormalInverseWishart.from_data: x")
+        x = x.astype(float_dtype(x))
         if x.ndim != 2 or x.shape[0] < 2:
             raise ValueError(f"NormalInverseWishart.from_data needs data (N, D) with N >= 2; got {x.shape}")
+        if not isinstance(x, Tracer):
+            wrong = unbounded.out_of_range(np.asarray(x, np.float64), np.dtype(x.dtype))
+            if wrong is not None:
+                raise ValueError(f"NormalInverseWishart.from_data: {wrong}")
         n, d = x.shape
         mean = x.mean(axis=0)
         y = x - mean[None, :]
         y = y - y.mean(axis=0)[None, :]  # the mean itself was rounded
-        scale = y.T @ y / (n - 1) / k ** (2 / d)
+        scale = _regular(y.T @ y / (n - 1), x) / k ** (2 / d)
         return cls(mean, jnp.asarray(0.01, x.dtype), jnp.asarray(d + 2.0, x.dtype), scale)
+
+
+def _regular(covariance: Array, x: Array) -> Array:
+    """The covariance of ``x (N, D)``, made positive definite where it is not."""
+    d, eps = x.shape[1], float(jnp.finfo(x.dtype).eps)
+    variances, size = jnp.diagonal(covariance), jnp.abs(x).max(axis=0)
+    constant = x.max(axis=0) - x.min(axis=0) <= 8 * eps * size
+    least = jnp.where(constant, jnp.inf, variances).min()
+    own = jnp.where(size > 0, size, 1) ** 2
+    # No smaller than what the rounding of the column's own mean would be taken for.
+    stand_in = jnp.where(jnp.isfinite(least), jnp.maximum(least, own * (64 * eps) ** 2), own)
+    variances = jnp.where(constant, stand_in, variances)
+    deviations = jnp.sqrt(variances)
+    both = constant[:, None] | constant[None, :]
+    correlations = jnp.where(both, 0, covariance / (deviations[:, None] * deviations[None, :]))
+    correlations = jnp.where(jnp.eye(d, dtype=bool), 1, correlations)
+    pivots = jnp.diagonal(matrices.cholesky(correlations))
+    regular = (pivots**2 > 64 * d * eps).all()  # NaN, of a matrix without a factor, is not
+    off_diagonal = jnp.where(regular, 1, 0.9) * (1 - jnp.eye(d, dtype=x.dtype)) + jnp.eye(d, dtype=x.dtype)
+    blended = correlations * off_diagonal * (deviations[:, None] * deviations[None, :])
+    return jnp.where(regular & ~constant.any(), covariance, blended)
 
 
 def log_prior(prior: NormalInverseWishart, form: str, means: Array, covariances: Array) -> Array:

@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.core.constraints import Spaces
@@ -19,10 +20,11 @@ class Family(Protocol):
     A family may also have ``log_prior(params)``, then included by ``maximize``; ``degenerate(params)``, whether
     some class has collapsed to where its density has no bound; ``anchor(params)``, the same family with its
     statistics taken about ``params``; ``forms(params, x)``, the same at these parameters in a quick and in a careful
-    form, and whether the first is accurate enough (or ``None``, for data of such a shape); and
-    ``permute(params, order)``. The functions below this class supply the answer of a family that has not. Parameters
-    that all classes share have no axis of classes: which those are is seen from what ``maximize`` returns. The first
-    array that has a row for each class says where it lies.
+    form, and whether the first is accurate enough (or ``None``, for data of such a shape); ``diagnose(x, dtype)``, in
+    words why no start can be made from the NumPy rows ``x``, or ``None``, and ``suspect(params)``, whether a start is
+    such that it should be asked; and ``permute(params, order)``. The functions below this class supply the answer of a
+    family that has not. Parameters that all classes share have no axis of classes: which those are is seen from what
+    ``maximize`` returns. The first array that has a row for each class says where it lies.
     """
 
     event_ndim: int
@@ -76,6 +78,16 @@ def log_prior(family: Any, params: Any) -> Array | float:
 def degenerate(family: Any, params: Any) -> Array:
     """Whether a class has collapsed."""
     return family.degenerate(params) if hasattr(family, "degenerate") else jnp.bool_(False)
+
+
+def suspect(family: Any, params: Any) -> Array:
+    """Whether ``diagnose`` should be asked about the data of this start."""
+    return family.suspect(params) if hasattr(family, "suspect") else jnp.bool_(False)
+
+
+def diagnose(family: Any, x: np.ndarray, dtype: np.dtype) -> str | None:
+    """Why no start can be made from the rows ``x``; ``None`` where nothing is known against it."""
+    return family.diagnose(x, dtype) if hasattr(family, "diagnose") else None
 
 
 def anchor(family: Any, params: Any) -> Any:

@@ -26,6 +26,8 @@ def check_start(model: Any, params: Params, data: Data) -> None:
     check_counts(data)
     for name, good, what in _membership(_inside, spaces_of(model), params):
         if not good:
+            if has(model, "diagnose"):  # a start made from data of which none can be made
+                model.diagnose(data)
             raise ValueError(f"the start of {name} must be {what}; it is not. Look at its values.")
     if has(model, "validate"):
         model.validate(params, data)
@@ -63,6 +65,8 @@ def check_starts(model: Any, params: Params, datasets: Data) -> None:
                 _validate(model, starts, data, b)
     for name, good, what in _membership(_each_inside, spaces_of(model), params):
         if not good.all():
+            if has(model, "diagnose"):
+                _of_data_set(int(good.argmin()), lambda b: model.diagnose(rows(datasets, b)))
             raise ValueError(f"data set {int(good.argmin())}: the start of {name} must be {what}; it is not.")
 
 
@@ -84,8 +88,13 @@ def _passes_pooled(model: Any, params: Params, datasets: Data) -> bool:
 
 
 def _validate(model: Any, params: Params, datasets: Data, b: int) -> None:
+    _of_data_set(b, lambda b: model.validate(rows(params, b), rows(datasets, b)))
+
+
+def _of_data_set(b: int, check: Callable[[int], None]) -> None:
+    """A check whose ``ValueError`` names the data set."""
     try:
-        model.validate(rows(params, b), rows(datasets, b))
+        check(b)
     except ValueError as error:
         raise ValueError(f"data set {b}: {error}") from error
 

@@ -6,6 +6,7 @@ from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.core import matrices
@@ -15,9 +16,11 @@ from jaxem.core.constraints import Positive, Real
 from jaxem.core.conversion import admit, as_data, as_params, check_precision, check_shapes
 from jaxem.core.data import Data, check_counts, counted, split_weights, total
 from jaxem.core.records import register
-from jaxem.core.trees import float_dtype, is_traced
+from jaxem.core.trees import all_finite, float_dtype, is_traced
+from jaxem.families import unbounded
 from jaxem.models import observations
 from jaxem.models.observations import real
+from jaxem.models.starts import check_sound, varies
 
 
 class FactorAnalysisParams(NamedTuple):
@@ -230,7 +233,18 @@ class FactorAnalysis:
         check_shapes(self, None, data)
         if not is_traced(self, data):
             self._check_values(data)
-        return _init(self, key, data)
+        params, sound = _init(self, key, data)
+        check_sound(sound, self, data)
+        return params
+
+    def diagnose(self, data: Data) -> None:
+        """Raise ``ValueError`` where no start can be made from the data, with what to do."""
+        x, weights = split_weights(data)
+        dtype, rows = np.dtype(float_dtype(x)), np.asarray(x, np.float64)
+        rows = rows if weights is None else rows[np.asarray(weights) > 0]
+        found = unbounded.out_of_range(rows, dtype) or unbounded.constant(rows, dtype)
+        if found is not None:
+            raise ValueError(found)
 
     def predict(self, params: FactorAnalysisParams, data: Data) -> Array:
         """The posterior mean of the factors of each observation, (N, k); NaN for one that is not finite."""
@@ -320,7 +334,7 @@ def _posterior(model: FactorAnalysis, params: FactorAnalysisParams, x: Array) ->
 
 
 @program(quick="few numbers")
-def _init(model: FactorAnalysis, key: Array, data: Data) -> FactorAnalysisParams:
+def _init(model: FactorAnalysis, key: Array, data: Data) -> tuple[FactorAnalysisParams, Array]:
     x, weights = counted(data)
     dtype = float_dtype(x)
     x = x.astype(dtype)
@@ -328,7 +342,10 @@ def _init(model: FactorAnalysis, key: Array, data: Data) -> FactorAnalysisParams
     share = (counts / counts.sum())[:, None]
     x = jnp.where(share > 0, x, 0)
     mean = (share * x).sum(axis=0)
-    variance = (share * (x - mean[None, :]) ** 2).sum(axis=0)
+    y = x - mean[None, :]
+    y = y - (share * y).sum(axis=0)[None, :]  # the mean itself was rounded
+    variance = (share * y**2).sum(axis=0)
     directions = jax.random.normal(key, (x.shape[1], model.k), dtype)
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
-    return FactorAnalysisParams(mean, jnp.sqrt(variance / 2)[:, None] * directions, variance / 2)
+    params = FactorAnalysisParams(mean, jnp.sqrt(variance / 2)[:, None] * directions, variance / 2)
+    return params, all_finite(params) & ~model.degenerate(params) & varies(x)

@@ -20,7 +20,7 @@ from jaxem.families.protocol import Family
 from jaxem.models import chain, observations, scaled
 from jaxem.models.chain import Chain
 from jaxem.models.observations import real
-from jaxem.models.starts import Start, start_components
+from jaxem.models.starts import Start, blame, check_sound, is_sound, start_components
 
 
 class HMMParams(NamedTuple):
@@ -198,7 +198,13 @@ class HMM:
         check_shapes(self, None, data)
         if not is_traced(self, data):
             self._check_values(data)
-        return _init(self, key, data, start)
+        params, sound = _init(self, key, data, start)
+        check_sound(sound, self, data)
+        return params
+
+    def diagnose(self, data: Data) -> None:
+        """Raise ``ValueError`` where no start can be made from the data, with what to do."""
+        blame(self.family, *_observed(data))
 
     def predict(self, params: HMMParams, data: Data) -> Array:
         """The most probable path of each sequence (Viterbi), (N, T).
@@ -331,7 +337,7 @@ def _unpack(data: Data) -> tuple[Array, Array, Array | None]:
 
 
 @program(quick="few numbers", static_argnames=("start",))
-def _init(model: HMM, key: Array, data: Data, start: Start) -> HMMParams:
+def _init(model: HMM, key: Array, data: Data, start: Start) -> tuple[HMMParams, Array]:
     x, lengths, weights = _unpack(data)
     dtype = float_dtype(x)
     x = real(x, dtype)
@@ -342,4 +348,4 @@ def _init(model: HMM, key: Array, data: Data, start: Start) -> HMMParams:
     frames = x.reshape(n * t, *x.shape[2:])
     size, emissions = start_components(key, model.family, frames, counts.reshape(-1), model.k, start, dtype)
     stay = jnp.eye(model.k, dtype=dtype)
-    return HMMParams(size, 0.5 * stay + 0.5 * size[None, :], emissions)
+    return HMMParams(size, 0.5 * stay + 0.5 * size[None, :], emissions), is_sound(model.family, emissions, frames)

@@ -20,7 +20,7 @@ from jaxem.families import protocol as families
 from jaxem.families.protocol import Family
 from jaxem.models import observations
 from jaxem.models.observations import real
-from jaxem.models.starts import Start, start_components
+from jaxem.models.starts import Start, blame, check_sound, is_sound, start_components
 
 
 class MixtureParams(NamedTuple):
@@ -132,7 +132,14 @@ class Mixture(DiscreteLatent):
         check_shapes(self, None, data)
         if not is_traced(self, data):
             self._check_values(data)
-        return _init(self, key, data, start)
+        params, sound = _init(self, key, data, start)
+        check_sound(sound, self, data)
+        return params
+
+    def diagnose(self, data: Data) -> None:
+        """Raise ``ValueError`` where no start can be made from the data, with what to do."""
+        x, weights = split_weights(data)
+        blame(self.family, x, None if weights is None else weights > 0)
 
     def sample(self, key: Array, params: MixtureParams, n: int) -> Array:
         """``n`` observations."""
@@ -175,8 +182,9 @@ class Mixture(DiscreteLatent):
 
 
 @program(quick="few numbers", static_argnames=("start",))
-def _init(model: Mixture, key: Array, data: Data, start: Start) -> MixtureParams:
+def _init(model: Mixture, key: Array, data: Data, start: Start) -> tuple[MixtureParams, Array]:
     x, weights = counted(data)
     dtype = float_dtype(x)
     x = real(x, dtype)
-    return MixtureParams(*start_components(key, model.family, x, weights, model.k, start, dtype))
+    params = MixtureParams(*start_components(key, model.family, x, weights, model.k, start, dtype))
+    return params, is_sound(model.family, params.components, x)

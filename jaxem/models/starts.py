@@ -4,10 +4,13 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from jaxem.core.expectation import accumulate, rows_in_cache
-from jaxem.families.protocol import anchor
+from jaxem.core.trees import all_finite, float_dtype
+from jaxem.families.protocol import anchor, degenerate, diagnose, suspect
 
 Start = Literal["kmeans++", "points", "responsibilities"]
 STARTS = ("kmeans++", "points", "responsibilities")
@@ -62,14 +65,41 @@ def start_components(
     return size / size.sum(), components
 
 
+def is_sound(family: Any, components: Any, x: Array) -> Array:
+    """Whether nothing speaks against these parameters of the family as a start, from observations ``x (N, ...)``."""
+    doubtful = degenerate(family, components) | suspect(family, components)
+    return all_finite(components) & ~doubtful & varies(family.features(x))
+
+
+def varies(x: Array) -> Array:
+    """Whether no column of ``x (N, F)`` is constant: of one that is, rounding may leave a variance."""
+    size = jnp.abs(x).max(axis=0).astype(float_dtype(x))
+    spread = (x.max(axis=0) - x.min(axis=0)).astype(size.dtype)
+    return (spread > 8 * float(jnp.finfo(size.dtype).eps) * size).all()
+
+
+def check_sound(sound: Array, model: Any, data: Any) -> None:
+    """Raise ``ValueError`` where a start is not sound and the data say why; in a trace the fit's status says it."""
+    if not isinstance(sound, Tracer) and not bool(sound):
+        model.diagnose(data)
+
+
+def blame(family: Any, x: Array, counts: Array | None) -> None:
+    """Raise ``ValueError`` where no start can be made from those of the observations ``x (N, ...)`` that count."""
+    rows = np.asarray(x, np.float64)
+    found = diagnose(family, rows if counts is None else rows[np.asarray(counts)], np.dtype(float_dtype(x)))
+    if found is not None:
+        raise ValueError(found)
+
+
 def _seeds(
     key: Array, family: Any, x: Array, counts: Array, k: int, start: Start, dtype: jnp.dtype
 ) -> tuple[Array, Array, Array]:
     """K seeds (K, F) in standardised features, and the mean and standard deviation (F,) that standardise."""
     raw = family.features(x).astype(dtype)
     share = counts / counts.sum()
-    middle = share @ raw
-    spread = jnp.sqrt(share @ (raw - middle[None, :]) ** 2)
+    middle = (share[:, None] * raw).sum(axis=0)
+    spread = jnp.sqrt((share[:, None] * (raw - middle[None, :]) ** 2).sum(axis=0))
     scale = jnp.where(spread > 0, spread, 1)
     features = (raw - middle[None, :]) / scale[None, :]
     uniform = jax.random.uniform(key, (k,), dtype)
