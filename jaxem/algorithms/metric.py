@@ -28,7 +28,7 @@ from jaxem.core import matrices
 LARGEST_MATRIX = 32  # up to so many coordinates the Hessian is formed
 PROBES = 4  # vectors of random signs, where it is not
 _PRODUCTS = 20  # steps of conjugate gradients to know what a Newton step would gain
-_MARGIN = 1000.0
+_MARGIN = 1e6  # how much flatter than any direction that was met one may be that was not
 
 
 class Metric(NamedTuple):
@@ -121,8 +121,8 @@ def conjugate_gain(product: Callable[[Array], Array], gradient: Array, units: Ar
     r"""The same by conjugate gradients on -S H S, from products with H; NaN where it is not known.
 
     Step k gains :math:`\tfrac12 (r'r)^2 / d'(-S H S)d` more than the one before. They end where more than ``enough``
-    was found, or where the rest r is rounding error, or could gain no more than ``enough`` even in a direction 1000
-    times flatter than any met before. Until then, and where Q bends upwards, it is not known.
+    was found, or where the rest r is rounding error, or could gain no more than ``enough`` even in a direction a
+    million times flatter than any met before. Until then, and where Q bends upwards, it is not known.
     """
     slopes = units * gradient
     rounding = (16 * jnp.finfo(slopes.dtype).eps) ** 2 * slopes.size

@@ -38,7 +38,7 @@ def certain(labels: Array, log_joint: Array) -> Responsibilities:
 
 def expected(probabilities: Array, values: Array) -> Array:
     """sum_k p_k v_k on the last axis, where a class without probability counts nothing even at v = -inf."""
-    possible = probabilities > 0
+    possible = probabilities != 0  # NaN is no zero
     return jnp.where(possible, probabilities * jnp.where(possible, values, 0), 0).sum(axis=-1)
 
 

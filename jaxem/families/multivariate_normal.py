@@ -108,7 +108,7 @@ class MultivariateNormal:
     def maximize(self, statistics: MultivariateNormalStatistics) -> MultivariateNormalParams:
         n, first, second = statistics
         d = first.shape[-1]
-        occupied = n if self.prior is None else jnp.where(n > 0, n, 1)
+        occupied = n if self.prior is None else jnp.where(n == 0, 1, n)
         delta = first / occupied[:, None]
         means = delta if self.origin is None else self.origin.means + delta
         scatter = scatter_about_mean(self._form, second, delta, n)

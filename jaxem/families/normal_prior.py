@@ -114,7 +114,7 @@ def posterior_mode(
     """
     kappa, nu = prior.shrinkage, prior.dof
     d = mean.shape[-1]
-    y = jnp.where(n[:, None] > 0, mean - prior.mean[None, :], 0)
+    y = jnp.where(n[:, None] == 0, 0, mean - prior.mean[None, :])
     shrunk = prior.mean[None, :] + (n / (n + kappa))[:, None] * y
     w = kappa * n / (kappa + n)  # of the squared distance between the class's mean and the prior's
     if form == "full":

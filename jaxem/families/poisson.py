@@ -54,7 +54,7 @@ class Poisson:
 
     def expected(self, params: PoissonParams, statistics: PoissonStatistics) -> Array:
         n = statistics.sizes
-        means = jnp.where(n > 0, statistics.total / jnp.where(n > 0, n, 1), 0)
+        means = jnp.where(n == 0, 0, statistics.total / jnp.where(n == 0, 1, n))  # NaN is no zero
         return -(n * stirling.deviance(means, params.rates)).sum()
 
     def features(self, x: Array) -> Array:

@@ -159,7 +159,7 @@ class HMM:
         left = moves.sum(axis=1, keepdims=True)
         # From a state that is only ever the last one no move is seen: any row is as good, the old one the best.
         unmoved = 1 / self.k if self.unmoved is None else self.unmoved
-        transition = jnp.where(left > 0, moves / jnp.where(left > 0, left, 1), unmoved)
+        transition = jnp.where(left == 0, unmoved, moves / jnp.where(left == 0, 1, left))
         return HMMParams(initial / initial.sum(), transition, self.family.maximize(emissions))
 
     def m_step(self, q: Chain, data: Data) -> HMMParams:
