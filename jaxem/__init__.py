@@ -32,6 +32,7 @@ from jaxem.fitting.restarts import Restarts as Restarts
 from jaxem.fitting.restarts import fit_restarts as fit_restarts
 from jaxem.fitting.result import Fit as Fit
 from jaxem.fitting.result import FitError as FitError
+from jaxem.fitting.result import FitWarning as FitWarning
 from jaxem.fitting.result import Status as Status
 from jaxem.fitting.result import check as check
 from jaxem.fitting.stopping import aitken as aitken

@@ -278,7 +278,8 @@ def test_the_objective_is_not_that_of_the_tempered_posterior():
 
 
 def test_one_batch_and_a_step_of_one_are_em():
-    same_fit(jaxem.fit(POISSON, START, COUNTS, algorithm=OnlineEM(ONE, None), max_steps=60), poisson_em())
+    run = lambda algorithm: jaxem.fit(POISSON, START, COUNTS, algorithm=algorithm, stop=NEVER, max_steps=60)
+    same_fit(run(OnlineEM(ONE, None)), run(jaxem.EM()))
     # Statistics of a normal distribution are taken about the start instead of the current means: rounding.
     online = jaxem.fit(*case("weighted", "float64"), algorithm=OnlineEM(ONE, None), stop=NEVER, max_steps=8)
     assert trees.relative_change(online.params, em("weighted", "float64").params) <= 64 * 8 * eps(np.float64)

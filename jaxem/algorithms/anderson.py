@@ -75,8 +75,15 @@ class Anderson:
     def random(self) -> bool:
         return False
 
+    @property
+    def exact(self) -> bool:
+        return getattr(self.inner, "exact", False)
+
     def requires(self) -> tuple[str, ...]:
         return (*self.inner.requires(), "objective")
+
+    def sums(self, state: State) -> tuple[Params, Any] | None:
+        return self.inner.sums(state.memory.inner) if hasattr(self.inner, "sums") else None  # pyright: ignore
 
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
         inner = self.inner.init(model, params, data, key)

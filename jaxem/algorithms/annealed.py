@@ -81,6 +81,9 @@ class AnnealedEM:
     def move(self, model: Any, state: State, params: Params, data: Data) -> State:
         return self._met(model, state, params, data, state.memory.met + 1)
 
+    def sums(self, state: State) -> tuple[Params, Any]:
+        return (state.params, state.memory.summary)
+
     def _met(self, model: Any, state: State, params: Params, data: Data, count: Array) -> State:
         beta = self._beta(count, float_dtype(params))
 

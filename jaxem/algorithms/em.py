@@ -29,6 +29,7 @@ class EM:
     block_size: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     monotone: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         whole_field(self, "block_size", 1, optional=True)
@@ -51,6 +52,9 @@ class EM:
 
     def move(self, model: Any, state: State, params: Params, data: Data) -> State:
         return met(model, state, params, data, self.block_size)
+
+    def sums(self, state: State) -> tuple[Params, Any]:
+        return (state.params, state.memory)
 
 
 def unmet(params: Params) -> State:

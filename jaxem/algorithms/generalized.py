@@ -84,6 +84,7 @@ class GEM:
     batch_size: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     monotone: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         whole_field(self, "steps", 1)

@@ -61,6 +61,9 @@ class HardEM:
         # The bound at a q without entropy is Q = max_z log p(x, z).
         return met(model, state, params, data, self.block_size, _expect)
 
+    def sums(self, state: State) -> tuple[Params, Any]:
+        return (state.params, state.memory)
+
 
 def _classify(model: Any, params: Params, data: Data) -> Posterior:
     return model.c_step(params, data)

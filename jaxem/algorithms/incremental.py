@@ -50,6 +50,7 @@ class IncrementalEM:
     blocks: int = dataclasses.field(default=10, metadata={"static": True})
 
     monotone: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         whole_field(self, "blocks", 1)
@@ -70,6 +71,9 @@ class IncrementalEM:
             return self._met(model, state, plain, data)
         new = self._met(model, state, self._pass(anchored, plain, state.memory, data), data)
         return new._replace(evaluations=new.evaluations + 1)
+
+    def sums(self, state: State) -> tuple[Params, Any]:
+        return (state.memory.origin, state.memory.total())
 
     def _pass(self, model: Any, params: Params, memory: Memory, data: Data) -> Params:
         """The parameters after the renewal of each block but the last, and an M-step after each."""

@@ -43,6 +43,10 @@ class Algorithm(Protocol):
         """The state after one more iteration."""
         ...
 
+    # It may also have ``sums(state) -> (origin, statistics)``: the sums over all data at the parameters of the state,
+    # and what they were taken about; the gradient of Q by them is that of what is climbed. And ``exact``: whether what
+    # is climbed is the log-likelihood (plus the log-prior) itself.
+
 
 class Climber(Algorithm, Protocol):
     """An algorithm whose step is a map of the parameters, ``step = move(propose)``: what accelerators wrap.

@@ -102,6 +102,25 @@ def maximize(model: Any, at: Params, summary: Any, data: Data) -> Params:
     return model.maximize(summary) if is_additive(model) else model.m_step(summary, data)
 
 
+def slope_from_sums(model: Any, params: Params, origin: Params, statistics: Any) -> Params:
+    """The gradient of Q (and the log-prior) at ``params``, from sums about ``origin``; of a model that has
+    ``expected_log_joint``. By the sums of the E-step at ``params`` it is that of the objective (Fisher's identity)."""
+    model = anchored(model, origin)
+    return jax.grad(lambda at: bound.penalized(model, model.expected_log_joint(at, statistics), at))(params)
+
+
+def slope(model: Any, params: Params, data: Data) -> Params | None:
+    """The gradient of the objective by a pass over the data, ``None`` where the model has nothing to make it of."""
+    if has(model, "log_likelihood"):
+        climbed = lambda at: model.log_likelihood(at, data)
+    elif has(model, "q_function"):
+        q = model.e_step(params, data)
+        climbed = lambda at: model.q_function(at, q, data)
+    else:
+        return None
+    return jax.grad(lambda at: bound.penalized(model, climbed(at), at))(params)
+
+
 def em_map(model: Any, params: Params, data: Data) -> Params:
     """One EM iteration, M(params) = m_step(e_step(params)).
 
@@ -126,9 +145,15 @@ def noise(objective: Callable[[Params], Array | None], params: Params) -> Array:
     and only running it tells.
     """
     eps = float(jnp.finfo(trees.float_dtype(params)).eps)
+    # What is zero is moved as far as what stands beside it.
+    whole = jnp.where(trees.largest(params) > 0, trees.largest(params), 1)
+    scales = jax.tree.map(
+        lambda leaf: jnp.where(leaf != 0, leaf, jnp.where(trees.largest(leaf) > 0, trees.largest(leaf), whole)), params
+    )
 
     def at(units: Array) -> Array:
-        value = objective(jax.tree.map(lambda leaf: leaf * (1 + units.astype(leaf.dtype) * eps), params))
+        moved = jax.tree.map(lambda leaf, by: leaf + by * (units.astype(leaf.dtype) * eps), params, scales)
+        value = objective(moved)
         assert value is not None
         return value
 

@@ -53,6 +53,7 @@ class Model:
       and whether the first is accurate enough there; ``None`` where there is no choice.
     * ``degenerate(params) -> bool`` -- whether the parameters have left the model (an empty component, a
       singular covariance).
+    * ``coincide(params) -> bool`` -- whether every class is the same as another, so that EM cannot part them.
     * ``validate(params, data)`` -- raises ``ValueError`` for input that cannot be fitted; ``allows(params, data) ->
       bool`` -- the same of values that are traced: where it is False the fit ends ``INVALID``.
       ``check_shapes(params, data)`` -- raises ``ValueError`` for shapes that do not fit, in a trace too.
@@ -89,6 +90,7 @@ class Model:
     anchor: Callable[..., Any] | None = _static(default=None)
     forms: Callable[..., Any] | None = _static(default=None)
     degenerate: Callable[..., Any] | None = _static(default=None)
+    coincide: Callable[..., Any] | None = _static(default=None)
     validate: Callable[..., None] | None = _static(default=None)
     allows: Callable[..., Any] | None = _static(default=None)
     check_shapes: Callable[..., None] | None = _static(default=None)

@@ -59,6 +59,26 @@ def select(condition: Array, if_true: Tree, if_false: Tree) -> Tree:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
 
+def stored(tree: Tree, zero: Array) -> Tree:
+    """The tree as it will stand in memory, for differences of the size of rounding error.
+
+    A compiler may take ``x - y`` from the product that x was before it was rounded. It cannot look through an exclusive
+    or with ``zero``, an int32 of which only running tells that it is 0.
+    """
+
+    def one(leaf: Array) -> Array:
+        bits = jnp.dtype(f"int{8 * leaf.dtype.itemsize}")
+        whole = jax.lax.bitcast_convert_type(leaf, bits) ^ zero.astype(bits)
+        return jax.lax.bitcast_convert_type(whole, leaf.dtype)
+
+    return jax.tree.map(one, tree)
+
+
+def dot(a: Tree, b: Tree) -> Array:
+    """The sum of the products of all elements."""
+    return jnp.stack(jax.tree.leaves(jax.tree.map(lambda x, y: (x * y).sum(), a, b))).sum()
+
+
 def largest(tree: Tree) -> Array:
     """The largest absolute value in the tree."""
     leaves = [jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(tree)]

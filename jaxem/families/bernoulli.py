@@ -33,6 +33,7 @@ class Bernoulli:
     """
 
     event_ndim: ClassVar[int] = 1
+    accurate: ClassVar[bool] = True
     support: ClassVar[str] = "zeros and ones"
 
     @property
@@ -56,6 +57,9 @@ class Bernoulli:
     def expected(self, params: BernoulliParams, statistics: BernoulliStatistics) -> Array:
         p, ones = params.probabilities, statistics.ones
         return (log_times(ones, p) + log_times(statistics.sizes[:, None] - ones, 1 - p)).sum()
+
+    def contrasts(self, params: BernoulliParams) -> Array:
+        return params.probabilities
 
     def features(self, x: Array) -> Array:
         return x

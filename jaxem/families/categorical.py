@@ -34,6 +34,7 @@ class Categorical:
     levels: tuple[int, ...]
 
     event_ndim: ClassVar[int] = 1
+    accurate: ClassVar[bool] = True
     support: ClassVar[str] = "codes from 0 to levels - 1 in each dimension"
 
     def __post_init__(self) -> None:
@@ -73,6 +74,9 @@ class Categorical:
 
     def expected(self, params: CategoricalParams, statistics: CategoricalStatistics) -> Array:
         return log_times(statistics.counts, jnp.concatenate(params.probabilities, axis=1)).sum()
+
+    def contrasts(self, params: CategoricalParams) -> Array:
+        return jnp.concatenate(params.probabilities, axis=1)
 
     def features(self, x: Array) -> Array:
         return self._one_hot(x, jnp.result_type(float))

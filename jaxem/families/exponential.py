@@ -32,6 +32,7 @@ class Exponential:
     """
 
     event_ndim: ClassVar[int] = 0
+    accurate: ClassVar[bool] = True
     support: ClassVar[str] = "a non-negative finite number"
 
     @property
@@ -50,6 +51,9 @@ class Exponential:
 
     def expected(self, params: ExponentialParams, statistics: ExponentialStatistics) -> Array:
         return (statistics.sizes * jnp.log(params.rates) - params.rates * statistics.total).sum()
+
+    def contrasts(self, params: ExponentialParams) -> Array:
+        return jnp.log(params.rates)[:, None]
 
     def features(self, x: Array) -> Array:
         return x[:, None]

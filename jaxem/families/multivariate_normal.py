@@ -59,6 +59,7 @@ class MultivariateNormal:
     careful: bool = dataclasses.field(default=False, repr=False, metadata={"static": True})
 
     event_ndim: ClassVar[int] = 1
+    accurate: ClassVar[bool] = True
     support: ClassVar[str] = "finite numbers"
 
     def __post_init__(self) -> None:
@@ -126,6 +127,17 @@ class MultivariateNormal:
         if self.prior is None:
             return 0.0
         return normal_prior.log_prior(self.prior, self.covariance, *params)
+
+    def contrasts(self, params: MultivariateNormalParams) -> Array:
+        means, covariances = params
+        k, d = means.shape
+        scale = jnp.sqrt(jnp.broadcast_to(self._form.variances(covariances, d), (k, d)).mean(axis=0))
+        parts = [(means - means.mean(axis=0)[None, :]) / scale[None, :]]
+        if self.covariance == "full":
+            parts.append((covariances / (scale[:, None] * scale[None, :])[None]).reshape(k, -1))
+        elif self.covariance != "tied":
+            parts.append((covariances.reshape(k, -1) / (scale**2)[None, :])[:, : covariances[0].size])
+        return jnp.concatenate(parts, axis=1)
 
     def features(self, x: Array) -> Array:
         return x

@@ -38,6 +38,7 @@ class Normal:
     origin: Array | None = None
 
     event_ndim: ClassVar[int] = 0
+    accurate: ClassVar[bool] = True
     support: ClassVar[str] = "a finite number"
 
     @property
@@ -68,6 +69,11 @@ class Normal:
         d = params.means if self.origin is None else params.means - self.origin
         scatter = second - 2 * d * first + n * d**2
         return -0.5 * (n * jnp.log(params.variances) + scatter / params.variances).sum()
+
+    def contrasts(self, params: NormalParams) -> Array:
+        means, variances = params
+        middle = means - means.mean()
+        return jnp.stack([middle / jnp.sqrt(variances.mean()), jnp.log(variances)], axis=1)
 
     def features(self, x: Array) -> Array:
         return x[:, None]

@@ -36,6 +36,7 @@ class Poisson:
     """
 
     event_ndim: ClassVar[int] = 0
+    accurate: ClassVar[bool] = True
     support: ClassVar[str] = "a non-negative whole number"
 
     @property
@@ -56,6 +57,10 @@ class Poisson:
         n = statistics.sizes
         means = jnp.where(n == 0, 0, statistics.total / jnp.where(n == 0, 1, n))  # NaN is no zero
         return -(n * stirling.deviance(means, params.rates)).sum()
+
+    def contrasts(self, params: PoissonParams) -> Array:
+        rates = params.rates
+        return jnp.log(jnp.maximum(rates, jnp.finfo(rates.dtype).tiny))[:, None]
 
     def features(self, x: Array) -> Array:
         return x[:, None]

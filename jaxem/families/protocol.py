@@ -22,9 +22,10 @@ class Family(Protocol):
     statistics taken about ``params``; ``forms(params, x)``, the same at these parameters in a quick and in a careful
     form, and whether the first is accurate enough (or ``None``, for data of such a shape); ``diagnose(x, dtype)``, in
     words why no start can be made from the NumPy rows ``x``, or ``None``, and ``suspect(params)``, whether a start is
-    such that it should be asked; and ``permute(params, order)``. The functions below this class supply the answer of a
-    family that has not. Parameters that all classes share have no axis of classes: which those are is seen from what
-    ``maximize`` returns. The first array that has a row for each class says where it lies.
+    such that it should be asked; ``contrasts(params) -> (K, F)``, numbers without units by which classes differ; and
+    ``permute(params, order)``. The functions below this class supply the answer of a family that has not. Parameters
+    that all classes share have no axis of classes: which those are is seen from what ``maximize`` returns. The first
+    array that has a row for each class says where it lies.
     """
 
     event_ndim: int
@@ -137,3 +138,19 @@ def _of_classes(family: Any, leaves: list[Array], k: int) -> list[bool]:
         except (TypeError, ValueError, IndexError):
             continue  # such data have other columns
     return [shape[:1] == (k,) for shape in like]
+
+
+_ALIKE = 0.03  # in units of a standard deviation, a log-rate or a probability: far below what makes two classes of one
+
+
+def coincide(family: Any, params: Any) -> Array:
+    """Whether every class is the same as another one, or as good as.
+
+    Where the family has no ``contrasts``, it is taken not to be.
+    """
+    if not hasattr(family, "contrasts"):
+        return jnp.bool_(False)
+    contrasts = family.contrasts(params)
+    gaps = jnp.abs(contrasts[:, None, :] - contrasts[None, :, :]).max(axis=-1)
+    others = jnp.where(jnp.eye(gaps.shape[0], dtype=bool), jnp.inf, gaps)
+    return (others.min(axis=1) <= _ALIKE).all()

@@ -16,8 +16,9 @@ from jaxem.core.checks import instance, number, prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, size
-from jaxem.core.model import Params, check_model, has, has_m_step, is_additive, require
-from jaxem.fitting import implicit
+from jaxem.core.model import Params, check_model, has, has_m_step, require
+from jaxem.fitting import implicit, remaining
+from jaxem.fitting.remaining import Remaining
 from jaxem.fitting.result import Fit, Status
 from jaxem.fitting.stopping import Progress, Rule, default_rule, noisy_rule, rounding
 from jaxem.fitting.validation import check_start, check_step, is_valid
@@ -113,8 +114,7 @@ def check_call(name: str, algorithm: Algorithm, max_steps: int, key: Array | Non
 def choose_rule(stop: Rule | None, tol: Any, algorithm: Algorithm, has_objective: bool) -> Rule:
     """``stop``, or the algorithm's default rule, once there is known to be what it reads."""
     if stop is None:
-        noisy = algorithm.random() and not algorithm.monotone
-        return noisy_rule(has_objective) if noisy else default_rule(tol, has_objective)
+        return noisy_rule(has_objective) if noisy(algorithm) else default_rule(tol)
     if stop.needs_objective and not has_objective:
         raise ValueError(
             "this stopping rule reads the objective, and the model has none. Use jaxem.parameter_change, or "
@@ -131,6 +131,8 @@ class Climb(NamedTuple):
     steps: Array
     status: Array  # a Status, or RUNNING
     noise: Array  # rounding error of the objective beyond ``rounding``
+    remaining: Remaining
+    left: Array  # what is left to climb, in units of the objective; NaN where nobody knows
 
 
 @program(static_argnames=("max_steps", "unchecked"))
@@ -150,7 +152,7 @@ def _fit(
         status = jnp.where(is_valid(model, params, data), climb.status, Status.INVALID)
         climb = climb._replace(status=status.astype(jnp.int32))
     step = stepper(model, data, algorithm, stop, tol, max_steps)
-    return result(advance(step, climb, jnp.int32(max_steps)))
+    return result(model, advance(step, climb, jnp.int32(max_steps)))
 
 
 def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int, key: Array | None) -> Climb:
@@ -160,16 +162,15 @@ def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int
     trace = None
     if state.objective is not None:
         trace = jnp.full((max_steps + 1,), jnp.nan, state.objective.dtype).at[0].set(state.objective)
-    # Of our own models it is known that their terms do not cancel.
-    known = state.objective is None or is_additive(model)
     noise = jnp.zeros((), trees.float_dtype(params))
-    if not known:
+    if state.objective is not None and not getattr(model, "accurate", False):
         noise = 8 * expectation.noise(lambda at: algorithm.init(model, at, data, key).objective, params)
     data_size = size(data, trees.float_dtype(params))
     failure = _failure(model, state, None, algorithm.monotone, data_size, noise)
     no_steps = jnp.where(max_steps == 0, Status.MAX_STEPS, RUNNING)
     status = jnp.where(failure == RUNNING, no_steps, failure).astype(jnp.int32)
-    return Climb(state, trace, jnp.int32(0), status, noise)
+    unknown = jnp.full_like(noise, jnp.nan)
+    return Climb(state, trace, jnp.int32(0), status, noise, remaining.nothing_known(params), unknown)
 
 
 def stepper(model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, max_steps: int) -> Callable[[Climb], Climb]:
@@ -180,6 +181,7 @@ def stepper(model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, max_ste
         data_size = size(data, trees.float_dtype(old.params))
         rule = choose_rule(stop, tol, algorithm, old.objective is not None)
         new = algorithm.step(model, old, data)
+        new = new._replace(params=trees.stored(new.params, climb.steps >> 31))
         failure = _failure(model, new, old, algorithm.monotone, data_size, climb.noise)
         good = running & (failure == RUNNING)
         # A bad step is paid for, and otherwise as if it had not been taken.
@@ -189,14 +191,33 @@ def stepper(model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, max_ste
         trace = climb.trace
         if trace is not None:
             trace = trace.at[steps].set(state.objective)  # after a failure or the end: what stands there already
-        progress = Progress(new.params, old.params, trace, steps, data_size, climb.noise)
+        known, left, relative, leaps = climb.remaining, climb.left, False, False
+        if hasattr(rule, "blocked"):  # it reads what is left
+            blur = jnp.zeros_like(data_size)
+            if old.objective is not None:
+                blur = rounding(old.objective, data_size) + climb.noise
+            by, measured, relative = remaining.measure(model, algorithm, old, new, data, known, blur)
+            found = remaining.estimate(known, steps, by, measured, new.settled, relative)
+            known = trees.select(good, found, known)
+            leaps = hasattr(algorithm, "inner") and measured.rest is None
+            left = left if relative else known.last
+        progress = Progress(
+            new.params, old.params, trace, steps, data_size, climb.noise, known.left, known.blurred, relative, leaps
+        )
         stopped = rule.met(progress) & new.settled
-        last = jnp.where(steps == max_steps, Status.MAX_STEPS, RUNNING)
-        ended = jnp.where(running, failure, climb.status)
-        status = jnp.where(good, jnp.where(stopped, Status.CONVERGED, last), ended).astype(jnp.int32)
-        return Climb(state, trace, steps, status, climb.noise)
+        ended = jnp.where(steps == max_steps, Status.MAX_STEPS, RUNNING)
+        if hasattr(rule, "blocked"):
+            ended = jnp.where(rule.blocked(progress) & new.settled, Status.PRECISION, ended)  # pyright: ignore
+        failed = jnp.where(running, failure, climb.status)
+        status = jnp.where(good, jnp.where(stopped, Status.CONVERGED, ended), failed).astype(jnp.int32)
+        return Climb(state, trace, steps, status, climb.noise, known, left)
 
     return step
+
+
+def noisy(algorithm: Algorithm) -> bool:
+    """Whether the objective of an algorithm is."""
+    return algorithm.random() and not algorithm.monotone
 
 
 def advance(step: Callable[[Climb], Climb], climb: Climb, steps: Array) -> Climb:
@@ -213,10 +234,16 @@ def advance(step: Callable[[Climb], Climb], climb: Climb, steps: Array) -> Climb
     return jax.lax.while_loop(running, again, (jnp.int32(0), climb))[1]
 
 
-def result(climb: Climb) -> Fit:
+def result(model: Any, climb: Climb) -> Fit:
     """The fit that a climb has become."""
-    state, trace, steps, status, _ = climb
-    return Fit(state.params, state.objective, trace, steps, state.evaluations, state.fallbacks, status)
+    state = climb.state
+    alike = model.coincide(state.params) if has(model, "coincide") else jnp.bool_(False)
+    counts = climb.steps, state.evaluations, state.fallbacks
+    return Fit(state.params, state.objective, climb.trace, *counts, climb.status, _or_nan(climb.left), alike)
+
+
+def _or_nan(left: Array) -> Array:
+    return jnp.where(jnp.isfinite(left), left, jnp.nan)
 
 
 def _failure(

@@ -84,7 +84,7 @@ def climb_all(
         if progress is not None:
             progress(lanes - sum(map(len, waiting)) - sum(len(group) for _, group, _ in climbing), lanes)
     lane = np.arange(lanes)
-    return _collect(tables, lane % streams * height + lane // streams)
+    return _collect(model, tables, lane % streams * height + lane // streams)
 
 
 def _streams() -> int:
@@ -149,6 +149,7 @@ def _climb(
 
 
 @program
-def _collect(tables: list[Climb], places: Array) -> Fit:
+def _collect(model: Any, tables: list[Climb], places: Array) -> Fit:
     """The fits in the order of their lanes."""
-    return result(jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *tables))
+    climbs = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *tables)
+    return jax.vmap(result, in_axes=(None, 0))(model, climbs)

@@ -17,7 +17,7 @@ from jaxem.core.data import Data, check_counts, size
 from jaxem.core.model import check_model, require
 from jaxem.fitting import implicit
 from jaxem.fitting.fit import check_call, choose, fit_alone
-from jaxem.fitting.result import Fit, Status
+from jaxem.fitting.result import Fit, Status, usable
 from jaxem.fitting.stopping import Rule
 
 
@@ -99,7 +99,7 @@ def best_of(fits: Fit, data_size: Array) -> Restarts:
     """The best of many fits to one data set."""
     objectives = fits.objective
     assert objectives is not None
-    sound = (fits.status == Status.CONVERGED) | (fits.status == Status.MAX_STEPS)
+    sound = usable(fits.status)
     # Unsound fits are compared only among themselves; NaN never wins.
     candidates = jnp.where(sound | ~sound.any(), objectives, -jnp.inf)
     candidates = jnp.where(jnp.isnan(candidates), -jnp.inf, candidates)

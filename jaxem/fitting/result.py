@@ -2,8 +2,11 @@
 
 import dataclasses
 import enum
+import math
+import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
@@ -23,6 +26,7 @@ class Status(enum.IntEnum):
     NON_FINITE = 2
     DECREASED = 3
     DEGENERATE = 4
+    PRECISION = 5
     INVALID = 6
 
 
@@ -46,12 +50,29 @@ CAUSES = {
         "a component emptied or its covariance became singular; the likelihood may have no maximum there. Use fewer "
         "components, another start, a simpler covariance, or a prior"
     ),
+    Status.PRECISION: (
+        "rounding error moves the parameters and nothing else does, though by the rate at which the fit came there "
+        "more than a hundredth of a standard error may be left (fit.left: log-likelihood still to win). Use 64 bits, "
+        "take a large offset out of the data, or accelerate"
+    ),
     Status.INVALID: (
         "the data or the start lie outside what the model allows: a weight that is negative or NaN (or none above "
         "zero), a length that is not from 1 to T, an observation that is NaN or impossible, or a start outside its "
         "spaces. Outside jit and vmap the same is a ValueError that says where"
     ),
 }
+
+USABLE = (Status.CONVERGED, Status.MAX_STEPS, Status.PRECISION)  # nothing failed; the first has ended, too
+
+
+_COINCIDENT = (
+    "every class is the same as another, and EM cannot part equal classes: a saddle, unless fewer classes fit as well. "
+    "Start from classes that differ"
+)
+
+
+class FitWarning(UserWarning):
+    """A fit that converged, and of which there is something to be said."""
 
 
 class FitError(RuntimeError):
@@ -74,11 +95,22 @@ class Fit:
     evaluations: Array  # E-steps paid for
     fallbacks: Array  # bold steps of an accelerator that were refused, and replaced by plain ones
     status: Array  # a Status, as int32
+    left: Array | float = math.nan  # of the objective, still to be won by the estimate at the end; NaN where not known
+    coincident: Array | bool = False  # whether every latent class is the same as another, which EM cannot part
 
     @property
     def converged(self) -> Array:
         """Whether the stopping rule was met."""
         return self.status == Status.CONVERGED
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be said of a fit besides its status; looks at values."""
+        lanes = np.atleast_1d(np.asarray(self.coincident) & np.isin(self.status, USABLE))
+        if not lanes.any():
+            return ()
+        where = f" in {int(lanes.sum())} of {lanes.size} lanes" if lanes.size > 1 else ""
+        return (f"{_COINCIDENT}{where}",)
 
     def __str__(self) -> str:
         if isinstance(self.status, Tracer) or not isinstance(self.status, jax.Array | np.ndarray):
@@ -93,8 +125,11 @@ class Fit:
             rows.append(("fallbacks", f"{self.fallbacks}"))
         value = "none (the model has no bound)" if self.objective is None else f"{self.objective:.10g}"
         rows.append(("objective", value))
+        if np.isfinite(self.left):
+            rows.append(("left", f"about {float(self.left):.1g}"))
         for name, leaf in zip(leaf_names(self.params), jax.tree.leaves(self.params), strict=True):
             rows.append((name, tables.array(leaf)))
+        rows += [("warning", text) for text in self.warnings]
         return tables.fields("Fit", rows)
 
     __repr__ = __str__
@@ -112,12 +147,19 @@ def _lanes(fit: Fit, status: np.ndarray) -> str:
         span = f"{objective.min():.10g} to {objective.max():.10g}" if objective.size else "none finite"
         lines.append(f"  objective   {span}")
     lines.append(f"  steps       {np.min(fit.steps)} to {np.max(fit.steps)}")
+    lines += [f"  warning     {text}" for text in fit.warnings]
     return "\n".join(lines)
+
+
+def usable(status: Array) -> Array:
+    """Whether fits did not fail; one that ran out of steps or of digits did not."""
+    return jnp.isin(status, jnp.asarray(USABLE, status.dtype))
 
 
 def check(fit: Fit) -> Fit:
     """Return ``fit`` unchanged where it converged (every lane of it), else raise ``FitError``.
 
+    What ``fit.warnings`` says besides (classes that coincide) becomes a Python warning, a ``FitWarning``.
     The message names the status, its likely causes, and the lanes. Works on concrete results only: raises
     ``ValueError`` inside a trace.
     """
@@ -127,6 +169,8 @@ def check(fit: Fit) -> Fit:
     status = np.asarray(fit.status)
     failed = np.flatnonzero(status.ravel() != Status.CONVERGED)
     if failed.size == 0:
+        for text in fit.warnings:
+            warnings.warn(text, FitWarning, stacklevel=2)
         return fit
     parts = []
     for code in sorted(set(status.ravel()[failed].tolist())):

@@ -19,6 +19,9 @@ from jaxem.core.model import Params
 from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, relative_change
 
+_HUNDREDTH = 0.01  # of a standard error
+_MANY = 5e5  # observed values, beyond which ``tol`` for each would leave more than that
+
 
 class Progress(NamedTuple):
     """What a rule may look at after each step."""
@@ -29,6 +32,10 @@ class Progress(NamedTuple):
     steps: Array  # taken so far, at least 1
     size: Array  # the number of observed values
     noise: Array | float = 0.0  # rounding error of the objective beyond ``rounding``
+    left: Array | float = jnp.inf  # what is left to climb (see ``remaining``)
+    blurred: Array | bool = False  # whether rounding error is all that moves the parameters
+    relative: bool = False  # whether ``left`` is not an objective but a relative distance, squared
+    leaps: bool = False  # whether it was estimated from the lengths of leaps alone
 
     def objective(self, back: int | Array) -> Array:
         """The objective ``back`` iterations ago (one or many); NaN before the start."""
@@ -37,7 +44,11 @@ class Progress(NamedTuple):
 
 
 class Rule(Protocol):
-    """A stopping rule."""
+    """A stopping rule.
+
+    One that reads ``Progress.left`` also has ``blocked(progress)``: whether rounding error keeps it from being met for
+    ever. For other rules what is left is not estimated.
+    """
 
     @property
     def needs_objective(self) -> bool:
@@ -120,6 +131,28 @@ class _Never:
 
     def met(self, progress: Progress) -> Array:
         return jnp.bool_(False)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class _LittleLeft:
+    tol: float
+    needs_objective = False
+
+    def met(self, progress: Progress) -> Array:
+        dtype = progress.size.dtype
+        tol = jnp.asarray(self.tol, dtype)
+        if progress.relative:
+            asked, enough = jnp.maximum(tol, 4 * jnp.finfo(dtype).eps) ** 2, _HUNDREDTH**2 / progress.size
+        else:
+            asked, enough = tol * jnp.minimum(progress.size, _MANY), jnp.asarray(_HUNDREDTH**2 / 2, dtype)
+        met = progress.left <= jnp.where(progress.blurred, jnp.maximum(asked, enough), asked)
+        # A short leap need not be one that ended near: the parameters must have come to rest, too.
+        return met & parameter_change(self.tol**0.5).met(progress) if progress.leaps else met
+
+    def blocked(self, progress: Progress) -> Array:
+        """Whether it will never be met."""
+        return progress.blurred & ~self.met(progress)
 
 
 @register
@@ -224,17 +257,19 @@ def _some(rules: tuple[Rule, ...], name: str) -> tuple[Rule, ...]:
     return rules
 
 
-def default_rule(tol: float, has_objective: bool) -> Rule:
-    r"""Objective settled to ``tol`` an observed value, and parameters to ``sqrt(tol)``; without a bound, parameters
-    to ``tol``.
+def default_rule(tol: float) -> Rule:
+    r"""At most ``tol`` an observed value is left to climb, as ``jaxem.fitting.remaining`` estimates it.
 
-    Near the optimum the objective is quadratic in the parameters, so ``sqrt(tol)`` asks the same of both. At a
-    linear rate r of the parameters the objective left is r^2 / (1 - r^2) times its last change: at r = 0.9 and the
-    default 1e-10, below 5e-10 an observed value.
+    .. math:: \hat L_\infty - L_t \le tol \cdot \min(size(data), 5 \cdot 10^5)
+
+    What is left and not what was gained: at a rate of 0.999 an iteration gains a five-hundredth of it. At the default
+    1e-10 no fit of any size ends with more than 5e-5 left, a hundredth of a standard error. Where rounding error is all
+    that still moves the parameters, 5e-5 is enough for any ``tol``, and more is ``Status.PRECISION``.
+
+    Without an objective the relative distance of the parameters is held to ``tol`` (or 4 eps), at the end of the
+    precision to a hundredth of size(data)^(-1/2).
     """
-    if not has_objective:
-        return parameter_change(tol)
-    return all_of(objective_change(tol), parameter_change(tol**0.5))
+    return _LittleLeft(tol)
 
 
 def noisy_rule(has_objective: bool) -> Rule:

@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxem.core.data import Data, count, split_weights
 from jaxem.core.model import Params, has, require
-from jaxem.fitting.result import Status
+from jaxem.fitting.result import usable
 
 _SIDE_BY_SIDE = 2**26  # numbers, of the data and posteriors of the fits that run at a time
 
@@ -56,6 +56,4 @@ def batches(model: Any, params: Params, data: Data, lanes: int, fits: int = 1) -
     return int(np.clip(_SIDE_BY_SIDE // max(numbers, 1), 1, lanes))
 
 
-def sound(statuses: Array) -> Array:
-    """Whether fits did not fail; one that ran out of steps did not."""
-    return (statuses == Status.CONVERGED) | (statuses == Status.MAX_STEPS)
+sound = usable  # a replicate that ran out of steps or of digits has not failed

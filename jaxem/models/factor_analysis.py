@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,8 @@ class FactorAnalysis:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", whole_number("FactorAnalysis: k", self.k, 1))
+
+    accurate: ClassVar[bool] = True
 
     @property
     def constraints(self) -> FactorAnalysisParams:

@@ -65,6 +65,11 @@ class HMM:
             raise ValueError(f"HMM: parallel must be None, True or False; got {self.parallel!r}")
 
     @property
+    def accurate(self) -> bool:
+        """Whether log-densities are known to a few units in the last place: as the family says of its own."""
+        return getattr(self.family, "accurate", False)
+
+    @property
     def constraints(self) -> HMMParams:
         return HMMParams(Simplex(), Simplex(), self.family.constraints)  # pyright: ignore[reportArgumentType]
 
@@ -181,6 +186,10 @@ class HMM:
         entered = jnp.maximum(others.max(axis=0), params.initial)
         empty = (entered < jnp.finfo(entered.dtype).eps ** 2).any()
         return empty | families.degenerate(self.family, params.emissions)
+
+    def coincide(self, params: HMMParams) -> Array:
+        """Whether every class is the same as another: then EM cannot part them."""
+        return families.coincide(self.family, params.emissions)
 
     def permute(self, params: HMMParams, order: Array) -> HMMParams:
         """The same model, in which state ``order[k]`` is called k."""

@@ -52,6 +52,11 @@ class Mixture(DiscreteLatent):
         observations.check_definition(self)
 
     @property
+    def accurate(self) -> bool:
+        """Whether log-densities are known to a few units in the last place: as the family says of its own."""
+        return getattr(self.family, "accurate", False)
+
+    @property
     def constraints(self) -> MixtureParams:
         return MixtureParams(Simplex(), self.family.constraints)  # pyright: ignore[reportArgumentType]
 
@@ -116,6 +121,10 @@ class Mixture(DiscreteLatent):
         has collapsed."""
         empty = (params.weights < jnp.finfo(params.weights.dtype).eps ** 2).any()
         return empty | families.degenerate(self.family, params.components)
+
+    def coincide(self, params: MixtureParams) -> Array:
+        """Whether every class is the same as another: then EM cannot part them."""
+        return families.coincide(self.family, params.components)
 
     def permute(self, params: MixtureParams, order: Array) -> MixtureParams:
         """The same mixture, in which component ``order[k]`` is called k."""

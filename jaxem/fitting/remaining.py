@@ -1,0 +1,261 @@
+r"""What is left to climb: estimated after each step, in units of the log-likelihood.
+
+Near a maximum EM is linear. With e the distance that is left, I_o the observed and I_c the complete information, g the
+gradient of the objective and Delta the step,
+
+.. math:: g = I_o e, \quad \Delta = I_c^{-1} g, \quad I_o = I_c (1 - r), \qquad
+          \tfrac12 e' I_o e = \frac{\tfrac12\, g' \Delta}{1 - r}, \qquad \Delta_{t+1} = r\, \Delta_t
+
+along the slowest direction, whose rate is r. So d = g' Delta / 2 says how far the step went in units of its own
+information, and d / (1 - r) what was left before it; r^2 of that is left behind it. A step that gains nothing that can
+be seen may be one of many thousands: only the rate tells. In standard errors of the slowest direction,
+(2 left)^(1/2) is left: 5e-5 of log-likelihood is a hundredth of one.
+
+*Where d comes from.* The gradient of Q at the parameters of its own E-step is that of the objective (Fisher), and where
+Q is a function of the sums it costs nothing. Sums are taken about the parameters, so that g is a small number known to
+full precision, long after the differences of the objective are rounding error: those resolve eps L, of which a million
+observations in 32 bits make a unit of log-likelihood. Without the sums d is the gain of the objective; in 32 bits, once
+that is rounding error, the gradient is computed by a pass over the data. Without any objective it is the square of the
+relative change of the parameters, and what is left is a relative distance, squared.
+
+*Rounding of the parameters.* They are known to eps of their size only, so a step is to be read as up to so much longer
+than it is: where they stand still because the next number is too far away, d is not zero.
+
+*The rate* is seen between landmarks, steps at which d has fallen by a factor e^(1/2): over as many steps as that takes,
+so that noise of a single step does not matter, and never over more. Guards: the rate of the last step alone counts
+where it is the slower one; d that rises starts the landmarks afresh (a plateau, from which gains grow, has no rate);
+and what is left must have been less by each of three steps than by the one before: where a slower direction takes over,
+or one in which gains grow, it seems to grow.
+
+*Leaps* of an accelerator say little by their length. With sums at both ends d is that of the step that EM would make
+from where the leap ended, and 1 - r is Delta' I_o Delta / Delta' I_c Delta along it: the change of the gradient over
+the curvature of Q; the least of the last leaps counts.
+
+*Rounding as the end.* Steps of EM point one way. Where five short ones did not, and d did not fall, rounding error
+moves the parameters; likewise where they stood still twice. What is left is then estimated by the rate that was seen
+before (0.999 where none was), and the fit has got as far as it can.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.algorithms.protocol import State
+from jaxem.core import expectation, trees
+from jaxem.core.constraints import Simplex, Space
+from jaxem.core.data import Data
+from jaxem.core.model import Params, has, is_additive, spaces_of
+
+_FALL = 0.5  # of log d, from one landmark to the next
+_SLOWEST = 1e-5  # the least 1 - r that is told from nothing
+_UNSEEN = 1e-3  # 1 - r where no rate was seen before rounding was all that was left
+_FALLING = 2  # falls of what is left, in a row
+_FORGET = 1.5  # times 1 - r of an earlier leap may be that of this one
+_BLURRED = 5  # steps of rounding error
+_ULPS = 4  # by which a step may be longer than it seems
+_FINE = 64  # times what rounding error makes is no rounding error
+
+
+class Measured(NamedTuple):
+    """One step."""
+
+    d: Array  # g' Delta / 2, or what stands for it
+    along: Array  # the square of its length
+    turn: Array  # its product with the step before
+    fine: Array  # whether it is far longer than what rounding error alone would make
+    unit: Array  # d over ``along``, where the objective resolved it last
+    rest: Array | None = None  # 1 - r along the step, where that was a leap with sums at both ends
+
+
+class Landmark(NamedTuple):
+    step: Array
+    log_d: Array
+
+
+class Remaining(NamedTuple):
+    """What is known after some steps."""
+
+    left: Array  # to climb; infinite while unknown
+    blurred: Array  # whether the steps are rounding error
+    last: Array  # by the last step alone, be it less or more than by the one before
+    older: Landmark
+    newer: Landmark
+    log_d: Array  # of the last step
+    step: Params  # the last step
+    along: Array  # of the last step
+    unit: Array  # of the last step
+    still: Array  # steps of rounding error since d last fell
+    level: Array  # the largest d of these
+    rest: Array  # the least 1 - r of the last leaps
+    falling: Array  # steps by which ``last`` fell without a break
+
+
+def nothing_known(params: Params) -> Remaining:
+    """Before the first step."""
+    dtype = trees.float_dtype(params)
+    unknown, zero = jnp.asarray(jnp.inf, dtype), jnp.zeros((), dtype)
+    mark, step = Landmark(jnp.int32(0), -unknown), jax.tree.map(jnp.zeros_like, params)
+    return Remaining(
+        left=unknown,
+        blurred=jnp.bool_(False),
+        last=unknown,
+        older=mark,
+        newer=mark,
+        log_d=unknown,
+        step=step,
+        along=zero,
+        unit=jnp.full_like(zero, jnp.nan),
+        still=jnp.int32(0),
+        level=zero,
+        rest=zero + 1,
+        falling=jnp.int32(0),
+    )
+
+
+def estimate(known: Remaining, steps: Array, step: Params, m: Measured, settled: Array, relative: bool) -> Remaining:
+    """What is left after one more step, the number ``steps`` of the fit; ``relative``: d is a squared distance."""
+    log_d = jnp.log(jnp.maximum(m.d, jnp.finfo(m.d.dtype).tiny))
+    one_way = (m.turn > 0.5 * jnp.sqrt(m.along * known.along)) & (m.along > 0)
+    clear = one_way | m.fine
+    here = Landmark(steps, log_d)
+    fell, rose = clear & (log_d <= known.newer.log_d - _FALL), clear & ~(log_d < known.newer.log_d + _FALL)
+    older = trees.select(rose, here, trees.select(fell, known.newer, known.older))
+    newer = trees.select(rose | fell, here, known.newer)
+    still = jnp.where(fell | rose, 0, known.still + (~clear & settled).astype(jnp.int32))
+    level = jnp.where(fell | rose, 0, jnp.where(clear, known.level, jnp.maximum(known.level, m.d)))
+    frozen = (trees.largest(step) == 0) & (trees.largest(known.step) == 0)
+    blurred = (still >= _BLURRED) | (frozen & settled)
+
+    fall = jnp.minimum(_fall(older, here), known.log_d - log_d)  # of log d in a step: -2 log r
+    fall = jnp.where(blurred, _fall(older, newer), fall)
+    d = jnp.where(blurred, jnp.maximum(level, m.d), m.d)
+    r = jnp.exp(-fall / 2)
+    rest = jnp.where(fall > 0, jnp.maximum(1 - r, _SLOWEST), _UNSEEN)
+    last = d * r**2 / (rest**2 if relative else rest)
+    last = jnp.where(blurred | (clear & (fall > 0)), last, jnp.inf)
+    slowest = known.rest
+    if m.rest is not None:
+        slowest = jnp.where(m.fine, jnp.minimum(m.rest, _FORGET * known.rest), known.rest)
+        last = d / slowest
+    last = jnp.where(jnp.isnan(last), jnp.inf, last)
+    falling = jnp.where((last <= known.last) & (known.last < jnp.inf), known.falling + 1, 0)
+    left = jnp.where(blurred | (falling >= _FALLING), last, jnp.inf)
+    if m.rest is not None:  # an estimate of where the leap ended
+        left = jnp.maximum(last, known.last)
+    return Remaining(left, blurred, last, older, newer, log_d, step, m.along, m.unit, still, level, slowest, falling)
+
+
+def _fall(older: Landmark, newer: Landmark) -> Array:
+    """How far log d fells in a step between two places; 0 where it did not fall far enough to tell."""
+    whole = older.log_d - newer.log_d
+    steps = jnp.maximum(newer.step - older.step, 1).astype(whole.dtype)
+    return jnp.where(whole >= _FALL, whole / steps, 0)
+
+
+def measure(
+    model: Any, algorithm: Any, old: State, new: State, data: Data, known: Remaining, blur: Array
+) -> tuple[Params, Measured, bool]:
+    """The step from ``old`` to ``new``, what it measures, and whether that is a relative distance.
+
+    ``blur``: rounding error of the objective.
+    """
+    step = jax.tree.map(jnp.subtract, new.params, old.params)
+    sums = algorithm.sums(old) if hasattr(algorithm, "sums") else None
+    if sums is not None and is_additive(model) and has(model, "expected_log_joint"):
+        gradient = expectation.slope_from_sums(model, old.params, *sums)
+        measured = _by_gradient(model, old.params, gradient, None, step, known)
+        if hasattr(algorithm, "inner"):
+            measured = _after_a_leap(model, new.params, algorithm.sums(new), old.params, sums, gradient, step, measured)
+        return step, measured, False
+    eps = jnp.finfo(blur.dtype).eps
+    # Without a gradient lengths are relative to what each array holds.
+    scaled = jax.tree.map(lambda x, by: x / (trees.largest(by) ** 2 + jnp.finfo(x.dtype).tiny), step, old.params)
+    along, turn = trees.dot(scaled, step), trees.dot(scaled, known.step)
+    change = trees.relative_change(new.params, old.params)
+    if old.objective is None:
+        return step, Measured((change + _ULPS * eps) ** 2, along, turn, change > _FINE * eps, known.unit), True
+    assert new.objective is not None
+    gain = new.objective - old.objective
+    resolved = gain > 8 * blur
+    unit = jnp.where(resolved, gain / along, known.unit)
+    by_length = jnp.where(jnp.isnan(unit), gain + blur, unit * along)
+    d = jnp.where(resolved, gain, by_length)
+    if blur.dtype == jnp.float32 and getattr(algorithm, "exact", False) and _has_slope(model, old.params, data):
+
+        def by_slope() -> Array:
+            gradient = expectation.slope(model, old.params, data)
+            beside = expectation.slope(model, jax.tree.map(lambda leaf: leaf * (1 + eps), old.params), data)
+            return _by_gradient(model, old.params, gradient, beside, step, known).d
+
+        d = jax.lax.cond(resolved, lambda: d, by_slope)
+    return step, Measured(d, along, turn, resolved | (change > _FINE * eps), unit), False
+
+
+def _after_a_leap(
+    model: Any, params: Params, sums: Any, before: Params, sums_before: Any, gradient: Params, step: Params, m: Measured
+) -> Measured:
+    """What is left behind a leap does not follow from its length. So d is that of the step EM would make from there,
+    and 1 - r what the gradient's change along the leap, its I_o, is of I_c."""
+    here = expectation.slope_from_sums(model, params, *sums)
+    origin, statistics = sums
+    plain = expectation.anchored(model, origin).maximize(statistics)
+    d = _by_gradient(model, params, here, None, jax.tree.map(jnp.subtract, plain, params), None).d
+    slope = lambda at: expectation.slope_from_sums(model, at, *sums_before)
+    complete = -trees.dot(step, jax.jvp(slope, (before,), (step,))[1])
+    observed = trees.dot(step, jax.tree.map(jnp.subtract, gradient, here))
+    rest = jnp.clip(observed / complete, _SLOWEST, 1)
+    return m._replace(d=d, rest=jnp.where(jnp.isnan(rest), _SLOWEST, rest))
+
+
+def _has_slope(model: Any, params: Params, data: Data) -> bool:
+    """Whether the gradient can be had: a loop or a callback in a user's function may have no derivative."""
+    try:
+        return jax.eval_shape(expectation.slope, model, params, data) is not None
+    except (TypeError, ValueError, NotImplementedError):
+        return False
+
+
+def _by_gradient(
+    model: Any, params: Params, gradient: Params, beside: Params | None, step: Params, known: Remaining | None
+) -> Measured:
+    """A step away from ``params``, where the objective has this gradient; ``beside``: the same where only rounding
+    makes it another."""
+    spaces = spaces_of(model) if has(model, "constraints") else None
+    tangential = lambda slope: _tangential(spaces, params, slope)
+    gradient = tangential(gradient)
+    along = trees.dot(gradient, step)
+    turn, unit = (along, along) if known is None else (trees.dot(gradient, known.step), known.unit)
+
+    def hidden(leaf: Array, slope: Array) -> Array:
+        return jnp.finfo(leaf.dtype).eps * jnp.abs(leaf * slope).sum()
+
+    rounded = jnp.stack(jax.tree.leaves(jax.tree.map(hidden, params, gradient))).sum()
+    if beside is not None:
+        noise = jax.tree.map(lambda a, b: jnp.abs(a - b), tangential(beside), gradient)
+        eps = jnp.finfo(along.dtype).eps
+        reach = jax.tree.map(lambda s, leaf: jnp.abs(s) + eps * jnp.abs(leaf), step, params)
+        rounded = rounded + trees.dot(noise, reach)
+    d = (jnp.maximum(along, 0) + _ULPS * rounded) / 2
+    return Measured(d, jnp.maximum(along, 0), turn, along > _FINE * rounded, unit)
+
+
+def _tangential(spaces: Any, params: Params, gradient: Params) -> Params:
+    """The gradient without what only the sum of a simplex could follow; where no spaces are named, of what looks so."""
+    if spaces is None:
+        return jax.tree.map(_off_the_sum, params, gradient)
+
+    def each(space: Space, part: Any, slopes: Any) -> Any:
+        return jax.tree.map(_off_the_sum, part, slopes) if isinstance(space, Simplex) else slopes
+
+    return jax.tree.map(each, spaces, params, gradient, is_leaf=lambda node: isinstance(node, Space))
+
+
+def _off_the_sum(leaf: Array, slope: Array) -> Array:
+    """The slope without that of the sum on the last axis, where the leaf looks like probabilities."""
+    if leaf.ndim == 0 or leaf.shape[-1] < 2:
+        return slope
+    near = jnp.finfo(leaf.dtype).eps ** 0.5
+    probabilities = (leaf >= 0).all() & (jnp.abs(leaf.sum(axis=-1) - 1) <= near).all()
+    return slope - jnp.where(probabilities, (slope * leaf).sum(axis=-1, keepdims=True), 0)
