@@ -281,3 +281,21 @@ def test_how_often_the_best_fit_was_found_is_said():
     assert "one start each" in str(ratio(climber(0.0), climber(1.0), restarts=1))
     sure = ratio(climber(0.0), climber(1.0))
     assert sure.times_best_found == (4, 4) and sure.found_once == sure.below == 0 and "Raise" not in str(sure)
+
+
+@pytest.mark.parametrize(
+    ("small", "dtype"), [(1e-100, "float64"), (1e-16, "float64"), (0.0, "float64"), (1e-9, "float32")]
+)
+def test_a_probability_of_nothing_has_no_error(small, dtype):
+    """EM multiplies it, so that it moves by its own size and never comes back: no error of 1e-101."""
+
+    def m_step(q, d):
+        first = jnp.where(q[0] < 1e-3, q[0] * d.weights[0], (d.weights * d.data).sum() / d.weights.sum())
+        return jnp.stack([first, 1 - first])
+
+    model = jaxem.Model(lambda p, d: p, m_step, constraints=jaxem.Simplex())
+    x = jaxem.Weighted(jnp.asarray([0.0, 1.0, 1.0, 0.0], dtype), jnp.ones(4, dtype))
+    inside = jaxem.bootstrap(model, jnp.asarray([0.5, 0.5], dtype), x, jax.random.key(0), 20, max_steps=1)
+    assert bool((inside.standard_errors > 0.1).all())
+    with pytest.raises(ValueError, match="none of 20 fits moved"):
+        jaxem.bootstrap(model, jnp.asarray([small, 1.0], dtype), x, jax.random.key(0), 20, max_steps=1)

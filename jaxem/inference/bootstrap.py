@@ -11,6 +11,7 @@ from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import tables, trees
 from jaxem.core.checks import number, prng_key, whole_number
 from jaxem.core.compilation import program
+from jaxem.core.constraints import Simplex, UnitInterval
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, Weighted, count, split_lengths, split_weights
 from jaxem.core.model import Params, has
@@ -19,6 +20,7 @@ from jaxem.fitting.result import Status
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
 from jaxem.inference.alignment import align
+from jaxem.inference.coordinates import parameter_spaces
 from jaxem.inference.simulation import batches, draw, in_batches, prepare, sound
 
 Kind = Literal["parametric", "nonparametric"]
@@ -33,6 +35,7 @@ class Bootstrap(NamedTuple):
     statuses: Array  # (replicates,), of all fits
     kind: str
     aligned: bool  # whether labels (or rotations) were matched with the estimate's
+    still: Params  # which parameters no replicate moved, but for rounding: probabilities of zero or one, what is held
 
     @property
     def failed(self) -> int:
@@ -47,16 +50,6 @@ class Bootstrap(NamedTuple):
         """
         deviations = jax.tree.map(lambda leaf: leaf.std(axis=0, ddof=1), self.replicates)
         return _unless(self.still, deviations)
-
-    @property
-    def still(self) -> Params:
-        """Which parameters no replicate moved, but for rounding: probabilities of zero or one, or what is held."""
-
-        def one(leaf: Array) -> Array:
-            allowed = 64 * jnp.finfo(leaf.dtype).eps * jnp.abs(leaf).max(axis=0)
-            return ~(leaf.max(axis=0) - leaf.min(axis=0) > allowed)  # NaN does not move
-
-        return jax.tree.map(one, self.replicates)
 
     def intervals(self, level: float = 0.95) -> tuple[Params, Params]:
         """Percentile intervals, (lower, upper), each shaped like the estimate (Efron 1981).
@@ -122,7 +115,7 @@ def bootstrap(
 
     Rows drawn anew say something only where there are rows that differ: one observation (one sequence is one) and rows
     that are all equal are refused, for their errors would be zero. A parameter that no replicate moves has the error
-    NaN.
+    NaN: such is a probability of zero, which EM never leaves.
 
     Raises ``ValueError`` where ``params`` lie outside the model, the kind is unknown, there are fewer than 2
     replicates, the model cannot sample, no two rows differ, every fit failed, or none of them moved; and in a trace.
@@ -155,13 +148,30 @@ def bootstrap(
         ends = ", ".join(Status(code).name for code in np.unique(np.asarray(statuses)))
         raise ValueError(f"bootstrap: {replicates - kept.size} of {replicates} fits failed ({ends})")
     fitted, objectives = jax.tree.map(lambda leaf: leaf[kept], (fitted, objectives))
-    found = Bootstrap(params, fitted, objectives, statuses, kind, _has_labels(model))
+    still = _still(model, fitted, params)
+    found = Bootstrap(params, fitted, objectives, statuses, kind, _has_labels(model), still)
     if all(bool(leaf.all()) for leaf in jax.tree.leaves(found.still)):
         raise ValueError(
             f"bootstrap: none of {kept.size} fits moved from the estimate, so nothing is known of its error: were any "
             "steps taken, and do the parameters depend on the data?"
         )
     return found
+
+
+def _still(model: Any, replicates: Params, params: Params) -> Params:
+    """Which parameters no replicate moved by more than rounding.
+
+    A probability is measured against one: at 1e-100 it is zero, from where EM comes back in no replicate, and how its
+    logarithm moves there is no error of the estimate. Everything else is measured against its own size.
+    """
+
+    def one(space: Any, leaf: Array) -> Array:
+        scale = 1 if isinstance(space, Simplex | UnitInterval) else jnp.abs(leaf).max(axis=0)
+        return ~(leaf.max(axis=0) - leaf.min(axis=0) > 64 * jnp.finfo(leaf.dtype).eps * scale)  # NaN does not move
+
+    leaves, structure = jax.tree.flatten(replicates)
+    found = [one(*both) for both in zip(parameter_spaces(model, params), leaves, strict=True)]
+    return jax.tree.unflatten(structure, found)
 
 
 def _check_rows(data: Data) -> None:
