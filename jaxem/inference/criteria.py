@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.core import bound, constraints, trees
 from jaxem.core.compilation import program
 from jaxem.core.conversion import admit, as_data, as_params, of_fit
+from jaxem.core.coordinates import living
 from jaxem.core.data import Data, count, split_weights
 from jaxem.core.discrete import require_classes
 from jaxem.core.model import Params, check_model, has, require
@@ -22,21 +24,26 @@ def number_of_parameters(model: Any, params: Params) -> int:
     """p, the dimension of the parameter space: K weights that sum to one count K - 1, a covariance D (D + 1) / 2.
 
     It is the number of unconstrained coordinates, less those directions in which the likelihood does not change
-    (``model.redundant``: the rotations of factors). Raises ``ValueError`` where the model names no ``constraints``, or
-    the parameters are none of its own.
+    (``model.redundant``: the rotations of factors), and at most that of what the data tell of (``model.identified``:
+    D means and D (D + 1) / 2 covariances, Ledermann's bound on factors). What lies exactly on the edge of its space,
+    such as a transition of probability zero, is held there and not counted. An array where ``params`` are traced.
+    Raises ``ValueError`` where the model names no ``constraints``, or the parameters are none of its own.
     """
     check_model(model)
     require(model, "a number of parameters", "constraints")
     params = of_fit(params)
-    if not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
-        params = as_params(model, params)
+    only_shapes = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
+    params = params if only_shapes else as_params(model, params)
     constraints.check_structure(model.constraints, params)
-
-    def coordinates(params: Params) -> Any:
-        return constraints.inverse(model.constraints, params)
-
-    free = jax.eval_shape(coordinates, params)
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(free)) - getattr(model, "redundant", 0)
+    if only_shapes:
+        free = jax.eval_shape(lambda params: constraints.inverse(model.constraints, params), params)
+        p = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(free))
+    else:
+        lives = living(model, params)
+        p = lives.sum() if trees.is_traced(lives) else int(np.asarray(lives).sum())
+    p = p - getattr(model, "redundant", 0)
+    most = model.identified(params) if has(model, "identified") else p
+    return min(p, most) if isinstance(p, int) else jnp.minimum(p, most)  # pyright: ignore[reportReturnType]
 
 
 def sample_size(model: Any, data: Data) -> Array:

@@ -23,13 +23,16 @@ from jax import Array
 from jaxem.core import bound, expectation, tables, trees
 from jaxem.core.compilation import program
 from jaxem.core.conversion import as_array, convert
-from jaxem.core.coordinates import chart, into
+from jaxem.core.coordinates import chart, into, living
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, require
 from jaxem.core.records import register
 from jaxem.fitting.validation import check_start
+from jaxem.inference import edges
 from jaxem.inference.coordinates import along_all, coordinate_names, edged
-from jaxem.inference.regularity import Regularity, Verdict, judge, refuse
+from jaxem.inference.regularity import Regularity, Verdict, judge, refuse, without
+
+_ROUNDS = 4  # of looking for edges: one more may show once some are held
 
 Route = Literal["hessian", "oakes", "sem"]
 
@@ -152,22 +155,35 @@ def _derivative(model: Any, params: Params, data: Data, what: Any) -> tuple[Arra
 
 @program(quick="few numbers")
 def _look(
-    model: Any, params: Params, data: Data, observed: Array, complete: Array | None, gradient: Array, logs: Array
+    model: Any,
+    params: Params,
+    data: Data,
+    observed: Array,
+    complete: Array | None,
+    gradient: Array,
+    logs: Array,
+    lives: Array,
 ) -> Verdict:
     reference = jnp.diag(jnp.abs(jnp.diagonal(observed))) if complete is None else complete
     degenerate = model.degenerate(params) if has(model, "degenerate") else jnp.bool_(False)
-    return judge(observed, reference, gradient, logs, size(data, observed.dtype), degenerate)
+    return judge(observed, reference, gradient, logs, lives, size(data, observed.dtype), degenerate)
+
+
+_living = program(living)
 
 
 class Measured(NamedTuple):
     """Information at a point, be it a maximum or not, and what is to be said of it."""
 
+    params: Params  # the point: what is at an edge is held there
+    lives: Array  # (P,), which coordinates are not held
+    rising: Array  # (T,), the parameters at an edge from which the objective rises into the space
     observed: Array
     complete: Array | None
     verdict: Verdict
 
 
-def measure(model: Any, params: Params, data: Data, route: Route) -> Measured:
+def _measure(model: Any, params: Params, data: Data, route: Route, lives: Array, rising: Array) -> Measured:
     """Information, and whether it is any: one small program for each matrix."""
     gradient = complete = None
     if has(model, "q_function"):
@@ -177,8 +193,10 @@ def measure(model: Any, params: Params, data: Data, route: Route) -> Measured:
         observed = _from_sem(complete, observed)
     else:
         gradient = value
-    verdict = _look(model, params, data, observed, complete, gradient, edged(model, params))
-    return Measured(observed, complete, verdict)
+    verdict = _look(model, params, data, observed, complete, gradient, edged(model, params), lives)
+    inward = rising.any()
+    verdict = verdict._replace(code=jnp.where(inward, jnp.int32(Regularity.INWARD), verdict.code))
+    return Measured(params, lives, rising, observed, complete, verdict)
 
 
 @program
@@ -188,14 +206,60 @@ def _from_sem(complete: Array, derivative: Array) -> Array:
     return (observed + observed.T) / 2
 
 
-def regular(model: Any, params: Params, data: Data, route: Route) -> tuple[Array, Array | None]:
-    """Observed and complete information; ``InformationError`` where there is none, NaN inside a trace."""
-    observed, complete, verdict = measure(model, params, data, route)
+def measure(model: Any, params: Params, data: Data, route: Route) -> Measured:
+    """Information at the point, once all that is at an edge, or on its way there, is held at it."""
+
+    def hold(params: Params, held: Array, out: Array) -> tuple[Params, Array, Array]:
+        rising = edges.rising(model, params, data, out)
+        return *edges.hold(model, params, held, out), rising
+
+    def look(params: Params, held: Array, rising: Array) -> tuple[Measured, Array]:
+        found = _measure(model, params, data, route, _living(model, params) & ~held, rising)
+        reference = found.observed if found.complete is None else found.complete
+        return found, edges.running_off(model, params, reference, found.verdict, size(data, reference.dtype))
+
+    out = edges.within_rounding(model, params)
+    held, rising = jnp.zeros(edged(model, params).shape, bool), jnp.zeros_like(out)
+    if trees.is_traced(out, data):
+        return _measure_in_a_trace(hold, look, params, held, out)
+    for round in range(_ROUNDS):
+        if out.any():
+            params, held, rising = hold(params, held, out)
+        elif round > 0:
+            break
+        found, out = look(params, held, rising)
+    return found  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def _measure_in_a_trace(hold: Any, look: Any, params: Params, held: Array, out: Array) -> Measured:
+    """The same rounds, where values cannot be looked at: one program, run as often as is needed."""
+
+    def step(carry: Any) -> Any:
+        i, params, held, out, _ = carry
+        params, held, rising = hold(params, held, out)
+        found, out = look(params, held, rising)
+        return i + 1, params, held, out, found
+
+    def more(carry: Any) -> Array:
+        i, _, _, out, found = carry
+        return (i == 0) | ((i < _ROUNDS) & out.any() & ~found.rising.any())
+
+    shapes = jax.eval_shape(look, params, held, jnp.zeros_like(out))[0]
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.while_loop(more, step, (jnp.int32(0), params, held, out, nothing))[4]
+
+
+def regular(model: Any, params: Params, data: Data, route: Route) -> Measured:
+    """Information at a maximum, its edges held; ``InformationError`` where there is none, NaN inside a trace."""
+    found = measure(model, params, data, route)
+    observed, complete = found.observed, found.complete
     if not trees.is_traced(observed):
-        refuse(verdict, model, params, np.diagonal(observed if complete is None else complete))
-        return observed, complete
-    good = verdict.code == Regularity.REGULAR
-    return jax.tree.map(lambda part: jnp.where(good, part, jnp.nan), (observed, complete))
+        diagonal = np.where(found.lives, np.diagonal(observed if complete is None else complete), 1)
+        refuse(found.verdict, model, params, diagonal, np.asarray(found.rising))
+        return found
+    good = found.verdict.code == Regularity.REGULAR
+    observed, complete = jax.tree.map(lambda part: jnp.where(good, part, jnp.nan), (observed, complete))
+    return found._replace(observed=observed, complete=complete)
 
 
 def information(model: Any, params: Params, data: Data, *, route: Route | None = None) -> Information:
@@ -205,15 +269,29 @@ def information(model: Any, params: Params, data: Data, *, route: Route | None =
     ``q_function`` and ``m_step``); see the head of this file. Default: the first that the model allows. All agree.
 
     Raises ``InformationError`` (a ``ValueError``) that names the reason and the parameters where there is no
-    information to be had: no maximum within 0.1 standard errors, a saddle, an edge of the space, a direction in which
-    the likelihood is flat. ``ValueError`` where the model lacks what the route needs. Inside a trace (``jit``,
-    ``vmap``), NaN instead.
+    information to be had: no maximum within 0.1 standard errors, a saddle, a direction in which the likelihood is
+    flat. ``ValueError`` where the model lacks what the route needs. Inside a trace (``jit``, ``vmap``), NaN instead.
+
+    What is at an edge of its space, a probability of zero or on its way there, is held there and left out: the
+    information is that of the other coordinates, given it, and ``names`` says which they are. Inside a trace, where
+    shapes cannot depend on values, its rows and columns are NaN.
 
     Source: Orchard & Woodbury (1972); Louis (1982); Oakes (1999); Meng & Rubin (1991).
     """
     params, data = convert(model, params, data)
     check_start(model, params, data)
     route = choose_route(model, route)
-    observed, complete = regular(model, params, data, route)
-    missing = None if complete is None else complete - observed
-    return Information(observed, complete, missing, coordinate_names(model, params))
+    found = regular(model, params, data, route)
+    names = coordinate_names(model, params)
+    if trees.is_traced(found.observed):
+        observed, complete = (
+            None if part is None else without(part, found.lives, jnp.nan) for part in (found.observed, found.complete)
+        )
+    else:
+        free = np.flatnonzero(found.lives)
+        names = tuple(names[i] for i in free)
+        observed, complete = (
+            None if part is None else part[np.ix_(free, free)] for part in (found.observed, found.complete)
+        )
+    missing = None if complete is None else complete - observed  # pyright: ignore
+    return Information(observed, complete, missing, names)  # pyright: ignore[reportArgumentType]

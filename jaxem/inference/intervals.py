@@ -43,7 +43,7 @@ def confidence_intervals(
     With z the normal quantile at (1 + level) / 2 and se the standard error on that scale (delta method): a real number
     as it is; a positive one by its log; one in the unit interval, and each weight of a simplex, by its logit; the
     diagonal of a covariance matrix by its log, an entry off the diagonal, which may have either sign, as it is.
-    Parameters in spaces of a user's own are taken as real numbers.
+    Parameters in spaces of a user's own are taken as real numbers. A parameter that is held at an edge has none: NaN.
 
     ``route``, ``robust``, ``clusters``, and what is raised: as in ``jaxem.covariance``. Under a trace, NaN.
 
@@ -82,6 +82,8 @@ def wald(model: Any, params: Params, spread: Spread, level: ArrayLike) -> Interv
             ends.append(_of_matrix(value, z * se))
         else:
             ends.append((value - z * se, value + z * se))
+    # What is held at an edge has no standard error, and no interval of this kind.
+    ends = [[jnp.where(jnp.isnan(se), jnp.nan, end) for end in both] for both, se in zip(ends, own_errors, strict=True)]
     return Intervals(*(jax.tree.unflatten(structure, side) for side in zip(*ends, strict=True)))
 
 

@@ -25,7 +25,7 @@ from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data
 from jaxem.core.model import Params, has, require
 from jaxem.inference.coordinates import along_all
-from jaxem.inference.information import information, log_likelihood_at
+from jaxem.inference.information import choose_route, log_likelihood_at, regular
 from jaxem.inference.intervals import check_level
 
 _LEVELS = 8  # steps outwards
@@ -45,7 +45,7 @@ def profile_interval(
     """The profile-likelihood interval of ``function(params)``, a scalar, at a maximum ``params``.
 
     E.g. ``lambda p: p.components.means[0, 1]``; a new lambda compiles anew. Unlike a Wald interval it is the same for
-    f and for any monotone function of f, and it need not be symmetric.
+    f and for any monotone function of f, and it need not be symmetric. What is at an edge of its space is held there.
 
     Raises ``InformationError`` where ``params`` are no maximum (see ``jaxem.information``), ``ValueError`` where the
     function is not a scalar or does not depend on the parameters, where the model has neither ``log_likelihood`` nor a
@@ -62,15 +62,25 @@ def profile_interval(
     shape = jax.eval_shape(function, params)
     if not isinstance(shape, jax.ShapeDtypeStruct) or shape.shape != ():
         raise ValueError(f"profile_interval needs a function of the parameters to one number; got {shape}")
-    observed = np.asarray(information(model, params, data).observed, np.float64)
-    u, at = into(model, params), lambda u: _Local(*_local(model, params, data, function, u))
+    found = regular(model, params, data, choose_route(model, None))
+    params, free = found.params, np.flatnonzero(found.lives)  # what is at an edge is held there
+    observed = np.asarray(found.observed, np.float64)[np.ix_(free, free)]
+    whole = np.asarray(into(model, params))
+
+    def at(u: Any) -> _Local:
+        local = _Local(*_local(model, params, data, function, jnp.asarray(whole).at[free].set(u)))
+        return _Local(
+            *(np.asarray(part)[np.ix_(*(free,) * np.ndim(part))] if np.ndim(part) else part for part in local)
+        )
+
+    u = whole[free]
     here = at(u)
     z = float(ndtri((1 + level) / 2))
     ahead = np.linalg.solve(observed, here.f_slope)
     deviation = float(np.sqrt(here.f_slope @ ahead))  # the standard error of f
     if not deviation > 0:
         raise ValueError("profile_interval: the function does not depend on the parameters")
-    ends = [_end(at, np.asarray(u), here, sign * ahead / deviation, deviation, z, sign) for sign in (-1, 1)]
+    ends = [_end(at, u, here, sign * ahead / deviation, deviation, z, sign) for sign in (-1, 1)]
     return Interval(*ends)
 
 

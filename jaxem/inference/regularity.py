@@ -19,7 +19,7 @@ from jaxem.core.model import Params
 from jaxem.inference.coordinates import name_direction, parameter_names, parameter_spaces
 
 STATIONARY = 0.1  # standard errors from the maximum, at most
-_LOG_STEP = 0.5  # in logs: a maximum this far, and still within 0.1 standard errors, is nowhere (at an edge it is 1)
+LOG_STEP = 0.5  # in logs: a maximum this far, and still within 0.1 standard errors, is nowhere (at an edge it is 1)
 
 
 class InformationError(ValueError):
@@ -38,6 +38,7 @@ class Regularity(enum.IntEnum):
     NOT_MAXIMUM = 6
     FLAT = 7
     UNRESOLVED = 8
+    INWARD = 9
 
 
 class Verdict(NamedTuple):
@@ -46,6 +47,7 @@ class Verdict(NamedTuple):
     code: Array  # a Regularity, int32
     direction: Array  # (P,), in coordinates, of the reason
     amount: Array  # standard errors to the maximum, or the eigenvalue
+    newton: Array  # (P,), the step to the maximum
 
 
 def unmoved(gap: Array, dtype: Any) -> Array:
@@ -77,16 +79,48 @@ def at_edge(model: Any, params: Params) -> Array:
     return jnp.concatenate([one(space, leaf) for space, leaf in zip(spaces, leaves, strict=True)])
 
 
+def whole_shares(model: Any, params: Params) -> np.ndarray:
+    """Which parameters (T,) are shares of all there is, of one class: one by definition, neither estimated nor held."""
+    leaves = zip(parameter_spaces(model, params), jax.tree.leaves(params), strict=True)
+    return np.concatenate([np.full(leaf.size, isinstance(s, Simplex) and leaf.shape[-1] == 1) for s, leaf in leaves])
+
+
 def at_edge_error(params: Params, edge: np.ndarray) -> "InformationError":
     """What to raise where ``edge (T,)`` holds for some parameters."""
     names = ", ".join(np.array(parameter_names(params))[np.flatnonzero(edge)[:4]])
     return InformationError(REASONS[Regularity.EDGE].format(names=names))
 
 
-def judge(observed: Array, complete: Array, gradient: Array, edged: Array, size: Array, degenerate: Array) -> Verdict:
-    """Look at the information at a point; ``edged (P,)``: which coordinates are logs, ``size``: observed values."""
+class _Own(NamedTuple):
+    """Information in units of its own error bars: whether any direction is flat by itself, whatever is missing."""
+
+    values: Array  # (P,), eigenvalues, ascending
+    vectors: Array  # (P, P), in coordinates, in columns
+    noise: Array  # what rounding error makes of a zero
+
+
+def _in_own_units(observed: Array, complete: Array) -> _Own:
+    rounding = rounding_of(observed.shape[0], observed.dtype)
+    # Second derivatives are sums of terms as large as the complete information: below their rounding error is no unit.
+    unit = jnp.maximum(jnp.diagonal(observed), rounding * jnp.diagonal(complete))
+    scale = 1 / jnp.sqrt(jnp.where(unit > 0, unit, 1))
+    values, vectors = jnp.linalg.eigh(observed * scale[:, None] * scale[None, :])
+    return _Own(values, scale[:, None] * vectors, rounding * (jnp.diagonal(complete) * scale**2).max())
+
+
+def judge(
+    observed: Array, complete: Array, gradient: Array, edged: Array, lives: Array, size: Array, degenerate: Array
+) -> Verdict:
+    """Look at the information at a point; ``edged (P,)``: which coordinates are logs, ``lives (P,)``: which of them are
+    not held, ``size``: observed values.
+
+    A direction is flat where little of the complete information is left *and* little beside the error bars of the
+    coordinates it is made of: slow EM, or a noise variance near zero, makes the first small and says nothing.
+    """
     dtype, p = observed.dtype, observed.shape[0]
     rounding = rounding_of(p, dtype)
+    observed, complete = without(observed, lives, 1), without(complete, lives, 1)
+    gradient, edged = jnp.where(lives, gradient, 0), edged & lives
     # At an edge a coordinate has run off to infinity: an observation tells nothing of it, even a complete one.
     block = jnp.where(edged[:, None] & edged[None, :], complete, 0)
     block = block + jnp.diag(jnp.where(edged, 0, jnp.maximum(jnp.trace(block), size)))
@@ -105,10 +139,18 @@ def judge(observed: Array, complete: Array, gradient: Array, edged: Array, size:
     gap = jnp.sqrt((slopes**2).sum() / size)
     least = unmoved(gap, dtype)
     steps = slopes / jnp.maximum(jnp.abs(shares), least)
-    newton = vectors @ steps
-    distance = jnp.sqrt((slopes * steps).sum())
-    edge_step = jnp.where(edged, jnp.abs(newton), 0).max(initial=0) > _LOG_STEP
+    own = _in_own_units(observed, complete)
+    resolved = jnp.maximum(least, own.noise)
+    own_slopes = own.vectors.T @ gradient
+    own_steps = own_slopes / jnp.maximum(own.values, resolved)
+    solid = own.values[0] > resolved  # then the step is known, however slow EM is
+    newton = jnp.where(solid, own.vectors @ own_steps, vectors @ steps)
+    distance = jnp.sqrt(jnp.where(solid, own_slopes @ own_steps, slopes @ steps))
+    edge_step = jnp.where(edged, jnp.abs(newton), 0).max(initial=0) > LOG_STEP
     finite = jnp.isfinite(observed).all() & jnp.isfinite(complete).all() & jnp.isfinite(gradient).all()
+    flat = jnp.maximum(gap, least / 10)
+    falls = shares[0] < -least
+    weakest = own.vectors[:, 0]
 
     zero = jnp.zeros((), dtype)
     nowhere = jnp.zeros_like(gradient)
@@ -119,16 +161,23 @@ def judge(observed: Array, complete: Array, gradient: Array, edged: Array, size:
         (Regularity.SINGULAR, ~whole, scale * whole_vectors[:, 0], whole_values[0]),
         (Regularity.NOT_STATIONARY, ~(distance <= STATIONARY), newton, distance),
         (Regularity.EDGE, edge_step, newton, distance),
-        (Regularity.NOT_MAXIMUM, shares[0] < -least, vectors[:, 0], shares[0]),
-        (Regularity.FLAT, jnp.abs(shares[0]) <= jnp.maximum(gap, least / 10), vectors[:, 0], shares[0]),
-        (Regularity.UNRESOLVED, shares[0] <= least, vectors[:, 0], shares[0]),
+        (Regularity.NOT_MAXIMUM, falls, vectors[:, 0], shares[0]),
+        (Regularity.NOT_MAXIMUM, own.values[0] < -resolved, weakest, shares[0]),
+        (Regularity.FLAT, (shares[0] <= flat) & (own.values[0] <= jnp.maximum(flat, own.noise)), weakest, shares[0]),
+        (Regularity.UNRESOLVED, (shares[0] <= least) & (own.values[0] <= resolved), weakest, shares[0]),
     ]
     code, direction, amount = jnp.int32(Regularity.REGULAR), nowhere, distance
     for found, holds, where, number in reversed(findings):
         code = jnp.where(holds, jnp.int32(found), code)
         direction = jnp.where(holds, where, direction)
         amount = jnp.where(holds, number, amount)
-    return Verdict(code, direction, amount)
+    return Verdict(code, direction, amount, newton)
+
+
+def without(matrix: Array, lives: Array, diagonal: float) -> Array:
+    """A matrix (P, P) without what the coordinates that are held have in it, but for a diagonal."""
+    rest = jnp.diag(jnp.full_like(jnp.diagonal(matrix), diagonal))
+    return jnp.where(lives[:, None] & lives[None, :], matrix, rest)
 
 
 REASONS = {
@@ -140,6 +189,10 @@ REASONS = {
     Regularity.EDGE: (
         "the parameters lie at the edge of their space, at {names}: there the estimate is not normal and has no "
         "standard error. Fit a model without that parameter, or give it a prior that keeps it inside"
+    ),
+    Regularity.INWARD: (
+        "the parameters lie at the edge of their space, at {names}, and the objective rises from there into the space: "
+        "this is not a maximum. Start well inside, and fit to the end"
     ),
     Regularity.SINGULAR: (
         "even the complete information is singular, along {names}: with the latent variables known these parameters "
@@ -164,10 +217,14 @@ REASONS = {
 }
 
 
-def refuse(verdict: Verdict, model: Any, params: Params, diagonal: np.ndarray) -> None:
-    """Raise ``InformationError`` where there is a reason to; ``diagonal (P,)`` of the complete information."""
+def refuse(verdict: Verdict, model: Any, params: Params, diagonal: np.ndarray, rising: np.ndarray) -> None:
+    """Raise ``InformationError`` where there is a reason to; ``diagonal (P,)`` of the complete information, ``rising
+    (T,)``: the parameters at an edge from which the objective rises."""
     code = Regularity(int(verdict.code))
     if code is Regularity.REGULAR:
         return
+    if code is Regularity.INWARD:
+        named = np.array(parameter_names(params))[np.flatnonzero(rising)[:4]]
+        raise InformationError(REASONS[code].format(names=", ".join(named)))
     names = ", ".join(name_direction(model, params, verdict.direction, diagonal))
     raise InformationError(REASONS[code].format(names=names, amount=float(verdict.amount)))

@@ -20,15 +20,17 @@ from jaxem.core.model import Params
 from jaxem.fitting.validation import check_start
 from jaxem.inference.coordinates import along_all, coordinate_names, flat_chart
 from jaxem.inference.information import Route, choose_route, regular
-from jaxem.inference.regularity import STATIONARY
+from jaxem.inference.regularity import STATIONARY, whole_shares, without
 from jaxem.inference.scores import filling, groups_that_count, prior_score, scores
 
 
 class Spread(NamedTuple):
     """The covariance of the estimate in coordinates, and how parameters follow them."""
 
-    free: Array  # (P, P)
+    free: Array  # (P, P); zero where a coordinate is held
     jacobian: Array  # (T, P), d params / d coordinates
+    lives: Array  # (P,), which coordinates are not held
+    held: Array  # (T,), the parameters that are held at an edge: they have no standard error
 
 
 def covariance(
@@ -49,9 +51,12 @@ def covariance(
     wrong but the observations are independent; ``clusters (N,)``: labels, where only clusters are. Neither has a
     small-sample factor. The weights of ``Weighted`` data are frequencies.
 
-    Raises ``InformationError`` where there is none (see ``jaxem.information``); NaN inside a trace, where ``clusters``
-    must be whole numbers from 0 to N - 1. ``ValueError`` where the rows of the data are not independent observations,
-    and where their scores have no spread: one row or cluster with weight, or rows that are all equal.
+    A parameter at an edge of its space, such as a probability of zero, has none: NaN. It is held there, and the rest is
+    the covariance given that (see ``jaxem.information``).
+
+    Raises ``InformationError`` where there is none at all (see ``jaxem.information``); NaN inside a trace, where
+    ``clusters`` must be whole numbers from 0 to N - 1. ``ValueError`` where the rows of the data are not independent
+    observations, and where their scores have no spread: one row or cluster with weight, or rows that are all equal.
 
     Source: Efron & Hinkley (1978) for the observed information; Huber (1967); White (1982); Liang & Zeger (1986).
     """
@@ -78,14 +83,15 @@ def standard_errors(
 
 @program(quick="few numbers")
 def _covariance(spread: Spread) -> Array:
-    return spread.jacobian @ spread.free @ spread.jacobian.T
+    whole = spread.jacobian @ spread.free @ spread.jacobian.T
+    return jnp.where(spread.held[:, None] | spread.held[None, :], jnp.nan, whole)
 
 
 @program(quick="few numbers")
 def errors(spread: Spread) -> Array:
     """Standard errors of all parameters, (T,)."""
     variances = ((spread.jacobian @ spread.free) * spread.jacobian).sum(axis=1)
-    return jnp.sqrt(jnp.maximum(variances, 0))
+    return jnp.where(spread.held, jnp.nan, jnp.sqrt(jnp.maximum(variances, 0)))
 
 
 def shaped_like(params: Params, values: Array) -> Params:
@@ -100,19 +106,20 @@ def spread_of(
     flag("robust", robust)
     params, data = convert(model, params, data)
     check_start(model, params, data)
-    observed, _ = regular(model, params, data, choose_route(model, route))
+    found = regular(model, params, data, choose_route(model, route))
+    params, lives, observed = found.params, found.lives, without(found.observed, found.lives, 1)
     traced = trees.is_traced(observed)
     if not robust and clusters is None:
-        return _spread(model, params, observed, None)
+        return _spread(model, params, observed, lives, None)
     labels = None if clusters is None else _labels(clusters, count(data), traced)
     each, weights = scores(model, params, data)
     if not traced:
         _check_groups(weights, labels)
-        _check_scores(observed, each, weights, prior_score(model, params))
-    between = filling(each, weights, labels, jnp.diagonal(observed))
+        _check_scores(observed, each, weights, prior_score(model, params), np.asarray(lives))
+    between = filling(each, weights, labels, jnp.where(lives, jnp.diagonal(observed), 0))
     if not traced:
         _check_differ(between, coordinate_names(model, params))
-    return _spread(model, params, observed, between)
+    return _spread(model, params, observed, lives, between)
 
 
 def _labels(clusters: ArrayLike, n: int, traced: bool) -> Array:
@@ -147,9 +154,9 @@ def _check_differ(between: Array, names: tuple[str, ...]) -> None:
         )
 
 
-def _check_scores(observed: Array, each: Array, weights: Array, prior: Array) -> None:
+def _check_scores(observed: Array, each: Array, weights: Array, prior: Array, lives: np.ndarray) -> None:
     """Whether the scores add up to the gradient of the objective, which at the maximum is zero."""
-    total = np.asarray(weights @ each + prior)
+    total = np.where(lives, weights @ each + prior, 0)
     away = float(np.sqrt(max(total @ np.linalg.solve(np.asarray(observed), total), 0)))
     if not away <= 2 * STATIONARY:
         raise ValueError(
@@ -159,13 +166,13 @@ def _check_scores(observed: Array, each: Array, weights: Array, prior: Array) ->
 
 
 @program(quick="few numbers")
-def _spread(model: Any, params: Params, observed: Array, between: Array | None) -> Spread:
+def _spread(model: Any, params: Params, observed: Array, lives: Array, between: Array | None) -> Spread:
     u = into(model, params)
     chart = flat_chart(model, params)
     jacobian = along_all(lambda v: jax.jvp(chart, (u,), (v,))[1], u).T
     scale = 1 / jnp.sqrt(jnp.diagonal(observed))  # the units of the coordinates differ: solve without them
     lower = jnp.linalg.cholesky(observed * scale[:, None] * scale[None, :])
-    inverse = cho_solve((lower, True), jnp.diag(scale)) * scale[:, None]
-    if between is None:
-        return Spread(inverse, jacobian)
-    return Spread(inverse @ between @ inverse.T, jacobian)
+    inverse = without(cho_solve((lower, True), jnp.diag(scale)) * scale[:, None], lives, 0)
+    moves = ((jacobian != 0) & lives[None, :]).any(axis=1)
+    free = inverse if between is None else inverse @ without(between, lives, 0) @ inverse.T
+    return Spread(free, jacobian, lives, ~(moves | whole_shares(model, params)))

@@ -17,6 +17,8 @@ from jaxem.inference.information import Route
 from jaxem.inference.intervals import check_level, wald
 from jaxem.inference.standard_errors import errors, spread_of
 
+_NAMED = 8  # parameters in the note
+
 
 class Summary(NamedTuple):
     """One row a parameter, what a symmetric matrix says twice left out; prints as a table."""
@@ -29,7 +31,8 @@ class Summary(NamedTuple):
     level: float
     objective: float | None  # log-likelihood (+ log-prior)
     observations: float | None  # n, as BIC counts it
-    free: int  # parameters, less what the constraints take
+    free: int  # parameters, less what the constraints take and what is held
+    held: tuple[str, ...] = ()  # parameters at an edge of their space: all the rest is given that they lie there
 
     def __str__(self) -> str:
         head = f"{tables.number(100 * self.level)} %"
@@ -43,6 +46,9 @@ class Summary(NamedTuple):
             title = f"{tables.number(self.observations)} observations, " + title
         if self.objective is not None:
             title += f", objective {self.objective:.10g}"
+        if self.held:
+            named = ", ".join(tables.names(self.held[:_NAMED])) + ", …" * (len(self.held) > _NAMED)
+            lines.append(f"At an edge of their space, and held there (errors are given that): {named}")
         return "\n".join([title, *lines])
 
     __repr__ = __str__
@@ -61,7 +67,8 @@ def summary(
     """Estimate, standard error and interval of every parameter of a fit, by name; ``print`` it.
 
     Intervals are those of ``jaxem.confidence_intervals``, standard errors those of ``jaxem.covariance``, whose options
-    these are, and which say what is raised. Looks at values: not inside ``jit`` or ``vmap``.
+    these are, and which say what is raised. Parameters at an edge of their space have none, and a note below the table
+    says so. Looks at values: not inside ``jit`` or ``vmap``.
     """
     instance("summary: the first argument", fit, "a Fit (before model and data)", "params", "status", "objective")
     check_level(level)
@@ -79,8 +86,9 @@ def summary(
         observations = None
     objective = None if fit.objective is None else float(fit.objective)
     estimates, deviations, lower, upper = (np.asarray(column)[shown] for column in columns)
-    free = spread.free.shape[0]
-    return Summary(names, estimates, deviations, lower, upper, float(level), objective, observations, free)
+    free, at_edge = int(np.asarray(spread.lives).sum()), np.asarray(spread.held)[shown]
+    held = tuple(name for name, one in zip(names, at_edge, strict=True) if one)
+    return Summary(names, estimates, deviations, lower, upper, float(level), objective, observations, free, held)
 
 
 def _flat(tree: Any) -> np.ndarray:

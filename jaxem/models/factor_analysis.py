@@ -210,6 +210,11 @@ class FactorAnalysis:
         """Directions in which the likelihood does not change: the rotations of the factors, k (k - 1) / 2."""
         return self.k * (self.k - 1) // 2
 
+    def identified(self, params: FactorAnalysisParams) -> int:
+        """How many numbers describe N(mean, any covariance): no factors tell of more (Ledermann 1937)."""
+        d = params.mean.shape[0]
+        return d + d * (d + 1) // 2
+
     def rotate(self, params: FactorAnalysisParams, reference: FactorAnalysisParams) -> FactorAnalysisParams:
         """The same model with its factors turned (or mirrored) to bring the loadings as near as can be to others.
 

@@ -1,0 +1,119 @@
+"""What lies at an edge of its space: found, held there, and left out of what is said of the rest.
+
+A probability that is zero, or is on its way there (its logarithm runs off to minus infinity), is a maximum of another
+kind: the objective falls into the space (Karush, Kuhn and Tucker's condition), the gradient need not vanish, and the
+estimate is not normal. So it has no standard error, and that of everything else is conditional on it. Entries of a
+simplex are set to exactly zero, where the chart holds them; single positive numbers and numbers between 0 and 1 stay
+where they are, and their coordinate is left out.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.core import bound, constraints
+from jaxem.core.compilation import program
+from jaxem.core.constraints import Positive, Simplex, UnitInterval
+from jaxem.core.coordinates import chart, into
+from jaxem.core.data import Data, size
+from jaxem.core.model import Params, has, spaces_of
+from jaxem.inference.coordinates import parameter_spaces
+from jaxem.inference.regularity import LOG_STEP, Regularity, Verdict, at_edge, rounding_of
+
+
+def _leaves(model: Any, params: Params, *vectors: Array) -> list[tuple[Any, ...]]:
+    """(space, leaf, part of each vector (T,) shaped like the leaf) for each leaf."""
+    leaves = jax.tree.leaves(params)
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    parts = [jnp.split(vector, ends) for vector in vectors]
+    shaped = [[part.reshape(leaf.shape) for part, leaf in zip(each, leaves, strict=True)] for each in parts]
+    return list(zip(parameter_spaces(model, params), leaves, *shaped, strict=True))
+
+
+def within_rounding(model: Any, params: Params) -> Array:
+    """Which parameters (T,) are zero, or one, but for rounding, and not exactly: those are structure, and held."""
+    parts = [
+        (near & (leaf != 0) & ~((leaf > 0.5) if isinstance(space, Simplex) else (leaf == 1))).ravel()
+        for space, leaf, near in _leaves(model, params, at_edge(model, params))
+    ]
+    return jnp.concatenate(parts)
+
+
+@program(quick="few numbers")
+def rising(model: Any, params: Params, data: Data, out: Array) -> Array:
+    """Which of the parameters ``out (T,)`` are at an edge from which the objective rises into the space."""
+    q = model.e_step(params, data) if has(model, "q_function") else None
+
+    def objective(params: Params) -> Array:
+        value = model.log_likelihood(params, data) if q is None else model.q_function(params, q, data)
+        return bound.penalized(model, value, params)
+
+    gradient = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(jax.grad(objective)(params))])
+    rounding = jnp.finfo(gradient.dtype).eps ** 0.5 * size(data, gradient.dtype)
+
+    def of(space: Any, leaf: Array, slope: Array) -> Array:
+        if isinstance(space, Simplex):
+            return slope - (leaf * slope).sum(axis=-1, keepdims=True) > rounding
+        if isinstance(space, UnitInterval):
+            return jnp.where(leaf < 0.5, slope, -slope) > rounding
+        return slope > 0
+
+    inward = jnp.concatenate([of(*leaf).ravel() for leaf in _leaves(model, params, gradient)])
+    return out & (inward | ~jnp.isfinite(gradient))
+
+
+@program
+def hold(model: Any, params: Params, held: Array, out: Array) -> tuple[Params, Array]:
+    """The parameters with ``out (T,)`` at their edge, and which coordinates (P,) are left out where they are."""
+    new, masks = [], []
+    for (space, leaf, part), free in zip(
+        _leaves(model, params, out), jax.tree.leaves(_shaped_coordinates(model, params)), strict=True
+    ):
+        mask = jnp.zeros(free.shape, bool)
+        if isinstance(space, Simplex):
+            kept = jnp.where(part, 0, leaf)
+            leaf = jnp.where(part.any(axis=-1, keepdims=True), kept / kept.sum(axis=-1, keepdims=True), leaf)
+        elif isinstance(space, Positive | UnitInterval):
+            mask = part
+        new.append(leaf)
+        masks.append(mask.ravel())
+    return jax.tree.unflatten(jax.tree.structure(params), new), held | jnp.concatenate(masks)
+
+
+@program
+def running_off(model: Any, params: Params, complete: Array, verdict: Verdict, data_size: Array) -> Array:
+    """Which parameters (T,) a step to the maximum would take to an edge, where the verdict is that there is one.
+
+    At an edge the step in logs is one, however near the edge; and of a number near enough not even complete data tell.
+    """
+    u, at = into(model, params), chart(model, params)
+    moved = jax.jvp(at, (u,), (verdict.newton,))[1]
+    moved = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(moved)])
+    known = jnp.diagonal(complete) > rounding_of(u.shape[0], u.dtype) * data_size
+    unknown = jax.tree.leaves(_shaped_coordinates(model, params, ~known))
+
+    def of(space: Any, leaf: Array, step: Array, unknown: Array) -> Array:  # of one leaf
+        nearer = jnp.where(leaf < 0.5, -step, step) if isinstance(space, UnitInterval) else -step
+        left = jnp.minimum(leaf, 1 - leaf) if isinstance(space, UnitInterval) else leaf
+        away = nearer > LOG_STEP * left
+        if isinstance(space, Simplex):
+            return away & (leaf > 0) & (leaf < 0.5)
+        if isinstance(space, Positive | UnitInterval):
+            return (away | unknown) & (left > 0)
+        return jnp.zeros(leaf.shape, bool)
+
+    leaves = _leaves(model, params, moved)
+    parts = [of(space, leaf, step, u) for (space, leaf, step), u in zip(leaves, unknown, strict=True)]
+    return jnp.concatenate([part.ravel() for part in parts]) & (verdict.code == Regularity.EDGE)
+
+
+def _shaped_coordinates(model: Any, params: Params, vector: Array | None = None) -> list[Array]:
+    """The coordinates, or a vector (P,), leaf by leaf."""
+    leaves = jax.tree.leaves(constraints.inverse(spaces_of(model), params))
+    if vector is None:
+        return leaves
+    parts = jnp.split(vector, np.cumsum([leaf.size for leaf in leaves])[:-1])
+    return [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
