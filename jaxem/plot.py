@@ -14,6 +14,7 @@ from jax import Array
 
 from jaxem.core import bound as bounds
 from jaxem.core import constraints
+from jaxem.core.checks import instance
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, split_weights
@@ -45,6 +46,7 @@ def trace(fit: Fit, *, gap: bool = False, ax: "Axes | None" = None) -> "Axes":
     ``fit.trace`` is ``(max_steps + 1,)``, or ``(lanes, max_steps + 1)`` for a fit under ``vmap``: one curve a lane.
     Raises ``ValueError`` where the fit has no trace (a model without a bound).
     """
+    instance("plot.trace: the first argument", fit, "a Fit", "trace", "steps")
     if fit.trace is None:
         raise ValueError("this fit has no trace: its model has no bound. Write q_function and entropy.")
     traces = np.asarray(fit.trace).reshape(-1, fit.trace.shape[-1])

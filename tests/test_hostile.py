@@ -249,6 +249,32 @@ REFUSED = {
         ),
         "log_prior must return one real number",
     ),
+    "an M-step with an if": (
+        lambda: user(e_step=lambda p, x: p, m_step=lambda q, x: q if q > 0 else -q),
+        "looks at values while it is traced",
+    ),
+    "an E-step in NumPy": (
+        lambda: user(e_step=lambda p, x: np.sin(p), m_step=max),
+        "looks at values while it is traced",
+    ),
+    "degenerate, of each class": (
+        lambda: user(e_step=lambda p, x: p, m_step=lambda q, x: q, degenerate=lambda p: jnp.ones(3) > 2),
+        "degenerate must return one truth value",
+    ),
+    "a class for the constraints": (
+        lambda: jaxem.from_log_joint(lambda p, x: x, constraints=jaxem.Positive),
+        r"constraints must be spaces.*the class Positive: write Positive\(\)",
+    ),
+    "a text for the constraints": (lambda: jaxem.Model(constraints={"a": "positive"}), "constraints must be spaces"),
+    "another q": (lambda: jaxem.elbo(NORMAL, START, None, X), "q must be what the E-step returns"),
+    "a list for the covariance": (lambda: MultivariateNormal(["full"]), "covariance must be one of"),
+    "a class for the prior": (lambda: MultivariateNormal("full", NormalInverseWishart), "prior must be a NormalInv"),
+    "a number for the levels": (lambda: Categorical(3), "levels must be a tuple"),
+    "levels of 2.5": (lambda: Categorical((2.5,)), "each of the levels must be a whole number"),
+    "a prior from texts": (lambda: NormalInverseWishart.from_data("a", 2), "from_data: the data must be numbers"),
+    "a start from a list": (lambda: NORMAL.init(KEY, X, ["points"]), "start must be one of"),
+    "a list of classes": (lambda: jaxem.select([Mixture], KEY, X), "the model is the class Mixture"),
+    "strict = 1": (lambda: jaxem.verify(NORMAL, START, X, strict=1), "strict must be True or False"),
     "grad of what is closed over": (lambda: jax.grad(closes_over)(0.5), "make it a leaf of the model"),
     "the same, compiled": (lambda: jax.grad(jax.jit(closes_over))(0.5), "make it a leaf of the model"),
 }

@@ -6,6 +6,7 @@ None of these includes the prior: it is the same on both sides. ``penalized`` ad
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -22,7 +23,14 @@ def elbo(model: Any, params: Params, q: Posterior, data: Data) -> Array:
     """
     params, data = convert(model, params, data)
     require(model, "the ELBO", "q_function", "entropy")
-    return scalar("q_function", model.q_function(params, q, data)) + scalar("entropy", model.entropy(q, data))
+    try:
+        parts = model.q_function(params, q, data), model.entropy(q, data)
+    except (AttributeError, TypeError) as error:
+        like = jax.eval_shape(model.e_step, params, data) if has(model, "e_step") else q
+        if jax.tree.structure(like) == jax.tree.structure(q):
+            raise
+        raise ValueError(f"q must be what the E-step returns, {brief(like)}; it is {brief(q)}") from error
+    return scalar("q_function", parts[0]) + scalar("entropy", parts[1])
 
 
 def kl(model: Any, params: Params, q: Posterior, data: Data) -> Array:

@@ -22,6 +22,7 @@ from jaxem.core.keeping import Kept
 from jaxem.core.trees import is_traced
 
 R = TypeVar("R")
+_LOOKED = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
 
 Quick = Literal["never", "very few numbers", "few numbers", "always"]
 
@@ -126,6 +127,11 @@ class _Compiled:
         self._here.rest = rest
         try:
             return self._run(*leaves)
+        except _LOOKED as error:
+            raise ValueError(
+                "a function looks at values while it is traced, such as a function of the model with an if, float() or "
+                "NumPy: write it with jax.numpy (jnp.where for an if)"
+            ) from error
         finally:
             self._here.rest = before
 

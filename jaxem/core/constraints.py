@@ -282,6 +282,14 @@ def check_structure(spaces: Spaces, params: Any) -> None:
         ) from error
 
 
+def check_spaces(owner: str, spaces: Any) -> None:
+    """Raise ``ValueError`` where ``spaces`` is not a tree of spaces."""
+    for leaf in jax.tree.leaves(spaces, is_leaf=is_space):
+        if isinstance(leaf, type) or not is_space(leaf):
+            hint = f": write {leaf.__name__}()" if isinstance(leaf, type) else ""
+            raise ValueError(f"{owner}: constraints must be spaces, such as jaxem.Positive(); got {brief(leaf)}{hint}")
+
+
 def check_axes(spaces: Spaces, params: Any) -> None:
     """Raise ``ValueError`` where a leaf lacks the axes that its space needs."""
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.checks import brief
-from jaxem.core.constraints import Spaces
+from jaxem.core.constraints import Spaces, check_spaces
 from jaxem.core.data import Data, count, split_weights
 from jaxem.core.discrete import DiscreteLatent
 from jaxem.core.model import Params
@@ -63,6 +63,10 @@ class LogJointModel(DiscreteLatent):
     def __post_init__(self) -> None:
         if not callable(self.log_joint) or isinstance(self.log_joint, type):
             raise ValueError(f"from_log_joint needs a function (params, x) -> (K,); got {brief(self.log_joint)}")
+        for name in ("m_step", "log_prior", "init", "sample", "permute", "label_keys"):
+            if not (getattr(self, name) is None or callable(getattr(self, name))):
+                raise ValueError(f"from_log_joint: {name} must be a function; got {brief(getattr(self, name))}")
+        check_spaces("from_log_joint", self.constraints)
 
     def log_joint_table(self, params: Params, observations: Data) -> Array:
         return jax.vmap(self.log_joint, in_axes=(None, 0))(params, observations)

@@ -6,7 +6,7 @@ from types import FunctionType
 from typing import Any
 
 from jaxem.core.checks import brief
-from jaxem.core.constraints import Real, Spaces
+from jaxem.core.constraints import Real, Spaces, check_spaces
 from jaxem.core.records import register
 
 Params = Any
@@ -99,6 +99,7 @@ class Model:
     sample_posterior: Callable[..., Posterior] | None = _static(default=None)
 
     def __post_init__(self) -> None:
+        check_spaces("Model", self.constraints)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name != "constraints" and value is not None and not callable(value):

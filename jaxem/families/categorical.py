@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.core.checks import brief, whole_number
 from jaxem.core.constraints import Simplex
 from jaxem.core.discrete import log_times
 from jaxem.families import indicators
@@ -38,8 +39,12 @@ class Categorical:
     support: ClassVar[str] = "codes from 0 to levels - 1 in each dimension"
 
     def __post_init__(self) -> None:
-        if not self.levels or min(self.levels) < 1:
-            raise ValueError(f"Categorical: levels must name at least one level for each dimension; got {self.levels}")
+        if not isinstance(self.levels, tuple | list) or not self.levels:
+            raise ValueError(
+                f"Categorical: levels must be a tuple, one number for each column; got {brief(self.levels)}"
+            )
+        levels = tuple(whole_number("Categorical: each of the levels", number, 1) for number in self.levels)
+        object.__setattr__(self, "levels", levels)
 
     @property
     def dimensions(self) -> int:

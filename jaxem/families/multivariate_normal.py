@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.core.checks import brief
 from jaxem.core.constraints import PositiveDefinite, Real
 from jaxem.core.records import register
 from jaxem.families import normal_prior, products, unbounded
@@ -63,8 +64,12 @@ class MultivariateNormal:
     support: ClassVar[str] = "finite numbers"
 
     def __post_init__(self) -> None:
-        if self.covariance not in FORMS:
-            raise ValueError(f"MultivariateNormal: covariance must be one of {list(FORMS)}; got {self.covariance!r}")
+        if not isinstance(self.covariance, str) or self.covariance not in FORMS:
+            raise ValueError(
+                f"MultivariateNormal: covariance must be one of {list(FORMS)}; got {brief(self.covariance)}"
+            )
+        if self.prior is not None and not isinstance(self.prior, NormalInverseWishart):
+            raise ValueError(f"MultivariateNormal: prior must be a NormalInverseWishart; got {brief(self.prior)}")
 
     @property
     def _form(self) -> Form:

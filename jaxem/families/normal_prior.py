@@ -14,6 +14,7 @@ from jax.scipy.special import gammaln, multigammaln
 from jax.typing import ArrayLike
 
 from jaxem.core import matrices
+from jaxem.core.checks import whole_number
 from jaxem.core.conversion import as_array
 from jaxem.core.trees import float_dtype
 from jaxem.families import unbounded
@@ -49,6 +50,7 @@ class NormalInverseWishart(NamedTuple):
         """
         x = as_array(x, "NormalInverseWishart.from_data: x")
         x = x.astype(float_dtype(x))
+        whole_number("NormalInverseWishart.from_data: k", k, 1)
         if x.ndim != 2 or x.shape[0] < 2:
             raise ValueError(f"NormalInverseWishart.from_data needs data (N, D) with N >= 2; got {x.shape}")
         if not isinstance(x, Tracer):

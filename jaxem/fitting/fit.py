@@ -259,5 +259,8 @@ def _failure(
         finite = finite & jnp.isfinite(new.objective)
     status = jnp.where(finite, status, Status.NON_FINITE)
     if has(model, "degenerate"):
-        status = jnp.where(model.degenerate(new.params), Status.DEGENERATE, status)
+        degenerate = model.degenerate(new.params)
+        if jnp.shape(degenerate) != ():
+            raise ValueError(f"degenerate must return one truth value; got shape {jnp.shape(degenerate)}")
+        status = jnp.where(degenerate, Status.DEGENERATE, status)
     return status.astype(jnp.int32)

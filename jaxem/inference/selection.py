@@ -181,6 +181,8 @@ def select(
     """
     if not isinstance(models, Mapping | Sequence) or isinstance(models, str):
         raise ValueError(f"select: models must be a list of models, or a dict from names; got {brief(models)}")
+    for model in models.values() if isinstance(models, Mapping) else models:
+        check_model(model)
     named = dict(models) if isinstance(models, Mapping) else _named(models)
     if not named:
         raise ValueError("select: no models were given")
@@ -190,8 +192,6 @@ def select(
     functions = CRITERIA if isinstance(criterion, str) else {**CRITERIA, asked: criterion}
     if not isinstance(criterion, str) and not callable(criterion):
         raise ValueError(f"select: criterion must be a name or a function; got {brief(criterion)}")
-    for model in named.values():
-        check_model(model)
     prng_key("select", key)
     data = as_data(data)
     candidates = []

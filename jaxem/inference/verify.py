@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import constraints, trees
-from jaxem.core.checks import prng_key, whole_number
+from jaxem.core.checks import flag, prng_key, whole_number
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data
 from jaxem.core.model import Params, check_model, missing, require, spaces_of
@@ -49,6 +49,7 @@ def verify(
     """
     check_model(model)
     require(model, "verify", "e_step")
+    flag("verify: strict", strict)
     probes = whole_number("verify: probes", probes, 1)
     if key is not None:
         prng_key("verify", key)

@@ -20,7 +20,7 @@ from jaxem.families.protocol import Family
 from jaxem.models import chain, observations, scaled
 from jaxem.models.chain import Chain
 from jaxem.models.observations import real
-from jaxem.models.starts import Start, blame, check_sound, is_sound, start_components
+from jaxem.models.starts import Start, blame, check_sound, check_start, is_sound, start_components
 
 
 class HMMParams(NamedTuple):
@@ -203,6 +203,7 @@ class HMM:
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> HMMParams:
         """A random start: emissions as in a mixture of the single observations, states that rather stay."""
         prng_key("HMM.init", key)
+        check_start(start)
         data = as_data(data)
         check_shapes(self, None, data)
         if not is_traced(self, data):

@@ -20,7 +20,7 @@ from jaxem.families import protocol as families
 from jaxem.families.protocol import Family
 from jaxem.models import observations
 from jaxem.models.observations import real
-from jaxem.models.starts import Start, blame, check_sound, is_sound, start_components
+from jaxem.models.starts import Start, blame, check_sound, check_start, is_sound, start_components
 
 
 class MixtureParams(NamedTuple):
@@ -137,6 +137,7 @@ class Mixture(DiscreteLatent):
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> MixtureParams:
         """A random start: ``"kmeans++"``, ``"points"`` or ``"responsibilities"`` (see ``models/starts.py``)."""
         prng_key("Mixture.init", key)
+        check_start(start)
         data = as_data(data)
         check_shapes(self, None, data)
         if not is_traced(self, data):

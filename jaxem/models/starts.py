@@ -20,6 +20,12 @@ STARTS = ("kmeans++", "points", "responsibilities")
 _SHARED = 0.1
 
 
+def check_start(start: Start) -> None:
+    """Raise ``ValueError`` for a start that is none."""
+    if not isinstance(start, str) or start not in STARTS:
+        raise ValueError(f"start must be one of {list(STARTS)}; got {start!r}")
+
+
 def start_components(
     key: Array, family: Any, x: Array, weights: Array | None, k: int, start: Start, dtype: jnp.dtype
 ) -> tuple[Array, Any]:
@@ -30,8 +36,6 @@ def start_components(
     the observations; ``"responsibilities"``: class probabilities drawn evenly from the simplex. Distances are
     between the family's features, each divided by its standard deviation: units do not matter.
     """
-    if start not in STARTS:
-        raise ValueError(f"start must be one of {list(STARTS)}; got {start!r}")
     n = x.shape[0]
     counts = jnp.ones((n,), dtype) if weights is None else weights.astype(dtype)
     if start == "responsibilities":
