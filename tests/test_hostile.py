@@ -496,3 +496,11 @@ def test_a_result_of_32_bits_starts_a_fit_of_64():
         jaxem.fit(single, start._replace(weights=np.float64(start.weights) + 1e-6), X)
     back = jax.tree.map(np.float64, jaxem.fit(single, start, X, max_steps=2).params)
     assert jaxem.fit(single, back, np.float32(X), max_steps=0).params.weights.dtype == np.float32
+
+
+def test_levels_beyond_the_range_of_the_codes():
+    family = Categorical((256, 300))  # no uint8 holds 256
+    codes = jnp.array([[255, 0], [0, 255]], jnp.uint8)
+    params = family.maximize(family.statistics(jnp.ones((2, 1)), codes))
+    assert family.supports(codes).all()
+    np.testing.assert_allclose(family.log_density(params, codes)[:, 0], 2 * np.log(0.5))
