@@ -271,7 +271,7 @@ REFUSED = {
     "a class for the prior": (lambda: MultivariateNormal("full", NormalInverseWishart), "prior must be a NormalInv"),
     "a number for the levels": (lambda: Categorical(3), "levels must be a tuple"),
     "levels of 2.5": (lambda: Categorical((2.5,)), "each of the levels must be a whole number"),
-    "a prior from texts": (lambda: NormalInverseWishart.from_data("a", 2), "from_data: the data must be numbers"),
+    "a prior from texts": (lambda: NormalInverseWishart.from_data("a", 2), "from_data: x must be numbers"),
     "a start from a list": (lambda: NORMAL.init(KEY, X, ["points"]), "start must be one of"),
     "a list of classes": (lambda: jaxem.select([Mixture], KEY, X), "the model is the class Mixture"),
     "strict = 1": (lambda: jaxem.verify(NORMAL, START, X, strict=1), "strict must be True or False"),

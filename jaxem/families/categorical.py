@@ -39,10 +39,12 @@ class Categorical:
     support: ClassVar[str] = "codes from 0 to levels - 1 in each dimension"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.levels, tuple | list) or not self.levels:
+        if not isinstance(self.levels, tuple | list):
             raise ValueError(
                 f"Categorical: levels must be a tuple, one number for each column; got {brief(self.levels)}"
             )
+        if not self.levels:
+            raise ValueError("Categorical: levels must name at least one column; the tuple is empty")
         levels = tuple(whole_number("Categorical: each of the levels", number, 1) for number in self.levels)
         object.__setattr__(self, "levels", levels)
 
