@@ -35,8 +35,7 @@ class Restarts(NamedTuple):
             return f"Restarts of {statuses.size // n} data sets, {n} starts each\n{self.best}"
         codes, times = np.unique(np.asarray(statuses), return_counts=True)
         ends = ", ".join(f"{count} {Status(code).name}" for code, count in zip(codes, times, strict=True))
-        failures = (Status.NON_FINITE, Status.DECREASED, Status.DEGENERATE, Status.INVALID)
-        if int(self.best.status) in failures:  # it is the best only of what failed
+        if not usable(self.best.status):  # it is the best only of what failed
             return f"{n} starts, all of which failed ({ends}); below is the highest of them\n{self.best}"
         ends = f" ({ends})" if (np.asarray(statuses) != Status.CONVERGED).any() else ""
         return f"{n} starts{ends}; best objective found {int(self.times_best_found)} times\n{self.best}"
