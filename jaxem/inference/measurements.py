@@ -15,14 +15,19 @@ import jax
 import numpy as np
 from jax import Array
 
+from jaxem.core.coordinates import living
 from jaxem.core.data import Data
 from jaxem.core.model import Params, has, has_m_step
 from jaxem.inference import programs
 from jaxem.inference.coordinates import edged
-from jaxem.inference.parts import Parts, Portions, looks_behind, relabelled
+from jaxem.inference.parts import Parts, Portions, in_other_order, looks_behind, relabelled
+from jaxem.inference.point import Surroundings
 
 LARGEST_HESSIAN = 256  # coordinates; beyond it curvature is not checked
-_CLOUD = (2, 5)  # units in the last place, there and back
+# Of two pairs, how far they are: units in the last place, and half of the digits of an error bar. The first is what the
+# point itself is known to; from the second even sums of large terms, of which few digits are left, come out anew.
+_CLOUD = ((2.0, 0.0), (5.0, 1.0))
+_TRIES = 30  # EM iterations from beside a point at which all classes coincide
 _NEAR = 3  # probes that are looked at again from each point of the cloud: one of each distance
 _ROUGH = 1e-3  # of the information: a Hessian that is rounded by as much has lost what differences of gradients have
 _HESSIANS = 32  # coordinates up to which the rounding of curvature is measured at a second point
@@ -83,6 +88,7 @@ class Measured(NamedTuple):
     cloud: tuple[Look, ...]  # pairs: as far on one side as on the other
     elsewhere: tuple[tuple[Look, Look], ...]  # after one EM iteration, then at probes; and a few units beside each
     missing: tuple[np.ndarray, ...]  # (P, P), the Hessian of L - Q in natural steps: here, and beside it
+    surroundings: Surroundings | None  # what the objective looks like there; None where the model does not tell
     differences: Callable[[], np.ndarray]  # the first of these from differences of gradients
     relabelled: float | None  # by how much L changes where the classes are called by other names
     lengths: tuple[float, float] | None  # see ``looks_behind``
@@ -185,8 +191,8 @@ def _difference(function: Any, place: _Place, step: np.ndarray) -> np.ndarray:
 class _Looker:
     """Looks at places: everything that is measured there, for the same probes around each."""
 
-    def __init__(self, run: _Instrument, portions: Portions, around: np.ndarray, others: list[Any]) -> None:
-        self.run, self.portions, self.around, self.others = run, portions, around, others
+    def __init__(self, run: _Instrument, portions: Portions, around: np.ndarray) -> None:
+        self.run, self.portions, self.around = run, portions, around
 
     def at(
         self, place: _Place, near: int = 0, step: bool = True, parts: bool = False, beside: Any = 0.0
@@ -250,11 +256,12 @@ class _Looker:
         likelihoods = divergences = elbos = None
         if has(model, "log_likelihood"):
             likelihoods = np.array([run.log_likelihood(point).value for point in points])
+        others: list[Any] = []
         if has(model, "entropy"):
-            elbos = np.array([run.expected(place, o.q).value + float(o.entropy) for o in self.others[:near]])
-        if has(model, "divergence"):
-            kl = programs.divergence
-            divergences = np.array([float(kl(model, run.data, o.q, q)) for o in self.others[:near]])
+            others = [programs.posterior(model, point.params, run.data, point.u) for point in points]
+            elbos = np.array([run.expected(place, o.q).value + float(o.entropy) for o in others])
+            if has(model, "divergence"):
+                divergences = np.array([float(programs.divergence(model, run.data, o.q, q)) for o in others])
         expected = np.array([run.expected(point, q).value for point in points])
         sums = None
         if has(model, "statistics", "maximize", "expected_log_joint"):
@@ -292,13 +299,12 @@ def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> 
     # Directions of three sizes, from well inside an error bar to outside it.
     factors = np.array([0.1, 1.0, 3.0])[np.arange(probes) % 3, None]
     around = random.normal(size=(probes, p)) * delta * factors / max(p, 1) ** 0.5
-    others = [programs.posterior(model, params, data, place.moved(by).u) for by in around]
 
     portions = Portions(model, data, values)
-    looker = _Looker(run, portions, around, others)
+    looker = _Looker(run, portions, around)
     here, there = looker.at(place, near=probes, parts=True)
     rounding = eps * (np.abs(np.asarray(first.rounded, np.float64)) + np.abs(place.u) + delta)
-    steps = [k * rounding * random.choice([-1.0, 1.0], p) for k in _CLOUD]
+    steps = [(k * rounding + share * eps**0.5 * delta) * random.choice([-1.0, 1.0], p) for k, share in _CLOUD]
     steps = [sign * np.where(np.isfinite(step), step, 0) for step in steps for sign in (1, -1)]
     cloud = tuple(
         looker.at(place.moved(by), near=_NEAR, parts=k < 2, beside=steps[k - 2])[0] for k, by in enumerate(steps)
@@ -322,6 +328,23 @@ def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> 
     if has(model, "log_likelihood", "q_function") and p <= LARGEST_HESSIAN:
         places = [place, *[place.moved(steps[0])] * (p <= _HESSIANS)]
         missing = _missing(run, places, delta, values)
+    surroundings = None
+    if missing:
+        scale = delta[:, None] * delta[None, :] / values
+        assert here.log_likelihood is not None
+        slope = (here.log_likelihood.gradient + here.log_prior.gradient) * delta / values
+        same = _posteriors_differ(run, place, q, here.entropy, values)
+        surroundings = Surroundings(
+            slope,
+            -complete * scale,
+            missing[0],
+            ~np.asarray(living(model, params)),
+            edged(model, params),
+            values,
+            max(eps, rounding_of(missing)),
+            same,
+            lambda: _gain(run, place, around, here),
+        )
     return Measured(
         values,
         delta,
@@ -332,6 +355,7 @@ def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> 
         cloud,
         tuple(pairs),
         tuple(missing),
+        surroundings,
         lambda: run.missing_information(place, values, exact=False) * delta[:, None] * delta[None, :] / values,
         relabelled(run, place),
         looks_behind(run, place, around),
@@ -355,6 +379,29 @@ def rounding_of(matrices: Sequence[np.ndarray]) -> float:
     first = matrices[0]
     apart = [first - first.T, *[other - first for other in matrices[1:]]]
     return float(np.max([np.abs(part).max(initial=0) for part in apart]))
+
+
+def _posteriors_differ(run: _Instrument, place: _Place, q: Any, entropy: float | None, size: float) -> float:
+    """KL from the posterior to that of the same observations in another order, for each value; NaN: not known."""
+    if not has(run.model, "divergence") or entropy is None or not entropy > 0:
+        return float("nan")
+    other = programs.posterior(run.model, place.params, in_other_order(run.data), place.u).q
+    return float(programs.divergence(run.model, run.data, q, other)) / size
+
+
+def _gain(run: _Instrument, place: _Place, around: np.ndarray, here: Look) -> float:
+    """What EM gains on the objective at a place where it starts at probes beside it, the most of all; 0 without."""
+    best = 0.0
+    if not has_m_step(run.model):
+        return best
+    before = run.log_likelihood(place).value + here.log_prior.value
+    for by in around[:_NEAR]:
+        at = place.moved(by)
+        for _ in range(_TRIES):
+            new = programs.step(run.model, at.params, run.data, run.posterior(at), at.u).params
+            at = _Place(new, np.asarray(run.start(new).u))
+        best = max(best, float(run.log_likelihood(at).value + run.log_prior(at).value - before))  # NaN is no gain
+    return best
 
 
 def _natural_step(u: np.ndarray, hessian: np.ndarray, data_size: float) -> np.ndarray:

@@ -155,3 +155,18 @@ def looks_behind(run: Any, place: Any, around: np.ndarray) -> tuple[float, float
     behind = at(0 * around[0], changed, shorter) - at(0 * around[0], values, shorter)
     before = [at(by, changed, lengths) != at(by, values, lengths) for by in around[:3]]
     return behind, 0.0 if any(before) else 1.0
+
+
+def in_other_order(data: Data) -> Data:
+    """The same observations, each in the place of the next; of sequences the steps."""
+    observations, weights = split_weights(jax.tree.map(np.asarray, data))
+    if isinstance(observations, Sequences):
+        values: Any = np.array(observations.values)
+        lengths: Any = observations.lengths
+        seen = np.arange(values.shape[1])[None, :] < lengths[:, None]
+        values[seen] = np.roll(values[seen], 1, axis=0)
+        other: Any = Sequences(values, lengths)
+    else:
+        axis = lambda leaf: int(leaf.shape[0] == 1 and leaf.ndim > 1)
+        other = jax.tree.map(lambda leaf: np.roll(leaf, 1, axis=axis(leaf)) if leaf.ndim else leaf, observations)
+    return other if weights is None else Weighted(other, weights)

@@ -16,6 +16,7 @@ from jaxem.fitting.validation import check_start
 from jaxem.inference.certificate import Certificate, Check, Verdict
 from jaxem.inference.laws import LAWS, Law, find, parts_named
 from jaxem.inference.measurements import LARGEST_HESSIAN, Measured, measure
+from jaxem.inference.point import describe
 
 
 def verify(
@@ -35,6 +36,9 @@ def verify(
     ``probes``: how many random other parameters the inequalities are tried at (drawn from ``key``, default a fixed
     one), at distances from a tenth of an error bar to three. Works on any model, in float32 and float64. With
     ``strict``, a violated law raises ``LawViolationError``, naming the law and the parameter array.
+
+    The last line says of the point itself whether it is a maximum, a saddle, at an edge, flat, or not stationary. That
+    is information and no law: a right model can be verified anywhere.
 
     A law that needs what the model lacks is reported as not checked, never as holding: where there is no
     ``log_likelihood``, nothing can be said of touching, and the table says so.
@@ -62,10 +66,20 @@ def verify(
     with np.errstate(all="ignore"):  # what is not finite is found so
         measured = measure(model, params, data, key, probes)
         checks = [_check(name, law, model, params, measured, names, dtype) for name, law in laws.items()]
-    certificate = Certificate(tuple(checks), dtype.name, measured.size)
+        point = _point(model, measured, names)
+    certificate = Certificate(tuple(checks), dtype.name, measured.size, point)
     if strict:
         certificate.raise_if_violated()
     return certificate
+
+
+def _point(model: Any, measured: Measured, names: list[str]) -> str:
+    """One line on the point itself."""
+    if measured.surroundings is not None:
+        return describe(measured.surroundings, names)
+    absent = missing(model, "q_function", "log_likelihood")
+    why = f"the model lacks {', '.join(absent)}" if absent else f"more than {LARGEST_HESSIAN} coordinates"
+    return f"unknown: {why}"
 
 
 def _check(
