@@ -118,7 +118,7 @@ class Mixture(DiscreteLatent):
 
     def degenerate(self, params: MixtureParams) -> Array:
         """Whether a component is empty (a weight below eps^2: less than eps of one among 1 / eps observations) or
-        has collapsed."""
+        has collapsed. A weight of exactly zero is no structure to be kept, but a component too many: use fewer."""
         empty = (params.weights < jnp.finfo(params.weights.dtype).eps ** 2).any()
         return empty | families.degenerate(self.family, params.components)
 
