@@ -63,15 +63,21 @@ def stored(tree: Tree, zero: Array) -> Tree:
     """The tree as it will stand in memory, for differences of the size of rounding error.
 
     A compiler may take ``x - y`` from the product that x was before it was rounded. It cannot look through an exclusive
-    or with ``zero``, an int32 of which only running tells that it is 0.
+    or with ``zero``, an int32 of which only running tells that it is 0. To a derivative it is the identity.
     """
+    return jax.tree.map(lambda leaf: _stored(leaf, zero), tree)
 
-    def one(leaf: Array) -> Array:
-        bits = jnp.dtype(f"int{8 * leaf.dtype.itemsize}")
-        whole = jax.lax.bitcast_convert_type(leaf, bits) ^ zero.astype(bits)
-        return jax.lax.bitcast_convert_type(whole, leaf.dtype)
 
-    return jax.tree.map(one, tree)
+@jax.custom_jvp
+def _stored(leaf: Array, zero: Array) -> Array:
+    bits = jnp.dtype(f"int{8 * leaf.dtype.itemsize}")
+    whole = jax.lax.bitcast_convert_type(leaf, bits) ^ zero.astype(bits)
+    return jax.lax.bitcast_convert_type(whole, leaf.dtype)
+
+
+@_stored.defjvp
+def _stored_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    return _stored(*primals), tangents[0]
 
 
 def dot(a: Tree, b: Tree) -> Array:
