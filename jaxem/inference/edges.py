@@ -33,6 +33,7 @@ def _leaves(model: Any, params: Params, *vectors: Array) -> list[tuple[Any, ...]
     return list(zip(parameter_spaces(model, params), leaves, *shaped, strict=True))
 
 
+@program(quick="few numbers")
 def within_rounding(model: Any, params: Params) -> Array:
     """Which parameters (T,) are zero, or one, but for rounding, and not exactly: those are structure, and held."""
     parts = [

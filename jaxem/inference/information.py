@@ -153,25 +153,6 @@ def _derivative(model: Any, params: Params, data: Data, what: Any) -> tuple[Arra
     return values[0], columns.T if what == "sem" else -(columns + columns.T) / 2
 
 
-@program(quick="few numbers")
-def _look(
-    model: Any,
-    params: Params,
-    data: Data,
-    observed: Array,
-    complete: Array | None,
-    gradient: Array,
-    logs: Array,
-    lives: Array,
-) -> Verdict:
-    reference = jnp.diag(jnp.abs(jnp.diagonal(observed))) if complete is None else complete
-    degenerate = model.degenerate(params) if has(model, "degenerate") else jnp.bool_(False)
-    return judge(observed, reference, gradient, logs, lives, size(data, observed.dtype), degenerate)
-
-
-_living = program(living)
-
-
 class Measured(NamedTuple):
     """Information at a point, be it a maximum or not, and what is to be said of it."""
 
@@ -183,8 +164,35 @@ class Measured(NamedTuple):
     verdict: Verdict
 
 
-def _measure(model: Any, params: Params, data: Data, route: Route, lives: Array, rising: Array) -> Measured:
-    """Information, and whether it is any: one small program for each matrix."""
+class _Seen(NamedTuple):
+    lives: Array
+    verdict: Verdict
+    out: Array  # (T,), the parameters that are on their way to an edge
+
+
+@program(quick="few numbers")
+def _look(
+    model: Any,
+    params: Params,
+    data: Data,
+    observed: Array,
+    complete: Array | None,
+    gradient: Array,
+    held: Array,
+    rising: Array,
+) -> _Seen:
+    lives, data_size = living(model, params) & ~held, size(data, observed.dtype)
+    reference = jnp.diag(jnp.abs(jnp.diagonal(observed))) if complete is None else complete
+    degenerate = model.degenerate(params) if has(model, "degenerate") else jnp.bool_(False)
+    verdict = judge(observed, reference, gradient, jnp.asarray(edged(model, params)), lives, data_size, degenerate)
+    verdict = verdict._replace(code=jnp.where(rising.any(), jnp.int32(Regularity.INWARD), verdict.code))
+    return _Seen(lives, verdict, edges.running_off(model, params, reference, verdict, data_size))
+
+
+def _measure(
+    model: Any, params: Params, data: Data, route: Route, held: Array, rising: Array
+) -> tuple[Measured, Array]:
+    """Information, whether it is any, and what is on its way to an edge: one small program for each matrix."""
     gradient = complete = None
     if has(model, "q_function"):
         gradient, complete = _derivative(model, params, data, "complete")
@@ -193,10 +201,8 @@ def _measure(model: Any, params: Params, data: Data, route: Route, lives: Array,
         observed = _from_sem(complete, observed)
     else:
         gradient = value
-    verdict = _look(model, params, data, observed, complete, gradient, edged(model, params), lives)
-    inward = rising.any()
-    verdict = verdict._replace(code=jnp.where(inward, jnp.int32(Regularity.INWARD), verdict.code))
-    return Measured(params, lives, rising, observed, complete, verdict)
+    seen = _look(model, params, data, observed, complete, gradient, held, rising)
+    return Measured(params, seen.lives, rising, observed, complete, seen.verdict), seen.out
 
 
 @program
@@ -214,16 +220,16 @@ def measure(model: Any, params: Params, data: Data, route: Route) -> Measured:
         return *edges.hold(model, params, held, out), rising
 
     def look(params: Params, held: Array, rising: Array) -> tuple[Measured, Array]:
-        found = _measure(model, params, data, route, _living(model, params) & ~held, rising)
-        reference = found.observed if found.complete is None else found.complete
-        return found, edges.running_off(model, params, reference, found.verdict, size(data, reference.dtype))
+        return _measure(model, params, data, route, held, rising)
 
     out = edges.within_rounding(model, params)
-    held, rising = jnp.zeros(edged(model, params).shape, bool), jnp.zeros_like(out)
+    held: Any = np.zeros(edged(model, params).shape, bool)
+    rising: Any = np.zeros(out.shape, bool)
     if trees.is_traced(out, data):
+        held = jnp.asarray(held)
         return _measure_in_a_trace(hold, look, params, held, out)
     for round in range(_ROUNDS):
-        if out.any():
+        if np.asarray(out).any():
             params, held, rising = hold(params, held, out)
         elif round > 0:
             break
@@ -282,16 +288,13 @@ def information(model: Any, params: Params, data: Data, *, route: Route | None =
     check_start(model, params, data)
     route = choose_route(model, route)
     found = regular(model, params, data, route)
-    names = coordinate_names(model, params)
+    parts, names = (found.observed, found.complete), coordinate_names(model, params)
     if trees.is_traced(found.observed):
-        observed, complete = (
-            None if part is None else without(part, found.lives, jnp.nan) for part in (found.observed, found.complete)
-        )
-    else:
+        parts = (None if part is None else without(part, found.lives, jnp.nan) for part in parts)
+    elif not np.asarray(found.lives).all():
         free = np.flatnonzero(found.lives)
         names = tuple(names[i] for i in free)
-        observed, complete = (
-            None if part is None else part[np.ix_(free, free)] for part in (found.observed, found.complete)
-        )
+        parts = (None if part is None else part[np.ix_(free, free)] for part in parts)
+    observed, complete = parts
     missing = None if complete is None else complete - observed  # pyright: ignore
     return Information(observed, complete, missing, names)  # pyright: ignore[reportArgumentType]

@@ -107,11 +107,12 @@ def spread_of(
     params, data = convert(model, params, data)
     check_start(model, params, data)
     found = regular(model, params, data, choose_route(model, route))
-    params, lives, observed = found.params, found.lives, without(found.observed, found.lives, 1)
+    params, lives, observed = found.params, found.lives, found.observed
     traced = trees.is_traced(observed)
     if not robust and clusters is None:
         return _spread(model, params, observed, lives, None)
     labels = None if clusters is None else _labels(clusters, count(data), traced)
+    observed = without(observed, lives, 1)
     each, weights = scores(model, params, data)
     if not traced:
         _check_groups(weights, labels)
@@ -170,6 +171,7 @@ def _spread(model: Any, params: Params, observed: Array, lives: Array, between: 
     u = into(model, params)
     chart = flat_chart(model, params)
     jacobian = along_all(lambda v: jax.jvp(chart, (u,), (v,))[1], u).T
+    observed = without(observed, lives, 1)
     scale = 1 / jnp.sqrt(jnp.diagonal(observed))  # the units of the coordinates differ: solve without them
     lower = jnp.linalg.cholesky(observed * scale[:, None] * scale[None, :])
     inverse = without(cho_solve((lower, True), jnp.diag(scale)) * scale[:, None], lives, 0)

@@ -47,9 +47,9 @@ class HMM:
               \text{emissions under weights } \gamma_t(k)
 
     Data: one observation is one sequence. An array ``(N, T)`` or ``(N, T, D)``, ``Sequences`` where lengths differ
-    (see ``jaxem.pad_sequences``), or ``Weighted`` of either; for one sequence x, ``x[None]``. q: a ``Chain``. A
-    initial or transition probability that starts at exactly zero stays there, under every algorithm, and is not counted
-    as free. ``unmoved (K, K)``: the transitions of a state that no sequence
+    (see ``jaxem.pad_sequences``), or ``Weighted`` of either; for one sequence x, ``x[None]``. q: a ``Chain``.
+    An initial or transition probability that starts at exactly zero stays there, under every algorithm, and is not
+    counted as free. ``unmoved (K, K)``: the transitions of a state that no sequence
     leaves, for which any are as good; set by ``anchor`` to what they were. ``parallel``: whether each sequence is cut
     into blocks that run side by side, at ``k`` times the arithmetic; ``None`` chooses by device and shape, the
     posterior is the same. Baum, Petrie, Soules & Weiss (1970); Rabiner (1989); Särkkä & García-Fernández (2021).
