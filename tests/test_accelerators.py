@@ -14,7 +14,7 @@ from closeness import as_dtype, assert_within, eps
 import jaxem
 from jaxem import EM, GEM, SQUAREM, Anderson, Status, datasets
 from jaxem.algorithms.anderson import _coefficients
-from jaxem.families import Normal, NormalParams, Poisson, PoissonParams
+from jaxem.families import MultivariateNormal, MultivariateNormalParams, Normal, NormalParams, Poisson, PoissonParams
 from jaxem.models import Mixture, MixtureParams
 
 EPS = eps(np.float64)
@@ -143,6 +143,24 @@ def test_units_change_no_decision(algorithm):
         ways.append((int(fit.status), int(fit.steps), int(fit.evaluations), int(fit.fallbacks)))
         assert fit.converged
     assert ways[0] == ways[1]
+
+
+@pytest.mark.parametrize("algorithm", BOTH, ids=["squarem", "anderson"])
+def test_columns_have_units_of_their_own(algorithm):
+    """In other units a column, and far from the origin, each iterate is the same."""
+    model, rng = Mixture(MultivariateNormal("diag"), 2), np.random.default_rng(0)
+    x = rng.normal(size=(150, 3)) + 1.6 * (np.arange(150) < 60)[:, None]
+    means = np.array([[1.5, 2.0, 1.0], [0.5, -0.5, 0.0]])
+    climbs = []
+    for unit, shift in ((np.ones(3), 0.0), (np.array([1e-4, 1.0, 3e5]), np.array([1e5, -1e4, 1e3]))):
+        components = MultivariateNormalParams((means + shift) * unit, np.ones((2, 3)) * unit**2)
+        start = MixtureParams(np.array([0.4, 0.6]), components)
+        stop = jaxem.parameter_change(0.0)
+        fit = jaxem.fit(model, start, (x + shift) * unit, algorithm=algorithm, stop=stop, max_steps=8)
+        climbs.append(np.asarray(fit.trace) - float(fit.trace[0]))
+    assert climbs[0][-1] > 10
+    # What is lost where numbers are stored 1e5 from the origin: 2e-11, and ten times more a step.
+    assert_within(climbs[1], climbs[0], 1e-6)
 
 
 def test_what_only_rounding_moves_decides_nothing():

@@ -31,7 +31,7 @@ class Memory(NamedTuple):
     held: Array  # how many there are; -1 at the start, where not even u and f are known
     trust: Array  # s: successes count for it, refusals against it
     cap: Array  # the longest leap allowed, in plain steps
-    steps: Array  # (p,), the longest step so far of each coordinate's array
+    steps: Array  # (p,), the longest step so far of each coordinate
 
 
 @register
@@ -102,7 +102,7 @@ class Anderson:
         # In the chart of the plain step: what it has set to exactly zero stays there.
         u = into(model, state.params, plain)
         f = into(model, plain) - u
-        steps = extrapolation.longest_steps(model, plain, f, memory.steps)
+        steps = extrapolation.longest_steps(f, memory.steps)
         unit = extrapolation.units(model, plain, steps)
 
         # Coordinates of another chart are not to be compared with these: the history starts afresh.

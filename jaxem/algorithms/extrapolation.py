@@ -17,27 +17,22 @@ from jaxem.core.model import Params, has, spaces_of
 Tree = Any
 
 
-def longest_steps(model: Any, like: Params, step: Array, before: Array) -> Array:
-    """For each coordinate the longest root-mean-square step that its parameter array has made so far, (p,)."""
-    _, unravel = ravel_pytree(constraints.inverse(spaces_of(model), like))
-    now = jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.sqrt((leaf**2).mean()), leaf.shape), unravel(step))
-    longest = jnp.maximum(before, ravel_pytree(now)[0])
+def longest_steps(step: Array, before: Array) -> Array:
+    """For each coordinate the longest step that it has made so far, (p,)."""
+    longest = jnp.maximum(before, jnp.abs(step))
     return jnp.where(jnp.isfinite(longest), longest, before)
 
 
 def units(model: Any, like: Params, longest: Array) -> Array:
     """What the length of each coordinate is measured in, (p,), so that the data's units change no decision.
 
-    The charts of constrained spaces are free of units: 1. An unconstrained array is measured so that the longest step
-    it has made is as long as the longest of those others. Steps of less than sqrt(eps) of what the array holds do not
+    The charts of constrained spaces are free of units: 1. An unconstrained number is measured so that the longest step
+    it has made is as long as the longest of those others. Steps of less than eps^(5/8) of the number itself do not
     count: one that only rounding error moves would be measured by that error, and weigh as much as the others.
     """
     spaces = spaces_of(model)
-    held = jax.tree.map(
-        lambda leaf: jnp.full(leaf.shape, jnp.sqrt(jnp.finfo(leaf.dtype).eps * (leaf**2).mean()), leaf.dtype),
-        constraints.inverse(spaces, like),
-    )
-    longest = jnp.maximum(longest, ravel_pytree(held)[0])
+    here = ravel_pytree(constraints.inverse(spaces, like))[0]
+    longest = jnp.maximum(longest, float(jnp.finfo(here.dtype).eps) ** 0.625 * jnp.abs(here))
     free = jax.tree.map(
         lambda space, part: jax.tree.map(lambda leaf: jnp.full(leaf.shape, not isinstance(space, Real)), part),
         spaces,

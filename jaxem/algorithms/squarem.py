@@ -21,7 +21,7 @@ from jaxem.core.records import register
 class Memory(NamedTuple):
     inner: State  # of the algorithm that is accelerated, at the same parameters
     longest: Array  # the longest step length allowed
-    steps: Array  # (p,), the longest step so far of each coordinate's array
+    steps: Array  # (p,), the longest step so far of each coordinate
 
 
 @register
@@ -81,7 +81,7 @@ class SQUAREM:
         # In the chart of the last one: what an iteration has set to exactly zero stays there.
         u0, u1, u2 = (into(model, params, twice) for params in (state.params, once, twice))
         r, v = u1 - u0, u2 - 2 * u1 + u0
-        steps = extrapolation.longest_steps(model, once, r, steps)
+        steps = extrapolation.longest_steps(r, steps)
         unit = extrapolation.units(model, once, steps)
         s = jnp.clip(self._length(r / unit, v / unit), 1, longest)
         bold = s > 1
