@@ -67,6 +67,12 @@ def closes_over(s):
     return jaxem.fit(model, 1.0, X, max_steps=2).params
 
 
+def climbs_over(s):
+    """The same, where the M-step is gradient ascent."""
+    model = jaxem.from_log_joint(lambda m, x: jnp.stack([-((x - m) ** 2) * s, -(x**2)]))
+    return jaxem.fit(model, 1.0, X, max_steps=2).params
+
+
 def with_bad(x, value, row=2):
     x = np.array(x, float)
     x[row] = value
@@ -276,6 +282,8 @@ REFUSED = {
     "a list of classes": (lambda: jaxem.select([Mixture], KEY, X), "the model is the class Mixture"),
     "strict = 1": (lambda: jaxem.verify(NORMAL, START, X, strict=1), "strict must be True or False"),
     "grad of what is closed over": (lambda: jax.grad(closes_over)(0.5), "make it a leaf of the model"),
+    "the same, forward": (lambda: jax.jacfwd(climbs_over)(0.5), "make it a leaf of the model"),
+    "the same, by ascent": (lambda: jax.grad(climbs_over)(0.5), "make it a leaf of the model"),
     "the same, compiled": (lambda: jax.grad(jax.jit(closes_over))(0.5), "make it a leaf of the model"),
 }
 

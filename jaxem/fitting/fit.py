@@ -17,7 +17,7 @@ from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, check_model, has, has_m_step, require
-from jaxem.fitting import implicit, remaining
+from jaxem.fitting import closures, implicit, remaining
 from jaxem.fitting.remaining import Remaining
 from jaxem.fitting.result import Fit, Status
 from jaxem.fitting.stopping import Progress, Rule, default_rule, noisy_rule, rounding
@@ -78,6 +78,7 @@ def fit_alone(
     params, data = convert(model, params, data)
     arguments = implicit.constant((model, params, data, algorithm, stop, tol))
     check_start(*arguments[:3])
+    closures.guard(model, algorithm, stop)
     traced = trees.is_traced(arguments[:3])
     return _fit(*arguments, max_steps, key, traced), data
 

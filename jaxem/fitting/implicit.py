@@ -33,6 +33,7 @@ from jaxem.core.coordinates import living
 from jaxem.core.data import Data, Weighted, size
 from jaxem.core.model import Params, has_m_step, require, spaces_of
 from jaxem.core.trees import largest
+from jaxem.fitting.closures import REFUSAL
 from jaxem.fitting.result import CAUSES, Fit, FitError, Status
 
 _NEWTON_STEPS = 2  # each squares the distance to the fixed point, which a converged fit has below 1e-2
@@ -66,10 +67,7 @@ def _attached(model: Any, data: Data, params: Params, objective: Array | None, s
 def _rule(primals: Any, tangents: Any) -> Any:
     model, data, params, objective, status = primals
     if not all(_is_zero(leaf) for leaf in jax.tree.leaves(tangents[2:4], is_leaf=_is_symbolic)):
-        raise ValueError(
-            "the fit is differentiated in a value that a function of the model closes over: make it a leaf of the "
-            "model (a field of a pytree class with e_step and m_step), or a part of the data"
-        )
+        raise ValueError(REFUSAL)
     require(model, "the derivative of a fit", "e_step")
     refined, quality = _refine(*constant((model, data, params, objective, status)))
     trouble = _trouble(constant(status), quality)
