@@ -9,6 +9,8 @@ import jax
 from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 
+_ELSEWHERE = ("jax", "builtins", "numpy", "optax", "functools")  # classes whose methods close over nothing
+
 REFUSAL = (
     "the fit is differentiated in a value that a function of the model closes over: make it a leaf of the model (a "
     "field of a pytree class with e_step and m_step), or a part of the data"
