@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -382,8 +383,13 @@ def rounding_of(matrices: Sequence[np.ndarray]) -> float:
 
 
 def _posteriors_differ(run: _Instrument, place: _Place, q: Any, entropy: float | None, size: float) -> float:
-    """KL from the posterior to that of the same observations in another order, for each value; NaN: not known."""
-    if not has(run.model, "divergence") or entropy is None or not entropy > 0:
+    """KL from the posterior to that of the same observations in another order, for each value; NaN: not known.
+
+    Not where hidden variables belong to no row (the number in a cell that is seen in part): they know of no order.
+    """
+    rows = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(run.data)}
+    of_rows = any(jnp.ndim(leaf) > 1 and jnp.shape(leaf)[:1] in rows for leaf in jax.tree.leaves(q))
+    if not of_rows or not has(run.model, "divergence") or entropy is None or not entropy > 0:
         return float("nan")
     other = programs.posterior(run.model, place.params, in_other_order(run.data), place.u).q
     return float(programs.divergence(run.model, run.data, q, other)) / size

@@ -35,11 +35,12 @@ def describe(around: Surroundings, names: Sequence[str]) -> str:
     at_edge = ""
     if around.held.any():
         at_edge = f", where what lies on the edge of its space stays there: {_list(names, around.held)}"
-    if around.same <= _SAME:
-        gain = around.pushed()
-        if gain > _GAIN:
-            return f"saddle: the classes coincide; EM that starts beside it gains {gain:.3g} in log-likelihood, or more"
-        return "flat: the classes coincide, and EM that starts beside it gains nothing"
+    gain = around.pushed() if around.same <= _SAME else 0.0
+    if gain > _GAIN:
+        return (
+            "saddle: the posterior is the same for every observation, as where classes coincide; EM that starts beside "
+            f"the point gains {gain:.3g} in log-likelihood, or more"
+        )
     live = ~around.held
     gradient, complete, missing = (
         around.gradient[live],
