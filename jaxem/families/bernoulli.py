@@ -44,7 +44,8 @@ class Bernoulli:
         p = params.probabilities
         ones = x.astype(p.dtype)
         both = jnp.concatenate([ones, 1 - ones], axis=1)
-        density = indicators.log_density(both, jnp.concatenate([p, 1 - p], axis=1))
+        logs = jnp.concatenate([indicators.log(p), indicators.log_of_rest(p)], axis=1)
+        density = indicators.log_density(both, logs)
         return jnp.where(self.supports(x)[:, None], density, impossible(x, density.dtype)[:, None])
 
     def statistics(self, weights: Array, x: Array) -> BernoulliStatistics:
@@ -56,7 +57,8 @@ class Bernoulli:
 
     def expected(self, params: BernoulliParams, statistics: BernoulliStatistics) -> Array:
         p, ones = params.probabilities, statistics.ones
-        return (log_times(ones, p) + log_times(statistics.sizes[:, None] - ones, 1 - p)).sum()
+        zeros = statistics.sizes[:, None] - ones
+        return (log_times(ones, p) + zeros * jnp.log1p(-jnp.where(zeros > 0, p, 0))).sum()
 
     def contrasts(self, params: BernoulliParams) -> Array:
         return params.probabilities

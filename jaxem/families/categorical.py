@@ -69,7 +69,7 @@ class Categorical:
 
     def log_density(self, params: CategoricalParams, x: Array) -> Array:
         p = jnp.concatenate(params.probabilities, axis=1)
-        density = indicators.log_density(self._one_hot(x, p.dtype), p)
+        density = indicators.log_density(self._one_hot(x, p.dtype), indicators.log(p))
         return jnp.where(self.supports(x)[:, None], density, impossible(x, density.dtype)[:, None])
 
     def statistics(self, weights: Array, x: Array) -> CategoricalStatistics:

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jax.scipy.special import gammaln, multigammaln
 from jax.typing import ArrayLike
 
 from jaxem.core import matrices
 from jaxem.core.checks import whole_number
 from jaxem.core.conversion import as_array
 from jaxem.core.trees import float_dtype
-from jaxem.families import unbounded
+from jaxem.families import scales, stirling, unbounded
 
 
 class NormalInverseWishart(NamedTuple):
@@ -136,14 +135,28 @@ def _mean_scale(prior: NormalInverseWishart) -> Array:
 
 
 def _log_inverse_wishart(prior: NormalInverseWishart, covariances: Array) -> Array:
-    d, nu = covariances.shape[-1], prior.dof
+    r"""log W^-1(S; nu, Lambda), without its large terms that cancel.
+
+    With a = nu / 2, H the lower triangle of L_S^-1 L_Lambda and D the deviance (see ``stirling.py``),
+
+    .. math:: -\sum_i D(a, H_{ii}^2 / 2) - \tfrac12 \sum_{i > j} H_{ij}^2
+              + \sum_{j < d} \log \frac{(a / e)^a}{\Gamma(a - j / 2)} - \tfrac{d (d - 1)}{4} \log \pi
+              - \tfrac{d + 1}{2} \log |S|
+    """
+    d, a = covariances.shape[-1], prior.dof / 2
     lower = matrices.cholesky(covariances)
     half = matrices.solve_lower(lower, jnp.broadcast_to(matrices.cholesky(prior.scale), lower.shape))
-    log_determinants = matrices.log_determinant(lower)
-    constant = nu / 2 * (jnp.linalg.slogdet(prior.scale)[1] - d * math.log(2)) - multigammaln(nu / 2, d)
-    return constant - (nu + d + 1) / 2 * log_determinants - 0.5 * (half**2).sum(axis=(-2, -1))
+    below = jnp.arange(d, dtype=a.dtype) / 2
+    constant = stirling.gamma_at_saddle(a[None], below).sum() - d * (d - 1) / 4 * math.log(math.pi)
+    diagonal = jnp.diagonal(half, axis1=-2, axis2=-1)
+    deviances = stirling.deviance(jnp.broadcast_to(a, diagonal.shape), diagonal**2 / 2).sum(axis=-1)
+    others = (jnp.tril(half, -1) ** 2).sum(axis=(-2, -1))
+    return constant - deviances - 0.5 * others - (d + 1) / 2 * matrices.log_determinant(lower)
 
 
 def _log_inverse_gamma(prior: NormalInverseWishart, variances: Array) -> Array:
+    """a log b - log Gamma(a) - (a + 1) log v - b / v = -D(a, b / v) + log((a / e)^a / Gamma(a)) - log v."""
     shape, rate = prior.dof / 2, _mean_scale(prior) / 2
-    return shape * jnp.log(rate) - gammaln(shape) - (shape + 1) * jnp.log(variances) - rate / variances
+    constant = stirling.gamma_at_saddle(shape, jnp.zeros_like(shape))
+    deviances = stirling.deviance(jnp.broadcast_to(shape, variances.shape), rate * scales.reciprocal(variances))
+    return constant - deviances - scales.log(variances)

@@ -7,6 +7,8 @@ relative errors of 1e-4. XLA's own sums, and sums of sums, do not.
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.matrices import product
+
 _ROWS = 2**12  # of one product: so many terms lose some eps
 
 
@@ -21,8 +23,8 @@ def weighted_sums(weights: Array, x: Array) -> Array:
     x = x.astype(weights.dtype)
     n = x.shape[0]
     if n <= _ROWS:
-        return weights.T @ x
+        return product(weights.T, x)
     pieces = n // _ROWS
     full = pieces * _ROWS
     parts = [a[:full].reshape(pieces, _ROWS, a.shape[1]) for a in (weights, x)]
-    return (jnp.swapaxes(parts[0], 1, 2) @ parts[1]).sum(axis=0) + weights[full:].T @ x[full:]
+    return product(jnp.swapaxes(parts[0], 1, 2), parts[1]).sum(axis=0) + product(weights[full:].T, x[full:])
