@@ -50,16 +50,13 @@ def collapsed(means: Array, variances: Array) -> Array:
     return (variances <= (4 * eps) ** 2 * spread).any()
 
 
-def singular(covariances: Array, times: float = 1) -> Array:
-    """Whether a covariance matrix is finite but has no Cholesky factor in this precision, whatever the units.
-
-    ``times``: how many times the rounding error of its entries a pivot must exceed.
-    """
+def singular(covariances: Array) -> Array:
+    """Whether a covariance matrix is finite but has no Cholesky factor in this precision, whatever the units."""
     d = covariances.shape[-1]
     scale = jnp.sqrt(jnp.diagonal(covariances, axis1=-2, axis2=-1))
     correlations = covariances / (scale[..., :, None] * scale[..., None, :])
     pivots = jnp.diagonal(matrices.cholesky(correlations), axis1=-2, axis2=-1)
-    regular = (pivots**2 > times * d * jnp.finfo(covariances.dtype).eps).all(axis=-1)
+    regular = (pivots**2 > d * jnp.finfo(covariances.dtype).eps).all(axis=-1)
     finite = jnp.isfinite(covariances).all(axis=(-2, -1))
     return (finite & ~regular).any()
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core.checks import brief
-from jaxem.core.constraints import PositiveDefinite, Real
+from jaxem.core.constraints import Real
 from jaxem.core.records import register
 from jaxem.families import normal_prior, products, unbounded
 from jaxem.families.covariance import (
@@ -21,7 +21,6 @@ from jaxem.families.covariance import (
     is_degenerate,
     log_normal,
     scatter_about_mean,
-    singular,
 )
 from jaxem.families.normal_prior import NormalInverseWishart
 
@@ -149,12 +148,6 @@ class MultivariateNormal:
 
     def supports(self, x: Array) -> Array:
         return jnp.isfinite(x).all(axis=1)
-
-    def suspect(self, params: MultivariateNormalParams) -> Array:
-        """Whether the covariances of a start are so near singular that rounding may be all that keeps them regular."""
-        if self.prior is not None or not isinstance(self._form.space, PositiveDefinite):
-            return jnp.bool_(False)
-        return singular(params.covariances, 1024)
 
     def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
         """Why no start can be made from the rows ``x`` in this dtype; ``None`` where nothing is known against it."""

@@ -19,13 +19,13 @@ class Family(Protocol):
 
     A family may also have ``log_prior(params)``, then included by ``maximize``; ``degenerate(params)``, whether
     some class has collapsed to where its density has no bound; ``anchor(params)``, the same family with its
-    statistics taken about ``params``; ``forms(params, x)``, the same at these parameters in a quick and in a careful
-    form, and whether the first is accurate enough (or ``None``, for data of such a shape); ``diagnose(x, dtype)``, in
-    words why no start can be made from the NumPy rows ``x``, or ``None``, and ``suspect(params)``, whether a start is
-    such that it should be asked; ``contrasts(params) -> (K, F)``, numbers without units by which classes differ; and
-    ``permute(params, order)``. The functions below this class supply the answer of a family that has not. Parameters
-    that all classes share have no axis of classes: which those are is seen from what ``maximize`` returns. The first
-    array that has a row for each class says where it lies.
+    statistics taken about ``params``; ``forms(params, x)``, the same at these parameters in a quick and in a
+    careful form, and whether the first is accurate enough (or ``None``, for data of such a shape);
+    ``diagnose(x, dtype)``, in words why no start can be made from the NumPy rows ``x``, or ``None``;
+    ``contrasts(params) -> (K, F)``, numbers without units by which classes differ; and ``permute(params, order)``.
+    The functions below this class supply the answer of a family that has not. Parameters that all classes share
+    have no axis of classes: which those are is seen from what ``maximize`` returns. The first array that has a row
+    for each class says where it lies.
     """
 
     event_ndim: int
@@ -79,11 +79,6 @@ def log_prior(family: Any, params: Any) -> Array | float:
 def degenerate(family: Any, params: Any) -> Array:
     """Whether a class has collapsed."""
     return family.degenerate(params) if hasattr(family, "degenerate") else jnp.bool_(False)
-
-
-def suspect(family: Any, params: Any) -> Array:
-    """Whether ``diagnose`` should be asked about the data of this start."""
-    return family.suspect(params) if hasattr(family, "suspect") else jnp.bool_(False)
 
 
 def diagnose(family: Any, x: np.ndarray, dtype: np.dtype) -> str | None:

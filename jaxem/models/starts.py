@@ -10,7 +10,7 @@ from jax.core import Tracer
 
 from jaxem.core.expectation import accumulate, rows_in_cache
 from jaxem.core.trees import all_finite, float_dtype
-from jaxem.families.protocol import anchor, degenerate, diagnose, suspect
+from jaxem.families.protocol import anchor, degenerate, diagnose
 
 Start = Literal["kmeans++", "points", "responsibilities"]
 STARTS = ("kmeans++", "points", "responsibilities")
@@ -71,8 +71,7 @@ def start_components(
 
 def is_sound(family: Any, components: Any, x: Array) -> Array:
     """Whether nothing speaks against these parameters of the family as a start, from observations ``x (N, ...)``."""
-    doubtful = degenerate(family, components) | suspect(family, components)
-    return all_finite(components) & ~doubtful & varies(family.features(x))
+    return all_finite(components) & ~degenerate(family, components) & varies(family.features(x))
 
 
 def varies(x: Array) -> Array:
