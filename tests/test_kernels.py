@@ -194,7 +194,8 @@ def test_a_fit_never_falls_by_more_than_rounding():
     params, x, _ = setting("full", jnp.float32, 1e4)
     start = MixtureParams(jnp.full((K,), 1 / 3, jnp.float32), params._replace(means=x[:K]))
     fit = jaxem.fit(Mixture(MultivariateNormal("full"), K), start, x, tol=0.0, max_steps=300)
-    assert fit.status in (jaxem.Status.CONVERGED, jaxem.Status.MAX_STEPS)
+    # Without a tolerance it goes on until nothing is told from rounding any more.
+    assert fit.status in (jaxem.Status.CONVERGED, jaxem.Status.MAX_STEPS, jaxem.Status.PRECISION)
     steps = int(fit.steps)
     assert steps > 20 and fit.trace[steps] > fit.trace[0] + 10
 
