@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -161,12 +162,32 @@ def log_normal(form: Form, covariances: Array, y: Array) -> Array:
 
 def expected_log_normal(form: Form, covariances: Array, scatter: Array, n: Array, d: int) -> Array:
     """-(n_k log|S_k| + tr(S_k^-1 scatter_k)) / 2, summed; ``scatter``: squares about the means, in this form."""
-    if not isinstance(form.space, PositiveDefinite):
-        return -0.5 * (form.divisor(n, d) * jnp.log(covariances) + scatter / covariances).sum()
+    divisor = form.divisor(n, d)
+    if isinstance(form.space, PositiveDefinite):
+        return _of_matrices(covariances, scatter, divisor)
+    return -0.5 * (divisor * jnp.log(covariances) + scatter / covariances).sum()
+
+
+@jax.custom_jvp
+def _of_matrices(covariances: Array, scatter: Array, n: Array) -> Array:
     lower = matrices.cholesky(covariances)
-    log_determinants = form.divisor(n, d).reshape(lower.shape[:-2]) * matrices.log_determinant(lower)
-    distances = jnp.trace(matrices.solve(lower, scatter), axis1=-2, axis2=-1)
-    return -0.5 * (log_determinants + distances).sum()
+    log_determinants = n.reshape(lower.shape[:-2]) * matrices.log_determinant(lower)
+    return -0.5 * (log_determinants + jnp.trace(matrices.solve(lower, scatter), axis1=-2, axis2=-1)).sum()
+
+
+@_of_matrices.defjvp
+def _of_matrices_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """dQ = -(tr(P (n - A P) dS) + tr(P dA)) / 2 with P = S^-1: no derivative of a factor."""
+    covariances, scatter, n = primals
+    turned, scattered, counted = tangents
+    lower = matrices.cholesky(covariances)
+    inverse = matrices.inverse(lower)
+    precisions = jnp.matmul(jnp.swapaxes(inverse, -1, -2), inverse)
+    identity = jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=n.dtype), lower.shape)
+    slope = jnp.matmul(n * identity - jnp.matmul(precisions, scatter), precisions)
+    log_determinants = counted.reshape(lower.shape[:-2]) * matrices.log_determinant(lower)
+    change = (slope * turned).sum() + (precisions * scattered).sum() + log_determinants.sum()
+    return _of_matrices(covariances, scatter, n), -0.5 * change
 
 
 def scatter_about_mean(form: Form, second: Array, delta: Array, n: Array) -> Array:

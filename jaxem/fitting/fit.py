@@ -171,7 +171,7 @@ def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int
     no_steps = jnp.where(max_steps == 0, Status.MAX_STEPS, RUNNING)
     status = jnp.where(failure == RUNNING, no_steps, failure).astype(jnp.int32)
     unknown = jnp.full_like(noise, jnp.nan)
-    return Climb(state, trace, jnp.int32(0), status, noise, remaining.nothing_known(params), unknown)
+    return Climb(state, trace, jnp.int32(0), status, noise, remaining.nothing_known(model, algorithm, params), unknown)
 
 
 def stepper(model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, max_steps: int) -> Callable[[Climb], Climb]:
@@ -192,18 +192,17 @@ def stepper(model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, max_ste
         trace = climb.trace
         if trace is not None:
             trace = trace.at[steps].set(state.objective)  # after a failure or the end: what stands there already
-        known, left, relative, leaps = climb.remaining, climb.left, False, False
+        known, left, more, blurred, relative, leaps = climb.remaining, climb.left, jnp.inf, False, False, False
         if hasattr(rule, "blocked"):  # it reads what is left
             blur = jnp.zeros_like(data_size)
             if old.objective is not None:
                 blur = rounding(old.objective, data_size) + climb.noise
             by, measured, relative = remaining.measure(model, algorithm, old, new, data, known, blur)
-            found = remaining.estimate(known, steps, by, measured, new.settled, relative)
-            known = trees.select(good, found, known)
+            known, more, blurred = remaining.estimate(known, steps, by, measured, new.settled, relative)
+            left = left if relative else jnp.where(good, known.last, left)
             leaps = hasattr(algorithm, "inner") and measured.rest is None
-            left = left if relative else known.last
         progress = Progress(
-            new.params, old.params, trace, steps, data_size, climb.noise, known.left, known.blurred, relative, leaps
+            new.params, old.params, trace, steps, data_size, climb.noise, more, blurred, relative, leaps
         )
         stopped = rule.met(progress) & new.settled
         ended = jnp.where(steps == max_steps, Status.MAX_STEPS, RUNNING)

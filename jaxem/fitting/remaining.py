@@ -65,7 +65,7 @@ class Measured(NamedTuple):
     along: Array  # the square of its length
     turn: Array  # its product with the step before
     fine: Array  # whether it is far longer than what rounding error alone would make
-    unit: Array  # d over ``along``, where the objective resolved it last
+    unit: Array | None  # d over ``along``, where the objective resolved it last
     rest: Array | None = None  # 1 - r along the step, where that was a leap with sums at both ends
 
 
@@ -77,45 +77,53 @@ class Landmark(NamedTuple):
 class Remaining(NamedTuple):
     """What is known after some steps."""
 
-    left: Array  # to climb; infinite while unknown
-    blurred: Array  # whether the steps are rounding error
-    last: Array  # by the last step alone, be it less or more than by the one before
+    last: Array  # what is left by the last step alone, be it less or more than by the one before
     older: Landmark
     newer: Landmark
     log_d: Array  # of the last step
     step: Params  # the last step
     along: Array  # of the last step
-    unit: Array  # of the last step
+    unit: Array | None  # of the last step; None where a gradient is always known
     still: Array  # steps of rounding error since d last fell
     level: Array  # the largest d of these
-    rest: Array  # the least 1 - r of the last leaps
+    rest: Array | None  # the least 1 - r of the last leaps; None where there are none
     falling: Array  # steps by which ``last`` fell without a break
 
 
-def nothing_known(params: Params) -> Remaining:
+def by_sums(model: Any, algorithm: Any) -> bool:
+    """Whether the gradient of the objective costs nothing."""
+    if hasattr(algorithm, "inner"):
+        return by_sums(model, algorithm.inner)
+    return hasattr(algorithm, "sums") and is_additive(model) and has(model, "expected_log_joint")
+
+
+def nothing_known(model: Any, algorithm: Any, params: Params) -> Remaining:
     """Before the first step."""
     dtype = trees.float_dtype(params)
     unknown, zero = jnp.asarray(jnp.inf, dtype), jnp.zeros((), dtype)
     mark, step = Landmark(jnp.int32(0), -unknown), jax.tree.map(jnp.zeros_like, params)
     return Remaining(
-        left=unknown,
-        blurred=jnp.bool_(False),
         last=unknown,
         older=mark,
         newer=mark,
         log_d=unknown,
         step=step,
         along=zero,
-        unit=jnp.full_like(zero, jnp.nan),
+        unit=None if by_sums(model, algorithm) else jnp.full_like(zero, jnp.nan),
         still=jnp.int32(0),
         level=zero,
-        rest=zero + 1,
+        rest=zero + 1 if by_sums(model, algorithm) and hasattr(algorithm, "inner") else None,
         falling=jnp.int32(0),
     )
 
 
-def estimate(known: Remaining, steps: Array, step: Params, m: Measured, settled: Array, relative: bool) -> Remaining:
-    """What is left after one more step, the number ``steps`` of the fit; ``relative``: d is a squared distance."""
+def estimate(
+    known: Remaining, steps: Array, step: Params, m: Measured, settled: Array, relative: bool
+) -> tuple[Remaining, Array, Array]:
+    """What is left after one more step, the number ``steps`` of the fit; ``relative``: d is a squared distance.
+
+    Returns what is known then, what is left (infinite while unknown), and whether the steps are rounding error.
+    """
     log_d = jnp.log(jnp.maximum(m.d, jnp.finfo(m.d.dtype).tiny))
     one_way = (m.turn > 0.5 * jnp.sqrt(m.along * known.along)) & (m.along > 0)
     clear = one_way | m.fine
@@ -136,15 +144,15 @@ def estimate(known: Remaining, steps: Array, step: Params, m: Measured, settled:
     last = d * r**2 / (rest**2 if relative else rest)
     last = jnp.where(blurred | (clear & (fall > 0)), last, jnp.inf)
     slowest = known.rest
-    if m.rest is not None:
-        slowest = jnp.where(m.fine, jnp.minimum(m.rest, _FORGET * known.rest), known.rest)
+    if slowest is not None and m.rest is not None:
+        slowest = jnp.where(m.fine, jnp.minimum(m.rest, _FORGET * slowest), slowest)
         last = d / slowest
     last = jnp.where(jnp.isnan(last), jnp.inf, last)
     falling = jnp.where((last <= known.last) & (known.last < jnp.inf), known.falling + 1, 0)
     left = jnp.where(blurred | (falling >= _FALLING), last, jnp.inf)
-    if m.rest is not None:  # an estimate of where the leap ended
+    if slowest is not None:  # an estimate of where the leap ended
         left = jnp.maximum(last, known.last)
-    return Remaining(left, blurred, last, older, newer, log_d, step, m.along, m.unit, still, level, slowest, falling)
+    return Remaining(last, older, newer, log_d, step, m.along, m.unit, still, level, slowest, falling), left, blurred
 
 
 def _fall(older: Landmark, newer: Landmark) -> Array:
@@ -162,8 +170,8 @@ def measure(
     ``blur``: rounding error of the objective.
     """
     step = jax.tree.map(jnp.subtract, new.params, old.params)
-    sums = algorithm.sums(old) if hasattr(algorithm, "sums") else None
-    if sums is not None and is_additive(model) and has(model, "expected_log_joint"):
+    if by_sums(model, algorithm):
+        sums = algorithm.sums(old)
         gradient = expectation.slope_from_sums(model, old.params, *sums)
         measured = _by_gradient(model, old.params, gradient, None, step, known)
         if hasattr(algorithm, "inner"):
@@ -179,6 +187,7 @@ def measure(
     assert new.objective is not None
     gain = new.objective - old.objective
     resolved = gain > 8 * blur
+    assert known.unit is not None
     unit = jnp.where(resolved, gain / along, known.unit)
     by_length = jnp.where(jnp.isnan(unit), gain + blur, unit * along)
     d = jnp.where(resolved, gain, by_length)
