@@ -243,7 +243,12 @@ class PositiveDefinite:
 
 def is_space(node: Any) -> bool:
     """Whether this node of a tree is a space (and not a tree of spaces)."""
-    return isinstance(node, Space)
+    if isinstance(node, _OURS):
+        return True
+    return not isinstance(node, tuple | list | dict | np.ndarray | jax.Array) and isinstance(node, Space)  # slow
+
+
+_OURS = (Real, Positive, UnitInterval, Simplex, PositiveDefinite)
 
 
 def _each(method: str, spaces: Spaces, *trees: Any) -> Any:

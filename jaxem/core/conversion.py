@@ -116,7 +116,8 @@ def as_params(model: Any, params: Params, dtype: jnp.dtype | None = None) -> Par
     params = of_fit(params)
     spaces = spaces_of(model)
     constraints.check_structure(spaces, params)
-    if not isinstance(spaces, constraints.Space) or getattr(spaces, "event_ndim", 0):
+    lists = any(isinstance(node, list) for node in jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, list)))
+    if lists and (not constraints.is_space(spaces) or getattr(spaces, "event_ndim", 0)):
 
         def array(path: Any, _: Any, part: Any) -> Any:
             name = jax.tree_util.keystr(path, simple=True, separator=".")

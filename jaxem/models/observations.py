@@ -13,6 +13,9 @@ from jaxem.core.checks import instance, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.conversion import check_precision
 from jaxem.core.data import Data, split_lengths, split_weights
+from jaxem.core.keeping import Kept
+
+_FOUND = Kept(256)  # shapes of parameters, by family, classes and columns
 
 
 def check_definition(model: Any) -> None:
@@ -71,6 +74,16 @@ def check_leaf(title: str, name: str, given: Array, shape: tuple[int, ...]) -> N
 
 def _shapes(title: str, family: Any, k: int, event: tuple[int, ...]) -> Any:
     """The shapes of the family's parameters: those of what its maximiser returns for one observation."""
+    leaves, structure = jax.tree.flatten(family)
+    key = structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves), k, event
+    known = _FOUND.get(key)
+    if known is None:
+        known = _shapes_anew(title, family, k, event)
+        _FOUND.put(key, known)
+    return known
+
+
+def _shapes_anew(title: str, family: Any, k: int, event: tuple[int, ...]) -> Any:
     dtype = trees.float_dtype(family)
     weights, x = jax.ShapeDtypeStruct((1, k), dtype), jax.ShapeDtypeStruct((1, *event), dtype)
     try:
