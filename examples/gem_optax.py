@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{'':<26}{'status':<12}{'iterations':>10}{'E-steps':>9}{'log-likelihood':>16}")
     fits = {}
     for name, algorithm in ALGORITHMS.items():
-        fit = jaxem.fit(MODEL, start, data, algorithm=algorithm, max_steps=500, key=jax.random.key(0))
+        fit = jaxem.fit(MODEL, start, data, algorithm=algorithm, max_steps=1000, key=jax.random.key(0))
         fits[name] = fit
         status = jaxem.Status(int(fit.status)).name
         print(f"{name:<26}{status:<12}{fit.steps:>10}{fit.evaluations:>9}{float(fit.objective):>16.6f}")
