@@ -12,6 +12,7 @@ from cases import case
 
 import jaxem
 from jaxem import EM, GEM, SQUAREM, Anderson, IncrementalEM, Model, Status, Weighted, datasets
+from jaxem.core import bound, expectation
 from jaxem.families import Bernoulli, BernoulliParams, Normal, NormalParams, Poisson, PoissonParams
 from jaxem.models import HMM, HMMParams, Mixture, MixtureParams
 
@@ -199,3 +200,17 @@ def test_gem_in_32_bits_is_held_to_what_is_left():
     start = MixtureParams(jnp.array([0.5, 0.5]), PoissonParams(jnp.array([1.0, 3.0])))
     fit = jaxem.fit(LONDON, start, data, algorithm=GEM(), max_steps=3_000)
     assert not fit.converged or float(fit.objective) >= OPTIMUM - 0.002
+
+
+@pytest.mark.parametrize("rate", [1e2, 1e6])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_noise_is_rounding_and_no_curvature(precision, rate):
+    """A density in which nothing cancels has next to none, however sharp it is; the textbook form has much."""
+    x = jnp.asarray(np.random.default_rng(0).poisson(rate, 400), precision)
+    at = PoissonParams(x.mean()[None])
+    exact = lambda params: Poisson().log_density(params, x).sum()
+    textbook = lambda params: (x * jnp.log(params.rates) - params.rates - jax.scipy.special.gammaln(x + 1)).sum()
+    resolution = float(bound.resolution(exact(at), jnp.asarray(400.0, precision)))
+    assert float(expectation.noise(exact, at)) <= 4 * resolution
+    if rate > 1e4:
+        assert float(expectation.noise(textbook, at)) > 100 * resolution

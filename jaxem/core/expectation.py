@@ -157,10 +157,13 @@ def noise(objective: Callable[[Params], Array | None], params: Params) -> Array:
         assert value is not None
         return value
 
-    apart = np.array([3, 17, 59, 211])  # far enough to round anew, near enough for curvature not to show
+    apart = np.array([3, 17, 59, 211])  # far enough to round anew, near enough for curvature to show little
     values = jax.lax.map(at, jnp.asarray(np.concatenate([apart, [0], -apart])))
     differences = jnp.abs(values[:4] + values[5:] - 2 * values[4])
-    return jnp.where(jnp.isfinite(differences), differences, 0).max()
+    # Curvature grows with the square of the distance: what of it the farthest may hold is taken from the others.
+    curved = jnp.asarray((apart[:3] / apart[3]) ** 2, differences.dtype) * differences[3]
+    rounded = jnp.maximum(differences[:3] - curved, 0)
+    return jnp.where(jnp.isfinite(rounded), rounded, 0).max()
 
 
 def default_block_size(model: Any, params: Params, data: Data, e_step: Callable[..., Posterior] = posterior) -> int:
