@@ -124,7 +124,7 @@ def _is_lost(predicted: Array, A: Array, found: Filtered, log_b: Callable[[], Ar
 
 def _filter_in_logs(pi: Array, A: Array, log_b: Array, lengths: Array, steps: scaled.Steps) -> tuple[Filtered, Array]:
     """The same, and log c, where scaled numbers underflow; steps in one block."""
-    alpha, log_c = _forward_in_parts(pi, A, log_b, lengths)
+    alpha, log_c, _ = _forward_in_parts(pi, A, log_b, lengths)
     total = alpha.sum(axis=2)
     before = jnp.pad(total[:, :-1], ((0, 0), (1, 0)), constant_values=1)
     log_c = log_c + jnp.log(total / jnp.where(before == 0, 1, before))
@@ -178,9 +178,9 @@ class _Part(NamedTuple):
         return self.m * jnp.exp(jnp.minimum(self.e - e, limit))
 
 
-def _forward_in_parts(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
-    """alpha_t(j) / prod c, (N, T, K), and log c, (N, T); behind the end alpha at the end, and zero. Densities of any
-    range, and zeros anywhere in pi, A and b, with all their derivatives.
+def _forward_in_parts(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array, Array]:
+    """alpha_t(j) / prod c, (N, T, K), and log c, (N, T); behind the end alpha at the end, and zero; and that alpha at
+    the end, (N, K). Densities of any range, and zeros anywhere in pi, A and b, with all their derivatives.
 
     c_t has the value p(x_t | x_1 ... x_{t-1}), so that logarithms stay small, and their sum is as accurate as a sum can
     be; but it is a constant to autodiff: sum_j alpha_t(j) / prod c, which has the value one, has all the derivative.
@@ -210,6 +210,7 @@ def _forward_in_parts(pi: Array, A: Array, log_b: Array, lengths: Array) -> tupl
         elsewhere = jnp.maximum(alpha.e.max(axis=1, keepdims=True), 0)
         e = jnp.where(top == -jnp.inf, elsewhere, top)[:, None]
         m = (_Part(alpha.m[:, :, None], alpha.e[:, :, None]).relative_to(e, limit[None]) * A[None]).sum(axis=1)
+        m = jax.lax.optimization_barrier(m)  # else whatever is made of it sums it anew
         after, log_c = normalize(_Part(m * b_t, e[:, 0] + e_t))
         after = jax.tree.map(lambda new, old: jnp.where(inside_t[:, None], new, old), after, alpha)
         return after, (after, jnp.where(inside_t, log_c, 0))
@@ -218,16 +219,17 @@ def _forward_in_parts(pi: Array, A: Array, log_b: Array, lengths: Array) -> tupl
     first = _Part.of(pi)
     start, log_c = normalize(_Part(first.m[None] * b[:, 0], first.e[None] + exponents[:, 0]))
     later = (jnp.swapaxes(b[:, 1:], 0, 1), jnp.swapaxes(exponents[:, 1:], 0, 1), inside[:, 1:].T)
-    _, (rest, log_cs) = jax.lax.scan(step, start, later)
+    end, (rest, log_cs) = jax.lax.scan(step, start, later)
     alpha = jax.tree.map(lambda first, rest: jnp.swapaxes(jnp.concatenate([first[None], rest]), 0, 1), start, rest)
-    return alpha.relative_to(jnp.zeros_like(alpha.e), far), jnp.concatenate([log_c[None], log_cs]).T
+    alpha, end = (part.relative_to(jnp.zeros_like(part.e), far) for part in (alpha, end))
+    return alpha, jnp.concatenate([log_c[None], log_cs]).T, end
 
 
 def log_likelihood(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
     """log p(x) of each sequence, (N,), by the forward algorithm in numbers with exponents of their own: no underflow,
     no smoother."""
-    alpha, log_c = _forward_in_parts(pi, A, log_b, lengths)
-    return log_c.sum(axis=1) + jnp.log(alpha[:, -1].sum(axis=1))
+    _, log_c, end = _forward_in_parts(pi, A, log_b, lengths)
+    return log_c.sum(axis=1) + jnp.log(end.sum(axis=1))
 
 
 def pair_counts(q: Chain, weights: Array | None) -> Array:
