@@ -8,7 +8,7 @@ Rabiner (1989). The recursions in scaled numbers, and their parallel form, are i
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -178,6 +178,25 @@ class _Part(NamedTuple):
         return self.m * jnp.exp(jnp.minimum(self.e - e, limit))
 
 
+@jax.custom_jvp
+def _moved(alpha: _Part, A: Array, e: Array, limit: Array, value: Array) -> Array:
+    """sum_i alpha_i A_ij / exp(e_j), (N, K), whose ``value`` is known by shorter means: only derivatives are computed.
+
+    What is zero may have an exponent far above e: up to ``limit (K, K)``.
+    """
+    return value
+
+
+@_moved.defjvp
+def _moved_along(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (m, before), A, e, limit, value = primals
+    ratio = jax.lax.stop_gradient(jnp.exp(jnp.minimum(before[:, :, None] - e[:, None], limit[None])))
+    product = lambda m, A: ((m[:, :, None] * ratio) * A[None]).sum(axis=1)
+    here, along = jax.jvp(product, (m, A), (tangents[0].m, tangents[1]))
+    # The derivatives of the product, and of nothing else, at the value that is known.
+    return jax.lax.stop_gradient(value) + (here - jax.lax.stop_gradient(here)), along
+
+
 def _forward_in_parts(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array, Array]:
     """alpha_t(j) / prod c, (N, T, K), and log c, (N, T); behind the end alpha at the end, and zero; and that alpha at
     the end, (N, K). Densities of any range, and zeros anywhere in pi, A and b, with all their derivatives.
@@ -203,15 +222,15 @@ def _forward_in_parts(pi: Array, A: Array, log_b: Array, lengths: Array) -> tupl
 
     def step(alpha: _Part, now: tuple[Array, Array, Array]) -> tuple[_Part, tuple[Array, Array]]:
         b_t, e_t, inside_t = now
-        reached = jnp.where(alpha.m != 0, alpha.e, -jnp.inf)
-        top = (reached[:, :, None] + log_A[None]).max(axis=1)
+        likely = jnp.where(alpha.m != 0, alpha.e, -jnp.inf)[:, :, None] + log_A[None]
+        top = likely.max(axis=1)
         # To where no way leads, any exponent does: one not below those of the states that a way might lead from, so
         # that no derivative overflows. Of those that are reached the largest is about 0.
         elsewhere = jnp.maximum(alpha.e.max(axis=1, keepdims=True), 0)
-        e = jnp.where(top == -jnp.inf, elsewhere, top)[:, None]
-        m = (_Part(alpha.m[:, :, None], alpha.e[:, :, None]).relative_to(e, limit[None]) * A[None]).sum(axis=1)
-        m = jax.lax.optimization_barrier(m)  # else whatever is made of it sums it anew
-        after, log_c = normalize(_Part(m * b_t, e[:, 0] + e_t))
+        e = jnp.where(top == -jnp.inf, elsewhere, top)
+        value = jax.lax.stop_gradient(jnp.exp(likely - e[:, None]).sum(axis=1))
+        m = jax.lax.optimization_barrier(_moved(alpha, A, e, limit, value))  # else all that is made of it sums it anew
+        after, log_c = normalize(_Part(m * b_t, e + e_t))
         after = jax.tree.map(lambda new, old: jnp.where(inside_t[:, None], new, old), after, alpha)
         return after, (after, jnp.where(inside_t, log_c, 0))
 
