@@ -52,7 +52,8 @@ def check_shape(model: Any, x: Array, leading: tuple[str, ...]) -> None:
 def check_classes(model: Any, name: str, classes: Any, x: Array | None, leading: int) -> None:
     """Raise ``ValueError`` where the class parameters are not shaped as the family's own maximiser has them, for ``k``
     classes and the columns of ``x`` (without: those of the parameters themselves)."""
-    family, own = model.family, jax.tree.leaves(classes)[0]
+    family, leaves = model.family, jax.tree.leaves(classes)
+    own = next((leaf for leaf in leaves if leaf.ndim > family.event_ndim), leaves[0])  # not one that classes share
     event = own.shape[1 : 1 + family.event_ndim] if x is None else x.shape[leading:]
     if x is None and hasattr(family, "dimensions"):
         event = (family.dimensions,)
