@@ -224,11 +224,15 @@ def of_an_optimiser():
 
 
 def of_an_accelerator():
-    model = linkage()
-    richer = dataclasses.replace(model, log_likelihood=lambda theta, counts: -((theta - 0.6) ** 2))
-    richer = dataclasses.replace(richer, statistics=lambda z, counts: z, maximize=lambda z: z)
-    jaxem.fit(model, 0.5, COUNTS, algorithm=jaxem.EM(), stop=jaxem.parameter_change(1e-3), max_steps=3)
-    return [model.m_step]
+    model = dataclasses.replace(linkage(), log_likelihood=lambda theta, counts: -((theta - 0.6) ** 2))
+    jaxem.fit(model, 0.5, COUNTS, algorithm=jaxem.SQUAREM(), max_steps=3)
+    return [model.m_step, model.log_likelihood]
+
+
+def of_32_bits():
+    model = dataclasses.replace(linkage(), log_likelihood=lambda theta, counts: -((theta - 0.6) ** 2))
+    jaxem.fit(model, 0.5, COUNTS.astype(jnp.float32), max_steps=3)  # what is left takes a gradient
+    return [model.m_step, model.log_likelihood]
 
 
 def of_restarts():
@@ -245,7 +249,8 @@ def of_a_derivative():
 
 
 @pytest.mark.parametrize(
-    "use", [of_a_model, of_a_log_joint, of_an_optimiser, of_an_accelerator, of_restarts, of_a_derivative]
+    "use",
+    [of_a_model, of_a_log_joint, of_an_optimiser, of_an_accelerator, of_32_bits, of_restarts, of_a_derivative],
 )
 def test_nothing_is_kept_of_functions_that_are_gone(use):
     use()  # what JAX itself keeps of the operations

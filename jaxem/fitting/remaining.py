@@ -221,7 +221,8 @@ def _after_a_leap(
 def _has_slope(model: Any, params: Params, data: Data) -> bool:
     """Whether the gradient can be had: a loop or a callback in a user's function may have no derivative."""
     try:
-        return jax.eval_shape(expectation.slope, model, params, data) is not None
+        # The model by closure: as an argument JAX would hold on to it, and to the functions of its user.
+        return jax.eval_shape(lambda params, data: expectation.slope(model, params, data), params, data) is not None
     except (TypeError, ValueError, NotImplementedError):
         return False
 
