@@ -132,7 +132,7 @@ def test_the_estimate_is_what_is_left(algorithm, precision):
     truly = OPTIMUM - float(LONDON.log_likelihood(params, wide))
     assert truly <= (1e-6 if precision == "float64" else 5e-6)
     if precision == "float64" and isinstance(algorithm, EM):
-        assert float(fit.left) == pytest.approx(truly, rel=0.1)
+        assert float(fit.left) == pytest.approx(truly, rel=0.02)  # what the second slowest direction adds
 
 
 X = np.r_[np.random.default_rng(0).normal(0, 1, 60), np.random.default_rng(1).normal(4, 1, 60)]

@@ -14,9 +14,10 @@ be seen may be one of many thousands: only the rate tells. In standard errors of
 *Where d comes from.* The gradient of Q at the parameters of its own E-step is that of the objective (Fisher), and where
 Q is a function of the sums it costs nothing. Sums are taken about the parameters, so that g is a small number known to
 full precision, long after the differences of the objective are rounding error: those resolve eps L, of which a million
-observations in 32 bits make a unit of log-likelihood. Without the sums d is the gain of the objective; in 32 bits, once
-that is rounding error, the gradient is computed by a pass over the data. Without any objective it is the square of the
-relative change of the parameters, and what is left is a relative distance, squared.
+observations in 32 bits make a unit of log-likelihood. Without the sums d is the gain of the objective; once that is
+rounding error, the gradient is computed by a pass over the data in 32 bits, and in 64 bits, or where there is no
+gradient, d goes with the squared length of the step. Without any objective it is the square of the relative change of
+the parameters, and what is left is a relative distance, squared.
 
 *Rounding of the parameters.* They are known to eps of their size only, so a step is to be read as up to so much longer
 than it is: where they stand still because the next number is too far away, d is not zero.
@@ -24,8 +25,8 @@ than it is: where they stand still because the next number is too far away, d is
 *The rate* is seen between landmarks, steps at which d has fallen by a factor e^(1/2): over as many steps as that takes,
 so that noise of a single step does not matter, and never over more. Guards: the rate of the last step alone counts
 where it is the slower one; d that rises starts the landmarks afresh (a plateau, from which gains grow, has no rate);
-and what is left must have been less by each of three steps than by the one before: where a slower direction takes over,
-or one in which gains grow, it seems to grow.
+and what is left must have fallen twice in a row: where a slower direction takes over, or one in which gains grow, it
+seems to grow.
 
 *Leaps* of an accelerator say little by their length. With sums at both ends d is that of the step that EM would make
 from where the leap ended, and 1 - r is Delta' I_o Delta / Delta' I_c Delta along it: the change of the gradient over
