@@ -83,6 +83,14 @@ def evidence(model: Any, params: Params, q: Posterior, data: Data) -> Array | No
     return None
 
 
+def terms(model: Any, params: Params, data: Data) -> Array | float:
+    """|Q| + |H| where ``evidence`` is their sum, which may be far smaller than either; else 0."""
+    if has(model, "log_normalizer") or has(model, "log_likelihood") or not has(model, "q_function", "entropy"):
+        return 0.0
+    q = model.e_step(params, data)
+    return jnp.abs(model.q_function(params, q, data)) + jnp.abs(model.entropy(q, data))
+
+
 def objective(model: Any, params: Params, q: Posterior, data: Data) -> Array | None:
     """What EM climbs, log p(x | params) + log p(params), given q = e_step(params, data)."""
     value = evidence(model, params, q, data)

@@ -165,7 +165,9 @@ def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int
         trace = jnp.full((max_steps + 1,), jnp.nan, state.objective.dtype).at[0].set(state.objective)
     noise = jnp.zeros((), trees.float_dtype(params))
     if state.objective is not None and not getattr(model, "accurate", False):
-        noise = 8 * expectation.noise(lambda at: algorithm.init(model, at, data, key).objective, params)
+        seen = expectation.noise(lambda at: algorithm.init(model, at, data, key).objective, params)
+        # Noise smaller than one unit in the last place of Q does not show where moving by some eps changes no digit.
+        noise = 8 * seen + jnp.finfo(noise.dtype).eps * bound.terms(model, params, data)
     data_size = size(data, trees.float_dtype(params))
     failure = _failure(model, state, None, algorithm.monotone, data_size, noise)
     no_steps = jnp.where(max_steps == 0, Status.MAX_STEPS, RUNNING)

@@ -76,7 +76,7 @@ def check_leaf(title: str, name: str, given: Array, shape: tuple[int, ...]) -> N
 def _shapes(title: str, family: Any, k: int, event: tuple[int, ...]) -> Any:
     """The shapes of the family's parameters: those of what its maximiser returns for one observation."""
     leaves, structure = jax.tree.flatten(family)
-    key = structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves), k, event
+    key = structure, tuple((jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves), k, event
     known = _FOUND.get(key)
     if known is None:
         known = _shapes_anew(title, family, k, event)
