@@ -48,7 +48,7 @@ def found(pi: Any, A: Any, log_b: Any, lengths: Any, weights: Any, blocks: int) 
 
 @jax.jit
 def by_the_other_route(pi: Any, A: Any, log_b: Any, lengths: Any, weights: Any) -> dict[str, Any]:
-    """The forward algorithm in log space."""
+    """The forward algorithm of the likelihood."""
     given = pi, A, log_b
     value, gradient = jax.value_and_grad(lambda g: (weights * chain.log_likelihood(*g, lengths)).sum())(given)
     return {"log p": value, "gradient": gradient}
@@ -77,6 +77,46 @@ def test_blocks_side_by_side_are_the_sequence_in_order(shape, precision):
     assert_equal_forms(wanted, {name: four[name] for name in wanted}, n * t)
     inside = np.arange(t)[None] < np.asarray(lengths)[:, None]
     assert_within(four["smoothed"].sum(axis=2), inside.astype(float), 4 * eps(dtype))
+
+
+def test_the_likelihood_in_plain_numbers_is_that_in_parts(dtype):
+    """Value, gradient and Hessian. A vanishing transition chooses the parts; under vmap both forms run, beside a lane
+    whose plain numbers would be 0 / 0."""
+    log_b = densities(4, 30)
+    log_b[0, 3, 1], log_b[1, 5, 0] = -np.inf, -90.0
+    pi, A_, log_b = as_dtype((PI, A, log_b), dtype)
+    nearly = np.asarray([[1 - 1e-300, 1e-300, 0], *A[1:]] if dtype == np.float64 else [[1, 1e-30, 0], *A[1:]], dtype)
+    lost = np.asarray([[1, 0, 0], [0, 1, 0], [1, 0, 0]], dtype)  # and the likeliest state of a step out of reach
+    lengths = jnp.asarray(LENGTHS)
+    size = 10 * np.sqrt(LENGTHS.sum()) * eps(dtype)
+
+    def all_of(form: Any, pi: Any, A: Any, log_b: Any) -> Any:
+        f = lambda pi, A: form(pi, A, log_b)
+        return f(pi, A), jax.grad(form, (0, 1, 2))(pi, A, log_b), jax.hessian(f, (0, 1))(pi, A)
+
+    plain = lambda *given: chain.log_likelihood(*given, lengths).sum()
+
+    def parts(*given: Any) -> Any:
+        _, log_c, end = chain._forward_in_parts(*given, lengths)
+        return log_c.sum() + jnp.log(end.sum(axis=1)).sum()
+
+    wanted = jax.jit(lambda *given: all_of(parts, *given))(pi, A_, log_b)
+    lanes = jnp.stack([A_, nearly, lost])
+    apart = log_b.at[:, 2].set(jnp.asarray([-900.0, -900.0, 0.0], dtype))
+    beside = jax.jit(jax.vmap(lambda A, log_b: all_of(plain, pi, A, log_b)))(lanes, jnp.stack([log_b, log_b, apart]))
+    first = jax.tree.map(lambda leaf: leaf[0], beside)
+    every = lambda A: jax.vmap(lambda A, log_b: plain(pi, A, log_b))(A, jnp.stack([log_b, log_b, apart])).sum()
+    assert_within(jax.jit(jax.grad(every))(lanes), beside[1][1], size * (1 + np.abs(beside[1][1])))
+    for found in (jax.jit(lambda *given: all_of(plain, *given))(pi, A_, log_b), first):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            assert_within(a, b, size * (1 + np.abs(b).max()))
+    compiled = jax.jit(lambda *given: all_of(parts, *given))
+    for lane, given, orders in (1, log_b, 3), (2, apart, 2):  # of the last the second derivatives are beyond any number
+        found = jax.tree.map(lambda leaf, lane=lane: leaf[lane], beside)[:orders]
+        wanted = compiled(pi, lanes[lane], given)[:orders]
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            assert np.isfinite(b).all()
+            assert_within(a, b, size * (1 + np.abs(b)))
 
 
 @pytest.mark.parametrize("blocks", [1, BLOCKS])

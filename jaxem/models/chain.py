@@ -245,10 +245,40 @@ def _forward_in_parts(pi: Array, A: Array, log_b: Array, lengths: Array) -> tupl
 
 
 def log_likelihood(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
-    """log p(x) of each sequence, (N,), by the forward algorithm in numbers with exponents of their own: no underflow,
-    no smoother."""
-    _, log_c, end = _forward_in_parts(pi, A, log_b, lengths)
-    return log_c.sum(axis=1) + jnp.log(end.sum(axis=1))
+    """log p(x) of each sequence, (N,), by the forward algorithm, without the E-step's filter or smoother: in plain
+    numbers where none can underflow, else in numbers with exponents of their own."""
+    largest = jax.lax.stop_gradient(log_b.max(axis=2, keepdims=True))
+    inside = within(lengths, log_b.shape[1])
+    # The likeliest state of a step has b = 1 below. From everywhere it is met with min A at least: c is no less.
+    safe = float(jnp.finfo(log_b.dtype).tiny) ** 0.5
+    start = jnp.where(largest[:, 0] > -jnp.inf, pi[None] * jnp.exp(log_b[:, 0] - largest[:, 0]), 0).sum(axis=1)
+    possible = (jnp.abs(largest[:, :, 0]) < jnp.inf) | ~inside
+    plain = jax.lax.stop_gradient((A.min() >= safe) & (start.min() >= safe) & possible.all())
+
+    def in_plain_numbers() -> Array:
+        # Under vmap both forms run. Then what this one cannot take must not make a NaN that its derivative meets.
+        own = lambda x, other: jnp.where(plain, x, other)
+        b = jnp.where(inside[:, :, None], jnp.exp(own(log_b - largest, 0)), 1)
+        c = _scaled_forward(own(pi, 1), own(A, 1), b)
+        return jnp.where(inside, jnp.log(c) + own(largest[:, :, 0], 0), 0).sum(axis=1)
+
+    def in_parts() -> Array:
+        _, log_c, end = _forward_in_parts(pi, A, log_b, lengths)
+        return log_c.sum(axis=1) + jnp.log(end.sum(axis=1))
+
+    return jax.lax.cond(plain, in_plain_numbers, in_parts)
+
+
+def _scaled_forward(pi: Array, A: Array, b: Array) -> Array:
+    """c_t = p(x_t | x_1 ... x_{t-1}), (N, T), in plain numbers."""
+
+    def step(predicted: Array, b_t: Array) -> tuple[Array, Array]:
+        joint = predicted * b_t
+        c = joint.sum(axis=1)
+        return jnp.matmul(joint / c[:, None], A, precision="highest"), c
+
+    first = jnp.broadcast_to(pi, (b.shape[0], pi.shape[0]))
+    return jax.lax.scan(step, first, jnp.swapaxes(b, 0, 1))[1].T
 
 
 def pair_counts(q: Chain, weights: Array | None) -> Array:

@@ -126,7 +126,7 @@ class HMM:
         return total(q.log_normalizer, _unpack(data)[2])
 
     def log_prob(self, params: HMMParams, data: Data) -> Array:
-        """log p(x_n | params) of each sequence, (N,): the forward algorithm in log space.
+        """log p(x_n | params) of each sequence, (N,): the forward algorithm, written apart from the E-step.
 
         NaN for a sequence with a NaN within its length, -inf for one that is impossible.
         """
