@@ -117,7 +117,9 @@ def _options(quick: Quick, leaves: list[Any]) -> dict[str, Any]:
 class _Compiled:
     """A function for arguments of one structure, which is held no longer than a call, with the functions in it."""
 
-    def __init__(self, function: Any, traced: list[int], fixed: list[int], donate: Any, options: dict[str, Any]) -> None:
+    def __init__(
+        self, function: Any, traced: list[int], fixed: list[int], donate: Any, options: dict[str, Any]
+    ) -> None:
         self._here = here = threading.local()
 
         def run(*leaves: Any) -> Any:

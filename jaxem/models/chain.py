@@ -256,11 +256,8 @@ def log_likelihood(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
     plain = jax.lax.stop_gradient((A.min() >= safe) & (start.min() >= safe) & possible.all())
 
     def in_plain_numbers() -> Array:
-        # Under vmap both forms run. Then what this one cannot take must not make a NaN that its derivative meets.
-        own = lambda x, other: jnp.where(plain, x, other)
-        b = jnp.where(inside[:, :, None], jnp.exp(own(log_b - largest, 0)), 1)
-        c = _scaled_forward(own(pi, 1), own(A, 1), b)
-        return jnp.where(inside, jnp.log(c) + own(largest[:, :, 0], 0), 0).sum(axis=1)
+        b = jnp.where(inside[:, :, None], jnp.exp(log_b - largest), 1)
+        return jnp.where(inside, jnp.log(_scaled_forward(pi, A, b)) + largest[:, :, 0], 0).sum(axis=1)
 
     def in_parts() -> Array:
         _, log_c, end = _forward_in_parts(pi, A, log_b, lengths)
