@@ -50,6 +50,18 @@ class Compilations:
             self.names.append(str(about.get("fun_name")))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "run the slow tier too: both precisions of every law and mutant, all algorithms on all models"
+    parser.addoption("--everything", action="store_true", help=help)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--everything"):
+        slow = [item for item in items if item.get_closest_marker("everything")]
+        items[:] = [item for item in items if not item.get_closest_marker("everything")]
+        config.hook.pytest_deselected(items=slow)
+
+
 @pytest.fixture
 def count_compilations() -> Callable[[], contextlib.AbstractContextManager[Compilations]]:
     """``with count_compilations() as compiled: ...``, then ``compiled.count``."""

@@ -14,7 +14,6 @@ import jaxem
 from jaxem.core import compilation
 
 COUNTS = jnp.array([125.0, 18.0, 20.0, 34.0])
-MODELS = 200
 
 
 def linkage():
@@ -49,12 +48,12 @@ def maps():
     return Path("/proc/self/maps").read_bytes().count(b"\n")
 
 
-def live():
-    models = [linkage() for _ in range(MODELS)]
-    for model in models[: MODELS // 2]:
+def live(count):
+    models = [linkage() for _ in range(count)]
+    for model in models[: count // 2]:
         use(model)
     half, held = maps(), executables()
-    for model in models[MODELS // 2 :]:
+    for model in models[count // 2 :]:
         use(model)
     assert len(compilation._PROGRAMS) == 256  # the most that is kept
     assert executables() <= held + 10
@@ -67,7 +66,8 @@ def live():
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="memory maps are counted where Linux lists them")
-def test_many_models_are_fitted_verified_and_summarised_in_one_process(tmp_path):
+@pytest.mark.parametrize("count", [60, pytest.param(200, marks=pytest.mark.everything)])  # 30 fill what is kept
+def test_many_models_are_fitted_verified_and_summarised_in_one_process(tmp_path, count):
     # Equal programs are read from a cache on the disk, which is quicker than to compile them, and as many are held.
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
@@ -75,10 +75,10 @@ def test_many_models_are_fitted_verified_and_summarised_in_one_process(tmp_path)
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_ENABLE_X64": "1",
     }
-    command = [sys.executable, __file__]
+    command = [sys.executable, __file__, str(count)]
     done = subprocess.run(command, env=os.environ | cache, capture_output=True, text=True, timeout=1000)
     assert done.returncode == 0, done.stderr
 
 
 if __name__ == "__main__":
-    live()
+    live(int(sys.argv[1]))
