@@ -14,7 +14,7 @@ import jaxem
 from jaxem import EM, GEM, SAEM, SQUAREM, Anderson, AnnealedEM, HardEM, IncrementalEM, MonteCarloEM, OnlineEM
 from jaxem.core import bound
 from jaxem.core.data import count, size
-from jaxem.core.model import is_additive
+from jaxem.core.model import has, is_additive
 from jaxem.fitting.stopping import rounding
 
 STEPS = 6
@@ -40,7 +40,7 @@ ADDITIVE = [name for name in CASES if is_additive(case(name, "float64").model)]
 
 def offered(algorithm: Any, model: Any) -> bool:
     """Whether the model has what the algorithm needs."""
-    return all(needed == "objective" or hasattr(model, needed) for needed in algorithm.requires())
+    return all(needed == "objective" or has(model, needed) for needed in algorithm.requires())
 
 
 def check_promises(algorithm_name: str, case_name: str, precision: str) -> jaxem.Fit | None:
@@ -83,10 +83,14 @@ def check_promises(algorithm_name: str, case_name: str, precision: str) -> jaxem
         assert_within(alone.objective, likelihood, slack)
 
     first = jax.tree.map(lambda leaf: leaf[0], lanes)
-    assert int(first.status) == int(alone.status) and int(first.steps) == steps
+    if isinstance(algorithm, HardEM):  # it stands still after finitely many steps, and rounding says when that is seen
+        assert abs(int(first.steps) - steps) <= 1 and int(first.status) in (int(alone.status), jaxem.Status.MAX_STEPS)
+        steps = min(steps, int(first.steps))
+    else:
+        assert int(first.status) == int(alone.status) and int(first.steps) == steps
     # Rounding in another order, carried on by as many steps, each of which may magnify it.
     tolerance = 2.0**STEPS * slack
-    assert_within(np.asarray(first.trace)[: steps + 1], trace, tolerance)
+    assert_within(np.asarray(first.trace)[: steps + 1], trace[: steps + 1], tolerance)
     second = jax.tree.map(lambda leaf: leaf[1], lanes)
     assert_within(second.objective, judged(model, algorithm, second.params, data, key)[0], slack)
     return alone

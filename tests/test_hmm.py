@@ -202,6 +202,7 @@ def stacked(sequences: list[np.ndarray]) -> np.ndarray:
     return x.astype(int)[:, None] if x.ndim == 1 else x
 
 
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")  # hmmlearn, with NumPy 2.5
 @pytest.mark.parametrize("kind", ["full", "diag", "poisson"])
 def test_five_iterations_agree_with_hmmlearn(kind):
     sequences, start = simulated(kind)

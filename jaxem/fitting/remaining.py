@@ -129,7 +129,8 @@ def estimate(
     one_way = (m.turn > 0.5 * jnp.sqrt(m.along * known.along)) & (m.along > 0)
     clear = one_way | m.fine
     here = Landmark(steps, log_d)
-    fell, rose = clear & (log_d <= known.newer.log_d - _FALL), clear & ~(log_d < known.newer.log_d + _FALL)
+    # A step of a few units in the last place may seem to rise by as many: it is no new plateau.
+    fell, rose = clear & (log_d <= known.newer.log_d - _FALL), clear & m.fine & ~(log_d < known.newer.log_d + _FALL)
     older = trees.select(rose, here, trees.select(fell, known.newer, known.older))
     newer = trees.select(rose | fell, here, known.newer)
     still = jnp.where(fell | rose, 0, known.still + (~clear & settled).astype(jnp.int32))
