@@ -41,6 +41,7 @@ from jaxem.families import (
     quadratic,
     whitening,
 )
+from jaxem.families.protocol import log_density
 from jaxem.models import FactorAnalysis, FactorAnalysisParams
 
 FORMS = ("full", "tied", "diag", "spherical")
@@ -71,7 +72,7 @@ def _in(dtype: np.dtype, tree: Any) -> Any:
     return jax.tree.map(lambda a: jnp.asarray(np.asarray(a, dtype)), tree)
 
 
-_log_density = jax.jit(lambda family, params, x: family.log_density(params, x))
+_log_density = jax.jit(log_density)
 
 
 def _pairs(family: Any, params: Any, x: Any, one: Callable[..., tuple[Any, Any]], k: int) -> Draw:
@@ -177,7 +178,7 @@ def _multivariate(form: str, by: Any, rows: int, d: int) -> Callable[..., Iterat
             if form == "spherical":
                 x, means = (a / spread * np.sqrt(own[0]) for a in (x, means))
             params, x = _in(dtype, (MultivariateNormalParams(means, own), x))
-            chosen = products.chosen(form, rows, k, d) if d > 4 else None
+            chosen = products.chosen(form, rows, k, d)
             assert chosen is by
             if by is not None and not bool(by.view(form, *params).safe):
                 continue  # the careful form takes over, which has its own row

@@ -20,8 +20,8 @@ from jax.scipy.special import gammaln, xlogy
 import jaxem
 from jaxem import plot
 from jaxem.core import constraints
-from jaxem.core.discrete import Responsibilities
 from jaxem.families import Normal, NormalParams, Poisson, PoissonParams
+from jaxem.latent.classes import Responsibilities
 from jaxem.models import Mixture, MixtureParams
 
 Y = np.array([1.0, 0.0, 2.0, 7.0, 9.0, 1.0, 6.0, 3.0])
@@ -234,7 +234,7 @@ def t10(_):
 def t11(_):
     """Incomplete data y, complete data (y, z): L(θ) = Σ_j log Σ_z P(y_j|z, θ) P(z|θ)."""
     theta = start()
-    joint = np.asarray(MODEL.log_joint_table(theta, Y))
+    joint = np.asarray(MODEL.table(theta, Y))
     paths = [joint[np.arange(Y.size), z].sum() for z in itertools.product((0, 1), repeat=Y.size)]
     brute = np.logaddexp.reduce(paths)
     yield f"the sum over all {len(paths)} ways to fill in z: {brute:.10f}; L: {likelihood(theta):.10f}"

@@ -22,7 +22,6 @@ from jaxem.core.constraints import UnitInterval as UnitInterval
 from jaxem.core.data import Sequences as Sequences
 from jaxem.core.data import Weighted as Weighted
 from jaxem.core.expectation import em_map as em_map
-from jaxem.core.log_joint import from_log_joint as from_log_joint
 from jaxem.core.model import Model as Model
 from jaxem.core.sequences import pad_sequences as pad_sequences
 from jaxem.fitting.fit import fit as fit
@@ -73,5 +72,6 @@ from jaxem.inference.standard_errors import standard_errors as standard_errors
 from jaxem.inference.summary import Summary as Summary
 from jaxem.inference.summary import summary as summary
 from jaxem.inference.verify import verify as verify
+from jaxem.models.log_joint import from_log_joint as from_log_joint
 
 __version__ = "0.1.0"

@@ -16,6 +16,7 @@ from jaxem.core import bound as bounds
 from jaxem.core import constraints
 from jaxem.core.checks import instance
 from jaxem.core.compilation import program
+from jaxem.core.contexts import choose
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, split_weights
 from jaxem.core.model import Params, has, require, spaces_of
@@ -277,7 +278,8 @@ def _row(ax: "Axes", model: Mixture, params: Any, x: Array, weights: Array | Non
         bins: Any = np.arange(low, high + 2) - 0.5
     else:
         grid, bins = np.linspace(low, high, _POINTS), "fd" if weights is None else 30
-    table = model.log_joint_table(params, jnp.asarray(grid, x.dtype).reshape(-1, *x.shape[1:]))
+    points = jnp.asarray(grid, x.dtype).reshape(-1, *x.shape[1:])
+    table = choose(model.prepare(params, points), lambda c: model.table(c, points))
     parts = np.exp(np.asarray(table)).T  # (K, grid)
     style: Any = {"marker": "o", "markersize": 4} if counts else {}
     ax.hist(values, bins=bins, density=True, weights=weights, color="#d9d9d9", edgecolor="white", label="data")

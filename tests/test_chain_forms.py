@@ -12,7 +12,8 @@ from closeness import as_dtype, assert_within, eps
 import jaxem
 from jaxem import Sequences, Status, Weighted
 from jaxem.families import Normal, NormalParams
-from jaxem.models import HMM, HMMParams, chain, scaled
+from jaxem.latent import chain, scaled
+from jaxem.models import HMM, HMMParams
 
 K = 3
 PI = np.array([0.2, 0.5, 0.3])

@@ -26,6 +26,7 @@ from jaxem.families import (
     PoissonParams,
 )
 from jaxem.families.normal_prior import log_prior
+from jaxem.families.protocol import log_density
 from jaxem.families.stirling import deviance, gamma_at_saddle, remainder
 from jaxem.families.sums import weighted_sum, weighted_sums
 from jaxem.models import HMM, Mixture, MixtureParams
@@ -62,7 +63,7 @@ def test_derivatives_of_poisson(dtype):
     """Right to rounding, the first near its zero too, where x / rate - 1 would lose all of it."""
     x = as_dtype(np.array([0, 0, 1, 7, 1e6, 1e6 + 1, 1e12]), dtype)
     rates = as_dtype(np.array([1e-30, 3, 1e-12, 7.5, 1e6, 1e6 + 0.5, 1e12 * (1 + 1e-5)]), dtype)
-    f = lambda rate, x: Poisson().log_density(PoissonParams(rate[None]), x[None])[0, 0]
+    f = lambda rate, x: log_density(Poisson(), PoissonParams(rate[None]), x[None])[0, 0]
     first = jax.jit(jax.vmap(jax.grad(f)))(rates, x)
     second = jax.jit(jax.vmap(jax.grad(jax.grad(f))))(rates, x)
     wanted = digits(lambda r, x: x / r - 1, rates, x)
@@ -89,12 +90,14 @@ def test_curvature_in_logs_of_scales_in_any_units(scale, dtype):
     """Of what is divided by the scale before it is squared, nothing overflows or vanishes, at any order."""
     x = as_dtype(np.array([0.5 * scale, -2 * scale]), dtype)
     densities = {
-        "normal": lambda u: Normal().log_density(NormalParams(jnp.zeros_like(u), jnp.exp(u)), x),
-        "diag": lambda u: MultivariateNormal("diag").log_density(
-            MultivariateNormalParams(jnp.zeros((1, 2), dtype), jnp.exp(u)[None].repeat(2, 1)), x[None]
+        "normal": lambda u: log_density(Normal(), NormalParams(jnp.zeros_like(u), jnp.exp(u)), x),
+        "diag": lambda u: log_density(
+            MultivariateNormal("diag"),
+            MultivariateNormalParams(jnp.zeros((1, 2), dtype), jnp.exp(u)[None].repeat(2, 1)),
+            x[None],
         ),
-        "spherical": lambda u: MultivariateNormal("spherical").log_density(
-            MultivariateNormalParams(jnp.zeros((1, 2), dtype), jnp.exp(u)), x[None]
+        "spherical": lambda u: log_density(
+            MultivariateNormal("spherical"), MultivariateNormalParams(jnp.zeros((1, 2), dtype), jnp.exp(u)), x[None]
         ),
     }
     for name, density in densities.items():
@@ -103,13 +106,13 @@ def test_curvature_in_logs_of_scales_in_any_units(scale, dtype):
         # exp(u) is known to the rounding of u, 55 eps.
         assert np.abs(np.asarray(curvature) + 0.5 * (0.25 + 4)) <= 256 * eps(dtype), name
     rates = as_dtype(np.array([-np.log(scale)]), dtype)
-    curvature = jax.jit(jax.hessian(lambda u: Exponential().log_density(ExponentialParams(jnp.exp(u)), x[:1]).sum()))
+    curvature = jax.jit(jax.hessian(lambda u: log_density(Exponential(), ExponentialParams(jnp.exp(u)), x[:1]).sum()))
     assert_within(curvature(rates), [[-0.5]], 64 * eps(dtype))
 
 
 def test_small_probabilities_are_not_rounded_to_none(dtype):
     p = as_dtype(np.array([[1e-3 * eps(dtype), eps(dtype) / 3]]), dtype)
-    found = Bernoulli().log_density(BernoulliParams(p), as_dtype(np.zeros((1, 2)), dtype))
+    found = log_density(Bernoulli(), BernoulliParams(p), as_dtype(np.zeros((1, 2)), dtype))
     wanted = digits(lambda a, b: mpmath.log(1 - a) + mpmath.log(1 - b), p[:, 0], p[:, 1])
     assert_within(found, wanted[:, None], 2 * eps(dtype) * np.abs(wanted[:, None]))
 

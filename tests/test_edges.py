@@ -10,8 +10,10 @@ from closeness import assert_within
 
 import jaxem
 from jaxem import datasets
-from jaxem.families import Bernoulli, Categorical, Normal, Poisson
-from jaxem.models import HMM, FactorAnalysis, Mixture, chain
+from jaxem.families import Bernoulli, Categorical, Normal, Poisson, PoissonParams
+from jaxem.families.protocol import log_density
+from jaxem.latent import chain
+from jaxem.models import HMM, FactorAnalysis, Mixture
 
 
 def _fit(model, start, x):
@@ -46,7 +48,7 @@ def _log_likelihood_by_hand(theta, start, x):
     """Of a Poisson chain that begins in a known state, theta = (logit A_01, logit A_10, log rates)."""
     a, b = jax.nn.sigmoid(theta[0]), jax.nn.sigmoid(theta[1])
     A = jnp.stack([jnp.stack([1 - a, a]), jnp.stack([b, 1 - b])])
-    log_b = Poisson().log_density(Poisson().maximize(Poisson().statistics(jnp.eye(2), jnp.exp(theta[2:]))), x[0])
+    log_b = log_density(Poisson(), PoissonParams(jnp.exp(theta[2:])), x[0])
     return chain.log_likelihood(start, A, log_b[None], jnp.array([x.shape[1]]))[0]
 
 

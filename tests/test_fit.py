@@ -13,7 +13,8 @@ from closeness import as_dtype, assert_within, eps
 import jaxem
 from jaxem import EM, GEM, Fit, FitError, Model, Status, Weighted
 from jaxem.core import bound
-from jaxem.core.expectation import accumulate, anchored, expect
+from jaxem.core.expectation import expect, maximize_sums
+from jaxem.core.passes import accumulate
 from jaxem.families import (
     MultivariateNormal,
     MultivariateNormalParams,
@@ -711,7 +712,7 @@ def test_a_million_rows_in_float32():
     # The sums are of n terms of size one, r, r |y| and r y^2 with r <= 1 and y = x - mean of a few; rounding that
     # grew with the number of terms would show.
     jax.tree.map(lambda a, b: assert_within(a, b, 4 * eps(np.float32) * n), single.summary, double.summary)
-    new = anchored(NORMAL, as_dtype(params, np.float32)).maximize(single.summary)
-    exact = anchored(NORMAL, as_dtype(params, np.float64)).maximize(double.summary)
+    new = maximize_sums(NORMAL, as_dtype(params, np.float32), single.summary)
+    exact = maximize_sums(NORMAL, as_dtype(params, np.float64), double.summary)
     assert_within(new.components.means, exact.components.means, eps(np.float32) * 128)
     assert_within(new.components.variances, exact.components.variances, 32 * eps(np.float32))

@@ -470,7 +470,7 @@ def test_errors_say_what_is_wrong():
         ):
             with pytest.raises(ValueError, match=says):
                 function()
-    with pytest.raises(ValueError, match=r"HMM with k = 3 needs initial of shape \(3,\); got \(2,\)"):
+    with pytest.raises(ValueError, match=r"HMM of .* with k = 3.* needs initial of shape \(3,\); got \(2,\)"):
         jaxem.fit(HMM(Normal(), 3), START, x)
     with pytest.raises(ValueError, match="start of transition must be non-negative with sum 1"):
         jaxem.fit(MODEL, START._replace(transition=np.ones((2, 2))), x)

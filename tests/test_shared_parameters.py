@@ -11,6 +11,7 @@ from closeness import assert_within, eps
 
 import jaxem
 from jaxem import Positive, PositiveDefinite, Real
+from jaxem.core.parameters import Param
 from jaxem.families import MultivariateNormal
 from jaxem.models import HMM, Mixture
 
@@ -32,19 +33,30 @@ class Laplacian:
 
     event_ndim = 1
     support = "finite numbers"
-    constraints = Places(Positive(), Real())
 
-    def log_density(self, params, x):
-        y = (x[:, None, :] - params.means[None]) ** 2 / params.scales[None, None, :]
-        return -0.5 * (y + jnp.log(2 * math.pi * params.scales)[None, None, :]).sum(axis=-1)
+    def declare(self):
+        return Places(Param.of(Positive(), "D"), Param.of(Real(), "K D", location=True))
 
-    def statistics(self, weights, x):
-        return Sums(weights.sum(axis=0), weights.T @ x, (weights.sum(axis=1)[:, None] * x**2).sum(axis=0))
+    def prepare(self, params, rows):
+        return params
 
-    def maximize(self, statistics):
-        n, first, second = statistics
+    def log_density(self, c, x):
+        y = (x[:, None, :] - c.means[None]) ** 2 / c.scales[None, None, :]
+        return -0.5 * (y + jnp.log(2 * math.pi * c.scales)[None, None, :]).sum(axis=-1)
+
+    def statistics(self, c, r, hidden, x):
+        return Sums(r.sum(axis=0), r.T @ x, (r.sum(axis=1)[:, None] * x**2).sum(axis=0))
+
+    def maximize(self, c, sums):
+        n, first, second = sums
         between = (first**2 / n[:, None]).sum(axis=0)
         return Places((second - between) / n.sum(), first / n[:, None])
+
+    def expected(self, c, params, sums):
+        n, first, second = sums
+        scales, means = params
+        squares = second - (2 * first * means - n[:, None] * means**2).sum(axis=0)
+        return -0.5 * (n.sum() * jnp.log(scales) + squares / scales).sum()
 
     def features(self, x):
         return x
@@ -64,27 +76,37 @@ class Weighed(NamedTuple):
 
 @jax.tree_util.register_static
 class Tied:
-    """A user's family with one covariance matrix, written without ``permute``."""
+    """A user's family with one covariance matrix."""
 
     event_ndim = 1
     support = "finite numbers"
-    constraints = Weighed(Real(), PositiveDefinite())
 
-    def log_density(self, params, x):
-        y = x[:, None, :] - params.means[None]
-        precision = jnp.linalg.inv(params.covariance)
+    def declare(self):
+        return Weighed(Param.of(Real(), "K D", location=True), Param.of(PositiveDefinite(), "D D"))
+
+    def log_density(self, c, x):
+        y = x[:, None, :] - c.means[None]
+        precision = jnp.linalg.inv(c.covariance)
         distance = jnp.einsum("nkd,de,nke->nk", y, precision, y)
-        return -0.5 * (distance + jnp.linalg.slogdet(2 * math.pi * params.covariance)[1])
+        return -0.5 * (distance + jnp.linalg.slogdet(2 * math.pi * c.covariance)[1])
 
-    def statistics(self, weights, x):
-        return Sums(weights.sum(axis=0), weights.T @ x, (weights.sum(axis=1)[:, None] * x).T @ x)
+    def statistics(self, c, r, hidden, x):
+        return Sums(r.sum(axis=0), r.T @ x, (r.sum(axis=1)[:, None] * x).T @ x)
 
-    def maximize(self, statistics):
-        n, first, second = statistics
+    def maximize(self, c, sums):
+        n, first, second = sums
         means = first / n[:, None]
         return Weighed(means, (second - first.T @ means) / n.sum())
 
-    features, supports = Laplacian.features, Laplacian.supports
+    def expected(self, c, params, sums):
+        n, first, second = sums
+        means, covariance = params
+        cross = first.T @ means
+        squares = second - cross - cross.T + (n[:, None] * means).T @ means
+        precision = jnp.linalg.inv(covariance)
+        return -0.5 * (n.sum() * jnp.linalg.slogdet(covariance)[1] + (precision * squares).sum())
+
+    prepare, features, supports = Laplacian.prepare, Laplacian.features, Laplacian.supports
 
     def sample(self, key, params, labels):
         noise = jax.random.normal(key, (labels.shape[0], params.means.shape[1]))

@@ -105,8 +105,7 @@ def test_many_draws_are_the_e_step(name, precision):
 
     @jax.jit
     def statistics(key):
-        anchored = expectation.anchored(model, params)
-        one = lambda key: anchored.statistics(anchored.sample_posterior(key, params, data), data)
+        one = lambda key: model.statistics(model.sample_posterior(key, params, data), data).sums
         each = jax.lax.map(one, jax.random.split(key, n), batch_size=200)
         averaged = MonteCarloEM(n).init(model, params, data, jax.random.key(9))
         return expectation.expect(model, params, data), each, averaged

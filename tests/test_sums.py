@@ -5,7 +5,6 @@ import pytest
 from cases import CASES, case
 from closeness import assert_within
 
-from jaxem.core import expectation
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import size
 from jaxem.core.model import has
@@ -18,15 +17,15 @@ SUMMED = [name for name in CASES if has(case(name, "float64").model, "expected_l
 @pytest.mark.parametrize("name", [name for name in SUMMED if "prior" not in name])
 def test_q_from_the_sums_is_q_from_the_rows(name, precision):
     model, params, data = case(name, precision)
-    q, anchored, at = model.e_step(params, data), expectation.anchored(model, params), chart(model, params)
-    sums, u = anchored.statistics(q, data), into(model, params)
+    q, at = model.e_step(params, data), chart(model, params)
+    sums, u = model.statistics(q, data), into(model, params)
 
     def differences(function):
         """Q at some points around less Q here: the constant cancels."""
         steps = np.random.default_rng(0).normal(size=(3, u.size)).astype(u.dtype) * 0.3
         return np.stack([function(at(u + step)) - function(params) for step in steps])
 
-    by_sums = differences(lambda params: anchored.expected_log_joint(params, sums))
+    by_sums = differences(lambda params: model.expected_log_joint(params, sums))
     by_rows = differences(lambda params: model.q_function(params, q, data))
     slack = max(float(rounding(model.q_function(at(u + 0.3), q, data), size(data, u.dtype))), 1e-300)
     assert_within(by_sums, by_rows, slack)

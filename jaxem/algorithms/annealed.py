@@ -1,7 +1,6 @@
 """Deterministic annealing EM (Ueda & Nakano 1998): a flat posterior first, the true one in the end."""
 
 import dataclasses
-import functools
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
@@ -11,10 +10,10 @@ from jaxem.algorithms import schedules
 from jaxem.algorithms.em import met, unmet
 from jaxem.algorithms.protocol import State
 from jaxem.algorithms.schedules import Schedule
-from jaxem.core import bound, expectation
+from jaxem.core import expectation
 from jaxem.core.checks import whole_field
 from jaxem.core.data import Data
-from jaxem.core.model import Params, Posterior, has
+from jaxem.core.model import Params
 from jaxem.core.records import register
 from jaxem.core.trees import float_dtype
 
@@ -86,20 +85,8 @@ class AnnealedEM:
 
     def _met(self, model: Any, state: State, params: Params, data: Data, count: Array) -> State:
         beta = self._beta(count, float_dtype(params))
-
-        def temper(model: Any, params: Params, data: Data) -> Posterior:
-            return model.tempered_e_step(params, data, beta)
-
-        expect = functools.partial(expectation.expect, e_step=temper, evidence=_evidence)
-        new = met(model, state, params, data, self.block_size, expect)
+        new = met(model, state, params, data, self.block_size, "tempered", (beta,))
         return new._replace(memory=Memory(new.memory, count))
 
     def _beta(self, count: Array, dtype: jnp.dtype) -> Array:
         return schedules.value(self.schedule, count, dtype)
-
-
-def _evidence(model: Any, params: Params, q: Posterior, data: Data) -> Array | None:
-    """log p(x | params), given a tempered q. The bound touches it at the posterior only."""
-    if not has(model, "log_normalizer") and not has(model, "log_likelihood"):
-        q = model.tempered_e_step(params, data, 1.0)
-    return bound.evidence(model, params, q, data)

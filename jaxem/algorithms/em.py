@@ -1,7 +1,6 @@
 """Expectation-maximisation (Dempster, Laird & Rubin 1977)."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -63,7 +62,7 @@ def unmet(params: Params) -> State:
 
 
 # A function to XLA, so that the start, the check of a step and the loop trace it once.
-_expect = program(static_argnames=("block_size", "e_step", "evidence"))(expectation.expect)
+_expect = program(static_argnames=("block_size", "by"))(expectation.expect)
 
 
 def met(
@@ -72,8 +71,10 @@ def met(
     params: Params,
     data: Data,
     block_size: int | None,
-    expect: Callable[..., expectation.Expectation] = _expect,
+    by: expectation.By = "infer",
+    more: tuple[Any, ...] = (),
 ) -> State:
-    """The state after one E-step at ``params``, that of EM or of a variant; its memory is the summary of q."""
-    summary, objective = expect(model, params, data, block_size)
+    """The state after one E-step at ``params``, that of EM or of a variant (see ``expectation.expect``); its memory is
+    the summary of q."""
+    summary, objective = _expect(model, params, data, block_size, by, more)
     return state._replace(params=params, objective=objective, evaluations=state.evaluations + 1, memory=summary)

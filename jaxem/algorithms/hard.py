@@ -1,17 +1,16 @@
 """Classification EM (Celeux & Govaert 1992): the most probable latent values instead of all of them."""
 
 import dataclasses
-import functools
 from typing import Any, ClassVar
 
 from jax import Array
 
 from jaxem.algorithms.em import met, unmet
 from jaxem.algorithms.protocol import State
-from jaxem.core import bound, expectation
+from jaxem.core import expectation
 from jaxem.core.checks import whole_field
 from jaxem.core.data import Data
-from jaxem.core.model import Params, Posterior
+from jaxem.core.model import Params
 from jaxem.core.records import register
 
 
@@ -59,14 +58,7 @@ class HardEM:
 
     def move(self, model: Any, state: State, params: Params, data: Data) -> State:
         # The bound at a q without entropy is Q = max_z log p(x, z).
-        return met(model, state, params, data, self.block_size, _expect)
+        return met(model, state, params, data, self.block_size, "mode")
 
     def sums(self, state: State) -> tuple[Params, Any]:
         return (state.params, state.memory)
-
-
-def _classify(model: Any, params: Params, data: Data) -> Posterior:
-    return model.c_step(params, data)
-
-
-_expect = functools.partial(expectation.expect, e_step=_classify, evidence=bound.elbo)

@@ -17,7 +17,7 @@ from jaxem.core.records import register
 
 
 class Memory(NamedTuple):
-    """The statistics of each block, all taken about ``origin`` and, between two steps, at the current parameters."""
+    """The sums of each block, all taken about ``origin`` and, between two steps, at the current parameters."""
 
     first: Any  # of the blocks but the last, each leaf with a leading axis of blocks - 1
     last: Any
@@ -65,11 +65,10 @@ class IncrementalEM:
         return self._met(model, unmet(params)._replace(memory=Memory(None, None, params)), params, data)
 
     def step(self, model: Any, state: State, data: Data) -> State:
-        anchored = expectation.anchored(model, state.memory.origin)
-        plain = anchored.maximize(state.memory.total())
+        plain = expectation.maximize_sums(model, state.memory.origin, state.memory.total())
         if self._blocks(data) == 1:
             return self._met(model, state, plain, data)
-        new = self._met(model, state, self._pass(anchored, plain, state.memory, data), data)
+        new = self._met(model, state, self._pass(model, plain, state.memory, data), data)
         return new._replace(evaluations=new.evaluations + 1)
 
     def sums(self, state: State) -> tuple[Params, Any]:
@@ -80,25 +79,24 @@ class IncrementalEM:
 
         def renew(carry: tuple[Params, Memory], index: Array) -> tuple[tuple[Params, Memory], None]:
             params, memory = carry
-            new, _ = expectation.sums(model, params, self._block(data, index))
+            new, _ = expectation.sums(model, params, self._block(data, index), memory.origin)
             first = jax.tree.map(lambda all, one: all.at[index].set(one), memory.first, new)
             memory = memory._replace(first=first)
-            return (model.maximize(memory.total()), memory), None
+            return (expectation.maximize_sums(model, memory.origin, memory.total()), memory), None
 
         return jax.lax.scan(renew, (params, memory), jnp.arange(self._blocks(data) - 1))[0][0]
 
     def _met(self, model: Any, state: State, params: Params, data: Data) -> State:
         """The state at these parameters, after the E-step of every block."""
         origin = state.memory.origin
-        model = expectation.anchored(model, origin)
         blocks, rows = self._blocks(data), self._rows(data)
 
         def one_block(_: None, index: Array) -> tuple[None, tuple[Any, Array | None]]:
-            return None, expectation.sums(model, params, self._block(data, index))
+            return None, expectation.sums(model, params, self._block(data, index), origin)
 
         _, (first, values) = jax.lax.scan(one_block, None, jnp.arange(blocks - 1))
         rest = (blocks - 1) * rows
-        last, value = expectation.sums(model, params, take(data, rest, count(data) - rest))
+        last, value = expectation.sums(model, params, take(data, rest, count(data) - rest), origin)
         objective = None
         if value is not None and values is not None:
             objective = bound.penalized(model, values.sum() + value, params)

@@ -120,17 +120,15 @@ def _start(model: Any, params: Params, data: Data, key: Array | None, n_samples:
 
 
 def _maximize(model: Any, state: State) -> Params:
-    memory = state.memory
-    return expectation.anchored(model, memory.origin).maximize(memory.statistics)
+    return expectation.maximize_sums(model, state.memory.origin, state.memory.statistics)
 
 
 def _drawn(model: Any, state: State, params: Params, data: Data, memory: Memory, n_samples: int) -> State:
     """The state at these parameters, with the average statistics of new draws there."""
     key, here = jax.random.split(memory.key)
-    anchored = expectation.anchored(model, memory.origin)
 
     def of_one_draw(key: Array) -> Any:
-        return anchored.statistics(anchored.sample_posterior(key, params, data), data)
+        return expectation.statistics(model, memory.origin, model.sample_posterior(key, params, data), data)
 
     def add(sums: Any, key: Array) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, sums, of_one_draw(key)), None

@@ -69,7 +69,7 @@ class OnlineEM:
         return ("e_step", "statistics", "maximize")
 
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
-        statistics, value = expectation.sums(expectation.anchored(model, params), params, data)
+        statistics, value = expectation.sums(model, params, data)
         latest = statistics if self._batches(data) == 1 else None
         memory = Memory(statistics, latest, params, jnp.int32(0), key if self.random() else None)
         return unmet(params)._replace(
@@ -77,17 +77,18 @@ class OnlineEM:
         )
 
     def step(self, model: Any, state: State, data: Data) -> State:
-        model, memory = expectation.anchored(model, state.memory.origin), state.memory
+        memory = state.memory
         if self._batches(data) == 1:
             running = blend(memory.running, memory.latest, self._share(memory.batches, state.params))
-            params, batches, key = model.maximize(running), memory.batches + 1, memory.key
-            latest, value = expectation.sums(model, params, data)
+            params = expectation.maximize_sums(model, memory.origin, running)
+            batches, key = memory.batches + 1, memory.key
+            latest, value = expectation.sums(model, params, data, memory.origin)
             paid = 1
         else:
             assert memory.key is not None
             key, here = jax.random.split(memory.key)
             params, running, batches = self._pass(model, state, data, here)
-            latest, (_, value) = None, expectation.sums(model, params, data)
+            latest, (_, value) = None, expectation.sums(model, params, data, memory.origin)
             paid = 1 if value is None else 2
         return state._replace(
             params=params,
@@ -98,7 +99,7 @@ class OnlineEM:
 
     def _pass(self, model: Any, state: State, data: Data, key: Array) -> tuple[Params, Any, Array]:
         """Parameters, running statistics and number of batches after all batches of the data in a new order."""
-        n, batches = count(data), self._batches(data)
+        n, batches, origin = count(data), self._batches(data), state.memory.origin
         size = -(-n // batches)
         order = jax.random.permutation(key, n)
 
@@ -106,10 +107,10 @@ class OnlineEM:
             params, running, met = carry
             first = jnp.minimum(index * size, n - size)
             batch = rows(data, jax.lax.dynamic_slice_in_dim(order, first, size))
-            found, _ = expectation.sums(model, params, batch)
+            found, _ = expectation.sums(model, params, batch, origin)
             found = jax.tree.map(lambda leaf: leaf * (n / size), found)
             running = blend(running, found, self._share(met, params))
-            return (model.maximize(running), running, met + 1), None
+            return (expectation.maximize_sums(model, origin, running), running, met + 1), None
 
         start = state.params, state.memory.running, state.memory.batches
         return jax.lax.scan(one_batch, start, jnp.arange(batches, dtype=jnp.int32))[0]

@@ -282,8 +282,8 @@ def check_structure(spaces: Spaces, params: Any) -> None:
     except ValueError as error:
         where, expected, found = _first_difference(spaces, params, "")
         raise ValueError(
-            f"the parameters{where} must be {_outline(expected)}, as the model's constraints are; got "
-            f"{_outline(found)}. Arguments are always (model, params, data)"
+            f"the parameters{where} must be {outline(expected)}, as the model's constraints are; got "
+            f"{outline(found)}. Arguments are always (model, params, data)"
         ) from error
 
 
@@ -323,7 +323,7 @@ def _first_difference(expected: Any, found: Any, where: str) -> tuple[str, Any, 
     return where, expected, found
 
 
-def _outline(tree: Any) -> str:
+def outline(tree: Any) -> str:
     """What a node of a tree is, in a few words."""
     kind = type(tree).__name__
     if hasattr(tree, "_fields"):

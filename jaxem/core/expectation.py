@@ -1,15 +1,14 @@
-"""One pass over the data: the E-step and what the M-step needs of it, in blocks of observations.
+"""The E-step and what the M-step needs of it, in one pass over the data.
 
-Where a model's statistics add up over observations, the posterior of one block is turned into statistics before
-the next block is met: memory does not grow with the number of observations, and a block stays in the cache.
+Where a model's statistics add up over observations, the posterior of one block is turned into sums before the next
+block is met: memory does not grow with the number of observations, and a block stays in the cache.
 
-Statistics such as sums of squares cancel where data lie far from the origin. A model that has ``anchor(params)``
-takes them about ``params`` instead, and undoes it in ``maximize``; EM anchors each iteration at the current
-parameters.
+Sums such as those of squares cancel where data lie far from the origin. Ready-made models take them about given
+parameters, those of the E-step unless told otherwise, and undo it in the M-step.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,28 +17,22 @@ from jax import Array
 
 from jaxem.core import bound, trees
 from jaxem.core.compilation import program
+from jaxem.core.contexts import choose
 from jaxem.core.conversion import admit
-from jaxem.core.data import Data, count, take
+from jaxem.core.data import Data, count, counted, total
 from jaxem.core.model import Params, Posterior, has, has_m_step, is_additive, require
+from jaxem.core.passes import accumulate, rows_in_cache
+from jaxem.core.rows import FromRows, Statistics
 
-# Bytes a block may hold (its rows of data and of posterior): about the second-level cache of one CPU core; an
-# accelerator wants work enough to fill it.
-_BLOCK_BYTES = {"cpu": 2**20}
-_BLOCK_BYTES_ELSEWHERE = 2**29
-# Long rows (sequences, whole data sets) want to be side by side: so many, while they are no more than so many blocks.
-_ABREAST, _BLOCKS = 128, 8
+By = Literal["infer", "mode", "tempered"]
+_PUBLIC = {"infer": "e_step", "mode": "c_step", "tempered": "tempered_e_step"}
 
 
 class Expectation(NamedTuple):
     """What one E-step leaves."""
 
-    summary: Any  # the statistics where the model is additive, else q itself
+    summary: Any  # the sums where the model is additive, else q itself
     objective: Array | None  # at the parameters of this E-step
-
-
-def anchored(model: Any, params: Params) -> Any:
-    """The model with its statistics taken about ``params``."""
-    return model.anchor(params) if has(model, "anchor") else model
 
 
 @program
@@ -49,24 +42,18 @@ def posterior(model: Any, params: Params, data: Data) -> Posterior:
 
 
 def expect(
-    model: Any,
-    params: Params,
-    data: Data,
-    block_size: int | None = None,
-    e_step: Callable[..., Posterior] = posterior,
-    evidence: Callable[..., Array | None] = bound.evidence,
+    model: Any, params: Params, data: Data, block_size: int | None = None, by: By = "infer", more: tuple[Any, ...] = ()
 ) -> Expectation:
     """The E-step at ``params``, summarised for the M-step, and the objective from the same pass.
 
-    ``e_step(model, params, data) -> q`` and ``evidence(model, params, q, data)``: those of EM, or of a variant that
-    takes another q, and climbs something else by it.
+    ``by``: which posterior, p(z | x), the most probable z, or a power of the first (``more``: the inverse temperature).
+    The objective is log p(x), and of the most probable z the bound; with the log-prior.
     """
-    model, forms = anchored(model, params), model.forms(params, data) if has(model, "forms") else None
     if is_additive(model):
-        summary, value = sums(model, params, data, block_size, e_step, evidence, forms)
+        summary, value = sums(model, params, data, block_size=block_size, by=by, more=more)
     else:
-        summary = e_step(model, params, data)
-        value = evidence(model, params, summary, data)
+        summary = _posterior(model, params, data, by, more)
+        value = _evidence(model, params, summary, data, by)
     return Expectation(summary, None if value is None else bound.penalized(model, value, params))
 
 
@@ -74,39 +61,98 @@ def sums(
     model: Any,
     params: Params,
     data: Data,
+    about: Params | None = None,
     block_size: int | None = None,
-    e_step: Callable[..., Posterior] = posterior,
-    evidence: Callable[..., Array | None] = bound.evidence,
-    forms: tuple[Any, Any, Array] | None = None,
+    by: By = "infer",
+    more: tuple[Any, ...] = (),
 ) -> tuple[Any, Array | None]:
-    """The statistics of an additive model, taken about wherever it is anchored, and the evidence: sums over data that
-    may be a part of all. ``forms``: those of the model, where it is anchored at ``params``."""
+    """The sums of an additive model over data that may be a part of all, and the evidence.
 
-    def of(model: Any, block: Data) -> tuple[Any, Array | None]:
-        q = e_step(model, params, block)
-        return model.statistics(q, block), evidence(model, params, q, block)
+    ``about``: the parameters that they are taken about; default those of the E-step.
+    """
+    one_block = _rows_of(model, params, data, about, by, more) if isinstance(model, FromRows) else None
 
-    def one_block(block: Data) -> tuple[Any, Array | None]:
-        if forms is None:
-            return of(model, block)
-        # One question a block, so that what it is asked of, and the answer, are all that passes the condition.
-        quick, careful, safe = forms
-        return jax.lax.cond(safe, lambda: of(quick, block), lambda: of(careful, block))
+    def public(block: Data) -> tuple[Any, Array | None]:
+        q = _posterior(model, params, block, by, more)
+        return statistics(model, about, q, block), _evidence(model, params, q, block, by)
 
-    return accumulate(one_block, data, block_size or default_block_size(model, params, data, e_step))
+    return accumulate(one_block or public, data, block_size or default_block_size(model, params, data))
+
+
+def _rows_of(
+    model: Any, params: Params, data: Data, about: Params | None, by: By, more: tuple[Any, ...]
+) -> Callable[[Data], tuple[Any, Array]]:
+    """What a model of rows makes of a block; its contexts are prepared once for all blocks."""
+    context = model.prepare(params, data)
+    contexts = (context,) if about is None else (context, model.prepare(about, data))
+
+    def one_block(block: Data) -> tuple[Any, Array]:
+        x, w = counted(block)
+
+        def of(contexts: tuple[Any, ...]) -> tuple[Any, Array]:
+            c = contexts[0]
+            q = getattr(model, by)(c, x, *more)
+            value = model.complete(c, q, x) + model.entropy_rows(c, q, x) if by == "mode" else q.log_normalizer
+            return Centred(model.sums(contexts[-1], w, q, x)), total(value, w)
+
+        return choose(contexts, of)
+
+    return one_block
+
+
+def _posterior(model: Any, params: Params, data: Data, by: By, more: tuple[Any, ...]) -> Posterior:
+    if by == "infer":
+        return posterior(model, params, data)
+    return getattr(model, _PUBLIC[by])(params, data, *more)
+
+
+def _evidence(model: Any, params: Params, q: Posterior, data: Data, by: By) -> Array | None:
+    """log p(x | params); at the most probable z the bound."""
+    if by == "mode":
+        return bound.elbo(model, params, q, data)
+    if by == "tempered" and not has(model, "log_normalizer") and not has(model, "log_likelihood"):
+        q = model.tempered_e_step(params, data, 1.0)  # the bound touches log p(x) at the posterior only
+    return bound.evidence(model, params, q, data)
+
+
+def statistics(model: Any, about: Params | None, q: Posterior, data: Data) -> Any:
+    """The sums of a posterior, taken about other parameters than those of its E-step where the model can."""
+    if about is not None and hasattr(q, "at"):
+        q = q._replace(at=about)
+    return sums_of(model.statistics(q, data))
+
+
+class Centred(NamedTuple):
+    """What adds up of ``Statistics``: their point is held apart."""
+
+    sums: Any
+
+
+def sums_of(statistics: Any) -> Any:
+    """What adds up of statistics."""
+    return Centred(statistics.sums) if isinstance(statistics, Statistics) else statistics
+
+
+def at_point(at: Params, sums: Any) -> Any:
+    """Statistics as the model has them, from sums taken about ``at``."""
+    return Statistics(at, sums.sums) if isinstance(sums, Centred) else sums
 
 
 def maximize(model: Any, at: Params, summary: Any, data: Data) -> Params:
-    """The M-step on the summary of an E-step taken ``at`` these parameters."""
-    model = anchored(model, at)
-    return model.maximize(summary) if is_additive(model) else model.m_step(summary, data)
+    """The M-step on the summary of an E-step: sums about ``at``, or a posterior."""
+    return maximize_sums(model, at, summary) if is_additive(model) else model.m_step(summary, data)
 
 
-def slope_from_sums(model: Any, params: Params, origin: Params, statistics: Any) -> Params:
-    """The gradient of Q (and the log-prior) at ``params``, from sums about ``origin``; of a model that has
+def maximize_sums(model: Any, at: Params, sums: Any) -> Params:
+    """The M-step on sums taken about ``at``."""
+    return model.maximize(at_point(at, sums))
+
+
+def slope_from_sums(model: Any, params: Params, at: Params, sums: Any) -> Params:
+    """The gradient of Q (and the log-prior) at ``params``, from sums about ``at``; of a model that has
     ``expected_log_joint``. By the sums of the E-step at ``params`` it is that of the objective (Fisher's identity)."""
-    model = anchored(model, origin)
-    return jax.grad(lambda at: bound.penalized(model, model.expected_log_joint(at, statistics), at))(params)
+    found = at_point(at, sums)
+    return jax.grad(lambda to: bound.penalized(model, model.expected_log_joint(to, found), to))(params)
 
 
 def slope(model: Any, params: Params, data: Data) -> Params | None:
@@ -166,41 +212,15 @@ def noise(objective: Callable[[Params], Array | None], params: Params) -> Array:
     return jnp.where(jnp.isfinite(rounded), rounded, 0).max()
 
 
-def default_block_size(model: Any, params: Params, data: Data, e_step: Callable[..., Posterior] = posterior) -> int:
+def default_block_size(model: Any, params: Params, data: Data) -> int:
     """Rows a block: as many as keep its data and posterior within the cache."""
-    q = jax.eval_shape(lambda: e_step(model, params, data))
-    return rows_in_cache(trees.size_in_bytes((q, data)) / max(count(data), 1))
 
+    made_of_rows = isinstance(model, FromRows)
 
-def rows_in_cache(size: float) -> int:
-    """How many rows of so many bytes make a block."""
-    rows = _BLOCK_BYTES.get(jax.default_backend(), _BLOCK_BYTES_ELSEWHERE) / max(size, 1)
-    return max(int(max(rows, min(_ABREAST, _BLOCKS * rows))), 1)
+    def rows() -> Posterior:
+        if made_of_rows:
+            x = counted(data)[0]
+            return choose(model.prepare(params, x), lambda c: model.infer(c, x))
+        return posterior(model, params, data)
 
-
-def accumulate(one_block: Callable[[Data], Any], data: Data, largest: int) -> Any:
-    """The sum of ``one_block`` (a tree of sums over its observations) over blocks of at most ``largest`` rows.
-
-    Compensated across blocks, so that the rounding error does not grow with their number.
-    """
-    rows = count(data)
-    if rows <= largest:
-        return one_block(data)
-    block_size = rows // -(-rows // largest)  # equal blocks, and fewer rows than blocks left over
-    blocks, rest = divmod(rows, block_size)
-    sums = _sum_blocks(one_block, data, blocks, block_size)
-    if rest:
-        sums = trees.two_sum(*sums, one_block(take(data, rows - rest, rest)))
-    return jax.tree.map(jnp.add, *sums)
-
-
-def _sum_blocks(one_block: Any, data: Data, blocks: int, block_size: int) -> tuple[Any, Any]:
-    """The sum over the full blocks and what rounding lost of it."""
-    shapes = jax.eval_shape(one_block, jax.eval_shape(lambda: take(data, 0, block_size)))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-    def body(sums: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], None]:
-        return trees.two_sum(*sums, one_block(take(data, index * block_size, block_size))), None
-
-    sums, _ = jax.lax.scan(body, (zeros, zeros), jnp.arange(blocks))
-    return sums
+    return rows_in_cache(trees.size_in_bytes((jax.eval_shape(rows), data)) / max(count(data), 1))

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
+import jax
+
 from jaxem.core.checks import brief
 from jaxem.core.constraints import Real, Spaces, check_spaces
 from jaxem.core.records import register
@@ -47,10 +49,6 @@ class Model:
     * ``predict_proba(params, data) -> (..., K)``, ``permute(params, order) -> params``,
       ``label_keys(params) -> (K, F)`` -- for latent classes: their posterior, the same parameters with class
       ``order[k]`` called k, and what the classes are sorted by.
-    * ``anchor(params) -> model`` -- the same model, with statistics taken about ``params`` (see
-      ``core/expectation.py``).
-    * ``forms(params, data) -> (quick, careful, safe)`` -- the anchored model in two forms that hold at ``params`` only,
-      and whether the first is accurate enough there; ``None`` where there is no choice.
     * ``degenerate(params) -> bool`` -- whether the parameters have left the model (an empty component, a
       singular covariance).
     * ``coincide(params) -> bool`` -- whether every class is the same as another, so that EM cannot part them.
@@ -87,8 +85,6 @@ class Model:
     permute: Callable[..., Params] | None = _static(default=None)
     label_keys: Callable[..., Any] | None = _static(default=None)
     log_prob: Callable[..., Any] | None = _static(default=None)
-    anchor: Callable[..., Any] | None = _static(default=None)
-    forms: Callable[..., Any] | None = _static(default=None)
     degenerate: Callable[..., Any] | None = _static(default=None)
     coincide: Callable[..., Any] | None = _static(default=None)
     validate: Callable[..., None] | None = _static(default=None)
@@ -138,7 +134,8 @@ def check_model(model: Any) -> None:
 
 def has(model: Any, *names: str) -> bool:
     """Whether the model offers every one of ``names``."""
-    return all(getattr(model, name, None) is not None for name in names)
+    made_of = getattr(model, "made_of", {})  # of a model of rows a function is there where what it is made of is
+    return all(getattr(model, made_of.get(name, name), None) is not None for name in names)
 
 
 def missing(model: Any, *names: str) -> list[str]:
@@ -167,3 +164,12 @@ def has_m_step(model: Any) -> bool:
 def spaces_of(model: Any) -> Spaces:
     """The model's parameter spaces; unconstrained where it names none."""
     return model.constraints if has(model, "constraints") else Real()
+
+
+def require_classes(model: Any, feature: str, params: Any, data: Any) -> None:
+    """Raise ``ValueError`` where the model's latent variables are not classes."""
+    require(model, feature, "predict_proba")
+    if not hasattr(jax.eval_shape(model.predict_proba, params, data), "shape"):
+        raise ValueError(
+            f"{feature} needs latent classes; the latent variable of {type(model).__name__} is not discrete"
+        )

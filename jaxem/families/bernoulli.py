@@ -1,17 +1,18 @@
 """The Bernoulli distribution, a product over dimensions."""
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.constraints import UnitInterval
-from jaxem.core.discrete import log_times
+from jaxem.core.parameters import Param
 from jaxem.families import indicators
 from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sums
+from jaxem.latent.classes import log_times
 
 
 class BernoulliParams(NamedTuple):
@@ -36,28 +37,29 @@ class Bernoulli:
     accurate: ClassVar[bool] = True
     support: ClassVar[str] = "zeros and ones"
 
-    @property
-    def constraints(self) -> BernoulliParams:
-        return BernoulliParams(UnitInterval())  # pyright: ignore[reportArgumentType]
+    def declare(self) -> BernoulliParams:
+        return BernoulliParams(Param.of(UnitInterval(), "K D", location=True))  # pyright: ignore[reportArgumentType]
 
-    def log_density(self, params: BernoulliParams, x: Array) -> Array:
+    def prepare(self, params: BernoulliParams, rows: int) -> Array:
+        """Log-probabilities of ones, then of zeros, (K, 2 D)."""
         p = params.probabilities
-        ones = x.astype(p.dtype)
-        both = jnp.concatenate([ones, 1 - ones], axis=1)
-        logs = jnp.concatenate([indicators.log(p), indicators.log_of_rest(p)], axis=1)
-        density = indicators.log_density(both, logs)
+        return jnp.concatenate([indicators.log(p), indicators.log_of_rest(p)], axis=1)
+
+    def log_density(self, c: Array, x: Array) -> Array:
+        ones = x.astype(c.dtype)
+        density = indicators.log_density(jnp.concatenate([ones, 1 - ones], axis=1), c)
         return jnp.where(self.supports(x)[:, None], density, impossible(x, density.dtype)[:, None])
 
-    def statistics(self, weights: Array, x: Array) -> BernoulliStatistics:
-        return BernoulliStatistics(weights.sum(axis=0), weighted_sums(weights, x))
+    def statistics(self, c: Any, r: Array, hidden: Any, x: Array) -> BernoulliStatistics:
+        return BernoulliStatistics(r.sum(axis=0), weighted_sums(r, x))
 
-    def maximize(self, statistics: BernoulliStatistics) -> BernoulliParams:
+    def maximize(self, c: Any, sums: BernoulliStatistics) -> BernoulliParams:
         # Rounding may leave a sum of ones above the sum of weights it is part of.
-        return BernoulliParams(jnp.minimum(statistics.ones / statistics.sizes[:, None], 1))
+        return BernoulliParams(jnp.minimum(sums.ones / sums.sizes[:, None], 1))
 
-    def expected(self, params: BernoulliParams, statistics: BernoulliStatistics) -> Array:
-        p, ones = params.probabilities, statistics.ones
-        zeros = statistics.sizes[:, None] - ones
+    def expected(self, c: Any, params: BernoulliParams, sums: BernoulliStatistics) -> Array:
+        p, ones = params.probabilities, sums.ones
+        zeros = sums.sizes[:, None] - ones
         return (log_times(ones, p) + zeros * jnp.log1p(-jnp.where(zeros > 0, p, 0))).sum()
 
     def contrasts(self, params: BernoulliParams) -> Array:

@@ -1,7 +1,7 @@
 """The categorical distribution, a product over dimensions with their own numbers of levels."""
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,11 @@ from jax import Array
 
 from jaxem.core.checks import brief, whole_number
 from jaxem.core.constraints import Simplex
-from jaxem.core.discrete import log_times
+from jaxem.core.parameters import Param
 from jaxem.families import indicators
 from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sums
+from jaxem.latent.classes import log_times
 
 
 class CategoricalParams(NamedTuple):
@@ -53,9 +54,13 @@ class Categorical:
         """D, the number of columns."""
         return len(self.levels)
 
-    @property
-    def constraints(self) -> CategoricalParams:
-        return CategoricalParams((Simplex(),) * len(self.levels))  # pyright: ignore[reportArgumentType]
+    def declare(self) -> CategoricalParams:
+        each = (Param(Simplex(), ("K", levels), location=True) for levels in self.levels)
+        return CategoricalParams(tuple(each))  # pyright: ignore[reportArgumentType]
+
+    def prepare(self, params: CategoricalParams, rows: int) -> Array:
+        """Log-probabilities of all levels of all dimensions, (K, sum of levels)."""
+        return indicators.log(jnp.concatenate(params.probabilities, axis=1))
 
     def _one_hot(self, x: Array, dtype: jnp.dtype) -> Array:
         """(N, sum of levels): 1 where dimension d has this level."""
@@ -67,20 +72,19 @@ class Categorical:
     def _split(self, table: Array) -> tuple[Array, ...]:
         return tuple(jnp.split(table, np.cumsum(self.levels)[:-1], axis=1))
 
-    def log_density(self, params: CategoricalParams, x: Array) -> Array:
-        p = jnp.concatenate(params.probabilities, axis=1)
-        density = indicators.log_density(self._one_hot(x, p.dtype), indicators.log(p))
+    def log_density(self, c: Array, x: Array) -> Array:
+        density = indicators.log_density(self._one_hot(x, c.dtype), c)
         return jnp.where(self.supports(x)[:, None], density, impossible(x, density.dtype)[:, None])
 
-    def statistics(self, weights: Array, x: Array) -> CategoricalStatistics:
-        return CategoricalStatistics(weighted_sums(weights, self._one_hot(x, weights.dtype)))
+    def statistics(self, c: Any, r: Array, hidden: Any, x: Array) -> CategoricalStatistics:
+        return CategoricalStatistics(weighted_sums(r, self._one_hot(x, r.dtype)))
 
-    def maximize(self, statistics: CategoricalStatistics) -> CategoricalParams:
-        counts = self._split(statistics.counts)
+    def maximize(self, c: Any, sums: CategoricalStatistics) -> CategoricalParams:
+        counts = self._split(sums.counts)
         return CategoricalParams(tuple(c / c.sum(axis=1, keepdims=True) for c in counts))
 
-    def expected(self, params: CategoricalParams, statistics: CategoricalStatistics) -> Array:
-        return log_times(statistics.counts, jnp.concatenate(params.probabilities, axis=1)).sum()
+    def expected(self, c: Any, params: CategoricalParams, sums: CategoricalStatistics) -> Array:
+        return log_times(sums.counts, jnp.concatenate(params.probabilities, axis=1)).sum()
 
     def contrasts(self, params: CategoricalParams) -> Array:
         return jnp.concatenate(params.probabilities, axis=1)

@@ -23,6 +23,7 @@ class Form(NamedTuple):
     """One form of the covariances."""
 
     space: Space
+    axes: str
     # covariances, y (K, D, N) -> squared distances (K, N), log-determinants (K,)
     distance: Callable[[Array, Array], tuple[Array, Array]]
     # weights (N, K), y (K, D, N) -> the second moments, shaped like the covariances
@@ -108,6 +109,7 @@ def _diag_second(weights: Array, y: Array) -> Array:
 
 _full = Form(
     space=PositiveDefinite(),
+    axes="K D D",
     distance=_matrix_distance,
     second=_full_second,
     outer=_full_outer,
@@ -118,6 +120,7 @@ _full = Form(
 )
 _tied = Form(
     space=PositiveDefinite(),
+    axes="D D",
     distance=lambda c, y: _matrix_distance(c[None], y),
     second=lambda weights, y: _full_second(weights, y).sum(axis=0),
     outer=lambda d, n: (n[:, None] * d).T @ d,
@@ -128,6 +131,7 @@ _tied = Form(
 )
 _diag = Form(
     space=Positive(),
+    axes="K D",
     distance=lambda c, y: (_over_dimensions((y * scales.inverse_root(c)[:, :, None]) ** 2), scales.log(c).sum(axis=-1)),
     second=_diag_second,
     outer=lambda d, n: n[:, None] * d**2,
@@ -138,6 +142,7 @@ _diag = Form(
 )
 _spherical = Form(
     space=Positive(),
+    axes="K",
     distance=lambda c, y: (
         _over_dimensions((y * scales.inverse_root(c)[:, None, None]) ** 2),
         y.shape[1] * scales.log(c),

@@ -1,7 +1,7 @@
 """The exponential distribution."""
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core.constraints import Positive
+from jaxem.core.parameters import Param
 from jaxem.families import scales
 from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sum
@@ -35,22 +36,24 @@ class Exponential:
     accurate: ClassVar[bool] = True
     support: ClassVar[str] = "a non-negative finite number"
 
-    @property
-    def constraints(self) -> ExponentialParams:
-        return ExponentialParams(Positive())  # pyright: ignore[reportArgumentType]
+    def declare(self) -> ExponentialParams:
+        return ExponentialParams(Param.of(Positive(), "K", location=True))  # pyright: ignore[reportArgumentType]
 
-    def log_density(self, params: ExponentialParams, x: Array) -> Array:
-        density = scales.log(params.rates)[None, :] - x.astype(params.rates.dtype)[:, None] * params.rates[None, :]
+    def prepare(self, params: ExponentialParams, rows: int) -> ExponentialParams:
+        return params
+
+    def log_density(self, c: ExponentialParams, x: Array) -> Array:
+        density = scales.log(c.rates)[None, :] - x.astype(c.rates.dtype)[:, None] * c.rates[None, :]
         return jnp.where(self.supports(x)[:, None], density, impossible(x, density.dtype)[:, None])
 
-    def statistics(self, weights: Array, x: Array) -> ExponentialStatistics:
-        return ExponentialStatistics(weights.sum(axis=0), weighted_sum(weights, x))
+    def statistics(self, c: Any, r: Array, hidden: Any, x: Array) -> ExponentialStatistics:
+        return ExponentialStatistics(r.sum(axis=0), weighted_sum(r, x))
 
-    def maximize(self, statistics: ExponentialStatistics) -> ExponentialParams:
-        return ExponentialParams(statistics.sizes / statistics.total)
+    def maximize(self, c: Any, sums: ExponentialStatistics) -> ExponentialParams:
+        return ExponentialParams(sums.sizes / sums.total)
 
-    def expected(self, params: ExponentialParams, statistics: ExponentialStatistics) -> Array:
-        return (statistics.sizes * jnp.log(params.rates) - params.rates * statistics.total).sum()
+    def expected(self, c: Any, params: ExponentialParams, sums: ExponentialStatistics) -> Array:
+        return (sums.sizes * jnp.log(params.rates) - params.rates * sums.total).sum()
 
     def contrasts(self, params: ExponentialParams) -> Array:
         return jnp.log(params.rates)[:, None]

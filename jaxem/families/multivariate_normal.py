@@ -1,7 +1,7 @@
 """The multivariate normal distribution."""
 
 import dataclasses
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ from jax import Array
 
 from jaxem.core.checks import brief
 from jaxem.core.constraints import Real
+from jaxem.core.contexts import Choice
+from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.families import normal_prior, products, unbounded
 from jaxem.families.covariance import (
@@ -24,9 +26,6 @@ from jaxem.families.covariance import (
 )
 from jaxem.families.normal_prior import NormalInverseWishart
 
-# So few that log-densities from deviations take no longer, where a view would be made for them alone.
-_FEW_DIMENSIONS = 4
-
 
 class MultivariateNormalParams(NamedTuple):
     means: Array  # (K, D)
@@ -39,6 +38,11 @@ class MultivariateNormalStatistics(NamedTuple):
     second: Array  # sum_n r_nk (x_n - origin_k)(x_n - origin_k)', in the form of the covariances
 
 
+class Prepared(NamedTuple):
+    at: MultivariateNormalParams  # its means are the origin of the sums
+    view: Any  # the same for products of matrices, as a ``Choice``; None where deviations from each mean are as quick
+
+
 @register
 @dataclasses.dataclass(frozen=True)
 class MultivariateNormal:
@@ -47,19 +51,14 @@ class MultivariateNormal:
     Data ``(N, D)``. ``covariance``: ``"full"``, ``"tied"`` (one for all classes), ``"diag"``, ``"spherical"``.
     Maximiser: m_k = sum_n r_nk x_n / n_k, S_k = sum_n r_nk (x_n - m_k)(x_n - m_k)' / n_k, pooled as the form says.
     ``prior``: a ``NormalInverseWishart``, e.g. ``NormalInverseWishart.from_data(x, k)``; the fit is then MAP.
-    ``origin``: the parameters whose means the statistics are taken about; set by ``anchor``, so that nothing cancels
-    far from zero. ``view``: the same parameters, prepared for products of matrices; ``careful``: never by such
-    products; both set by ``forms``.
     """
 
     covariance: str = dataclasses.field(default="full", metadata={"static": True})
     prior: NormalInverseWishart | None = None
-    origin: MultivariateNormalParams | None = None
-    view: products.View | None = None
-    careful: bool = dataclasses.field(default=False, repr=False, metadata={"static": True})
 
     event_ndim: ClassVar[int] = 1
     accurate: ClassVar[bool] = True
+    centred: ClassVar[bool] = True
     support: ClassVar[str] = "finite numbers"
 
     def __post_init__(self) -> None:
@@ -71,59 +70,60 @@ class MultivariateNormal:
             raise ValueError(f"MultivariateNormal: prior must be a NormalInverseWishart; got {brief(self.prior)}")
 
     @property
+    def dimensions(self) -> int | None:
+        """D, where a prior says how many columns there are."""
+        return None if self.prior is None else jnp.shape(self.prior.mean)[0]
+
+    @property
     def _form(self) -> Form:
         return FORMS[self.covariance]
 
-    def _products(self, x: Array, k: int) -> products.Products | None:
-        """What makes products of matrices of it; ``None`` for deviations from each mean."""
-        if self.view is not None:
-            return products.of(self.view)
-        return None if self.careful else products.chosen(self.covariance, x.shape[0], k, x.shape[1])
+    def declare(self) -> MultivariateNormalParams:
+        means = Param.of(Real(), "K D", location=True)
+        return MultivariateNormalParams(means, Param.of(self._form.space, self._form.axes))  # pyright: ignore[reportArgumentType]
 
-    @property
-    def constraints(self) -> MultivariateNormalParams:
-        return MultivariateNormalParams(Real(), self._form.space)  # pyright: ignore[reportArgumentType]
-
-    def log_density(self, params: MultivariateNormalParams, x: Array) -> Array:
-        def by_deviations(x: Array) -> Array:
-            return log_normal(self._form, params.covariances, deviations(x, params.means, params.means.shape[0]))
-
-        by = self._products(x, params.means.shape[0])
-        if by is not None and self.view is not None:
-            return products.log_density(by, self.covariance, self.view, x).T
-        if by is None or x.shape[1] <= _FEW_DIMENSIONS:
-            return by_deviations(x).T
-        return products.log_density(by, self.covariance, by.view(self.covariance, *params), x, by_deviations).T
-
-    def statistics(self, weights: Array, x: Array) -> MultivariateNormalStatistics:
-        def by_deviations(weights: Array, x: Array) -> tuple[Array, Array]:
-            y = deviations(x, None if self.origin is None else self.origin.means, weights.shape[1])
-            return first_moments(weights, y), self._form.second(weights, y)
-
-        by = self._products(x, weights.shape[1])
+    def prepare(self, params: MultivariateNormalParams, rows: int) -> Prepared:
+        by = products.chosen(self.covariance, rows, *params.means.shape)
         if by is None:
-            moments = by_deviations(weights, x)
-        elif self.view is not None:
-            moments = products.moments(by, self.covariance, self.view, weights, x)
-        else:
-            about = None if self.origin is None else by.view(self.covariance, *self.origin)
-            moments = products.moments(by, self.covariance, about, weights, x, by_deviations)
-        return MultivariateNormalStatistics(weights.sum(axis=0), *moments)
+            return Prepared(params, None)
+        view = by.view(self.covariance, *params)
+        return Prepared(params, Choice(view.safe, view, None))
 
-    def maximize(self, statistics: MultivariateNormalStatistics) -> MultivariateNormalParams:
-        n, first, second = statistics
+    def log_density(self, c: Prepared, x: Array) -> Array:
+        if c.view is not None:
+            return products.log_density(self.covariance, c.view, x).T
+        means, covariances = c.at
+        k = means.shape[0]
+        textbook = lambda x: log_normal(self._form, covariances, deviations(x, means, k))
+        return products.in_pieces(textbook, self.covariance, k, x).T
+
+    def statistics(self, c: Prepared | None, r: Array, hidden: Any, x: Array) -> MultivariateNormalStatistics:
+        k, means = r.shape[1], None if c is None else c.at.means
+
+        def textbook(r: Array, x: Array) -> tuple[Array, Array]:
+            y = deviations(x, means, k)
+            return first_moments(r, y), self._form.second(r, y)
+
+        if c is None or c.view is not None:
+            moments = products.moments(self.covariance, None if c is None else c.view, r, x, textbook)
+        else:
+            moments = products.sum_of_pieces(textbook, self.covariance, r, x)
+        return MultivariateNormalStatistics(r.sum(axis=0), *moments)
+
+    def maximize(self, c: Prepared | None, sums: MultivariateNormalStatistics) -> MultivariateNormalParams:
+        n, first, second = sums
         d = first.shape[-1]
         occupied = n if self.prior is None else jnp.where(n == 0, 1, n)
         delta = first / occupied[:, None]
-        means = delta if self.origin is None else self.origin.means + delta
+        means = delta if c is None else c.at.means + delta
         scatter = scatter_about_mean(self._form, second, delta, n)
         if self.prior is None:
             return MultivariateNormalParams(means, scatter / self._form.divisor(n, d))
         return MultivariateNormalParams(*normal_prior.posterior_mode(self.prior, self.covariance, n, means, scatter))
 
-    def expected(self, params: MultivariateNormalParams, statistics: MultivariateNormalStatistics) -> Array:
-        n, first, second = statistics
-        d = params.means if self.origin is None else params.means - self.origin.means
+    def expected(self, c: Prepared, params: MultivariateNormalParams, sums: MultivariateNormalStatistics) -> Array:
+        n, first, second = sums
+        d = params.means - c.at.means
         scatter = second - self._form.cross(first, d) + self._form.outer(d, n)
         return expected_log_normal(self._form, params.covariances, scatter, n, d.shape[1])
 
@@ -166,17 +166,6 @@ class MultivariateNormal:
 
     def degenerate(self, params: MultivariateNormalParams) -> Array:
         return is_degenerate(self._form, *params)
-
-    def anchor(self, params: MultivariateNormalParams) -> Self:
-        return dataclasses.replace(self, origin=params)
-
-    def forms(self, params: MultivariateNormalParams, x: Array) -> tuple[Self, Self, Array] | None:
-        by = self._products(x, params.means.shape[0])
-        if by is None:
-            return None
-        view = by.view(self.covariance, *params)
-        anchored = self.anchor(params)
-        return dataclasses.replace(anchored, view=view), dataclasses.replace(anchored, careful=True), view.safe
 
     def sample(self, key: Array, params: MultivariateNormalParams, labels: Array) -> Array:
         k, d = params.means.shape

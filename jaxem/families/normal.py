@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core.constraints import Positive, Real
-from jaxem.core.records import register
+from jaxem.core.parameters import Param
 from jaxem.families import scales, unbounded
 from jaxem.families.covariance import collapsed
 
@@ -26,47 +26,54 @@ class NormalStatistics(NamedTuple):
     second: Array  # (K,), sum_n r_nk (x_n - origin_k)^2
 
 
-@register
+class Prepared(NamedTuple):
+    means: Array  # (K,), the origin of the sums
+    inverse_roots: Array  # (K,), of the variances
+    logs: Array  # (K,), of the variances
+
+
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Normal:
     r"""One real number: log p(x | k) = -(log(2 pi v_k) + (x - m_k)^2 / v_k) / 2.
 
-    Data ``(N,)``. Maximiser: m_k = sum_n r_nk x_n / n_k, v_k = sum_n r_nk (x_n - m_k)^2 / n_k. ``origin``: where
-    the statistics are taken about, ``(K,)``; set by ``anchor``, so that nothing cancels far from zero.
+    Data ``(N,)``. Maximiser: m_k = sum_n r_nk x_n / n_k, v_k = sum_n r_nk (x_n - m_k)^2 / n_k.
     """
-
-    origin: Array | None = None
 
     event_ndim: ClassVar[int] = 0
     accurate: ClassVar[bool] = True
+    centred: ClassVar[bool] = True
     support: ClassVar[str] = "a finite number"
 
-    @property
-    def constraints(self) -> NormalParams:
-        return NormalParams(Real(), Positive())  # pyright: ignore[reportArgumentType]
+    def declare(self) -> NormalParams:
+        means = Param.of(Real(), "K", location=True)
+        return NormalParams(means, Param.of(Positive(), "K"))  # pyright: ignore[reportArgumentType]
 
-    def log_density(self, params: NormalParams, x: Array) -> Array:
+    def prepare(self, params: NormalParams, rows: int) -> Prepared:
+        return Prepared(params.means, scales.inverse_root(params.variances), scales.log(params.variances))
+
+    def log_density(self, c: Prepared, x: Array) -> Array:
         # Divided before it is squared, so that the square neither overflows nor vanishes.
-        z = (x[:, None] - params.means[None, :]) * scales.inverse_root(params.variances)[None, :]
-        return -0.5 * (math.log(2 * math.pi) + scales.log(params.variances)[None, :] + z**2)
+        z = (x[:, None] - c.means[None, :]) * c.inverse_roots[None, :]
+        return -0.5 * (math.log(2 * math.pi) + c.logs[None, :] + z**2)
 
-    def statistics(self, weights: Array, x: Array) -> NormalStatistics:
-        y = x[:, None] if self.origin is None else x[:, None] - self.origin[None, :]
-        first = weights * y
-        return NormalStatistics(weights.sum(axis=0), first.sum(axis=0), (first * y).sum(axis=0))
+    def statistics(self, c: Prepared | None, r: Array, hidden: Any, x: Array) -> NormalStatistics:
+        y = x[:, None] if c is None else x[:, None] - c.means[None, :]
+        first = r * y
+        return NormalStatistics(r.sum(axis=0), first.sum(axis=0), (first * y).sum(axis=0))
 
-    def maximize(self, statistics: NormalStatistics) -> NormalParams:
-        n = statistics.sizes
-        delta = statistics.first / n
-        means = delta if self.origin is None else self.origin + delta
+    def maximize(self, c: Prepared | None, sums: NormalStatistics) -> NormalParams:
+        n = sums.sizes
+        delta = sums.first / n
+        means = delta if c is None else c.means + delta
         # Far from the origin the difference is rounding error. So much is left in: no variance is zero by cancellation,
         # and the next iteration, with its origin at these means, sees what it is.
         hidden = 8 * float(jnp.finfo(delta.dtype).eps)
-        return NormalParams(means, statistics.second / n - (1 - hidden) * delta**2)
+        return NormalParams(means, sums.second / n - (1 - hidden) * delta**2)
 
-    def expected(self, params: NormalParams, statistics: NormalStatistics) -> Array:
-        n, first, second = statistics
-        d = params.means if self.origin is None else params.means - self.origin
+    def expected(self, c: Prepared, params: NormalParams, sums: NormalStatistics) -> Array:
+        n, first, second = sums
+        d = params.means - c.means
         scatter = second - 2 * d * first + n * d**2
         return -0.5 * (n * jnp.log(params.variances) + scatter / params.variances).sum()
 
@@ -89,9 +96,6 @@ class Normal:
 
     def degenerate(self, params: NormalParams) -> Array:
         return collapsed(params.means[:, None], params.variances[:, None])
-
-    def anchor(self, params: NormalParams) -> Self:
-        return dataclasses.replace(self, origin=params.means)
 
     def sample(self, key: Array, params: NormalParams, labels: Array) -> Array:
         noise = jax.random.normal(key, labels.shape, params.means.dtype)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import digamma
 
 from jaxem.core.constraints import Positive
+from jaxem.core.parameters import Param
 from jaxem.families import stirling
 from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sum
@@ -39,23 +40,25 @@ class Poisson:
     accurate: ClassVar[bool] = True
     support: ClassVar[str] = "a non-negative whole number"
 
-    @property
-    def constraints(self) -> PoissonParams:
-        return PoissonParams(Positive())  # pyright: ignore[reportArgumentType]
+    def declare(self) -> PoissonParams:
+        return PoissonParams(Param.of(Positive(), "K", location=True))  # pyright: ignore[reportArgumentType]
 
-    def log_density(self, params: PoissonParams, x: Array) -> Array:
-        density = log_probability(x.astype(params.rates.dtype), params.rates)
+    def prepare(self, params: PoissonParams, rows: int) -> PoissonParams:
+        return params
+
+    def log_density(self, c: PoissonParams, x: Array) -> Array:
+        density = log_probability(x.astype(c.rates.dtype), c.rates)
         return jnp.where(self.supports(x)[:, None], density, impossible(x, density.dtype)[:, None])
 
-    def statistics(self, weights: Array, x: Array) -> PoissonStatistics:
-        return PoissonStatistics(weights.sum(axis=0), weighted_sum(weights, x))
+    def statistics(self, c: Any, r: Array, hidden: Any, x: Array) -> PoissonStatistics:
+        return PoissonStatistics(r.sum(axis=0), weighted_sum(r, x))
 
-    def maximize(self, statistics: PoissonStatistics) -> PoissonParams:
-        return PoissonParams(statistics.total / statistics.sizes)
+    def maximize(self, c: Any, sums: PoissonStatistics) -> PoissonParams:
+        return PoissonParams(sums.total / sums.sizes)
 
-    def expected(self, params: PoissonParams, statistics: PoissonStatistics) -> Array:
-        n = statistics.sizes
-        means = jnp.where(n == 0, 0, statistics.total / jnp.where(n == 0, 1, n))  # NaN is no zero
+    def expected(self, c: Any, params: PoissonParams, sums: PoissonStatistics) -> Array:
+        n = sums.sizes
+        means = jnp.where(n == 0, 0, sums.total / jnp.where(n == 0, 1, n))  # NaN is no zero
         return -(n * stirling.deviance(means, params.rates)).sum()
 
     def contrasts(self, params: PoissonParams) -> Array:

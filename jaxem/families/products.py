@@ -6,7 +6,6 @@ A form is a module, ``quadratic`` or ``whitening``: what does not depend on an o
 columns, so that rows are long and contiguous.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.core.expectation import accumulate
+from jaxem.core.passes import accumulate
 from jaxem.families import quadratic, whitening
 
 # Of fewer rows the products are not the greater part of the work.
@@ -25,9 +24,7 @@ _FEWEST_WHITENED, _MOST_SQUARED = 12, 64
 _BYTES = {"cpu": 2**22}
 _BYTES_ELSEWHERE = 2**31
 
-Textbook = Callable[..., Any]
-
-
+Textbook = Callable[[Array, Array], tuple[Array, Array]]
 View = quadratic.View | whitening.View
 
 
@@ -55,41 +52,48 @@ def of(classes: View) -> Products:
     return whitening if isinstance(classes, whitening.View) else quadratic
 
 
-def log_density(by: Products, form: str, classes: Any, x: Array, textbook: Textbook | None = None) -> Array:
-    """log N(x_n; m_k, S_k), (K, N), from ``x (N, D)``; ``textbook(x)`` is the same where this form is not safe (without
-    it, it is known to be)."""
-
-    def all_rows(table: Callable[[Array], Array]) -> Array:
-        n, most = x.shape[0], _rows(by, form, classes.means.shape[0], x)
-        if n <= most:
-            return table(x)
-        pieces = -(-n // most)
-        size = -(-n // pieces)
-        padded = jnp.concatenate([x, jnp.broadcast_to(x[:1], (pieces * size - n, x.shape[1]))])
-        tables = jax.lax.map(table, padded.reshape(pieces, size, -1))
-        return jnp.moveaxis(tables, 0, 1).reshape(-1, pieces * size)[:, :n]
-
-    fast = functools.partial(all_rows, functools.partial(by.table, form, classes))
-    return fast() if textbook is None else jax.lax.cond(classes.safe, fast, functools.partial(all_rows, textbook))
+def log_density(form: str, view: View, x: Array) -> Array:
+    """log N(x_n; m_k, S_k), (K, N), from ``x (N, D)``, where the view is safe."""
+    by = of(view)
+    return _in_pieces(lambda x: by.table(form, view, x), x, _rows(by, form, view.means.shape[0], x))
 
 
-def moments(
-    by: Products, form: str, classes: Any, weights: Array, x: Array, textbook: Textbook | None = None
-) -> tuple[Array, Array]:
+def in_pieces(textbook: Callable[[Array], Array], form: str, k: int, x: Array) -> Array:
+    """``textbook(x) (K, N)``; of many observations some at a time."""
+    by = chosen(form, x.shape[0], k, x.shape[1])
+    return textbook(x) if by is None else _in_pieces(textbook, x, _rows(by, form, k, x))
+
+
+def _in_pieces(table: Callable[[Array], Array], x: Array, most: int) -> Array:
+    n = x.shape[0]
+    if n <= most:
+        return table(x)
+    pieces = -(-n // most)
+    size = -(-n // pieces)
+    padded = jnp.concatenate([x, jnp.broadcast_to(x[:1], (pieces * size - n, x.shape[1]))])
+    tables = jax.lax.map(table, padded.reshape(pieces, size, -1))
+    return jnp.moveaxis(tables, 0, 1).reshape(-1, pieces * size)[:, :n]
+
+
+def moments(form: str, view: View | None, r: Array, x: Array, textbook: Textbook) -> tuple[Array, Array]:
     """sum_n r_nk (x_n - o_k), (K, D), and sum_n r_nk (x_n - o_k)(x_n - o_k)', in the form of the covariances.
 
-    ``weights (N, K)``, ``x (N, D)``, o_k the means of ``classes``; ``textbook(weights, x)`` is the same where this form
-    is not safe (without it, it is known to be). Without ``classes`` they are about zero, and nothing cancels.
+    ``r (N, K)``, ``x (N, D)``, o_k the means of ``view``, where it is safe; without it they are about zero, and of few
+    observations by ``textbook(r, x)``.
     """
-    most = _rows(by, form, weights.shape[1], x)
+    by = chosen(form, x.shape[0], r.shape[1], x.shape[1]) if view is None else of(view)
+    if by is None:
+        return textbook(r, x)
+    sums = accumulate(lambda rows: by.sums(form, view, rows[0].T, rows[1]), (r, x), _rows(by, form, r.shape[1], x))
+    return by.moments(form, view, r.sum(axis=0), sums)
 
-    def fast() -> tuple[Array, Array]:
-        sums = accumulate(lambda rows: by.sums(form, classes, rows[0].T, rows[1]), (weights, x), most)
-        return by.moments(form, classes, weights.sum(axis=0), sums)
 
-    if textbook is None or classes is None:
-        return fast()
-    return jax.lax.cond(classes.safe, fast, lambda: accumulate(lambda rows: textbook(*rows), (weights, x), most))
+def sum_of_pieces(textbook: Textbook, form: str, r: Array, x: Array) -> tuple[Array, Array]:
+    """``textbook(r, x)``; of many observations some at a time."""
+    by = chosen(form, x.shape[0], r.shape[1], x.shape[1])
+    if by is None:
+        return textbook(r, x)
+    return accumulate(lambda rows: textbook(*rows), (r, x), _rows(by, form, r.shape[1], x))
 
 
 def _rows(by: Products, form: str, k: int, x: Array) -> int:

@@ -210,8 +210,7 @@ def _after_a_leap(
     """What is left behind a leap does not follow from its length. So d is that of the step EM would make from there,
     and 1 - r what the gradient's change along the leap, its I_o, is of I_c."""
     here = expectation.slope_from_sums(model, params, *sums)
-    origin, statistics = sums
-    plain = expectation.anchored(model, origin).maximize(statistics)
+    plain = expectation.maximize_sums(model, *sums)
     d = _by_gradient(model, params, here, None, jax.tree.map(jnp.subtract, plain, params), None).d
     slope = lambda at: expectation.slope_from_sums(model, at, *sums_before)
     complete = -trees.dot(step, jax.jvp(slope, (before,), (step,))[1])

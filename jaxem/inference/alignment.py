@@ -13,8 +13,7 @@ from jax import Array
 
 from jaxem.core.conversion import admit, as_params
 from jaxem.core.data import Data, split_weights
-from jaxem.core.discrete import require_classes
-from jaxem.core.model import Params, check_model, has, require
+from jaxem.core.model import Params, check_model, has, require, require_classes
 
 MOST_CLASSES = 12  # 2^K sets of classes are looked at
 

@@ -16,8 +16,7 @@ from jaxem.core.compilation import program
 from jaxem.core.conversion import admit, as_data, as_params, of_fit
 from jaxem.core.coordinates import living
 from jaxem.core.data import Data, count, split_weights
-from jaxem.core.discrete import require_classes
-from jaxem.core.model import Params, check_model, has, require
+from jaxem.core.model import Params, check_model, has, require, require_classes
 
 
 def number_of_parameters(model: Any, params: Params) -> int:

@@ -266,7 +266,7 @@ class _Looker:
         expected = np.array([run.expected(point, q).value for point in points])
         sums = None
         if has(model, "statistics", "maximize", "expected_log_joint"):
-            by_sums = lambda u: float(programs.from_sums(model, place.params, run.data, q, place.u, u))
+            by_sums = lambda u: float(programs.from_sums(model, place.params, run.data, q, u))
             sums = np.array([by_sums(point.u) for point in points]) - by_sums(place.u)
         return Near(likelihoods, expected, elbos, divergences, sums)
 

@@ -115,11 +115,10 @@ def step(model: Any, params: Params, data: Data, q: Posterior, u: Array) -> Step
     """One EM iteration as ``fit`` takes it, and beside it the parts of the M-step."""
     at = chart(model, params)(u)
     new = trees.cast(expectation.iterate(model, at, data), u.dtype)
-    statistics = model.statistics(q, data) if is_additive(model) else None
+    statistics = expectation.sums_of(model.statistics(q, data)) if is_additive(model) else None
     maximized = None
     if has(model, "statistics", "maximize", "m_step"):
-        anchored = expectation.anchored(model, at)
-        pairs = anchored.maximize(anchored.statistics(q, data)), anchored.m_step(q, data)
+        pairs = model.maximize(model.statistics(q, data)), model.m_step(q, data)
         relative = jax.tree.map(lambda a, b: (a - b) / jnp.maximum(_size(a, pairs), _size(b, pairs)), *pairs)
         maximized = trees.concatenate(jax.tree.leaves(relative))
     return Step(new, maximized, statistics)
@@ -147,16 +146,15 @@ def portion(model: Any, params: Params, data: Data, u: Array) -> dict[str, Any]:
     if has(model, "log_normalizer"):
         found["normaliser"] = model.log_normalizer(q, data)
     if is_additive(model):
-        found["statistics"] = model.statistics(q, data)
+        found["statistics"] = expectation.sums_of(model.statistics(q, data))
     return found
 
 
 @program(quick="always")
-def from_sums(model: Any, params: Params, data: Data, q: Posterior, about: Array, u: Array) -> Array:
-    """Q(u | q) from statistics alone, taken about a point; up to a constant."""
+def from_sums(model: Any, params: Params, data: Data, q: Posterior, u: Array) -> Array:
+    """Q(u | q) from statistics alone; up to a constant."""
     at = chart(model, params)
-    anchored = expectation.anchored(model, at(about))
-    return anchored.expected_log_joint(at(u), anchored.statistics(q, data))
+    return model.expected_log_joint(at(u), model.statistics(q, data))
 
 
 @program(quick="always")

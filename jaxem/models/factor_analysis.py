@@ -2,22 +2,26 @@
 
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core import matrices
+from jaxem.core import matrices, parameters
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Positive, Real
 from jaxem.core.conversion import admit, as_data, as_params, check_precision, check_shapes
-from jaxem.core.data import Data, check_counts, counted, split_weights, total
+from jaxem.core.data import Data, check_counts, counted, split_weights
+from jaxem.core.parameters import Param
 from jaxem.core.records import register
+from jaxem.core.rows import FromRows
 from jaxem.core.trees import all_finite, float_dtype, is_traced
 from jaxem.families import unbounded
+from jaxem.latent import gaussian
+from jaxem.latent.gaussian import Factors, Seen
 from jaxem.models import observations
 from jaxem.models.observations import real
 from jaxem.models.starts import check_sound, varies
@@ -29,25 +33,22 @@ class FactorAnalysisParams(NamedTuple):
     noise: Array  # (D,), variances
 
 
-class Factors(NamedTuple):
-    """q(z_n) = N(means_n, covariance): one covariance for all observations."""
-
-    means: Array  # (N, k)
-    covariance: Array  # (k, k)
-    log_normalizer: Array  # (N,), log p(x_n)
-
-
-class FactorStatistics(NamedTuple):
-    """Sums over n, with e = x - origin.mean - origin.loadings z and w = (z, 1)."""
+class FactorSums(NamedTuple):
+    """Sums over n, with e = x - mean - loadings z at the parameters of the context, and w = (z, 1)."""
 
     ee: Array  # (D,), sum E[e^2]
     ew: Array  # (D, k + 1), sum E[e w']
     ww: Array  # (k + 1, k + 1), sum E[w w']
 
 
+class Prepared(NamedTuple):
+    at: FactorAnalysisParams
+    seen: Seen
+
+
 @register
 @dataclasses.dataclass(frozen=True)
-class FactorAnalysis:
+class FactorAnalysis(FromRows):
     r"""x = mean + loadings z + e, with ``k`` factors z ~ N(0, I) and noise e ~ N(0, diag(noise)).
 
     .. math:: \text{E: } V = (I + \Lambda' \Psi^{-1} \Lambda)^{-1},\; m_n = V \Lambda' \Psi^{-1} (x_n - \mu)
@@ -56,146 +57,99 @@ class FactorAnalysis:
               \Psi = \operatorname{diag}(S_{xx} - (\Lambda, \mu) S_{wx}) / N,\; w = (z, 1)
 
     Data ``(N, D)`` or ``Weighted``. The likelihood is that of N(mean, loadings loadings' + diag(noise)): loadings are
-    known up to a rotation. ``origin``: the parameters whose residuals the statistics are taken of; set by ``anchor``,
-    so that nothing cancels, be the data far from zero or the noise small.
+    known up to a rotation. The sums of the M-step are of residuals, so that nothing cancels, be the data far from zero
+    or the noise small.
     """
 
     k: int = dataclasses.field(metadata={"static": True})
-    origin: FactorAnalysisParams | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", whole_number("FactorAnalysis: k", self.k, 1))
 
     accurate: ClassVar[bool] = True
 
-    @property
-    def constraints(self) -> FactorAnalysisParams:
-        return FactorAnalysisParams(Real(), Real(), Positive())  # pyright: ignore[reportArgumentType]
+    def declare(self) -> FactorAnalysisParams:
+        mean, loadings, noise = Param.of(Real(), "D"), Param.of(Real(), "D k"), Param.of(Positive(), "D")
+        return FactorAnalysisParams(mean, loadings, noise)  # pyright: ignore[reportArgumentType]
 
-    def e_step(self, params: FactorAnalysisParams, data: Data) -> Factors:
-        """The posterior of the factors, by the (k, k) precision I + L' Psi^-1 L (Woodbury's identity)."""
-        x = real(counted(data)[0], params.mean.dtype)
-        y = x - params.mean[None, :]
-        scaled = params.loadings / params.noise[:, None]  # Psi^-1 Lambda
-        identity = jnp.eye(self.k, dtype=y.dtype)
-        lower = matrices.cholesky(identity + params.loadings.T @ scaled)
-        projected = y @ scaled
-        means = matrices.solve(lower, projected.T).T
-        # y' (Lambda Lambda' + Psi)^-1 y as a sum of squares, in which nothing cancels
-        residual = y - means @ params.loadings.T
-        distance = (residual**2 / params.noise[None, :]).sum(axis=1) + (means**2).sum(axis=1)
-        log_determinant = jnp.log(params.noise).sum() + matrices.log_determinant(lower)
-        constant = y.shape[1] * math.log(2 * math.pi)
-        return Factors(means, matrices.solve(lower, identity), -0.5 * (constant + log_determinant + distance))
+    def prepare(self, params: FactorAnalysisParams, x: Data | None) -> Prepared:
+        return Prepared(params, Seen.through(params.loadings, params.noise))
 
-    def tempered_e_step(self, params: FactorAnalysisParams, data: Data, inverse_temperature: Array | float) -> Factors:
-        """The power of a normal density: the same means, the covariance divided by ``inverse_temperature``."""
-        q = self.e_step(params, data)
-        return q._replace(covariance=q.covariance / inverse_temperature)
+    def _centred(self, c: Prepared, x: Array) -> Array:
+        return real(x, c.at.mean.dtype) - c.at.mean[None, :]
 
-    def sample_posterior(self, key: Array, params: FactorAnalysisParams, data: Data) -> Factors:
-        """One draw of the factors of each observation, of which nothing is uncertain."""
-        q = self.e_step(params, data)
-        noise = jax.random.normal(key, q.means.shape, q.means.dtype)
-        means = q.means + noise @ matrices.cholesky(q.covariance).T
-        return Factors(means, jnp.zeros_like(q.covariance), q.log_normalizer)
+    def infer(self, c: Prepared, x: Array) -> Factors:
+        """The posterior of the factors."""
+        return gaussian.infer(c.seen, self._centred(c, x))
 
-    def q_function(self, params: FactorAnalysisParams, q: Factors, data: Data) -> Array:
-        """E_q log N(z; 0, I) + log N(x; mean + loadings z, noise), summed."""
-        x, weights = counted(data)
-        x = real(x, params.mean.dtype)
-        residual = x - params.mean[None, :] - q.means @ params.loadings.T
-        spread = (params.loadings @ q.covariance * params.loadings).sum(axis=1)  # of the d-th mean under q
-        given = -0.5 * (
-            math.log(2 * math.pi) * x.shape[1]
-            + jnp.log(params.noise).sum()
-            + ((residual**2 + spread[None, :]) / params.noise[None, :]).sum(axis=1)
-        )
-        prior = -0.5 * (math.log(2 * math.pi) * self.k + (q.means**2).sum(axis=1) + jnp.trace(q.covariance))
-        return total(given + prior, weights)
+    def tempered(self, c: Prepared, x: Array, inverse_temperature: Array | float) -> Factors:
+        """The same means, the covariance divided by ``inverse_temperature``."""
+        return gaussian.tempered(c.seen, self._centred(c, x), inverse_temperature)
 
-    def entropy(self, q: Factors, data: Data) -> Array:
-        """Of N normal distributions with one covariance: N log|2 pi e V| / 2."""
-        x, weights = split_weights(data)
-        _, log_determinant = jnp.linalg.slogdet(q.covariance)
-        each = 0.5 * (self.k * (1 + math.log(2 * math.pi)) + log_determinant)
-        return total(jnp.full((x.shape[0],), each), weights)
+    def draw(self, c: Prepared, x: Array, key: Array) -> Factors:
+        """One draw of the factors of each observation."""
+        return gaussian.draw(c.seen, self._centred(c, x), key)
 
-    def divergence(self, q: Factors, p: Factors, data: Data) -> Array:
-        """KL(q || p) between normal distributions."""
-        _, weights = split_weights(data)
-        lower_p, lower_q = matrices.cholesky(p.covariance), matrices.cholesky(q.covariance)
-        shift = matrices.solve_lower(lower_p, (q.means - p.means).T)
-        ratio = matrices.solve_lower(lower_p, lower_q)
-        log_ratio = jnp.log(jnp.diagonal(lower_p)).sum() - jnp.log(jnp.diagonal(lower_q)).sum()
-        each = 0.5 * ((ratio**2).sum() + (shift**2).sum(axis=0) - self.k) + log_ratio
-        return total(each, weights)
-
-    def log_normalizer(self, q: Factors, data: Data) -> Array:
-        """log p(x | params) as the E-step met it."""
-        return total(q.log_normalizer, split_weights(data)[1])
-
-    def log_prob(self, params: FactorAnalysisParams, data: Data) -> Array:
+    def log_marginal(self, c: Prepared, x: Array) -> Array:
         """log N(x_n; mean, loadings loadings' + noise), (N,), by the Cholesky factor of that (D, D) matrix; NaN where
         x_n is."""
-        params, data = admit(self, params, data)
-        return _density(params, split_weights(data)[0])
+        y = self._centred(c, x)
+        lower = matrices.cholesky(c.at.loadings @ c.at.loadings.T + jnp.diag(c.at.noise))
+        z = matrices.solve_lower(lower, y.T)
+        log_determinant = matrices.log_determinant(lower)
+        return -0.5 * (y.shape[1] * math.log(2 * math.pi) + log_determinant + (z**2).sum(axis=0))
 
-    def log_likelihood(self, params: FactorAnalysisParams, data: Data) -> Array:
-        """log p(x | params), the (weighted) sum of ``log_prob``."""
-        params, data = admit(self, params, data)
-        x, weights = counted(data)
-        return total(_density(params, x), weights)
+    def complete(self, c: Prepared, q: Factors, x: Array) -> Array:
+        """E_q log N(z; 0, I) + log N(x; mean + loadings z, noise), (N,)."""
+        _, loadings, noise = c.at
+        residual = self._centred(c, x) - q.means @ loadings.T
+        spread = (loadings @ q.covariance * loadings).sum(axis=1)  # of the d-th mean under q
+        constant = math.log(2 * math.pi) * noise.size + jnp.log(noise).sum()
+        given = -0.5 * (constant + ((residual**2 + spread[None, :]) / noise[None, :]).sum(axis=1))
+        return given + gaussian.expected_log_prior(q)
 
-    def statistics(self, q: Factors, data: Data) -> FactorStatistics:
+    def entropy_rows(self, c: Prepared, q: Factors, x: Array) -> Array:
+        """log|2 pi e V| / 2, (N,)."""
+        return gaussian.entropy(q)
+
+    def divergence_rows(self, q: Factors, p: Factors) -> Array:
+        """KL(q || p) between normal distributions, (N,)."""
+        return gaussian.divergence(q, p)
+
+    def sums(self, c: Prepared, w: Array | None, q: Factors, x: Array) -> FactorSums:
         """Expected sums of squares and products of the residual and (z, 1)."""
-        x, weights = counted(data)
         x = real(x, q.means.dtype)
-        n = jnp.ones((x.shape[0],), x.dtype) if weights is None else weights.astype(x.dtype)
-        w = jnp.concatenate([q.means, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
+        n = jnp.ones((x.shape[0],), x.dtype) if w is None else w.astype(x.dtype)
+        one_more = jnp.concatenate([q.means, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)  # (z, 1)
         uncertainty = jnp.zeros((self.k + 1, self.k + 1), x.dtype).at[:-1, :-1].set(q.covariance)
-        coefficients = self._origin(x.shape[1], x.dtype)
+        coefficients = _coefficients(c.at)
         e = x - coefficients[None, :, -1] - q.means @ coefficients[:, :-1].T
         counts = n[:, None] != 0  # a row of weight zero counts for nothing, even where it is NaN
-        e, w = jnp.where(counts, e, 0), jnp.where(counts, w, 0)
-        weighted = w * n[:, None]
-        # e = its mean - origin.loadings (z - E z): what q does not know of z enters with the opposite sign
+        e, one_more = jnp.where(counts, e, 0), jnp.where(counts, one_more, 0)
+        times_n = one_more * n[:, None]
+        # e = its mean - loadings (z - E z): what q does not know of z enters with the opposite sign
         shared = n.sum() * (coefficients @ uncertainty)
-        return FactorStatistics(
+        return FactorSums(
             n @ e**2 + (shared * coefficients).sum(axis=1),
-            e.T @ weighted - shared,
-            w.T @ weighted + n.sum() * uncertainty,
+            e.T @ times_n - shared,
+            one_more.T @ times_n + n.sum() * uncertainty,
         )
 
-    def _origin(self, d: int, dtype: jnp.dtype) -> Array:
-        """(loadings, mean) of the origin, (D, k + 1)."""
-        if self.origin is None:
-            return jnp.zeros((d, self.k + 1), dtype)
-        return jnp.concatenate([self.origin.loadings, self.origin.mean[:, None]], axis=1)
-
-    def expected_log_joint(self, params: FactorAnalysisParams, statistics: FactorStatistics) -> Array:
+    def expected(self, c: Prepared, params: FactorAnalysisParams, sums: FactorSums) -> Array:
         """Q from the sums: -(N log psi_d + E (x_d - mu_d - lambda_d' z)^2 / psi_d) / 2 over all d; up to a constant."""
-        ee, ew, ww = statistics
-        coefficients = jnp.concatenate([params.loadings, params.mean[:, None]], axis=1)
-        change = coefficients - self._origin(params.mean.size, ew.dtype)
+        ee, ew, ww = sums
+        change = _coefficients(params) - _coefficients(c.at)
         squares = ee - 2 * (change * ew).sum(axis=1) + ((change @ ww) * change).sum(axis=1)
         return -0.5 * (ww[-1, -1] * jnp.log(params.noise) + squares / params.noise).sum()
 
-    def maximize(self, statistics: FactorStatistics) -> FactorAnalysisParams:
-        ee, ew, ww = statistics
+    def maximum(self, c: Prepared, sums: FactorSums) -> FactorAnalysisParams:
+        """Regress x on (z, 1); what is left is the noise."""
+        ee, ew, ww = sums
         lower = matrices.cholesky(ww)
         change = matrices.solve(lower, ew.T).T
         noise = (ee - (change * ew).sum(axis=1)) / ww[-1, -1]
-        coefficients = self._origin(change.shape[0], change.dtype) + change  # (loadings, mean)
+        coefficients = _coefficients(c.at) + change  # (loadings, mean)
         return FactorAnalysisParams(coefficients[:, -1], coefficients[:, :-1], noise)
-
-    def m_step(self, q: Factors, data: Data) -> FactorAnalysisParams:
-        """Regress x on (z, 1); what is left is the noise."""
-        return self.maximize(self.statistics(q, data))
-
-    def anchor(self, params: FactorAnalysisParams) -> Self:
-        """The same model, its statistics taken of the residuals at ``params``."""
-        return dataclasses.replace(self, origin=params)
 
     def degenerate(self, params: FactorAnalysisParams) -> Array:
         """Whether a noise variance has vanished beside what the factors explain (a Heywood case).
@@ -292,8 +246,8 @@ class FactorAnalysis:
         if params is not None:
             d = params.mean.size if x is None else x.shape[1]
             title = f"FactorAnalysis with k = {self.k} of {d} variables"
-            for name, shape in ("mean", (d,)), ("loadings", (d, self.k)), ("noise", (d,)):
-                observations.check_leaf(title, name, getattr(params, name), shape)
+            title = f"FactorAnalysis with k = {self.k} of {d} variables"
+            parameters.check_shapes(title, self.declare(), params, {"D": d, "k": self.k})
 
     def validate(self, params: FactorAnalysisParams, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""
@@ -325,13 +279,9 @@ def _finite(data: Data) -> Array:
     return good if weights is None else good | (weights == 0)
 
 
-@program
-def _density(params: FactorAnalysisParams, x: Array) -> Array:
-    y = real(x, params.mean.dtype) - params.mean[None, :]
-    lower = matrices.cholesky(params.loadings @ params.loadings.T + jnp.diag(params.noise))
-    z = matrices.solve_lower(lower, y.T)
-    log_determinant = matrices.log_determinant(lower)
-    return -0.5 * (y.shape[1] * math.log(2 * math.pi) + log_determinant + (z**2).sum(axis=0))
+def _coefficients(params: FactorAnalysisParams) -> Array:
+    """(loadings, mean), (D, k + 1)."""
+    return jnp.concatenate([params.loadings, params.mean[:, None]], axis=1)
 
 
 @program

@@ -1,24 +1,31 @@
 """Hidden Markov models: a class that moves along a Markov chain, one observation at each step."""
 
 import dataclasses
-from typing import Any, NamedTuple, Self
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core import parameters
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
+from jaxem.core.contexts import choose
 from jaxem.core.conversion import admit, as_data, as_params, check_shapes
 from jaxem.core.data import Data, Sequences, check_counts, counted, split_lengths, split_weights, total
-from jaxem.core.discrete import expected, log_probability, log_times
+from jaxem.core.parameters import Param
 from jaxem.core.records import register
+from jaxem.core.rows import FromRows, weighted
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import protocol as families
 from jaxem.families.protocol import Family
-from jaxem.models import chain, observations, scaled
-from jaxem.models.chain import Chain
+from jaxem.latent import chain, scaled
+from jaxem.latent.chain import Chain
+from jaxem.latent.classes import expected, log_probability, log_times
+from jaxem.models import observations
 from jaxem.models.observations import real
 from jaxem.models.starts import Start, blame, check_sound, check_start, is_sound, start_components
 
@@ -29,7 +36,7 @@ class HMMParams(NamedTuple):
     emissions: Any  # the family's own, for K states
 
 
-class HMMStatistics(NamedTuple):
+class HMMSums(NamedTuple):
     initial: Array  # (K,), expected sequences that start in each state
     transition: Array  # (K, K), expected moves
     emissions: Any  # the family's own
@@ -37,7 +44,7 @@ class HMMStatistics(NamedTuple):
 
 @register
 @dataclasses.dataclass(frozen=True)
-class HMM:
+class HMM(FromRows):
     r"""A hidden Markov model of ``k`` states with emissions of one family.
 
     .. math:: \text{E: } \gamma_t(i) = p(z_t = i \mid x),\;
@@ -49,15 +56,14 @@ class HMM:
     Data: one observation is one sequence. An array ``(N, T)`` or ``(N, T, D)``, ``Sequences`` where lengths differ
     (see ``jaxem.pad_sequences``), or ``Weighted`` of either; for one sequence x, ``x[None]``. q: a ``Chain``.
     An initial or transition probability that starts at exactly zero stays there, under every algorithm, and is not
-    counted as free. ``unmoved (K, K)``: the transitions of a state that no sequence
-    leaves, for which any are as good; set by ``anchor`` to what they were. ``parallel``: whether each sequence is cut
-    into blocks that run side by side, at ``k`` times the arithmetic; ``None`` chooses by device and shape, the
-    posterior is the same. Baum, Petrie, Soules & Weiss (1970); Rabiner (1989); Särkkä & García-Fernández (2021).
+    counted as free. ``parallel``: whether each sequence is cut into blocks that run side by side, at ``k`` times the
+    arithmetic; ``None`` chooses by device and shape, the posterior is the same.
+
+    Source: Baum, Petrie, Soules & Weiss (1970); Rabiner (1989); Särkkä & García-Fernández (2021).
     """
 
     family: Family
     k: int = dataclasses.field(metadata={"static": True})
-    unmoved: Array | None = None
     parallel: bool | None = dataclasses.field(default=None, metadata={"static": True})
 
     def __post_init__(self) -> None:
@@ -70,116 +76,113 @@ class HMM:
         """Whether log-densities are known to a few units in the last place: as the family says of its own."""
         return getattr(self.family, "accurate", False)
 
-    @property
-    def constraints(self) -> HMMParams:
-        return HMMParams(Simplex(), Simplex(), self.family.constraints)  # pyright: ignore[reportArgumentType]
+    def declare(self) -> HMMParams:
+        initial, transition = Param.of(Simplex(), "K"), Param.of(Simplex(), "K K")
+        return HMMParams(initial, transition, self.family.declare())  # pyright: ignore[reportArgumentType]
 
-    def _log_b(self, params: HMMParams, x: Array) -> Array:
+    def prepare(self, params: HMMParams, x: Data | None) -> HMMParams:
+        """Initial and transition probabilities, and the family's context."""
+        rows = 0 if x is None else math.prod(split_lengths(split_weights(x)[0])[0].shape[:2])
+        return params._replace(emissions=self.family.prepare(params.emissions, rows))
+
+    def _by_frames(self, of: Callable[..., Any], x: Array, dtype: Any) -> Any:
+        """What the family says of all steps of all sequences ``x (N, T, ...)``, (N, T, ...)."""
+        n, t = x.shape[:2]
+        return jax.tree.map(lambda leaf: leaf.reshape(n, t, *leaf.shape[1:]), of(_frames(real(x, dtype))))
+
+    def _log_b(self, c: HMMParams, x: Array) -> Array:
         """log p(x_t | z_t = k), (N, T, K)."""
-        n, t = x.shape[:2]
-        frames = real(x.reshape(n * t, *x.shape[2:]), params.initial.dtype)
-        return self.family.log_density(params.emissions, frames).reshape(n, t, -1)
+        return self._by_frames(lambda x: self.family.log_density(c.emissions, x), x, c.initial.dtype)
 
-    def e_step(self, params: HMMParams, data: Data) -> Chain:
+    def _inferred(self, of: Callable[..., Chain], c: HMMParams, x: Data, *more: Any) -> Chain:
+        """A posterior of states, and of the family's own hidden variables."""
+        values, lengths = _unpack(x)
+        q = of(c.initial, c.transition, self._log_b(c, values), lengths, *more)
+        return q._replace(hidden=self._hidden(c, values))
+
+    def _hidden(self, c: HMMParams, x: Array) -> Any:
+        return self._by_frames(lambda x: families.hidden(self.family, c.emissions, x), x, c.initial.dtype)
+
+    def infer(self, c: HMMParams, x: Data) -> Chain:
         """Forward-backward on each sequence."""
-        x, lengths, _ = _unpack(data)
-        n, t = x.shape[:2]
+        values, lengths = _unpack(x)
+        n, t = values.shape[:2]
         blocks = scaled.blocks(self.parallel, n, t, self.k)
-        return chain.posterior(params.initial, params.transition, lambda: self._log_b(params, x), lengths, blocks)
+        q = chain.posterior(c.initial, c.transition, lambda: self._log_b(c, values), lengths, blocks)
+        return q._replace(hidden=self._hidden(c, values))
 
-    def c_step(self, params: HMMParams, data: Data) -> Chain:
+    def mode(self, c: HMMParams, x: Data) -> Chain:
         """The most probable path of each sequence (Viterbi)."""
-        x, lengths, _ = _unpack(data)
-        given = params.initial, params.transition, self._log_b(params, x), lengths
-        return chain.certain(chain.viterbi(*given), self.k, chain.log_likelihood(*given))
+        return self._inferred(chain.mode, c, x)
 
-    def tempered_e_step(self, params: HMMParams, data: Data, inverse_temperature: Array | float) -> Chain:
+    def tempered(self, c: HMMParams, x: Data, inverse_temperature: Array | float) -> Chain:
         """Forward-backward on the powers of pi, A and b."""
-        x, lengths, _ = _unpack(data)
-        return chain.tempered(params.initial, params.transition, self._log_b(params, x), lengths, inverse_temperature)
+        return self._inferred(chain.tempered, c, x, inverse_temperature)
 
-    def sample_posterior(self, key: Array, params: HMMParams, data: Data) -> Chain:
+    def draw(self, c: HMMParams, x: Data, key: Array) -> Chain:
         """One path of each sequence, drawn from p(z | x)."""
-        x, lengths, _ = _unpack(data)
-        return chain.draw(key, params.initial, params.transition, self._log_b(params, x), lengths)
+        return self._inferred(chain.draw, c, x, key)
 
-    def q_function(self, params: HMMParams, q: Chain, data: Data) -> Array:
-        """sum gamma_1 log pi + sum xi log A + sum gamma log b."""
-        x, _, weights = _unpack(data)
-        initial = expected(q.smoothed[:, 0], log_probability(params.initial)[None, :])
-        transition = expected(chain.pair_counts_each(q), log_probability(params.transition)[None]).sum(axis=1)
-        emissions = expected(q.smoothed, self._log_b(params, x)).sum(axis=1)
-        return total(initial + transition + emissions, weights)
-
-    def entropy(self, q: Chain, data: Data) -> Array:
-        """-E_q log q of the paths of all sequences."""
-        _, _, weights = _unpack(data)
-        return -total(chain.expected_log(q, q), weights)
-
-    def divergence(self, q: Chain, p: Chain, data: Data) -> Array:
-        """KL(q || p) between two distributions over paths."""
-        _, _, weights = _unpack(data)
-        return total(chain.expected_log(q, q) - chain.expected_log(q, p), weights)
-
-    def log_normalizer(self, q: Chain, data: Data) -> Array:
-        """log p(x | params) as the scaled filter met it."""
-        return total(q.log_normalizer, _unpack(data)[2])
-
-    def log_prob(self, params: HMMParams, data: Data) -> Array:
-        """log p(x_n | params) of each sequence, (N,): the forward algorithm, written apart from the E-step.
+    def log_marginal(self, c: HMMParams, x: Data) -> Array:
+        """log p(x_n) of each sequence, (N,): the forward algorithm, written apart from the E-step.
 
         NaN for a sequence with a NaN within its length, -inf for one that is impossible.
         """
-        params, data = admit(self, params, data)
-        return _log_prob(self, params, split_weights(data)[0])
+        values, lengths = _unpack(x)
+        value = chain.log_likelihood(c.initial, c.transition, self._log_b(c, values), lengths)
+        return jnp.where(_is_sequence(lengths, values), value, jnp.nan)
 
-    def log_likelihood(self, params: HMMParams, data: Data) -> Array:
-        """log p(x | params), the (weighted) sum of ``log_prob``."""
-        params, data = admit(self, params, data)
-        sequences, weights = counted(data)
-        return total(_log_prob(self, params, sequences), weights)
+    def complete(self, c: HMMParams, q: Chain, x: Data) -> Array:
+        """sum_k gamma_1 log pi + sum_ij xi_ij log A_ij + sum_tk gamma_tk E log p(x_t, u_t | k), (N,)."""
+        values, _ = _unpack(x)
+        u = jax.tree.map(_frames, q.hidden)
+        log_b = self._by_frames(lambda x: families.complete(self.family, c.emissions, u, x), values, c.initial.dtype)
+        initial = expected(q.smoothed[:, 0], log_probability(c.initial)[None, :])
+        transition = expected(chain.pair_counts_each(q), log_probability(c.transition)[None]).sum(axis=1)
+        return initial + transition + expected(q.smoothed, log_b).sum(axis=1)
 
-    def statistics(self, q: Chain, data: Data) -> HMMStatistics:
+    def entropy_rows(self, c: HMMParams, q: Chain, x: Data) -> Array:
+        """The entropy of the paths, and of the family's own hidden variables, (N,)."""
+        values, _ = _unpack(x)
+        u = jax.tree.map(_frames, q.hidden)
+        paths = -chain.expected_log(q, q)
+        if families.hidden_entropy(self.family, c.emissions, u, _frames(values)) is None:
+            return paths
+        own = self._by_frames(lambda x: families.hidden_entropy(self.family, c.emissions, u, x), values, paths.dtype)
+        return paths + expected(q.smoothed, own).sum(axis=1)
+
+    def divergence_rows(self, q: Chain, p: Chain) -> Array:
+        """KL(q || p) between two chains, (N,)."""
+        return chain.expected_log(q, q) - chain.expected_log(q, p)
+
+    def sums(self, c: HMMParams, w: Array | None, q: Chain, x: Data) -> HMMSums:
         """Expected starts, moves, and the family's sums."""
-        x, _, weights = _unpack(data)
-        gamma = q.smoothed
-        if weights is not None:
-            weights = weights.astype(gamma.dtype)
-            gamma = gamma * weights[:, None, None]
-        n, t = x.shape[:2]
-        frames = real(x.reshape(n * t, *x.shape[2:]), gamma.dtype)
-        return HMMStatistics(
+        values, _ = _unpack(x)
+        gamma = weighted(q.smoothed, w)
+        u = jax.tree.map(_frames, q.hidden)
+        return HMMSums(
             gamma[:, 0].sum(axis=0),
-            chain.pair_counts(q, weights),
-            self.family.statistics(gamma.reshape(n * t, -1), frames),
+            chain.pair_counts(q, None if w is None else w.astype(gamma.dtype)),
+            self.family.statistics(c.emissions, _frames(gamma), u, _frames(real(values, gamma.dtype))),
         )
 
-    def expected_log_joint(self, params: HMMParams, statistics: HMMStatistics) -> Array:
-        """Q from the sums: expected starts and moves times their logs, and the family's; up to a constant."""
-        starts = log_times(statistics.initial, params.initial).sum()
-        moves = log_times(statistics.transition, params.transition).sum()
-        return starts + moves + self.family.expected(params.emissions, statistics.emissions)
-
-    def maximize(self, statistics: HMMStatistics) -> HMMParams:
-        initial, moves, emissions = statistics
+    def maximum(self, c: HMMParams, sums: HMMSums) -> HMMParams:
+        """Starts and moves as shares of their expected numbers, and the family's maximiser."""
+        initial, moves, emissions = sums
         left = moves.sum(axis=1, keepdims=True)
         # From a state that is only ever the last one no move is seen: any row is as good, the old one the best.
-        unmoved = 1 / self.k if self.unmoved is None else self.unmoved
-        transition = jnp.where(left == 0, unmoved, moves / jnp.where(left == 0, 1, left))
-        return HMMParams(initial / initial.sum(), transition, self.family.maximize(emissions))
+        transition = jnp.where(left == 0, c.transition, moves / jnp.where(left == 0, 1, left))
+        return HMMParams(initial / initial.sum(), transition, self.family.maximize(c.emissions, emissions))
 
-    def m_step(self, q: Chain, data: Data) -> HMMParams:
-        """Starts and moves as shares of their expected numbers, and the family's maximiser."""
-        return self.maximize(self.statistics(q, data))
+    def expected(self, c: HMMParams, params: HMMParams, sums: HMMSums) -> Array:
+        """Q from the sums: expected starts and moves times their logs, and the family's; up to a constant."""
+        starts = log_times(sums.initial, params.initial).sum()
+        moves = log_times(sums.transition, params.transition).sum()
+        return starts + moves + self.family.expected(c.emissions, params.emissions, sums.emissions)
 
     def log_prior(self, params: HMMParams) -> Array | float:
         """The family's; flat on the initial and transition probabilities."""
         return families.log_prior(self.family, params.emissions)
-
-    def anchor(self, params: HMMParams) -> Self:
-        """The same model, its statistics taken about ``params``."""
-        family = families.anchor(self.family, params.emissions)
-        return dataclasses.replace(self, family=family, unmoved=params.transition)
 
     def degenerate(self, params: HMMParams) -> Array:
         """Whether a state can no longer be entered, or its emissions have collapsed."""
@@ -194,12 +197,11 @@ class HMM:
 
     def permute(self, params: HMMParams, order: Array) -> HMMParams:
         """The same model, in which state ``order[k]`` is called k."""
-        transition = params.transition[order][:, order]
-        return HMMParams(params.initial[order], transition, families.permute(self.family, params.emissions, order))
+        return parameters.permuted(self.declare(), params, order)
 
     def label_keys(self, params: HMMParams) -> Array:
         """What states are sorted by, (K, F): where the emissions of each lie."""
-        return families.label_keys(self.family, params.emissions, self.k)
+        return parameters.locations(self.declare(), params)
 
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> HMMParams:
         """A random start: emissions as in a mixture of the single observations, states that rather stay."""
@@ -267,7 +269,8 @@ class HMM:
     def sample_size(self, data: Data) -> Array:
         """The number of single observations (all steps of all sequences), weights counted."""
         data = as_data(data)
-        x, lengths, weights = _unpack(data)
+        sequences, weights = counted(data)
+        x, lengths = _unpack(sequences)
         return total(lengths.astype(float_dtype(x)), weights)
 
     def check_shapes(self, params: HMMParams | None, data: Data | None) -> None:
@@ -276,10 +279,7 @@ class HMM:
         if x is not None:
             observations.check_shape(self, x, ("N", "T"))
         if params is not None:
-            title = f"HMM with k = {self.k}"
-            observations.check_leaf(title, "initial", params.initial, (self.k,))
-            observations.check_leaf(title, "transition", params.transition, (self.k, self.k))
-            observations.check_classes(self, "emissions", params.emissions, x, 2)
+            observations.check_params(self, params, x, 2)
 
     def validate(self, params: HMMParams, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""
@@ -309,22 +309,19 @@ def _observed(data: Data) -> tuple[Array, Array]:
 
 
 @program
-def _log_prob(model: HMM, params: HMMParams, sequences: Data) -> Array:
-    x, lengths, _ = _unpack(sequences)
-    value = chain.log_likelihood(params.initial, params.transition, model._log_b(params, x), lengths)
-    return jnp.where(_is_sequence(lengths, x), value, jnp.nan)
-
-
-@program
 def _predict(model: HMM, params: HMMParams, sequences: Data) -> Array:
-    x, lengths, _ = _unpack(sequences)
-    path = chain.viterbi(params.initial, params.transition, model._log_b(params, x), lengths)
+    x, lengths = _unpack(sequences)
+
+    def of(c: HMMParams) -> Array:
+        return chain.viterbi(c.initial, c.transition, model._log_b(c, x), lengths)
+
+    path = choose(model.prepare(params, x), of)
     return jnp.where(_is_sequence(lengths, x)[:, None], path, -1)
 
 
 @program
 def _predict_proba(model: HMM, params: HMMParams, sequences: Data) -> Array:
-    x, lengths, _ = _unpack(sequences)
+    x, lengths = _unpack(sequences)
     q = model.e_step(params, sequences)
     known = jnp.isfinite(q.log_normalizer) & _is_sequence(lengths, x)
     unknown = chain.within(lengths, x.shape[1]) & ~known[:, None]
@@ -336,27 +333,31 @@ def _is_sequence(lengths: Array, x: Array) -> Array:
     return (lengths >= 1) & (lengths <= x.shape[1])
 
 
-def _unpack(data: Data) -> tuple[Array, Array, Array | None]:
-    """Values (N, T, ...), lengths (N,), weights. Padding is replaced by the sequence's first observation, so that it
-    can do no harm: whatever it holds, its density is finite, and it has no weight."""
-    sequences, weights = counted(data)
+def _unpack(sequences: Data) -> tuple[Array, Array]:
+    """Values (N, T, ...) and lengths (N,). Padding is replaced by the sequence's first observation, so that it can do
+    no harm: whatever it holds, its density is finite, and it has no weight."""
     x, lengths = split_lengths(sequences)
     if lengths is None:
-        return x, jnp.full((x.shape[0],), x.shape[1]), weights
+        return x, jnp.full((x.shape[0],), x.shape[1])
     inside = chain.within(lengths, x.shape[1])
-    return jnp.where(inside.reshape(*inside.shape, *(1,) * (x.ndim - 2)), x, x[:, :1]), lengths, weights
+    return jnp.where(inside.reshape(*inside.shape, *(1,) * (x.ndim - 2)), x, x[:, :1]), lengths
+
+
+def _frames(x: Array) -> Array:
+    """The steps of all sequences (N, T, ...) one after the other, (N T, ...)."""
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
 @program(quick="few numbers", static_argnames=("start",))
 def _init(model: HMM, key: Array, data: Data, start: Start) -> tuple[HMMParams, Array]:
-    x, lengths, weights = _unpack(data)
+    sequences, weights = counted(data)
+    x, lengths = _unpack(sequences)
     dtype = float_dtype(x)
     x = real(x, dtype)
-    n, t = x.shape[:2]
-    counts = chain.within(lengths, t).astype(dtype)
+    counts = chain.within(lengths, x.shape[1]).astype(dtype)
     if weights is not None:
         counts = counts * weights.astype(dtype)[:, None]
-    frames = x.reshape(n * t, *x.shape[2:])
+    frames = _frames(x)
     size, emissions = start_components(key, model.family, frames, counts.reshape(-1), model.k, start, dtype)
     stay = jnp.eye(model.k, dtype=dtype)
     return HMMParams(size, 0.5 * stay + 0.5 * size[None, :], emissions), is_sound(model.family, emissions, frames)

@@ -2,23 +2,27 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core import parameters
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
 from jaxem.core.conversion import as_data, as_params, check_shapes
-from jaxem.core.data import Data, check_counts, counted, split_weights
-from jaxem.core.discrete import DiscreteLatent, Responsibilities, log_probability, log_times
+from jaxem.core.data import Data, check_counts, count, counted, split_weights
+from jaxem.core.parameters import Param
 from jaxem.core.records import register
+from jaxem.core.rows import weighted
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import protocol as families
 from jaxem.families.protocol import Family
+from jaxem.latent.classes import Responsibilities, expected, log_probability, log_times
 from jaxem.models import observations
+from jaxem.models.classes import ClassModel
 from jaxem.models.observations import real
 from jaxem.models.starts import Start, blame, check_sound, check_start, is_sound, start_components
 
@@ -28,14 +32,14 @@ class MixtureParams(NamedTuple):
     components: Any  # the family's own, for K classes
 
 
-class MixtureStatistics(NamedTuple):
+class MixtureSums(NamedTuple):
     sizes: Array  # (K,), n_k = sum_n r_nk
     components: Any  # the family's own
 
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Mixture(DiscreteLatent):
+class Mixture(ClassModel):
     r"""A mixture of ``k`` components of one family.
 
     .. math:: \text{E: } r_{nk} \propto w_k\, p(x_n \mid \theta_k), \qquad
@@ -56,19 +60,22 @@ class Mixture(DiscreteLatent):
         """Whether log-densities are known to a few units in the last place: as the family says of its own."""
         return getattr(self.family, "accurate", False)
 
-    @property
-    def constraints(self) -> MixtureParams:
-        return MixtureParams(Simplex(), self.family.constraints)  # pyright: ignore[reportArgumentType]
+    def declare(self) -> MixtureParams:
+        weights = Param.of(Simplex(), "K")
+        return MixtureParams(weights, self.family.declare())  # pyright: ignore[reportArgumentType]
 
-    def log_joint_table(self, params: MixtureParams, observations: Data) -> Array:
+    def prepare(self, params: MixtureParams, x: Data | None) -> MixtureParams:
+        """The weights, and the family's context."""
+        return params._replace(components=self.family.prepare(params.components, 0 if x is None else count(x)))
+
+    def table(self, c: MixtureParams, x: Data) -> Array:
         """log w_k + log p(x_n | component k), (N, K)."""
-        x = real(observations, params.weights.dtype)
-        return log_probability(params.weights)[None, :] + self.family.log_density(params.components, x)
+        return log_probability(c.weights)[None, :] + self.family.log_density(c.components, real(x, c.weights.dtype))
 
-    def log_marginal(self, params: MixtureParams, observations: Data) -> Array:
+    def log_marginal(self, c: MixtureParams, x: Data) -> Array:
         """log sum_k w_k p(x_n | k), (N,), linear in the weights: so its derivative in one that is zero is right too."""
-        w = params.weights[None, :]
-        log_b = self.family.log_density(params.components, real(observations, w.dtype))
+        w = c.weights[None, :]
+        log_b = self.family.log_density(c.components, real(x, w.dtype))
         log_w, known = jax.lax.stop_gradient(jnp.log(w)), log_b != -jnp.inf
         top = jax.lax.stop_gradient((log_w + log_b).max(axis=-1))
         top = jnp.where(jnp.isfinite(top), top, 0)
@@ -78,43 +85,40 @@ class Mixture(DiscreteLatent):
         ratio = jnp.exp(jnp.minimum(jnp.where(known, log_b, 0) - top[:, None], limit))
         return top + jnp.log((w * jnp.where(known, ratio, 0)).sum(axis=-1))
 
-    def statistics(self, q: Responsibilities, data: Data) -> MixtureStatistics:
+    def infer(self, c: MixtureParams, x: Data) -> Responsibilities:
+        """Bayes' rule for each observation, and the family's own hidden variables."""
+        hidden = families.hidden(self.family, c.components, real(x, c.weights.dtype))
+        return super().infer(c, x)._replace(hidden=hidden)
+
+    def complete(self, c: MixtureParams, q: Responsibilities, x: Data) -> Array:
+        """sum_k r_nk (log w_k + E log p(x_n, u_n | k)), (N,)."""
+        density = families.complete(self.family, c.components, q.hidden, real(x, c.weights.dtype))
+        return expected(q.probabilities, log_probability(c.weights)[None, :] + density)
+
+    def entropy_rows(self, c: MixtureParams, q: Responsibilities, x: Data) -> Array:
+        """-sum_k r_nk log r_nk, and r_nk times the entropy of the family's own hidden variables, (N,)."""
+        own = families.hidden_entropy(self.family, c.components, q.hidden, x)
+        of_classes = super().entropy_rows(c, q, x)
+        return of_classes if own is None else of_classes + expected(q.probabilities, own)
+
+    def sums(self, c: MixtureParams, w: Array | None, q: Responsibilities, x: Data) -> MixtureSums:
         """Class sizes and the family's sums, under responsibilities times observation weights."""
-        x, weights = counted(data)
-        r = q.probabilities
-        if weights is not None:
-            # A row of weight zero counts for nothing, even where its responsibilities are NaN.
-            r = jnp.where(weights[:, None] == 0, 0, r * weights.astype(r.dtype)[:, None])
-        return MixtureStatistics(r.sum(axis=0), self.family.statistics(r, real(x, r.dtype)))
+        r = weighted(q.probabilities, w)
+        return MixtureSums(r.sum(axis=0), self.family.statistics(c.components, r, q.hidden, real(x, r.dtype)))
 
-    def expected_log_joint(self, params: MixtureParams, statistics: MixtureStatistics) -> Array:
-        """Q from the sums: sum_k n_k log w_k and the family's, up to a constant."""
-        sizes, components = statistics
-        return log_times(sizes, params.weights).sum() + self.family.expected(params.components, components)
-
-    def maximize(self, statistics: MixtureStatistics) -> MixtureParams:
-        n = statistics.sizes
-        return MixtureParams(n / n.sum(), self.family.maximize(statistics.components))
-
-    def m_step(self, q: Responsibilities, data: Data) -> MixtureParams:
+    def maximum(self, c: MixtureParams, sums: MixtureSums) -> MixtureParams:
         """w_k = n_k / N, and the family's maximiser for each class."""
-        return self.maximize(self.statistics(q, data))
+        n = sums.sizes
+        return MixtureParams(n / n.sum(), self.family.maximize(c.components, sums.components))
+
+    def expected(self, c: MixtureParams, params: MixtureParams, sums: MixtureSums) -> Array:
+        """Q from the sums: sum_k n_k log w_k and the family's, up to a constant."""
+        own = self.family.expected(c.components, params.components, sums.components)
+        return log_times(sums.sizes, params.weights).sum() + own
 
     def log_prior(self, params: MixtureParams) -> Array | float:
         """The family's; flat on the weights."""
         return families.log_prior(self.family, params.components)
-
-    def anchor(self, params: MixtureParams) -> Self:
-        """The same model, its statistics taken about ``params``."""
-        return dataclasses.replace(self, family=families.anchor(self.family, params.components))
-
-    def forms(self, params: MixtureParams, data: Data) -> tuple[Self, Self, Array] | None:
-        """The same model at ``params``, quick and careful, and whether the first is accurate enough."""
-        found = families.forms(self.family, params.components, real(split_weights(data)[0], params.weights.dtype))
-        if found is None:
-            return None
-        quick, careful, safe = found
-        return dataclasses.replace(self, family=quick), dataclasses.replace(self, family=careful), safe
 
     def degenerate(self, params: MixtureParams) -> Array:
         """Whether a component is empty (a weight below eps^2: less than eps of one among 1 / eps observations) or
@@ -128,11 +132,11 @@ class Mixture(DiscreteLatent):
 
     def permute(self, params: MixtureParams, order: Array) -> MixtureParams:
         """The same mixture, in which component ``order[k]`` is called k."""
-        return MixtureParams(params.weights[order], families.permute(self.family, params.components, order))
+        return parameters.permuted(self.declare(), params, order)
 
     def label_keys(self, params: MixtureParams) -> Array:
         """What components are sorted by, (K, F): where each lies."""
-        return families.label_keys(self.family, params.components, self.k)
+        return parameters.locations(self.declare(), params)
 
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> MixtureParams:
         """A random start: ``"kmeans++"``, ``"points"`` or ``"responsibilities"`` (see ``models/starts.py``)."""
@@ -171,8 +175,7 @@ class Mixture(DiscreteLatent):
         if x is not None:
             observations.check_shape(self, x, ("N",))
         if params is not None:
-            observations.check_leaf(f"Mixture with k = {self.k}", "weights", params.weights, (self.k,))
-            observations.check_classes(self, "components", params.components, x, 1)
+            observations.check_params(self, params, x, 1)
 
     def validate(self, params: MixtureParams, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""

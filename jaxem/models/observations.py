@@ -8,20 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core import trees
 from jaxem.core.checks import instance, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.conversion import check_precision
 from jaxem.core.data import Data, split_lengths, split_weights
-from jaxem.core.keeping import Kept
-
-_FOUND = Kept(256)  # shapes of parameters, by family, classes and columns
+from jaxem.core.parameters import check_shapes
 
 
 def check_definition(model: Any) -> None:
     """Raise ``ValueError`` for a family that is none, or a number of classes that is none; ``k`` becomes an int."""
     name = type(model).__name__
-    instance(f"{name}: family", model.family, "a family, such as Normal()", "log_density", "statistics", "maximize")
+    instance(
+        f"{name}: family",
+        model.family,
+        "a family, such as Normal()",
+        "declare",
+        "log_density",
+        "statistics",
+        "maximize",
+        "expected",
+    )
     object.__setattr__(model, "k", whole_number(f"{name}: k", model.k, 1))
 
 
@@ -46,57 +52,24 @@ def check_shape(model: Any, x: Array, leading: tuple[str, ...]) -> None:
         raise ValueError(f"{needs}; got shape {tuple(x.shape)}, which holds nothing")
     columns = getattr(model.family, "dimensions", None)
     if columns is not None and x.shape[-1] != columns:
-        raise ValueError(f"{needs} with D = {columns}, one column for each of its levels; got shape {tuple(x.shape)}")
+        why = "its prior is" if getattr(model.family, "prior", None) is not None else "its levels are"
+        raise ValueError(f"{needs} with D = {columns}, as {why}; got shape {tuple(x.shape)}")
 
 
-def check_classes(model: Any, name: str, classes: Any, x: Array | None, leading: int) -> None:
-    """Raise ``ValueError`` where the class parameters are not shaped as the family's own maximiser has them, for ``k``
-    classes and the columns of ``x`` (without: those of the parameters themselves)."""
-    family, leaves = model.family, jax.tree.leaves(classes)
-    own = next((leaf for leaf in leaves if leaf.ndim > family.event_ndim), leaves[0])  # not one that classes share
-    event = own.shape[1 : 1 + family.event_ndim] if x is None else x.shape[leading:]
-    if x is None and hasattr(family, "dimensions"):
-        event = (family.dimensions,)
-    on = "" if not event else f" on {event[0]} column{'s' * (event[0] != 1)}"
+def check_params(model: Any, params: Any, x: Array | None, leading: int) -> None:
+    """Raise ``ValueError`` where parameters are not shaped as the model declares them.
+
+    For ``k`` classes and the columns of ``x``, which has ``leading`` axes before them; without ``x`` those of the
+    family, or of the parameters themselves.
+    """
+    family, sizes = model.family, {"K": model.k}
+    if x is not None and family.event_ndim:
+        sizes["D"] = x.shape[leading]
+    elif getattr(family, "dimensions", None) is not None:
+        sizes["D"] = family.dimensions
+    on = f" on {sizes['D']} column{'s' * (sizes['D'] != 1)}" if "D" in sizes else ""
     title = f"{type(model).__name__} of {type(family).__name__} with k = {model.k}{on}"
-    wanted = _shapes(title, family, model.k, event)
-    if jax.tree.structure(wanted) != jax.tree.structure(classes):
-        raise ValueError(f"{title} needs {name} like {type(wanted).__name__}; got {type(classes).__name__}")
-    names = [f"{name}.{leaf}" for leaf in trees.leaf_names(classes)]
-    for leaf, like, given in zip(names, jax.tree.leaves(wanted), jax.tree.leaves(classes), strict=True):
-        check_leaf(title, leaf, given, like.shape)
-
-
-def check_leaf(title: str, name: str, given: Array, shape: tuple[int, ...]) -> None:
-    """Raise ``ValueError`` where an array of parameters is not of this shape."""
-    if given.shape != tuple(shape):
-        raise ValueError(f"{title} needs {name} of shape {tuple(shape)}; got {tuple(given.shape)}")
-
-
-def _shapes(title: str, family: Any, k: int, event: tuple[int, ...]) -> Any:
-    """The shapes of the family's parameters: those of what its maximiser returns for one observation."""
-    leaves, structure = jax.tree.flatten(family)
-    key = structure, tuple((jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in leaves), k, event
-    known = _FOUND.get(key)
-    if known is None:
-        known = _shapes_anew(title, family, k, event)
-        _FOUND.put(key, known)
-    return known
-
-
-def _shapes_anew(title: str, family: Any, k: int, event: tuple[int, ...]) -> Any:
-    dtype = trees.float_dtype(family)
-    weights, x = jax.ShapeDtypeStruct((1, k), dtype), jax.ShapeDtypeStruct((1, *event), dtype)
-    try:
-        return jax.eval_shape(_maximized, family, weights, x)
-    except (TypeError, ValueError, IndexError) as error:
-        first = str(error).splitlines()[0][:120]
-        raise ValueError(f"{title}: the family (its prior?) does not fit data of this shape: {first}") from error
-
-
-@program
-def _maximized(family: Any, weights: Array, x: Array) -> Any:
-    return family.maximize(family.statistics(weights, x))
+    check_shapes(title, model.declare(), params, sizes)
 
 
 def check_enough(model: Any, n: int) -> None:

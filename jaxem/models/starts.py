@@ -8,9 +8,10 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxem.core.expectation import accumulate, rows_in_cache
+from jaxem.core.contexts import choose
+from jaxem.core.passes import accumulate, rows_in_cache
 from jaxem.core.trees import all_finite, float_dtype
-from jaxem.families.protocol import anchor, degenerate, diagnose
+from jaxem.families import protocol as families
 
 Start = Literal["kmeans++", "points", "responsibilities"]
 STARTS = ("kmeans++", "points", "responsibilities")
@@ -53,25 +54,27 @@ def start_components(
             nearest = jax.nn.one_hot(distance.argmin(axis=-1), k, dtype=dtype)
             return (1 - _SHARED) * nearest + _SHARED / k
 
-    def sums(family: Any) -> Any:
+    def sums(c: Any) -> Any:
         def one_block(rows: tuple[Array, Array, Array]) -> tuple[Array, Any]:
             r = assign(rows) * rows[1][:, None]
-            return r.sum(axis=0), family.statistics(r, rows[0])
+            hidden = () if c is None else families.hidden(family, c, rows[0])
+            of = lambda c: (r.sum(axis=0), family.statistics(c, r, hidden, rows[0]))
+            return choose(c, of)
 
         size = (1 + k) * (1 + x[0].size) * dtype.itemsize
         return accumulate(one_block, (x, counts, jnp.arange(n)), rows_in_cache(size))
 
-    size, statistics = sums(family)
-    components = family.maximize(statistics)
-    anchored = anchor(family, components)
-    if anchored is not family:  # the first pass, about zero, is good for the means only
-        components = anchored.maximize(sums(anchored)[1])
+    size, about_zero = sums(None)
+    components = family.maximize(None, about_zero)
+    c = family.prepare(components, n)
+    if getattr(family, "centred", False):  # the first pass, about zero, is good for the means only
+        components = family.maximize(c, sums(c)[1])
     return size / size.sum(), components
 
 
 def is_sound(family: Any, components: Any, x: Array) -> Array:
     """Whether nothing speaks against these parameters of the family as a start, from observations ``x (N, ...)``."""
-    return all_finite(components) & ~degenerate(family, components) & varies(family.features(x))
+    return all_finite(components) & ~families.degenerate(family, components) & varies(family.features(x))
 
 
 def varies(x: Array) -> Array:
@@ -90,7 +93,7 @@ def check_sound(sound: Array, model: Any, data: Any) -> None:
 def blame(family: Any, x: Array, counts: Array | None) -> None:
     """Raise ``ValueError`` where no start can be made from those of the observations ``x (N, ...)`` that count."""
     rows = np.asarray(x, np.float64)
-    found = diagnose(family, rows if counts is None else rows[np.asarray(counts)], np.dtype(float_dtype(x)))
+    found = families.diagnose(family, rows if counts is None else rows[np.asarray(counts)], np.dtype(float_dtype(x)))
     if found is not None:
         raise ValueError(found)
 

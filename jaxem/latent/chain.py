@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.core.discrete import expected, log_probability
-from jaxem.models import scaled
-from jaxem.models.scaled import Filtered
+from jaxem.latent import scaled
+from jaxem.latent.classes import expected, log_probability
+from jaxem.latent.scaled import Filtered
 
 
 class Chain(NamedTuple):
@@ -31,6 +31,8 @@ class Chain(NamedTuple):
     smoothed: Array  # (N, T, K), p(z_t | x); zero behind the end
     ahead: Array  # (N, T, K), p(z_{t+1} | x) / p(z_{t+1} | x_1 ... x_t); zero from the end on
     log_normalizer: Array  # (N,), log p(x)
+    hidden: Any = ()  # leaves (N, T, K, ...), the posterior of the family's own hidden variables
+    at: Any = None  # the parameters of the E-step
 
 
 def within(lengths: Array, t: int) -> Array:
@@ -81,7 +83,13 @@ def certain(path: Array, k: int, log_normalizer: Array) -> Chain:
     return Chain(states, jnp.ones((k, k), states.dtype), states, ahead, log_normalizer)
 
 
-def draw(key: Array, pi: Array, A: Array, log_b: Array, lengths: Array) -> Chain:
+def mode(pi: Array, A: Array, log_b: Array, lengths: Array) -> Chain:
+    """All probability on the most probable path of each sequence."""
+    path = viterbi(pi, A, log_b, lengths)
+    return certain(path, pi.shape[0], log_likelihood(pi, A, log_b, lengths))
+
+
+def draw(pi: Array, A: Array, log_b: Array, lengths: Array, key: Array) -> Chain:
     """One path a sequence from p(z | x): filter forward, sample z_t | z_{t+1} backward (Carter & Kohn 1994)."""
     filtered, log_normalizer = _filtered(pi, A, log_b, lengths)
     log_A_to = jnp.log(A).T

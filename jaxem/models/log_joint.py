@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,9 @@ from jax import Array
 from jaxem.core.checks import brief
 from jaxem.core.constraints import Spaces, check_spaces
 from jaxem.core.data import Data, count, split_weights
-from jaxem.core.discrete import DiscreteLatent
 from jaxem.core.model import Params
 from jaxem.core.records import register
+from jaxem.models.classes import ClassModel
 
 
 def from_log_joint(
@@ -48,17 +49,25 @@ def from_log_joint(
 
 @register
 @dataclasses.dataclass(frozen=True)
-class LogJointModel(DiscreteLatent):
+class LogJointModel(ClassModel):
     """What ``from_log_joint`` returns."""
 
     log_joint: Callable[..., Array] = dataclasses.field(metadata={"static": True})
-    m_step: Callable[..., Params] | None = dataclasses.field(metadata={"static": True})
+    m_step: Callable[..., Params] | None = dataclasses.field(metadata={"static": True})  # pyright: ignore[reportIncompatibleMethodOverride]
     log_prior: Callable[..., Array] | None = dataclasses.field(metadata={"static": True})
     init: Callable[..., Params] | None = dataclasses.field(metadata={"static": True})
     sample: Callable[..., Data] | None = dataclasses.field(metadata={"static": True})
     permute: Callable[..., Params] | None = dataclasses.field(metadata={"static": True})
     label_keys: Callable[..., Array] | None = dataclasses.field(metadata={"static": True})
-    constraints: Spaces
+    spaces: Spaces
+
+    # Its M-step is the user's, or none.
+    made_of: ClassVar[dict[str, str]] = {**ClassModel.made_of, "m_step": "m_step"}
+
+    @property
+    def constraints(self) -> Spaces:
+        """The space of each array of the parameters."""
+        return self.spaces
 
     def __post_init__(self) -> None:
         if not callable(self.log_joint) or isinstance(self.log_joint, type):
@@ -66,10 +75,14 @@ class LogJointModel(DiscreteLatent):
         for name in ("m_step", "log_prior", "init", "sample", "permute", "label_keys"):
             if not (getattr(self, name) is None or callable(getattr(self, name))):
                 raise ValueError(f"from_log_joint: {name} must be a function; got {brief(getattr(self, name))}")
-        check_spaces("from_log_joint", self.constraints)
+        check_spaces("from_log_joint", self.spaces)
 
-    def log_joint_table(self, params: Params, observations: Data) -> Array:
-        return jax.vmap(self.log_joint, in_axes=(None, 0))(params, observations)
+    def prepare(self, params: Params, x: Data | None) -> Params:
+        return params
+
+    def table(self, c: Params, x: Data) -> Array:
+        """log p(x_n, z_n = k | params), (N, K)."""
+        return jax.vmap(self.log_joint, in_axes=(None, 0))(c, x)
 
     def check_shapes(self, params: Params | None, data: Data | None) -> None:
         """Raise ``ValueError`` where ``log_joint`` does not make (K,) numbers of one observation."""

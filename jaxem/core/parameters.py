@@ -1,0 +1,93 @@
+"""What each array of the parameters is: its space, its axes, and whether it says where a class lies.
+
+One declaration an array. From it follow constraints and coordinates, shape checks, the names of classes and their
+permutation, in one place for all models.
+
+Axes are named by letters: ``K`` classes, ``D`` columns of the data, anything else what the model calls it; a whole
+number is an axis of just that length. An array without the axis ``K`` is shared by all classes; ``"K K"`` has two.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core import trees
+from jaxem.core.constraints import Space, Spaces, outline
+
+Declared = Any  # a tree of Param, shaped like the parameters
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Param:
+    """One array of the parameters."""
+
+    space: Space
+    axes: tuple[str | int, ...]
+    location: bool = False  # says where a class lies: classes are sorted by it
+
+    @classmethod
+    def of(cls, space: Space, axes: str, location: bool = False) -> "Param":
+        """From axes written with spaces between them, such as ``"K D"``."""
+        return cls(space, tuple(int(axis) if axis.isdigit() else axis for axis in axes.split()), location)
+
+
+def _is_param(node: Any) -> bool:
+    return isinstance(node, Param)
+
+
+def spaces(declared: Declared) -> Spaces:
+    """The space of each array."""
+    return jax.tree.map(lambda param: param.space, declared, is_leaf=_is_param)
+
+
+def _leaves(declared: Declared) -> list[Param]:
+    return jax.tree.leaves(declared, is_leaf=_is_param)
+
+
+def permuted(declared: Declared, params: Any, order: Array) -> Any:
+    """The parameters in which class ``order[k]`` is called k: each axis ``K`` taken in that order."""
+
+    def each(param: Param, leaf: Array) -> Array:
+        for place, axis in enumerate(param.axes):
+            leaf = jnp.take(leaf, order, axis=place) if axis == "K" else leaf
+        return leaf
+
+    return jax.tree.map(each, declared, params, is_leaf=_is_param)
+
+
+def locations(declared: Declared, params: Any) -> Array:
+    """Where each class lies, (K, F): the arrays that say so, a row for each class."""
+    own = [
+        jnp.moveaxis(leaf, param.axes.index("K"), 0)
+        for param, leaf in zip(_leaves(declared), jax.tree.leaves(params), strict=True)
+        if param.location
+    ]
+    return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in own], axis=1)
+
+
+def check_shapes(title: str, declared: Declared, params: Any, sizes: dict[str, int]) -> None:
+    """Raise ``ValueError`` where parameters are not shaped as declared.
+
+    Arguments:
+        title: what needs them, the first words of the message.
+        declared: a ``Param`` for each array.
+        params: the parameters.
+        sizes: the lengths of axes that are known; an axis that is not has the length that the parameters first give it.
+    """
+    like = jax.tree.map(lambda _: 0, declared, is_leaf=_is_param)
+    if jax.tree.structure(params) != jax.tree.structure(like):
+        raise ValueError(f"{title} needs parameters like {outline(like)}; got {outline(params)}")
+    sizes = dict(sizes)
+    for name, param, leaf in zip(trees.leaf_names(params), _leaves(declared), jax.tree.leaves(params), strict=True):
+        if leaf.ndim == len(param.axes):
+            for axis, length in zip(param.axes, leaf.shape, strict=True):
+                if isinstance(axis, str):
+                    sizes.setdefault(axis, length)
+        wanted = tuple(axis if isinstance(axis, int) else sizes.get(axis, axis) for axis in param.axes)
+        if leaf.shape != wanted:
+            shape = f"({', '.join(map(str, wanted))}{',' * (len(wanted) == 1)})"
+            raise ValueError(f"{title} needs {name} of shape {shape}; got {tuple(leaf.shape)}")

@@ -1,0 +1,52 @@
+"""One pass over the observations, in blocks that stay in the cache: the only place that walks over data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core import trees
+from jaxem.core.data import Data, count, take
+
+# Bytes a block may hold (its rows of data and of posterior): about the second-level cache of one CPU core; an
+# accelerator wants work enough to fill it.
+_BLOCK_BYTES = {"cpu": 2**20}
+_BLOCK_BYTES_ELSEWHERE = 2**29
+# Long rows (sequences, whole data sets) want to be side by side: so many, while they are no more than so many blocks.
+_ABREAST, _BLOCKS = 128, 8
+
+
+def rows_in_cache(size: float) -> int:
+    """How many rows of so many bytes make a block."""
+    rows = _BLOCK_BYTES.get(jax.default_backend(), _BLOCK_BYTES_ELSEWHERE) / max(size, 1)
+    return max(int(max(rows, min(_ABREAST, _BLOCKS * rows))), 1)
+
+
+def accumulate(one_block: Callable[[Data], Any], data: Data, largest: int) -> Any:
+    """The sum of ``one_block`` (a tree of sums over its observations) over blocks of at most ``largest`` rows.
+
+    Compensated across blocks, so that the rounding error does not grow with their number.
+    """
+    rows = count(data)
+    if rows <= largest:
+        return one_block(data)
+    block_size = rows // -(-rows // largest)  # equal blocks, and fewer rows than blocks left over
+    blocks, rest = divmod(rows, block_size)
+    sums = _sum_blocks(one_block, data, blocks, block_size)
+    if rest:
+        sums = trees.two_sum(*sums, one_block(take(data, rows - rest, rest)))
+    return jax.tree.map(jnp.add, *sums)
+
+
+def _sum_blocks(one_block: Any, data: Data, blocks: int, block_size: int) -> tuple[Any, Any]:
+    """The sum over the full blocks and what rounding lost of it."""
+    shapes = jax.eval_shape(one_block, jax.eval_shape(lambda: take(data, 0, block_size)))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def body(sums: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], None]:
+        return trees.two_sum(*sums, one_block(take(data, index * block_size, block_size))), None
+
+    sums, _ = jax.lax.scan(body, (zeros, zeros), jnp.arange(blocks))
+    return sums

@@ -1,0 +1,81 @@
+"""Models whose observations each have a latent class of their own."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.compilation import program
+from jaxem.core.contexts import Context, choose
+from jaxem.core.conversion import admit
+from jaxem.core.data import Data, split_weights
+from jaxem.core.rows import FromRows
+from jaxem.latent import classes
+from jaxem.latent.classes import Responsibilities
+
+
+class ClassModel(FromRows):
+    r"""What follows from ``table(c, x) -> (N, K)``, p_nk = log p(x_n, z_n = k), which a final model supplies.
+
+    .. math:: r_{nk} = e^{p_{nk}} / \sum_j e^{p_{nj}}, \quad Q = \sum_{nk} r_{nk}\, p_{nk}, \quad
+              H = -\sum_{nk} r_{nk} \log r_{nk}, \quad L = \sum_n \log \sum_k e^{p_{nk}} .
+    """
+
+    def table(self, c: Context, x: Data) -> Array:
+        """log p(x_n, z_n = k), (N, K)."""
+        raise TypeError(f"{type(self).__name__} must define table(c, x)")
+
+    def infer(self, c: Context, x: Data) -> Responsibilities:
+        """Bayes' rule for each observation."""
+        return classes.infer(self.table(c, x))
+
+    def mode(self, c: Context, x: Data) -> Responsibilities:
+        """The most probable class of each observation."""
+        return classes.mode(self.table(c, x))
+
+    def tempered(self, c: Context, x: Data, inverse_temperature: Array | float) -> Responsibilities:
+        """r_nk proportional to exp(p_nk)^inverse_temperature."""
+        return classes.tempered(self.table(c, x), inverse_temperature)
+
+    def draw(self, c: Context, x: Data, key: Array) -> Responsibilities:
+        """One class an observation, drawn with probability r_nk."""
+        return classes.draw(self.table(c, x), key)
+
+    def log_marginal(self, c: Context, x: Data) -> Array:
+        """log sum_k exp(p_nk), (N,)."""
+        return jax.nn.logsumexp(self.table(c, x), axis=-1)
+
+    def complete(self, c: Context, q: Responsibilities, x: Data) -> Array:
+        """sum_k r_nk p_nk, (N,)."""
+        return classes.expected(q.probabilities, self.table(c, x))
+
+    def entropy_rows(self, c: Context, q: Responsibilities, x: Data) -> Array:
+        """-sum_k r_nk log r_nk, (N,)."""
+        return classes.entropy(q.probabilities)
+
+    def divergence_rows(self, q: Responsibilities, p: Responsibilities) -> Array:
+        """KL(q || p) of each observation, (N,)."""
+        return classes.divergence(q.probabilities, p.probabilities)
+
+    def predict_proba(self, params: Any, data: Data) -> Array:
+        """The posterior probability of each class, (N, K); NaN for an observation that is NaN or impossible."""
+        params, data = admit(self, params, data)
+        return _predict_proba(self, params, split_weights(data)[0])
+
+    def predict(self, params: Any, data: Data) -> Array:
+        """The most probable class of each observation, (N,); -1 for one that is NaN or impossible."""
+        params, data = admit(self, params, data)
+        return _predict(self, params, split_weights(data)[0])
+
+
+@program
+def _predict_proba(model: Any, params: Any, x: Data) -> Array:
+    q = choose(model.prepare(params, x), lambda c: model.infer(c, x))
+    return jnp.where(jnp.isfinite(q.log_normalizer)[:, None], q.probabilities, jnp.nan)
+
+
+@program
+def _predict(model: Any, params: Any, x: Data) -> Array:
+    found = _predict_proba(model, params, x)
+    return jnp.where(jnp.isnan(found).any(axis=1), -1, found.argmax(axis=1))
