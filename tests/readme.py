@@ -9,8 +9,15 @@ import numpy as np
 
 import jaxem
 
-TEXT = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+
+
+def blocks_of(text):
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+BLOCKS = blocks_of(TEXT)
 
 
 def run(block):
@@ -37,6 +44,6 @@ def run(block):
 
 
 if __name__ == "__main__":
-    for block in BLOCKS:
+    for block in BLOCKS + blocks_of((ROOT / "CONTRIBUTING.md").read_text()):
         if "jax_enable_x64" not in block:  # the others choose their precision
             run(block)

@@ -21,6 +21,12 @@ def test_python_block_runs_and_its_fits_converge(block):
     readme.run(block)
 
 
+def test_the_family_of_the_contributors_guide():
+    [block] = readme.blocks_of((ROOT / "CONTRIBUTING.md").read_text())
+    assert sum(line.startswith("    def ") for line in block.splitlines()) <= 9
+    readme.run(block)
+
+
 def test_python_blocks_in_32_bits():
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     command = [sys.executable, "-W", "error", readme.__file__]
