@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     x = counts[None].astype(float)  # one sequence of 107 years
     model = HMM(Poisson(), k=3)
 
-    restarts = jaxem.fit_restarts(model, jax.random.key(0), x, restarts=20)
+    restarts = jaxem.fit_restarts(model, x, key=jax.random.key(0), restarts=20)
     fit = jaxem.check(restarts.best)
     heading("The best of 20 starts")
     print(restarts)

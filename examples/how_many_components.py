@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     models = [Mixture(Normal(), k) for k in range(1, 5)]
 
     heading("Criteria")
-    table = jaxem.select(models, jax.random.key(0), x, **RUN)
+    table = jaxem.select(models, x, key=jax.random.key(0), **RUN)
     print(table)
 
     heading("Beside sBIC")
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     heading(
         "Is the third more than chance would give? Data drawn from the fit of two, and two and three fitted to them"
     )
-    test = jaxem.likelihood_ratio_test(models[1], models[2], jax.random.key(1), x, replicates=99, **RUN)
+    test = jaxem.likelihood_ratio_test(models[1], models[2], x, key=jax.random.key(1), replicates=99, **RUN)
     print(f"2 against 3: {test}")
     require(float(test.p_value) <= 0.05, "two components are too few")
 
@@ -67,7 +67,7 @@ def draw(table, x, folder):
     grid = np.linspace(7, 37, 800)
     for one, colour in zip(table.candidates[1:], (COLOURS[5], COLOURS[1], COLOURS[0]), strict=True):
         winner = one is table.best
-        name = f"{one.model.k} components, BIC {one.criteria['bic']:.1f}" + (" (largest)" if winner else "")
+        name = f"{one.model.k} components, BIC {one.criteria['bic']:.1f}" + (" (lowest)" if winner else "")
         density = np.exp(one.model.log_prob(one.fit.params, grid))
         ax.plot(grid, density, color=colour, linewidth=2.6 if winner else 1.6, label=name)
     ax.set(xlabel="velocity, 1000 km/s", ylabel="density", xlim=(7, 37), ylim=(-0.012, None))

@@ -212,10 +212,10 @@ def test_restarts_are_those_of_each_data_set():
     data = jnp.asarray(rng.poisson(np.repeat([1.0, 6.0, 14.0], 8), size=(2, 24)).astype(float))
     model, key = Mixture(Poisson(), 3), jax.random.key(5)
     rule = {"restarts": 3, "tol": 1e-6, "max_steps": 60}
-    many = jaxem.fit_many_restarts(model, key, data, batch_size=3, **rule)
+    many = jaxem.fit_many_restarts(model, data, key=key, batch_size=3, **rule)
     assert many.objectives.shape == many.statuses.shape == (2, 3)
     for b, own in enumerate(jax.random.split(key, 2)):
-        alone = jaxem.fit_restarts(model, own, data[b], **rule)
+        alone = jaxem.fit_restarts(model, data[b], key=own, **rule)
         allowed = 24 * 60 * EPS * abs(float(alone.best.objective))
         assert_within(many.objectives[b], alone.objectives, allowed)
         np.testing.assert_array_equal(many.statuses[b], alone.statuses)
@@ -253,7 +253,7 @@ def test_errors_name_the_data_set():
     with pytest.raises(ValueError, match=r"9 data sets need a start each, .* of weights; its shape is \(2,\)"):
         jaxem.fit_many(MIXTURE, lane(starts, 0), x)
     with pytest.raises(ValueError, match=r"data set 1: .* 1 of 30 are not, the first is number 3"):
-        jaxem.fit_many_restarts(MIXTURE, jax.random.key(0), x.at[1, 3].set(jnp.inf), restarts=2)
+        jaxem.fit_many_restarts(MIXTURE, x.at[1, 3].set(jnp.inf), key=jax.random.key(0), restarts=2)
 
 
 def test_errors_say_what_is_wrong():
@@ -274,6 +274,6 @@ def test_errors_say_what_is_wrong():
     with pytest.raises(ValueError, match="batch_size must be at least 1; it is 0"):
         jaxem.fit_many(MIXTURE, starts, x, batch_size=0)
     with pytest.raises(ValueError, match="restarts must be at least 1; it is 0"):
-        jaxem.fit_many_restarts(MIXTURE, jax.random.key(0), x, restarts=0)
+        jaxem.fit_many_restarts(MIXTURE, x, key=jax.random.key(0), restarts=0)
     with pytest.raises(ValueError, match="fit_many_restarts needs init"):
-        jaxem.fit_many_restarts(LINKAGE, jax.random.key(0), COUNTS)
+        jaxem.fit_many_restarts(LINKAGE, COUNTS, key=jax.random.key(0))

@@ -368,7 +368,7 @@ def test_classes_that_coincide():
 
 def test_restarts():
     model = dataclasses.replace(LINKAGE, init=linkage_init)
-    best = lambda y: jaxem.fit_restarts(model, jax.random.key(0), y, restarts=3).best
+    best = lambda y: jaxem.fit_restarts(model, y, key=jax.random.key(0), restarts=3).best
     assert_within(jax.grad(lambda y: best(y).params)(Y), jax.grad(linkage_exact)(Y), 64 * eps(np.float64))
 
 

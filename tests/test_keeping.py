@@ -238,7 +238,7 @@ def of_32_bits():
 def of_restarts():
     model = dataclasses.replace(linkage(), init=lambda key, counts: jax.random.uniform(key, dtype=counts.dtype))
     model = dataclasses.replace(model, log_likelihood=lambda theta, counts: -((theta - 0.6) ** 2))
-    jaxem.fit_restarts(model, jax.random.key(0), COUNTS, restarts=2, max_steps=2)
+    jaxem.fit_restarts(model, COUNTS, key=jax.random.key(0), restarts=2, max_steps=2)
     return [model.e_step, model.m_step, model.init]
 
 

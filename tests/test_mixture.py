@@ -525,7 +525,10 @@ def test_errors_say_what_is_wrong():
             with pytest.raises(ValueError, match=says):
                 function()
     two = MixtureParams(np.array([0.5, 0.5]), MultivariateNormalParams(np.zeros((2, 2)), np.stack([np.eye(2)] * 2)))
-    with pytest.raises(ValueError, match=r"Mixture of MultivariateNormal with k = 3 on 2 columns needs weights of shape \(3,\); got \(2,\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"Mixture of MultivariateNormal with k = 3 on 2 columns needs weights of shape \(3,\); got \(2,\)",
+    ):
         jaxem.fit(model, two, X)
 
 

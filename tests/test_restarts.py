@@ -57,7 +57,7 @@ X = jnp.arange(10.0)
 
 def test_the_best_is_the_highest_that_is_sound():
     """Lane 1 is degenerate and lane 3 not a number; both would be higher."""
-    result = jaxem.fit_restarts(lands([1.0, 9.0, 4.0, np.nan, 2.0], [1.0, -1, 1, 1, 1]), KEY, X, restarts=5)
+    result = jaxem.fit_restarts(lands([1.0, 9.0, 4.0, np.nan, 2.0], [1.0, -1, 1, 1, 1]), X, key=KEY, restarts=5)
     np.testing.assert_array_equal(result.statuses, [0, Status.DEGENERATE, 0, Status.INVALID, 0])
     np.testing.assert_array_equal(result.objectives, [1.0, 9.0, 4.0, np.nan, 2.0])
     assert result.best.objective == 4.0 and result.best.status == Status.CONVERGED
@@ -68,17 +68,17 @@ def test_the_best_is_the_highest_that_is_sound():
 def test_times_best_found_counts_what_is_sound_and_near():
     """Near: within 1e-6 an observed value, here 1e-5 in all. A failed fit of the same height is not found."""
     heights = [4.0, 4.0 - 0.9e-5, 4.0 - 1.1e-5, 4.0, 3.0]
-    result = jaxem.fit_restarts(lands(heights, [1.0, 1, 1, -1, 1]), KEY, X, restarts=5)
+    result = jaxem.fit_restarts(lands(heights, [1.0, 1, 1, -1, 1]), X, key=KEY, restarts=5)
     assert result.best.objective == 4.0
     assert result.times_best_found == 2
 
 
 def test_where_all_fail_the_failure_is_told():
-    result = jaxem.fit_restarts(lands([1.0, 9.0, np.nan], [-1.0, -1, 1]), KEY, X, restarts=3)
+    result = jaxem.fit_restarts(lands([1.0, 9.0, np.nan], [-1.0, -1, 1]), X, key=KEY, restarts=3)
     assert result.best.status == Status.DEGENERATE and result.best.objective == 9.0
     with pytest.raises(jaxem.FitError, match="DEGENERATE"):
         jaxem.check(result.best)
-    result = jaxem.fit_restarts(lands([np.nan, np.nan, np.nan], [1.0, 1, 1]), KEY, X, restarts=3)
+    result = jaxem.fit_restarts(lands([np.nan, np.nan, np.nan], [1.0, 1, 1]), X, key=KEY, restarts=3)
     assert result.best.status == Status.INVALID
     assert result.times_best_found == 0
 
@@ -90,7 +90,7 @@ MODEL = Mixture(Poisson(), 3)
 
 
 def restarted() -> jaxem.Restarts:
-    return jaxem.fit_restarts(MODEL, KEY, COUNTS, restarts=4, max_steps=300)
+    return jaxem.fit_restarts(MODEL, COUNTS, key=KEY, restarts=4, max_steps=300)
 
 
 def test_each_fit_is_what_it_would_be_alone():
@@ -115,7 +115,7 @@ def test_a_second_call_compiles_nothing(count_compilations):
     restarted()
     key, data = jax.random.key(8), jnp.asarray(COUNTS[::-1].copy())
     with count_compilations() as compiled:
-        again = jaxem.fit_restarts(Mixture(Poisson(), 3), key, data, restarts=4, max_steps=300, tol=1e-9)
+        again = jaxem.fit_restarts(Mixture(Poisson(), 3), data, key=key, restarts=4, max_steps=300, tol=1e-9)
     assert compiled.count == 0
     assert again.objectives.shape == (4,)
 
@@ -129,7 +129,7 @@ def test_prints_readably():
 
 def test_under_jit():
     result = restarted()
-    inside = jax.jit(lambda key, x: jaxem.fit_restarts(MODEL, key, x, restarts=4, max_steps=300))(KEY, COUNTS)
+    inside = jax.jit(lambda key, x: jaxem.fit_restarts(MODEL, x, key=key, restarts=4, max_steps=300))(KEY, COUNTS)
     assert_within(inside.objectives, result.objectives, 2e-10 * len(COUNTS))
     assert inside.times_best_found == result.times_best_found
 
@@ -139,7 +139,7 @@ def test_classes_that_collapse_never_win():
     x = np.random.default_rng(1).normal(size=(20, 2))
     x[1], x[2] = x[0] + 1e-3, x[0] - 1e-3
     model = Mixture(MultivariateNormal("full"), 2)
-    result = jaxem.fit_restarts(model, jax.random.key(0), x, restarts=16, max_steps=500)
+    result = jaxem.fit_restarts(model, x, key=jax.random.key(0), restarts=16, max_steps=500)
     statuses, objectives = np.asarray(result.statuses), np.asarray(result.objectives)
     sound = statuses <= Status.MAX_STEPS
     assert sound.any() and (statuses == Status.DEGENERATE).any()
@@ -152,16 +152,16 @@ def test_classes_that_collapse_never_win():
 
 def test_errors_say_what_is_wrong():
     with pytest.raises(ValueError, match=r"fit_restarts needs init, which Model lacks. Write: init\(key, data\)"):
-        jaxem.fit_restarts(jaxem.Model(stay_e_step, stay_m_step, log_likelihood=height), KEY, X)
+        jaxem.fit_restarts(jaxem.Model(stay_e_step, stay_m_step, log_likelihood=height), X, key=KEY)
     no_objective = jaxem.Model(stay_e_step, stay_m_step, init=lambda key, data: Landed(1.0, 1.0))
     with pytest.raises(ValueError, match="the model has none: write log_likelihood"):
-        jaxem.fit_restarts(no_objective, KEY, X)
+        jaxem.fit_restarts(no_objective, X, key=KEY)
     for restarts in (0, -1):
         with pytest.raises(ValueError, match=f"restarts must be at least 1; it is {restarts}"):
-            jaxem.fit_restarts(MODEL, KEY, COUNTS, restarts=restarts)
+            jaxem.fit_restarts(MODEL, COUNTS, key=KEY, restarts=restarts)
     for bad, says in [(COUNTS - 1, "non-negative whole number"), (COUNTS[:2], "2 observations cannot tell 3 classes")]:
         with pytest.raises(ValueError, match=says):
-            jaxem.fit_restarts(MODEL, KEY, bad, restarts=4)
+            jaxem.fit_restarts(MODEL, bad, key=KEY, restarts=4)
 
 
 def test_restarts_say_how_their_starts_ended():
@@ -177,11 +177,13 @@ def test_restarts_say_how_their_starts_ended():
         )
 
     x = jnp.arange(3.0)
-    some = jaxem.fit_restarts(model(0.5), jax.random.key(0), x, restarts=8, max_steps=4)
+    some = jaxem.fit_restarts(model(0.5), x, key=jax.random.key(0), restarts=8, max_steps=4)
     failed = int((some.statuses == jaxem.Status.DEGENERATE).sum())
     assert 0 < failed < 8 and str(some).startswith(f"8 starts ({8 - failed} ")
     assert f"{failed} DEGENERATE); best objective found {8 - failed} times" in str(some)
-    none = jaxem.fit_restarts(model(2.0), jax.random.key(0), x, restarts=8, max_steps=4)
+    none = jaxem.fit_restarts(model(2.0), x, key=jax.random.key(0), restarts=8, max_steps=4)
     assert str(none).startswith("8 starts, all of which failed (8 DEGENERATE)") and "found" not in str(none)
-    many = jaxem.fit_many_restarts(model(0.5), jax.random.key(0), x[None] + jnp.zeros((2, 1)), restarts=3, max_steps=4)
+    many = jaxem.fit_many_restarts(
+        model(0.5), x[None] + jnp.zeros((2, 1)), key=jax.random.key(0), restarts=3, max_steps=4
+    )
     assert str(many).startswith("Restarts of 2 data sets, 3 starts each\nFit of 2 lanes")

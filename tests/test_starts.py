@@ -112,9 +112,9 @@ def test_many_data_sets_and_restarts_name_them():
     x = np.stack([rng.normal(size=(40, 3)), DATA["collinear"]])
     own = Mixture(MultivariateNormal("full"), 2)
     with pytest.raises(ValueError, match="columns are linearly dependent"):
-        jaxem.fit_restarts(own, jax.random.key(0), x[1], restarts=2)
+        jaxem.fit_restarts(own, x[1], key=jax.random.key(0), restarts=2)
     with pytest.raises(ValueError, match="data set 1: the likelihood of these data has no maximum"):
-        jaxem.fit_many_restarts(own, jax.random.key(0), x.astype(np.float32), restarts=2)
+        jaxem.fit_many_restarts(own, x.astype(np.float32), key=jax.random.key(0), restarts=2)
 
 
 def test_factor_analysis(dtype):

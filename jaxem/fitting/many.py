@@ -76,9 +76,9 @@ def fit_many(
 
 def fit_many_restarts(
     model: Any,
-    key: Array,
     datasets: Data | list[Data],
     *,
+    key: Array,
     restarts: int = 20,
     algorithm: Algorithm | None = None,
     tol: float = 1e-10,
@@ -89,7 +89,7 @@ def fit_many_restarts(
 ) -> Restarts:
     """``fit_restarts`` for each of B data sets, all B x R fits side by side as those of ``fit_many``.
 
-    Data set b is fitted as by ``fit_restarts(model, jax.random.split(key, B)[b], datasets[b])``. Every field of the
+    Data set b is fitted as by ``fit_restarts(model, datasets[b], key=jax.random.split(key, B)[b])``. Every field of the
     result has a leading axis of data sets. ``progress(ended, B * restarts)``; the other arguments are those of
     ``fit_many``. Of the result only ``best`` can be differentiated.
 

@@ -45,9 +45,9 @@ class Restarts(NamedTuple):
 
 def fit_restarts(
     model: Any,
-    key: Array,
     data: Data,
     *,
+    key: Array,
     restarts: int = 20,
     algorithm: Algorithm | None = None,
     tol: float = 1e-10,

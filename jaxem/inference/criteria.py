@@ -1,6 +1,6 @@
-"""Criteria for the choice of a model. In all of them larger is better: twice a penalised log-likelihood.
+"""Criteria for the choice of a model: -2 log-likelihood and a penalty, lower is better.
 
-The signs and the scale are mclust's. What R calls AIC and BIC is minus these numbers.
+The signs and the scale are those of R and of most other software; mclust's are minus these numbers.
 """
 
 import math
@@ -87,37 +87,37 @@ def _measure(model: Any, params: Params, data: Data) -> Measured:
 
 
 def aic(model: Any, params: Params, data: Data) -> Array:
-    """2 L - 2 p, a scalar; larger is better. Akaike (1974), with the sign turned.
+    """-2 L + 2 p, a scalar; lower is better. Akaike (1974).
 
     This and the other criteria are meant at a maximum of the likelihood. Weighted observations count as often as
     their weight. Raises ``ValueError`` where the model lacks ``constraints`` or a likelihood.
     """
     p = number_of_parameters(model, params)
-    return 2 * measure(model, params, data).log_likelihood - 2 * p
+    return 2 * p - 2 * measure(model, params, data).log_likelihood
 
 
 def aicc(model: Any, params: Params, data: Data) -> Array:
-    """2 L - 2 p - 2 p (p + 1) / (n - p - 1), for small n; -inf where n <= p + 1. Hurvich & Tsai (1989)."""
+    """-2 L + 2 p + 2 p (p + 1) / (n - p - 1), for small n; infinite where n <= p + 1. Hurvich & Tsai (1989)."""
     p = number_of_parameters(model, params)
     left = measure(model, params, data).n - p - 1
     correction = jnp.where(left > 0, 2 * p * (p + 1) / jnp.where(left > 0, left, 1), jnp.inf)
-    return aic(model, params, data) - correction
+    return aic(model, params, data) + correction
 
 
 def bic(model: Any, params: Params, data: Data) -> Array:
-    """2 L - p log n, a scalar; larger is better, as in mclust. Schwarz (1978).
+    """-2 L + p log n, a scalar; lower is better. Schwarz (1978).
 
     n: the number of rows; for a hidden Markov model that of all steps of all sequences.
     """
     p = number_of_parameters(model, params)
     L, _, n = measure(model, params, data)
-    return 2 * L - p * jnp.log(n)
+    return p * jnp.log(n) - 2 * L
 
 
 def icl(model: Any, params: Params, data: Data) -> Array:
-    r"""The integrated completed likelihood, for models with latent classes: BIC less twice the posterior's entropy.
+    r"""The integrated completed likelihood, for models with latent classes: BIC and twice the posterior's entropy.
 
-    .. math:: 2 L - p \log n - 2 H(q), \qquad q = p(z \mid x, \text{params})
+    .. math:: -2 L + p \log n + 2 H(q), \qquad q = p(z \mid x, \text{params})
 
     It asks not only for a good density but for classes that can be told apart. H is exact, as in McLachlan & Peel
     (2000, section 6.10.3); mclust puts each observation into its most probable class instead, which makes H smaller.
@@ -131,7 +131,7 @@ def icl(model: Any, params: Params, data: Data) -> Array:
     require_classes(model, "icl", params, data)
     entropy = measure(model, params, data).entropy
     assert entropy is not None
-    return score - 2 * entropy
+    return score + 2 * entropy
 
 
 CRITERIA = {"aic": aic, "aicc": aicc, "bic": bic, "icl": icl}

@@ -71,9 +71,9 @@ class CrossValidation(NamedTuple):
 
 def cross_validate(
     model: Any,
-    key: Array,
     data: Data,
     *,
+    key: Array,
     folds: int = 10,
     restarts: int = 5,
     algorithm: Algorithm | None = None,
@@ -137,7 +137,7 @@ def _cross_validate(
             train = Weighted(observations, jnp.where(held, 0, weights))
             test = Weighted(observations, jnp.where(held, weights, 0))
         best = fit_restarts(
-            model, key, train, restarts=restarts, algorithm=algorithm, stop=stop, tol=tol, max_steps=max_steps
+            model, train, key=key, restarts=restarts, algorithm=algorithm, stop=stop, tol=tol, max_steps=max_steps
         ).best
         value = model.log_likelihood(best.params, test)
         return jnp.where(sound(best.status), value, jnp.nan), sample_size(model, test), best.status

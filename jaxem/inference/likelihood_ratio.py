@@ -73,9 +73,9 @@ class LikelihoodRatio(NamedTuple):
 def likelihood_ratio_test(
     null: Any,
     alternative: Any,
-    key: Array,
     data: Data,
     *,
+    key: Array,
     replicates: int = 199,
     restarts: int = 10,
     algorithm: Algorithm | None = None,
@@ -120,7 +120,9 @@ def likelihood_ratio_test(
     observed_key, null_key = jax.random.split(key)
     fits, found = [], []
     for name, model, fit_key in zip(NAMES, (null, alternative), jax.random.split(observed_key), strict=True):
-        run = fit_restarts(model, fit_key, data, restarts=restarts, algorithm=algorithm, stop=rule, max_steps=max_steps)
+        run = fit_restarts(
+            model, data, key=fit_key, restarts=restarts, algorithm=algorithm, stop=rule, max_steps=max_steps
+        )
         if not sound(run.best.status):
             raise FitError(f"every fit of the {name} model to the data failed: {Status(int(run.best.status)).name}")
         fits.append(run.best)

@@ -65,9 +65,7 @@ class Selection(NamedTuple):
         A criterion that is infinite compares nothing: of two such models neither is the better.
         """
         value = lambda one: one.criteria[self.criterion]
-        left = sorted(
-            (one for one in self.candidates if one.sound and np.isfinite(value(one))), key=value, reverse=True
-        )
+        left = sorted((one for one in self.candidates if one.sound and np.isfinite(value(one))), key=value)
         ranked: list[Candidate] = []
         while left:
             equal = [one for one in left if _equal(value(one), value(left[0]))]
@@ -93,7 +91,7 @@ class Selection(NamedTuple):
             elif best and one.sound and _equal(*(each.criteria[self.criterion] for each in (one, best))):
                 status += " <- equal to the best"
             rows.append([name, str(one.parameters), likelihood, *values, found, status])
-        title = f"Selection by {tables.one_line(self.criterion)} (larger is better), {self.restarts} starts each"
+        title = f"Selection by {tables.one_line(self.criterion)} (lower is better), {self.restarts} starts each"
         lines = tables.columns(rows, "<" + ">" * (len(rows[0]) - 2) + "<")
         return "\n".join([title, *lines, *self._notes(names)])
 
@@ -157,9 +155,9 @@ def _shown(value: float, name: str) -> str:
 
 def select(
     models: Sequence[Any] | Mapping[str, Any],
-    key: Array,
     data: Data,
     *,
+    key: Array,
     restarts: int = 20,
     criterion: str | Callable[..., Any] = "bic",
     algorithm: Algorithm | None = None,
@@ -170,7 +168,7 @@ def select(
     """Fit every model from ``restarts`` random starts, and rank them by ``criterion``.
 
     ``models``: a sequence, or a mapping from names. ``criterion``: ``"aic"``, ``"aicc"``, ``"bic"`` or ``"icl"`` (see
-    ``jaxem.inference.criteria``; larger is better), or a function of (model, params, data) for which larger is better.
+    ``jaxem.inference.criteria``), or a function of (model, params, data); lower is better.
     The other arguments are those of ``fit_restarts``, which runs the starts of one model in one program. A model
     whose fits all failed is in the table, with the status of the best of them, and never wins; so is one that refused
     the data, with the reason. The table says, too, what makes it doubtful: a best fit that one start alone found, a
@@ -203,7 +201,7 @@ def select(
             candidates.append(Candidate(name, model, None, 0, float("nan"), nothing, 0, refusal))
             continue
         run = fit_restarts(
-            model, model_key, data, restarts=restarts, algorithm=algorithm, tol=tol, stop=stop, max_steps=max_steps
+            model, data, key=model_key, restarts=restarts, algorithm=algorithm, tol=tol, stop=stop, max_steps=max_steps
         )
         params = run.best.params
         values = {each: _value(f, model, params, data, each == asked) for each, f in functions.items()}
