@@ -222,7 +222,7 @@ def normal(form, k):
     return Mixture(MultivariateNormal(form), k)
 
 
-# mclust 5.4 and 6 on the same forms, of the other sign; its EM stops at a relative change of 1e-5, a little below the top.
+# mclust 5.4 and 6 on the same forms, with the other sign; its EM stops at a relative change of 1e-5, a little short.
 OLD_FAITHFUL = {("tied", 3): -2314.386, ("full", 2): -2322.192}
 IRIS = {("full", 2): -574.0178, ("full", 3): -580.8396}
 

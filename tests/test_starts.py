@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from closeness import eps
+from closeness import assert_within, eps
 
 import jaxem
 from jaxem.core import trees
@@ -173,3 +173,34 @@ def test_under_vmap_a_start_is_a_start():
         jax.random.split(jax.random.key(0))
     )
     assert trees.all_finite(starts)
+
+
+def test_given_classes_and_probabilities_are_a_start():
+    """One M-step on them, for any structure; hard classes are probabilities of zero and one."""
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(30, 2)), np.arange(30) % 3
+    r = rng.dirichlet(np.ones(3), 30)
+    key, model = jax.random.key(0), Mixture(MultivariateNormal("diag"), 3)
+    for start, p in ((labels, np.eye(3)[labels]), (r, r), (r.tolist(), r)):
+        found = model.init(key, x, start)
+        n = p.sum(axis=0)
+        means = p.T @ x / n[:, None]
+        squares = (p[:, :, None] * (x[:, None] - means[None]) ** 2).sum(axis=0) / n[:, None]
+        assert_within(found.weights, n / 30, 8 * eps("float64"))
+        assert_within(found.components.means, means, 64 * eps("float64"))
+        assert_within(found.components.covariances, squares, 64 * eps("float64"))
+    chain = HMM(MultivariateNormal("diag"), 3)
+    states = labels.reshape(3, 10)
+    frames = model.init(key, x, labels).components
+    jax.tree.map(np.testing.assert_array_equal, chain.init(key, x.reshape(3, 10, 2), states).emissions, frames)
+    inside = jax.jit(lambda labels: model.init(key, x, labels))(labels)
+    jax.tree.map(lambda a, b: assert_within(a, b, 64 * eps("float64")), inside, model.init(key, x, labels))
+    for bad, says in [
+        (labels + 1, "whole numbers from 0 to 2"),
+        (np.zeros(30, int), "each of the 3 classes needs an observation"),
+        (r[:, :2], r"shape \(30,\), .* or probabilities of shape \(30, 3\); got float64 of shape \(30, 2\)"),
+        (2 * r, "non-negative and sum to 1"),
+        (3, "start must be one of"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            model.init(key, x, bad)

@@ -27,7 +27,7 @@ from jaxem.latent.chain import Chain
 from jaxem.latent.classes import expected, log_probability, log_times
 from jaxem.models import observations
 from jaxem.models.observations import real
-from jaxem.models.starts import Start, blame, check_sound, check_start, is_sound, start_components
+from jaxem.models.starts import Start, blame, check_sound, is_sound, read_start, start_components
 
 
 class HMMParams(NamedTuple):
@@ -204,14 +204,17 @@ class HMM(FromRows):
         return parameters.locations(self.declare(), params)
 
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> HMMParams:
-        """A random start: emissions as in a mixture of the single observations, states that rather stay."""
+        """A start: emissions as in a mixture of the single observations (``Mixture.init``), states that rather stay.
+
+        ``start``: as there, or given states (N, T), or their probabilities (N, T, K).
+        """
         prng_key("HMM.init", key)
-        check_start(start)
         data = as_data(data)
         check_shapes(self, None, data)
         if not is_traced(self, data):
             self._check_values(data)
-        params, sound = _init(self, key, data, start)
+        name, given = read_start(start, self.k, split_lengths(split_weights(data)[0])[0].shape[:2], float_dtype(data))
+        params, sound = _init(self, key, data, given, name)
         check_sound(sound, self, data)
         return params
 
@@ -349,7 +352,7 @@ def _frames(x: Array) -> Array:
 
 
 @program(quick="few numbers", static_argnames=("start",))
-def _init(model: HMM, key: Array, data: Data, start: Start) -> tuple[HMMParams, Array]:
+def _init(model: HMM, key: Array, data: Data, given: Array | None, start: str) -> tuple[HMMParams, Array]:
     sequences, weights = counted(data)
     x, lengths = _unpack(sequences)
     dtype = float_dtype(x)
@@ -358,6 +361,8 @@ def _init(model: HMM, key: Array, data: Data, start: Start) -> tuple[HMMParams, 
     if weights is not None:
         counts = counts * weights.astype(dtype)[:, None]
     frames = _frames(x)
-    size, emissions = start_components(key, model.family, frames, counts.reshape(-1), model.k, start, dtype)
+    given = None if given is None else _frames(given)
+    of_frames = start_components(key, model.family, frames, counts.reshape(-1), model.k, start, given, dtype)
+    size, emissions = of_frames
     stay = jnp.eye(model.k, dtype=dtype)
     return HMMParams(size, 0.5 * stay + 0.5 * size[None, :], emissions), is_sound(model.family, emissions, frames)

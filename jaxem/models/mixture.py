@@ -24,7 +24,7 @@ from jaxem.latent.classes import Responsibilities, expected, log_probability, lo
 from jaxem.models import observations
 from jaxem.models.classes import ClassModel
 from jaxem.models.observations import real
-from jaxem.models.starts import Start, blame, check_sound, check_start, is_sound, start_components
+from jaxem.models.starts import Start, blame, check_sound, is_sound, read_start, start_components
 
 
 class MixtureParams(NamedTuple):
@@ -139,14 +139,15 @@ class Mixture(ClassModel):
         return parameters.locations(self.declare(), params)
 
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> MixtureParams:
-        """A random start: ``"kmeans++"``, ``"points"`` or ``"responsibilities"`` (see ``models/starts.py``)."""
+        """A random start, ``"kmeans++"``, ``"points"`` or ``"responsibilities"`` (see ``models/starts.py``), or the M-step
+        on given classes (N,) or probabilities of classes (N, K)."""
         prng_key("Mixture.init", key)
-        check_start(start)
         data = as_data(data)
         check_shapes(self, None, data)
         if not is_traced(self, data):
             self._check_values(data)
-        params, sound = _init(self, key, data, start)
+        name, given = read_start(start, self.k, (count(data),), float_dtype(data))
+        params, sound = _init(self, key, data, given, name)
         check_sound(sound, self, data)
         return params
 
@@ -195,9 +196,9 @@ class Mixture(ClassModel):
 
 
 @program(quick="few numbers", static_argnames=("start",))
-def _init(model: Mixture, key: Array, data: Data, start: Start) -> tuple[MixtureParams, Array]:
+def _init(model: Mixture, key: Array, data: Data, given: Array | None, start: str) -> tuple[MixtureParams, Array]:
     x, weights = counted(data)
     dtype = float_dtype(x)
     x = real(x, dtype)
-    params = MixtureParams(*start_components(key, model.family, x, weights, model.k, start, dtype))
+    params = MixtureParams(*start_components(key, model.family, x, weights, model.k, start, given, dtype))
     return params, is_sound(model.family, params.components, x)

@@ -8,12 +8,14 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jaxem.core.constraints import Simplex
 from jaxem.core.contexts import choose
+from jaxem.core.conversion import as_array
 from jaxem.core.passes import accumulate, rows_in_cache
 from jaxem.core.trees import all_finite, float_dtype
 from jaxem.families import protocol as families
 
-Start = Literal["kmeans++", "points", "responsibilities"]
+Start = Literal["kmeans++", "points", "responsibilities"] | Array | np.ndarray | list[Any]
 STARTS = ("kmeans++", "points", "responsibilities")
 
 # The share of each observation that is spread over all classes: a class seeded with one observation still gets a
@@ -21,25 +23,57 @@ STARTS = ("kmeans++", "points", "responsibilities")
 _SHARED = 0.1
 
 
-def check_start(start: Start) -> None:
-    """Raise ``ValueError`` for a start that is none."""
-    if not isinstance(start, str) or start not in STARTS:
-        raise ValueError(f"start must be one of {list(STARTS)}; got {start!r}")
+def read_start(start: Start, k: int, shape: tuple[int, ...], dtype: jnp.dtype) -> tuple[str, Array | None]:
+    """A start by name, or class probabilities (*shape, K) that the user gives: as they are, or as hard classes.
+
+    Raises ``ValueError`` for a start that is none.
+    """
+    if isinstance(start, str) and start in STARTS:
+        return start, None
+    if isinstance(start, str | int | float | None) or callable(start):
+        raise ValueError(f"start must be one of {list(STARTS)}, classes {shape} or probabilities; got {start!r}")
+    given = as_array(start, "start", False)
+    if given.shape == (*shape, k) and jnp.issubdtype(given.dtype, jnp.floating):
+        r = given.astype(dtype)
+        if not (isinstance(r, Tracer) or bool(Simplex().contains(r))):
+            raise ValueError(f"start: the probabilities of the {k} classes must be non-negative and sum to 1")
+        return "given", r
+    if given.shape == shape and jnp.issubdtype(given.dtype, jnp.integer):
+        if not (isinstance(given, Tracer) or bool(((given >= 0) & (given < k)).all())):
+            raise ValueError(f"start: classes must be whole numbers from 0 to {k - 1}")
+        if not isinstance(given, Tracer) and np.unique(np.asarray(given)).size < k:
+            raise ValueError(f"start: each of the {k} classes needs an observation")
+        return "given", jax.nn.one_hot(given, k, dtype=dtype)
+    raise ValueError(
+        f"start must be whole numbers of shape {shape}, the class of each observation, or probabilities of shape "
+        f"{(*shape, k)}; got {given.dtype} of shape {tuple(given.shape)}"
+    )
 
 
 def start_components(
-    key: Array, family: Any, x: Array, weights: Array | None, k: int, start: Start, dtype: jnp.dtype
+    key: Array,
+    family: Any,
+    x: Array,
+    weights: Array | None,
+    k: int,
+    start: str,
+    given: Array | None,
+    dtype: jnp.dtype,
 ) -> tuple[Array, Any]:
     """Class weights (K,) and the family's parameters for a start.
 
     ``"kmeans++"``: K seeds, each drawn with probability proportional to the squared distance from the nearest one
     before it (Arthur & Vassilvitskii 2007), observations to the nearest; ``"points"``: seeds drawn evenly among
-    the observations; ``"responsibilities"``: class probabilities drawn evenly from the simplex. Distances are
-    between the family's features, each divided by its standard deviation: units do not matter.
+    the observations; ``"responsibilities"``: class probabilities drawn evenly from the simplex; ``"given"``: those of
+    ``given (N, K)``. Distances are between the family's features, each divided by its standard deviation: units do not
+    matter.
     """
     n = x.shape[0]
     counts = jnp.ones((n,), dtype) if weights is None else weights.astype(dtype)
-    if start == "responsibilities":
+    which = given if given is not None else jnp.arange(n)
+    if start == "given":
+        assign = lambda rows: rows[2]
+    elif start == "responsibilities":
 
         def assign(rows: tuple[Array, Array, Array]) -> Array:
             keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows[2])
@@ -62,7 +96,7 @@ def start_components(
             return choose(c, of)
 
         size = (1 + k) * (1 + x[0].size) * dtype.itemsize
-        return accumulate(one_block, (x, counts, jnp.arange(n)), rows_in_cache(size))
+        return accumulate(one_block, (x, counts, which), rows_in_cache(size))
 
     size, about_zero = sums(None)
     components = family.maximize(None, about_zero)
@@ -99,7 +133,7 @@ def blame(family: Any, x: Array, counts: Array | None) -> None:
 
 
 def _seeds(
-    key: Array, family: Any, x: Array, counts: Array, k: int, start: Start, dtype: jnp.dtype
+    key: Array, family: Any, x: Array, counts: Array, k: int, start: str, dtype: jnp.dtype
 ) -> tuple[Array, Array, Array]:
     """K seeds (K, F) in standardised features, and the mean and standard deviation (F,) that standardise."""
     raw = family.features(x).astype(dtype)
