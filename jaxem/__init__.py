@@ -24,6 +24,7 @@ from jaxem.core.data import Weighted as Weighted
 from jaxem.core.expectation import em_map as em_map
 from jaxem.core.model import Model as Model
 from jaxem.core.sequences import pad_sequences as pad_sequences
+from jaxem.core.shards import shard as shard
 from jaxem.fitting.fit import fit as fit
 from jaxem.fitting.many import fit_many as fit_many
 from jaxem.fitting.many import fit_many_restarts as fit_many_restarts

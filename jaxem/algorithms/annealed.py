@@ -51,6 +51,7 @@ class AnnealedEM:
     schedule: Schedule = dataclasses.field(default=schedules.heating, metadata={"static": True})
     block_size: int | None = dataclasses.field(default=None, metadata={"static": True})
 
+    by_sums: ClassVar[bool] = True
     monotone: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ class EM:
 
     block_size: int | None = dataclasses.field(default=None, metadata={"static": True})
 
+    by_sums: ClassVar[bool] = True
     monotone: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 

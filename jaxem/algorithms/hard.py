@@ -35,6 +35,7 @@ class HardEM:
 
     block_size: int | None = dataclasses.field(default=None, metadata={"static": True})
 
+    by_sums: ClassVar[bool] = True
     monotone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

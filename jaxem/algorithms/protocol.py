@@ -45,7 +45,8 @@ class Algorithm(Protocol):
 
     # It may also have ``sums(state) -> (origin, statistics)``: the sums over all data at the parameters of the state,
     # and what they were taken about; the gradient of Q by them is that of what is climbed. And ``exact``: whether what
-    # is climbed is the log-likelihood (plus the log-prior) itself.
+    # is climbed is the log-likelihood (plus the log-prior) itself. And ``by_sums``: whether it meets the data in
+    # ``expectation.expect`` only, so that they may be spread over devices.
 
 
 class Climber(Algorithm, Protocol):

@@ -17,7 +17,7 @@ from jax.core import Tracer
 
 from jaxem.core import constraints, trees
 from jaxem.core.checks import brief
-from jaxem.core.data import Data, Sequences, Weighted, check_counts
+from jaxem.core.data import Data, Sequences, Sharded, Weighted, check_counts, split_weights
 from jaxem.core.digits import loses_digits
 from jaxem.core.model import Params, check_model, has, spaces_of
 
@@ -36,7 +36,8 @@ def admit(model: Any, params: Params, data: Data) -> tuple[Params, Data]:
     lengths. Values outside what the model allows pass: what is asked of them has an answer for each observation."""
     params, data = convert(model, params, data)
     check_shapes(model, params, data)
-    check_counts(data)
+    if not isinstance(data, Sharded):
+        check_counts(data)
     return params, data
 
 
@@ -50,7 +51,7 @@ def check_shapes(model: Any, params: Params, data: Data) -> None:
 
 def float_dtype(data: Data) -> jnp.dtype:
     """The dtype in which ``data`` are computed with: that of the observations, whatever their weights have."""
-    observations = data.data if isinstance(data, Weighted) else data
+    observations, _ = split_weights(data)
     return trees.float_dtype(observations)
 
 
@@ -66,6 +67,8 @@ def as_data(data: Data) -> Data:
     entries), for whole numbers that do not fit, and for floats of which a narrower dtype would lose what is small
     beside their spread (see ``core/digits.py``).
     """
+    if isinstance(data, Sharded):  # converted where it was made
+        return data
     if isinstance(data, Weighted):
         if isinstance(data.data, Weighted):
             raise ValueError("the data are Weighted twice; multiply the weights and wrap the observations once")

@@ -1,6 +1,7 @@
 """Data: pytrees whose leaves share a leading axis of independent observations."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxem.core.records import register
 
@@ -26,6 +28,36 @@ class Weighted:
     weights: Array  # (N,), non-negative
 
 
+@register
+@dataclasses.dataclass(frozen=True)
+class Sharded:
+    """Observations spread over the devices of a mesh, equally many on each; made by ``jaxem.shard``."""
+
+    data: Weighted  # rows that fill a device up have weight 0
+    mesh: Mesh = dataclasses.field(metadata={"static": True})
+
+    def total(self, of_part: Callable[[Any, Data], Any], operands: Any) -> Any:
+        """The sum over devices of ``of_part(operands, data)``, a tree of sums over observations, of which each device
+        adds up its own.
+
+        What ``of_part`` needs comes as operands: an array that it closed over would belong to all devices together.
+        """
+        rows, everywhere = PartitionSpec(self.mesh.axis_names), PartitionSpec()
+
+        def on_each(operands: Any, part: Weighted) -> Any:
+            return jax.lax.psum(of_part(operands, part), self.mesh.axis_names)
+
+        over_devices = jax.shard_map(
+            on_each, mesh=self.mesh, in_specs=(everywhere, rows), out_specs=everywhere, check_vma=False
+        )
+        return over_devices(operands, self.data)
+
+    def replicated(self, tree: Any) -> Any:
+        """Every array of a tree on each device."""
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), tree)
+
+
 class Sequences(NamedTuple):
     """Sequences of unequal length, padded to the longest.
 
@@ -38,6 +70,7 @@ class Sequences(NamedTuple):
 
 def split_weights(data: Data) -> tuple[Data, Array | None]:
     """The observations and their weights, ``None`` where each counts once."""
+    data = data.data if isinstance(data, Sharded) else data
     if isinstance(data, Weighted):
         return data.data, data.weights
     return data, None

@@ -21,7 +21,7 @@ from jaxem.core.contexts import choose
 from jaxem.core.conversion import admit
 from jaxem.core.data import Data, count, counted, total
 from jaxem.core.model import Params, Posterior, has, has_m_step, is_additive, require
-from jaxem.core.passes import accumulate, rows_in_cache
+from jaxem.core.passes import reduce, rows_in_cache
 from jaxem.core.rows import FromRows, Statistics
 
 By = Literal["infer", "mode", "tempered"]
@@ -70,23 +70,18 @@ def sums(
 
     ``about``: the parameters that they are taken about; default those of the E-step.
     """
-    one_block = _rows_of(model, params, data, about, by, more) if isinstance(model, FromRows) else None
+    largest = block_size or default_block_size(model, params, data)
+    if not _made_of_rows(model):
 
-    def public(block: Data) -> tuple[Any, Array | None]:
-        q = _posterior(model, params, block, by, more)
-        return statistics(model, about, q, block), _evidence(model, params, q, block, by)
+        def public(operands: Any, block: Data) -> tuple[Any, Array | None]:
+            model, params, about, more = operands
+            q = _posterior(model, params, block, by, more)
+            return statistics(model, about, q, block), _evidence(model, params, q, block, by)
 
-    return accumulate(one_block or public, data, block_size or default_block_size(model, params, data))
+        return reduce(public, (model, params, about, more), data, largest)
 
-
-def _rows_of(
-    model: Any, params: Params, data: Data, about: Params | None, by: By, more: tuple[Any, ...]
-) -> Callable[[Data], tuple[Any, Array]]:
-    """What a model of rows makes of a block; its contexts are prepared once for all blocks."""
-    context = model.prepare(params, data)
-    contexts = (context,) if about is None else (context, model.prepare(about, data))
-
-    def one_block(block: Data) -> tuple[Any, Array]:
+    def of_rows(operands: Any, block: Data) -> tuple[Any, Array]:
+        model, contexts, more = operands
         x, w = counted(block)
 
         def of(contexts: tuple[Any, ...]) -> tuple[Any, Array]:
@@ -97,7 +92,9 @@ def _rows_of(
 
         return choose(contexts, of)
 
-    return one_block
+    context = model.prepare(params, data)  # once for all blocks
+    contexts = (context,) if about is None else (context, model.prepare(about, data))
+    return reduce(of_rows, (model, contexts, more), data, largest)
 
 
 def _posterior(model: Any, params: Params, data: Data, by: By, more: tuple[Any, ...]) -> Posterior:
@@ -120,6 +117,10 @@ def statistics(model: Any, about: Params | None, q: Posterior, data: Data) -> An
     if about is not None and hasattr(q, "at"):
         q = q._replace(at=about)
     return sums_of(model.statistics(q, data))
+
+
+def _made_of_rows(model: Any) -> bool:
+    return isinstance(model, FromRows)
 
 
 class Centred(NamedTuple):
@@ -215,10 +216,8 @@ def noise(objective: Callable[[Params], Array | None], params: Params) -> Array:
 def default_block_size(model: Any, params: Params, data: Data) -> int:
     """Rows a block: as many as keep its data and posterior within the cache."""
 
-    made_of_rows = isinstance(model, FromRows)
-
     def rows() -> Posterior:
-        if made_of_rows:
+        if _made_of_rows(model):
             x = counted(data)[0]
             return choose(model.prepare(params, x), lambda c: model.infer(c, x))
         return posterior(model, params, data)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import trees
-from jaxem.core.data import Data, count, take
+from jaxem.core.data import Data, Sharded, count, take
 
 # Bytes a block may hold (its rows of data and of posterior): about the second-level cache of one CPU core; an
 # accelerator wants work enough to fill it.
@@ -24,8 +24,18 @@ def rows_in_cache(size: float) -> int:
     return max(int(max(rows, min(_ABREAST, _BLOCKS * rows))), 1)
 
 
+def reduce(one_block: Callable[[Any, Data], Any], operands: Any, data: Data, largest: int) -> Any:
+    """The sum of ``one_block(operands, block)``, a tree of sums over observations, over blocks of at most ``largest``
+    rows; of data that are spread over devices each adds up its own blocks, and one sum over devices follows."""
+
+    def of_part(operands: Any, part: Data) -> Any:
+        return accumulate(lambda block: one_block(operands, block), part, largest)
+
+    return data.total(of_part, operands) if isinstance(data, Sharded) else of_part(operands, data)
+
+
 def accumulate(one_block: Callable[[Data], Any], data: Data, largest: int) -> Any:
-    """The sum of ``one_block`` (a tree of sums over its observations) over blocks of at most ``largest`` rows.
+    """The sum of ``one_block`` over blocks of at most ``largest`` rows of data in one place.
 
     Compensated across blocks, so that the rounding error does not grow with their number.
     """

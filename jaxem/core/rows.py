@@ -16,7 +16,7 @@ from jaxem.core.compilation import program
 from jaxem.core.constraints import Spaces
 from jaxem.core.contexts import Context, choose
 from jaxem.core.conversion import admit
-from jaxem.core.data import Data, counted, split_weights, total
+from jaxem.core.data import Data, Sharded, counted, split_weights, total
 from jaxem.core.model import Params, Posterior
 
 
@@ -159,6 +159,8 @@ class FromRows:
     def log_likelihood(self, params: Params, data: Data) -> Array:
         """log p(x | params), the (weighted) sum of ``log_prob``."""
         params, data = admit(self, params, data)
+        if isinstance(data, Sharded):
+            return _log_likelihood(self, params, data)
         x, w = counted(data)
         return total(_log_prob(self, params, x), w)
 
@@ -166,6 +168,18 @@ class FromRows:
 @program
 def _log_prob(model: Any, params: Params, x: Data) -> Array:
     return choose(model.prepare(params, x), lambda c: model.log_marginal(c, x))
+
+
+@program
+def _log_likelihood(model: Any, params: Params, data: Sharded) -> Array:
+    """Of data that are spread over devices."""
+
+    def of_part(operands: Any, part: Data) -> Array:
+        model, context = operands
+        x, w = counted(part)
+        return total(choose(context, lambda c: model.log_marginal(c, x)), w)
+
+    return data.total(of_part, (model, model.prepare(params, data)))
 
 
 def weighted(r: Array, w: Array | None) -> Array:

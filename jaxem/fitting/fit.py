@@ -15,8 +15,8 @@ from jaxem.core import bound, expectation, trees
 from jaxem.core.checks import instance, number, prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
-from jaxem.core.data import Data, size
-from jaxem.core.model import Params, check_model, has, has_m_step, require
+from jaxem.core.data import Data, Sharded, size
+from jaxem.core.model import Params, check_model, has, has_m_step, is_additive, require
 from jaxem.fitting import closures, implicit, remaining
 from jaxem.fitting.remaining import Remaining
 from jaxem.fitting.result import Fit, Status
@@ -76,11 +76,29 @@ def fit_alone(
     algorithm = choose(algorithm, model)
     max_steps = check_call("fit", algorithm, max_steps, key, tol, stop)
     params, data = convert(model, params, data)
+    spread = isinstance(data, Sharded)
+    if spread:
+        check_spread(model, algorithm)
+        params, key, tol = data.replicated((params, key, tol))
     arguments = implicit.constant((model, params, data, algorithm, stop, tol))
     check_start(*arguments[:3])
     closures.guard(model, algorithm, stop)
-    traced = trees.is_traced(arguments[:3])
+    traced = spread or trees.is_traced(arguments[:3])
     return _fit(*arguments, max_steps, key, traced), data
+
+
+def check_spread(model: Any, algorithm: Any) -> None:
+    """Raise ``ValueError`` where an algorithm meets the data in another way than by sums over blocks of rows."""
+    name = type(algorithm).__name__
+    while hasattr(algorithm, "inner"):
+        algorithm = algorithm.inner
+    if not getattr(algorithm, "by_sums", False):
+        raise ValueError(
+            f"{name} takes rows in an order of its own, or all at once, and these are spread over devices: use EM, "
+            "HardEM, AnnealedEM, or an accelerator of one of them"
+        )
+    if not is_additive(model):
+        require(model, f"{name} on data that are spread over devices", "statistics", "maximize")
 
 
 def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:

@@ -11,7 +11,7 @@ from jax import Array
 from jaxem.core import constraints, trees
 from jaxem.core.compilation import program
 from jaxem.core.conversion import check_shapes
-from jaxem.core.data import Data, check_counts, counts_are_sound, rows, split_weights
+from jaxem.core.data import Data, Sharded, check_counts, counts_are_sound, rows, split_weights
 from jaxem.core.model import Params, has, spaces_of
 
 
@@ -23,13 +23,15 @@ def check_start(model: Any, params: Params, data: Data) -> None:
     check_shapes(model, params, data)
     if trees.is_traced(model, params, data):
         return
-    check_counts(data)
+    spread = isinstance(data, Sharded)  # its values are not brought together; ``is_valid`` looks at them
+    if not spread:
+        check_counts(data)
     for name, good, what in _membership(_inside, spaces_of(model), params):
         if not good:
-            if has(model, "diagnose"):  # a start made from data of which none can be made
+            if has(model, "diagnose") and not spread:  # a start made from data of which none can be made
                 model.diagnose(data)
             raise ValueError(f"the start of {name} must be {what}; it is not. Look at its values.")
-    if has(model, "validate"):
+    if has(model, "validate") and not spread:
         model.validate(params, data)
 
 

@@ -139,8 +139,8 @@ class Mixture(ClassModel):
         return parameters.locations(self.declare(), params)
 
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> MixtureParams:
-        """A random start, ``"kmeans++"``, ``"points"`` or ``"responsibilities"`` (see ``models/starts.py``), or the M-step
-        on given classes (N,) or probabilities of classes (N, K)."""
+        """A random start, ``"kmeans++"``, ``"points"`` or ``"responsibilities"`` (see ``models/starts.py``); or the
+        M-step on given classes (N,) or probabilities of classes (N, K)."""
         prng_key("Mixture.init", key)
         data = as_data(data)
         check_shapes(self, None, data)

@@ -1,0 +1,61 @@
+"""Data over several devices, and over several processes, each of which holds its own rows."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxem.core.checks import brief
+from jaxem.core.conversion import as_data
+from jaxem.core.data import Data, Sharded, Weighted, check_counts, count, split_weights
+from jaxem.core.trees import float_dtype, holds_tracers
+
+
+def shard(data: Data, mesh: Mesh | None = None) -> Sharded:
+    """Spread the observations over the devices of a mesh, for ``fit`` by EM and what is built on its sums.
+
+    Each device holds as many rows, in their order; the last ones are filled up with rows of weight 0. In each pass over
+    the data every device adds up its own blocks, and one sum over the devices follows: no array of the size of the data
+    moves. With several processes (``jax.distributed.initialize``) each gives its own rows, and all run the same code.
+
+    Arguments:
+        data: observations of any form that ``fit`` takes, (N, ...); of this process alone, where there are several.
+        mesh: the devices (default: all of them); rows are spread over all its axes.
+
+    Returns:
+        ``Sharded``, in the place of data.
+
+    Raises:
+        ValueError: the data cannot be used, are spread already, or are traced.
+    """
+    if isinstance(data, Sharded):
+        raise ValueError("shard: the data are spread over devices already")
+    if mesh is None:
+        mesh = Mesh(np.array(jax.devices()), ("rows",))
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"shard: mesh must be a jax.sharding.Mesh; got {brief(mesh)}")
+    data = as_data(data)
+    if holds_tracers(data):
+        raise ValueError("shard places arrays on devices, so it cannot run inside jit, vmap or grad")
+    check_counts(data)
+    observations, weights = split_weights(data)
+    n, here = count(observations), len(mesh.local_devices)
+    weights = np.ones(n, float_dtype(observations)) if weights is None else np.asarray(weights)
+    rows = _most(-(-n // here)) * here
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+    def place(leaf: Any, more: Any) -> jax.Array:
+        filled = np.concatenate([leaf, np.broadcast_to(more, (rows - n, *leaf.shape[1:]))])
+        return jax.make_array_from_process_local_data(sharding, filled)
+
+    placed = jax.tree.map(lambda leaf: place(np.asarray(leaf), leaf[:1]), observations)
+    return Sharded(Weighted(placed, place(weights, np.zeros(1, weights.dtype))), mesh)
+
+
+def _most(number: int) -> int:
+    """The largest of this number over all processes."""
+    if jax.process_count() == 1:
+        return number
+    return int(np.max(multihost_utils.process_allgather(np.int32(number))))
