@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jaxem.algorithms import blocks as parts
 from jaxem.algorithms import metric as metrics
 from jaxem.algorithms.metric import Metric
-from jaxem.core import bound, constraints, expectation
+from jaxem.core import bound, constraints, expectation, passes
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, spaces_of
 
@@ -117,4 +117,4 @@ def measure(
 def over_blocks(model: Any, params: Params, data: Data, function: Callable[..., Any]) -> Any:
     """The sum of ``function(q, data)`` over blocks of the data, q being the posterior at ``params``."""
     size = expectation.default_block_size(model, params, data)
-    return expectation.accumulate(lambda block: function(model.e_step(params, block), block), data, size)
+    return passes.accumulate(lambda block: function(model.e_step(params, block), block), data, size)
