@@ -33,7 +33,7 @@ TABLE = {
         ["tuning_a_prior.png"],
     ),
     "how_many_components": (
-        ["-441.612", "CONVERGED <- best", "2 against 3: likelihood ratio 34.128", "agrees"],
+        ["441.612", "CONVERGED <- best", "2 against 3: likelihood ratio 34.128", "agrees"],
         ["how_many_components.png"],
     ),
     "first_principles": (

@@ -16,7 +16,8 @@ from scipy.special import logsumexp
 import jaxem
 from jaxem import Sequences, Status, Weighted
 from jaxem.families import MultivariateNormal, MultivariateNormalParams, Normal, NormalParams, Poisson, PoissonParams
-from jaxem.models import HMM, HMMParams, chain
+from jaxem.latent import chain
+from jaxem.models import HMM, HMMParams
 
 EPS = eps(np.float64)
 EXACT = jaxem.parameter_change(0.0)

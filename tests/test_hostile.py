@@ -137,7 +137,7 @@ REFUSED = {
     "more factors than columns": (lambda: FactorAnalysis(3).init(KEY, COLUMNS), "use k < 3"),
     "more columns than levels": (
         lambda: Mixture(Categorical((2, 2)), 1).init(KEY, np.zeros((8, 3), int)),
-        "D = 2, one column for each of its levels",
+        "D = 2, as its levels are",
     ),
     "a prior of other columns": (
         lambda: fit(
@@ -145,7 +145,7 @@ REFUSED = {
             PLANE_START,
             Mixture(MultivariateNormal("diag", NormalInverseWishart.from_data(COLUMNS[:, :2], 2)), 2),
         ),
-        "does not fit data of this shape",
+        "D = 2, as its prior is",
     ),
     # parameters
     "a complex start": (lambda: fit(X, START._replace(weights=np.array([0.5, 0.5j]))), "weights must be real"),
@@ -279,7 +279,7 @@ REFUSED = {
     "a number for the levels": (lambda: Categorical(3), "levels must be a tuple"),
     "levels of 2.5": (lambda: Categorical((2.5,)), "each of the levels must be a whole number"),
     "a prior from texts": (lambda: NormalInverseWishart.from_data("a", 2), "from_data: x must be numbers"),
-    "a start from a list": (lambda: NORMAL.init(KEY, X, ["points"]), "start must be one of"),
+    "a start from a list": (lambda: NORMAL.init(KEY, X, ["points"]), "start must be numbers; got texts"),
     "a list of classes": (lambda: jaxem.select([Mixture], X, key=KEY), "the model is the class Mixture"),
     "strict = 1": (lambda: jaxem.verify(NORMAL, START, X, strict=1), "strict must be True or False"),
     "grad of what is closed over": (lambda: jax.grad(closes_over)(0.5), "make it a leaf of the model"),

@@ -511,7 +511,7 @@ def test_errors_say_what_is_wrong():
         with pytest.raises(ValueError, match=r"k must be (a whole number of )?at least 1; it is"):
             Mixture(Poisson(), k)
     model, key = Mixture(MultivariateNormal(), 3), jax.random.key(0)
-    with pytest.raises(ValueError, match=r"start must be one of \['kmeans\+\+', .*\]; got 'foo'"):
+    with pytest.raises(ValueError, match=r"start must be one of \['kmeans\+\+', .*\], .*; got 'foo'"):
         model.init(key, X, "foo")
     for bad, says in [
         (X[:, 0], r"Mixture of MultivariateNormal needs data of shape \(N, D\); got shape \(120,\)"),

@@ -1,5 +1,6 @@
 """Q from the sums alone is Q from the rows, on every row of the table that adds up."""
 
+import jax
 import numpy as np
 import pytest
 from cases import CASES, case
@@ -33,3 +34,12 @@ def test_q_from_the_sums_is_q_from_the_rows(name, precision):
 
 def test_every_ready_made_model_has_it():
     assert set(CASES) - set(SUMMED) == {"log-joint"}
+
+
+@pytest.mark.parametrize("name", ["normal mixture", "ragged hmm", "factor analysis", "poisson mixture", "tied, prior"])
+def test_a_posterior_made_by_hand_has_an_m_step(name):
+    """At no parameters: sums about zero."""
+    model, params, data = case(name, "float64")
+    q = model.e_step(params, data)
+    by_hand = model.m_step(q._replace(at=None), data)
+    jax.tree.map(lambda a, b: assert_within(a, b, 1e-10 * (1 + np.abs(b))), by_hand, model.m_step(q, data))

@@ -32,7 +32,8 @@ from jaxem.core import bound, trees
 from jaxem.core.data import size
 from jaxem.families import Normal, NormalParams, Poisson, PoissonParams
 from jaxem.fitting.stopping import rounding
-from jaxem.models import Mixture, MixtureParams, chain
+from jaxem.latent import chain
+from jaxem.models import Mixture, MixtureParams
 
 KEY = jax.random.key(3)
 ONE = optax.constant_schedule(1.0)
@@ -306,7 +307,7 @@ def test_every_row_is_used_once_a_pass():
     state = one_pass(x)
     assert_within(state.params.components.rates[0], x.mean(), 48 * eps(np.float64) * x.mean())
     # Running statistics are always those of as many rows as there are.
-    assert_within(state.memory.running.sizes[0], 48, 48 * 48 * eps(np.float64))
+    assert_within(state.memory.running.sums.sizes[0], 48, 48 * 48 * eps(np.float64))
     assert state.evaluations == 3 and state.memory.batches == 4
     assert (jax.random.key_data(state.memory.key) != jax.random.key_data(KEY)).any()  # the next order is another one
     # 49 rows make five batches of ten, and one row is met twice.
@@ -352,7 +353,7 @@ def test_one_block_is_em():
     # One sequence is one block, however many are asked for.
     given = case("poisson hmm", "float32")  # kept for all tests, so not made inside a trace
     state = jax.eval_shape(lambda: IncrementalEM().init(*given, None))
-    assert state.memory.first.initial.shape == (0, 2) and state.memory.last.initial.shape == (2,)
+    assert state.memory.first.sums.initial.shape == (0, 2) and state.memory.last.sums.initial.shape == (2,)
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def _evidence(model: Any, params: Params, q: Posterior, data: Data, by: By) -> A
 
 def statistics(model: Any, about: Params | None, q: Posterior, data: Data) -> Any:
     """The sums of a posterior, taken about other parameters than those of its E-step where the model can."""
-    if about is not None and hasattr(q, "at"):
+    if about is not None and "at" in getattr(q, "_fields", ()):
         q = q._replace(at=about)
     return sums_of(model.statistics(q, data))
 

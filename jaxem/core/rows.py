@@ -60,11 +60,12 @@ class Rows(Protocol):
         """KL(q || p) of each observation, (N,)."""
         ...
 
-    def sums(self, c: Context, w: Array | None, q: Posterior, x: Data) -> Any:
-        """Sums over observations of weights ``w (N,)`` (``None``: one each), about the parameters of the context."""
+    def sums(self, c: Context | None, w: Array | None, q: Posterior, x: Data) -> Any:
+        """Sums over observations of weights ``w (N,)`` (``None``: one each), about the parameters of the context, or
+        about zero where there is none."""
         ...
 
-    def maximum(self, c: Context, sums: Any) -> Params:
+    def maximum(self, c: Context | None, sums: Any) -> Params:
         """The parameters that maximise Q plus the log-prior."""
         ...
 
@@ -95,6 +96,10 @@ class FromRows:
         """The space of each array of the parameters."""
         return parameters.spaces(self.declare())
 
+    def _context(self: Any, at: Params | None, x: Data | None) -> Context | None:
+        """Of a q that was made by hand, at no parameters, sums are taken about zero."""
+        return None if at is None else self.prepare(at, x)
+
     def _posterior(self: Any, by: str, params: Params, data: Data, *more: Any) -> Posterior:
         x = counted(data)[0]
         q = choose(self.prepare(params, x), lambda c: getattr(self, by)(c, x, *more))
@@ -119,11 +124,11 @@ class FromRows:
     def statistics(self: Any, q: Posterior, data: Data) -> Statistics:
         """The sums that the M-step needs, about the parameters of the E-step."""
         x, w = counted(data)
-        return Statistics(q.at, choose(self.prepare(q.at, x), lambda c: self.sums(c, w, q, x)))
+        return Statistics(q.at, choose(self._context(q.at, x), lambda c: self.sums(c, w, q, x)))
 
     def maximize(self: Any, statistics: Statistics) -> Params:
         """The M-step on sums."""
-        return self.maximum(self.prepare(statistics.at, None), statistics.sums)
+        return self.maximum(self._context(statistics.at, None), statistics.sums)
 
     def m_step(self, q: Posterior, data: Data) -> Params:
         """argmax of Q plus the log-prior."""
@@ -131,7 +136,7 @@ class FromRows:
 
     def expected_log_joint(self: Any, params: Params, statistics: Statistics) -> Array:
         """Q from the sums alone, up to a constant free of ``params``."""
-        return self.expected(self.prepare(statistics.at, None), params, statistics.sums)
+        return self.expected(self._context(statistics.at, None), params, statistics.sums)
 
     def q_function(self: Any, params: Params, q: Posterior, data: Data) -> Array:
         """E_q log p(x, z | params)."""
@@ -141,7 +146,7 @@ class FromRows:
     def entropy(self: Any, q: Posterior, data: Data) -> Array:
         """-E_q log q."""
         x, w = counted(data)
-        return total(self.entropy_rows(self.prepare(q.at, None), q, x), w)
+        return total(self.entropy_rows(self._context(q.at, None), q, x), w)
 
     def divergence(self: Any, q: Posterior, p: Posterior, data: Data) -> Array:
         """KL(q || p)."""

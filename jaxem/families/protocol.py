@@ -20,12 +20,13 @@ class Family(Protocol):
     yet, ``statistics`` and ``maximize`` get ``None`` for a context: sums about zero. Where those are good for the
     location only, the family is ``centred``, and a start takes a second pass.
 
-    A family may also have ``log_prior(params)``, then included by ``maximize``; ``degenerate(params)``, whether
-    some class has collapsed to where its density has no bound; ``diagnose(x, dtype)``, in words why no start can be
-    made from the NumPy rows ``x``, or ``None``; ``contrasts(params) -> (K, F)``, numbers without units by which classes
+    A family may also have ``log_prior(params)``, then included by ``maximize``; ``degenerate(params)``, whether some
+    class has collapsed to where its density has no bound; ``diagnose(x, dtype)``, in words why no start can be made
+    from the NumPy rows ``x``, or ``None``; ``contrasts(params) -> (K, F)``, numbers without units by which classes
     differ. One that has hidden variables u of its own has ``hidden(c, x)``, what describes their posterior, leaves
-    (N, K, ...); ``complete(c, hidden, x)``, E log p(x, u | k), and ``hidden_entropy(c, hidden, x)``, both (N, K). The
-    functions below this class supply the answer of a family that has not.
+    (N, K, ...); ``complete(c, hidden, x)``, E log p(x, u | k), ``hidden_entropy(c, hidden, x)``, and
+    ``hidden_divergence(hidden, other)``, KL from one posterior to another, all (N, K). The functions below this class
+    supply the answer of a family that has not.
     """
 
     event_ndim: int
@@ -89,9 +90,19 @@ def complete(family: Any, c: Context, u: Any, x: Array) -> Array:
     return family.complete(c, u, x) if hasattr(family, "complete") else family.log_density(c, x)
 
 
-def hidden_entropy(family: Any, c: Context, u: Any, x: Array) -> Array | None:
-    """The entropy of the family's own hidden variables, (N, K); ``None`` where it has none."""
-    return family.hidden_entropy(c, u, x) if hasattr(family, "hidden_entropy") else None
+def has_hidden(family: Any) -> bool:
+    """Whether the family has hidden variables of its own."""
+    return hasattr(family, "hidden")
+
+
+def hidden_entropy(family: Any, c: Context, u: Any, x: Array) -> Array:
+    """The entropy of the family's own hidden variables, (N, K), where it has any."""
+    return family.hidden_entropy(c, u, x)
+
+
+def hidden_divergence(family: Any, u: Any, v: Any) -> Array:
+    """KL between two posteriors of the family's own hidden variables, (N, K), where it has any."""
+    return family.hidden_divergence(u, v)
 
 
 def log_prior(family: Any, params: Any) -> Array | float:

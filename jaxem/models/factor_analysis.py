@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,13 +116,13 @@ class FactorAnalysis(FromRows):
         """KL(q || p) between normal distributions, (N,)."""
         return gaussian.divergence(q, p)
 
-    def sums(self, c: Prepared, w: Array | None, q: Factors, x: Array) -> FactorSums:
+    def sums(self, c: Prepared | None, w: Array | None, q: Factors, x: Array) -> FactorSums:
         """Expected sums of squares and products of the residual and (z, 1)."""
         x = real(x, q.means.dtype)
         n = jnp.ones((x.shape[0],), x.dtype) if w is None else w.astype(x.dtype)
         one_more = jnp.concatenate([q.means, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)  # (z, 1)
         uncertainty = jnp.zeros((self.k + 1, self.k + 1), x.dtype).at[:-1, :-1].set(q.covariance)
-        coefficients = _coefficients(c.at)
+        coefficients = _coefficients(c and c.at, x.shape[1], self.k, x.dtype)
         e = x - coefficients[None, :, -1] - q.means @ coefficients[:, :-1].T
         counts = n[:, None] != 0  # a row of weight zero counts for nothing, even where it is NaN
         e, one_more = jnp.where(counts, e, 0), jnp.where(counts, one_more, 0)
@@ -135,20 +135,21 @@ class FactorAnalysis(FromRows):
             one_more.T @ times_n + n.sum() * uncertainty,
         )
 
-    def expected(self, c: Prepared, params: FactorAnalysisParams, sums: FactorSums) -> Array:
+    def expected(self, c: Prepared | None, params: FactorAnalysisParams, sums: FactorSums) -> Array:
         """Q from the sums: -(N log psi_d + E (x_d - mu_d - lambda_d' z)^2 / psi_d) / 2 over all d; up to a constant."""
         ee, ew, ww = sums
-        change = _coefficients(params) - _coefficients(c.at)
+        d, dtype = params.mean.size, ew.dtype
+        change = _coefficients(params, d, self.k, dtype) - _coefficients(c and c.at, d, self.k, dtype)
         squares = ee - 2 * (change * ew).sum(axis=1) + ((change @ ww) * change).sum(axis=1)
         return -0.5 * (ww[-1, -1] * jnp.log(params.noise) + squares / params.noise).sum()
 
-    def maximum(self, c: Prepared, sums: FactorSums) -> FactorAnalysisParams:
+    def maximum(self, c: Prepared | None, sums: FactorSums) -> FactorAnalysisParams:
         """Regress x on (z, 1); what is left is the noise."""
         ee, ew, ww = sums
         lower = matrices.cholesky(ww)
         change = matrices.solve(lower, ew.T).T
         noise = (ee - (change * ew).sum(axis=1)) / ww[-1, -1]
-        coefficients = _coefficients(c.at) + change  # (loadings, mean)
+        coefficients = _coefficients(c and c.at, change.shape[0], self.k, change.dtype) + change
         return FactorAnalysisParams(coefficients[:, -1], coefficients[:, :-1], noise)
 
     def degenerate(self, params: FactorAnalysisParams) -> Array:
@@ -279,8 +280,10 @@ def _finite(data: Data) -> Array:
     return good if weights is None else good | (weights == 0)
 
 
-def _coefficients(params: FactorAnalysisParams) -> Array:
-    """(loadings, mean), (D, k + 1)."""
+def _coefficients(params: FactorAnalysisParams | None, d: int, k: int, dtype: Any) -> Array:
+    """(loadings, mean), (D, k + 1); zeros where there are none."""
+    if params is None:
+        return jnp.zeros((d, k + 1), dtype)
     return jnp.concatenate([params.loadings, params.mean[:, None]], axis=1)
 
 

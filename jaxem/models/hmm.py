@@ -143,19 +143,23 @@ class HMM(FromRows):
 
     def entropy_rows(self, c: HMMParams, q: Chain, x: Data) -> Array:
         """The entropy of the paths, and of the family's own hidden variables, (N,)."""
-        values, _ = _unpack(x)
-        u = jax.tree.map(_frames, q.hidden)
         paths = -chain.expected_log(q, q)
-        if families.hidden_entropy(self.family, c.emissions, u, _frames(values)) is None:
+        if not families.has_hidden(self.family):
             return paths
+        values, u = _unpack(x)[0], jax.tree.map(_frames, q.hidden)
         own = self._by_frames(lambda x: families.hidden_entropy(self.family, c.emissions, u, x), values, paths.dtype)
         return paths + expected(q.smoothed, own).sum(axis=1)
 
     def divergence_rows(self, q: Chain, p: Chain) -> Array:
-        """KL(q || p) between two chains, (N,)."""
-        return chain.expected_log(q, q) - chain.expected_log(q, p)
+        """KL(q || p) between two chains, and of the family's own hidden variables given the states, (N,)."""
+        of_paths = chain.expected_log(q, q) - chain.expected_log(q, p)
+        if not families.has_hidden(self.family):
+            return of_paths
+        u, v = (jax.tree.map(_frames, each.hidden) for each in (q, p))
+        own = families.hidden_divergence(self.family, u, v).reshape(q.smoothed.shape)
+        return of_paths + expected(q.smoothed, own).sum(axis=1)
 
-    def sums(self, c: HMMParams, w: Array | None, q: Chain, x: Data) -> HMMSums:
+    def sums(self, c: HMMParams | None, w: Array | None, q: Chain, x: Data) -> HMMSums:
         """Expected starts, moves, and the family's sums."""
         values, _ = _unpack(x)
         gamma = weighted(q.smoothed, w)
@@ -163,16 +167,17 @@ class HMM(FromRows):
         return HMMSums(
             gamma[:, 0].sum(axis=0),
             chain.pair_counts(q, None if w is None else w.astype(gamma.dtype)),
-            self.family.statistics(c.emissions, _frames(gamma), u, _frames(real(values, gamma.dtype))),
+            self.family.statistics(c and c.emissions, _frames(gamma), u, _frames(real(values, gamma.dtype))),
         )
 
-    def maximum(self, c: HMMParams, sums: HMMSums) -> HMMParams:
+    def maximum(self, c: HMMParams | None, sums: HMMSums) -> HMMParams:
         """Starts and moves as shares of their expected numbers, and the family's maximiser."""
         initial, moves, emissions = sums
         left = moves.sum(axis=1, keepdims=True)
         # From a state that is only ever the last one no move is seen: any row is as good, the old one the best.
-        transition = jnp.where(left == 0, c.transition, moves / jnp.where(left == 0, 1, left))
-        return HMMParams(initial / initial.sum(), transition, self.family.maximize(c.emissions, emissions))
+        old = 1 / self.k if c is None else c.transition
+        transition = jnp.where(left == 0, old, moves / jnp.where(left == 0, 1, left))
+        return HMMParams(initial / initial.sum(), transition, self.family.maximize(c and c.emissions, emissions))
 
     def expected(self, c: HMMParams, params: HMMParams, sums: HMMSums) -> Array:
         """Q from the sums: expected starts and moves times their logs, and the family's; up to a constant."""

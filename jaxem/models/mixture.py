@@ -97,19 +97,28 @@ class Mixture(ClassModel):
 
     def entropy_rows(self, c: MixtureParams, q: Responsibilities, x: Data) -> Array:
         """-sum_k r_nk log r_nk, and r_nk times the entropy of the family's own hidden variables, (N,)."""
-        own = families.hidden_entropy(self.family, c.components, q.hidden, x)
         of_classes = super().entropy_rows(c, q, x)
-        return of_classes if own is None else of_classes + expected(q.probabilities, own)
+        if not families.has_hidden(self.family):
+            return of_classes
+        own = families.hidden_entropy(self.family, c.components, q.hidden, real(x, c.weights.dtype))
+        return of_classes + expected(q.probabilities, own)
 
-    def sums(self, c: MixtureParams, w: Array | None, q: Responsibilities, x: Data) -> MixtureSums:
+    def divergence_rows(self, q: Responsibilities, p: Responsibilities) -> Array:
+        """KL(q || p) of each observation, (N,): of classes, and of the family's own hidden variables given those."""
+        of_classes = super().divergence_rows(q, p)
+        if not families.has_hidden(self.family):
+            return of_classes
+        return of_classes + expected(q.probabilities, families.hidden_divergence(self.family, q.hidden, p.hidden))
+
+    def sums(self, c: MixtureParams | None, w: Array | None, q: Responsibilities, x: Data) -> MixtureSums:
         """Class sizes and the family's sums, under responsibilities times observation weights."""
         r = weighted(q.probabilities, w)
-        return MixtureSums(r.sum(axis=0), self.family.statistics(c.components, r, q.hidden, real(x, r.dtype)))
+        return MixtureSums(r.sum(axis=0), self.family.statistics(c and c.components, r, q.hidden, real(x, r.dtype)))
 
-    def maximum(self, c: MixtureParams, sums: MixtureSums) -> MixtureParams:
+    def maximum(self, c: MixtureParams | None, sums: MixtureSums) -> MixtureParams:
         """w_k = n_k / N, and the family's maximiser for each class."""
         n = sums.sizes
-        return MixtureParams(n / n.sum(), self.family.maximize(c.components, sums.components))
+        return MixtureParams(n / n.sum(), self.family.maximize(c and c.components, sums.components))
 
     def expected(self, c: MixtureParams, params: MixtureParams, sums: MixtureSums) -> Array:
         """Q from the sums: sum_k n_k log w_k and the family's, up to a constant."""
