@@ -6,7 +6,7 @@ for each block of rows and outside everything else: asked twice, a block would c
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,19 +28,35 @@ class Choice:
     careful: Any
 
 
+@register
+@dataclasses.dataclass(frozen=True)
+class Apart(Generic[R]):
+    """A part of a context whose choices are made where it is used, by ``choose(part.context, ...)``.
+
+    Where little of a block depends on the choice (the loop over the steps of a chain does not) the rest would be
+    compiled twice.
+    """
+
+    context: R
+
+
 def _is_choice(node: Any) -> bool:
     return isinstance(node, Choice)
+
+
+def _is_leaf(node: Any) -> bool:
+    return isinstance(node, Choice | Apart)
 
 
 def choose(context: Context, function: Callable[[Context], R]) -> R:
     """``function(context)`` with each ``Choice`` in the context replaced by one of its forms: all of them by the quick
     one where all are safe, else all by the careful one."""
-    choices = [node for node in jax.tree.leaves(context, is_leaf=_is_choice) if _is_choice(node)]
+    choices = [node for node in jax.tree.leaves(context, is_leaf=_is_leaf) if _is_choice(node)]
     if not choices:
         return function(context)
 
     def pick(form: str) -> Context:
-        return jax.tree.map(lambda node: getattr(node, form) if _is_choice(node) else node, context, is_leaf=_is_choice)
+        return jax.tree.map(lambda node: getattr(node, form) if _is_choice(node) else node, context, is_leaf=_is_leaf)
 
     safe = jnp.stack([choice.safe for choice in choices]).all()
     return jax.lax.cond(safe, lambda: function(pick("quick")), lambda: function(pick("careful")))

@@ -13,7 +13,7 @@ from jaxem.core import parameters
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
-from jaxem.core.contexts import choose
+from jaxem.core.contexts import Apart, choose
 from jaxem.core.conversion import admit, as_data, as_params, check_shapes
 from jaxem.core.data import Data, Sequences, check_counts, counted, split_lengths, split_weights, total
 from jaxem.core.parameters import Param
@@ -83,16 +83,18 @@ class HMM(FromRows):
     def prepare(self, params: HMMParams, x: Data | None) -> HMMParams:
         """Initial and transition probabilities, and the family's context."""
         rows = 0 if x is None else math.prod(split_lengths(split_weights(x)[0])[0].shape[:2])
-        return params._replace(emissions=self.family.prepare(params.emissions, rows))
+        return params._replace(emissions=Apart(self.family.prepare(params.emissions, rows)))
 
-    def _by_frames(self, of: Callable[..., Any], x: Array, dtype: Any) -> Any:
-        """What the family says of all steps of all sequences ``x (N, T, ...)``, (N, T, ...)."""
+    def _by_frames(self, of: Callable[..., Any], c: HMMParams, x: Array) -> Any:
+        """What the family says, given its context, of all steps of all sequences ``x (N, T, ...)``, (N, T, ...)."""
         n, t = x.shape[:2]
-        return jax.tree.map(lambda leaf: leaf.reshape(n, t, *leaf.shape[1:]), of(_frames(real(x, dtype))))
+        frames = _frames(real(x, c.initial.dtype))
+        found = choose(c.emissions.context, lambda e: of(e, frames))
+        return jax.tree.map(lambda leaf: leaf.reshape(n, t, *leaf.shape[1:]), found)
 
     def _log_b(self, c: HMMParams, x: Array) -> Array:
         """log p(x_t | z_t = k), (N, T, K)."""
-        return self._by_frames(lambda x: self.family.log_density(c.emissions, x), x, c.initial.dtype)
+        return self._by_frames(lambda e, x: self.family.log_density(e, x), c, x)
 
     def _inferred(self, of: Callable[..., Chain], c: HMMParams, x: Data, *more: Any) -> Chain:
         """A posterior of states, and of the family's own hidden variables."""
@@ -101,7 +103,7 @@ class HMM(FromRows):
         return q._replace(hidden=self._hidden(c, values))
 
     def _hidden(self, c: HMMParams, x: Array) -> Any:
-        return self._by_frames(lambda x: families.hidden(self.family, c.emissions, x), x, c.initial.dtype)
+        return self._by_frames(lambda e, x: families.hidden(self.family, e, x), c, x)
 
     def infer(self, c: HMMParams, x: Data) -> Chain:
         """Forward-backward on each sequence."""
@@ -136,7 +138,7 @@ class HMM(FromRows):
         """sum_k gamma_1 log pi + sum_ij xi_ij log A_ij + sum_tk gamma_tk E log p(x_t, u_t | k), (N,)."""
         values, _ = _unpack(x)
         u = jax.tree.map(_frames, q.hidden)
-        log_b = self._by_frames(lambda x: families.complete(self.family, c.emissions, u, x), values, c.initial.dtype)
+        log_b = self._by_frames(lambda e, x: families.complete(self.family, e, u, x), c, values)
         initial = expected(q.smoothed[:, 0], log_probability(c.initial)[None, :])
         transition = expected(chain.pair_counts_each(q), log_probability(c.transition)[None]).sum(axis=1)
         return initial + transition + expected(q.smoothed, log_b).sum(axis=1)
@@ -147,7 +149,7 @@ class HMM(FromRows):
         if not families.has_hidden(self.family):
             return paths
         values, u = _unpack(x)[0], jax.tree.map(_frames, q.hidden)
-        own = self._by_frames(lambda x: families.hidden_entropy(self.family, c.emissions, u, x), values, paths.dtype)
+        own = self._by_frames(lambda e, x: families.hidden_entropy(self.family, e, u, x), c, values)
         return paths + expected(q.smoothed, own).sum(axis=1)
 
     def divergence_rows(self, q: Chain, p: Chain) -> Array:
@@ -163,11 +165,12 @@ class HMM(FromRows):
         """Expected starts, moves, and the family's sums."""
         values, _ = _unpack(x)
         gamma = weighted(q.smoothed, w)
-        u = jax.tree.map(_frames, q.hidden)
+        u, frames, r = jax.tree.map(_frames, q.hidden), _frames(real(values, gamma.dtype)), _frames(gamma)
+        of_family = lambda e: self.family.statistics(e, r, u, frames)
         return HMMSums(
             gamma[:, 0].sum(axis=0),
             chain.pair_counts(q, None if w is None else w.astype(gamma.dtype)),
-            self.family.statistics(c and c.emissions, _frames(gamma), u, _frames(real(values, gamma.dtype))),
+            of_family(None) if c is None else choose(c.emissions.context, of_family),
         )
 
     def maximum(self, c: HMMParams | None, sums: HMMSums) -> HMMParams:
@@ -177,13 +180,15 @@ class HMM(FromRows):
         # From a state that is only ever the last one no move is seen: any row is as good, the old one the best.
         old = 1 / self.k if c is None else c.transition
         transition = jnp.where(left == 0, old, moves / jnp.where(left == 0, 1, left))
-        return HMMParams(initial / initial.sum(), transition, self.family.maximize(c and c.emissions, emissions))
+        return HMMParams(
+            initial / initial.sum(), transition, self.family.maximize(c and c.emissions.context, emissions)
+        )
 
     def expected(self, c: HMMParams, params: HMMParams, sums: HMMSums) -> Array:
         """Q from the sums: expected starts and moves times their logs, and the family's; up to a constant."""
         starts = log_times(sums.initial, params.initial).sum()
         moves = log_times(sums.transition, params.transition).sum()
-        return starts + moves + self.family.expected(c.emissions, params.emissions, sums.emissions)
+        return starts + moves + self.family.expected(c.emissions.context, params.emissions, sums.emissions)
 
     def log_prior(self, params: HMMParams) -> Array | float:
         """The family's; flat on the initial and transition probabilities."""
