@@ -16,6 +16,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 ).strip()
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 
 import hypothesis
@@ -55,11 +56,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--everything", action="store_true", help=help)
 
 
+# Of the rows of long tables those that take longest and differ least from their neighbours: like marked ones.
+SLOW = re.compile(
+    r"""
+    test_examples .* \[(acceleration|error_bars|gem_optax|how_many_components|online|tuning_a_prior)\]
+    | test_examples .* missing_information
+    | test_algorithms .* float32
+    | test_certificate .* test_a_right_model_is_not_called_wrong .* float32
+    | test_density_accuracy .* test_log_densities .* float64
+    | test_plot .* test_surrogates_lie_below .* prior
+    | test_selection .* \[iris\]
+    | test_laws .* test_jit_vmap_and_blocks_agree .* (weighted\ hmm|tied)
+    | test_units .* (sgd|momentum|rmsprop|nesterov)
+    | test_structural_zeros .* test_every_algorithm_keeps_them .* (blocks|Anderson|HardEM|AnnealedEM|Incremental)
+    | test_readme .* 32_bits
+    | test_implicit .* test_factors_that_rotate
+    | test_accelerators .* test_gem_is_accelerated_too
+    | test_generalized .* test_the_gradient_of_a_batch
+    | test_keeping .* of_a_log_joint
+    """,
+    re.VERBOSE,
+)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--everything"):
-        slow = [item for item in items if item.get_closest_marker("everything")]
-        items[:] = [item for item in items if not item.get_closest_marker("everything")]
-        config.hook.pytest_deselected(items=slow)
+    if config.getoption("--everything"):
+        return
+    slow = [item for item in items if item.get_closest_marker("everything") or SLOW.search(item.nodeid)]
+    left_out = set(map(id, slow))
+    items[:] = [item for item in items if id(item) not in left_out]
+    config.hook.pytest_deselected(items=slow)
 
 
 @pytest.fixture

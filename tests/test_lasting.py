@@ -66,7 +66,8 @@ def live(count):
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="memory maps are counted where Linux lists them")
-@pytest.mark.parametrize("count", [60, pytest.param(200, marks=pytest.mark.everything)])  # 30 fill what is kept
+@pytest.mark.everything
+@pytest.mark.parametrize("count", [200])
 def test_many_models_are_fitted_verified_and_summarised_in_one_process(tmp_path, count):
     # Equal programs are read from a cache on the disk, which is quicker than to compile them, and as many are held.
     cache = {
