@@ -36,7 +36,7 @@ _MAPS, _LIMIT = "/proc/self/maps", "/proc/sys/vm/max_map_count"
 
 # Little optimisation; and, where JAX has them, the older fusions of the CPU: half the time to compile, half the maps.
 _QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
-# On so few numbers the older fusions alone halve the time to compile, and cost a tenth to a third in the time to run.
+# On so few numbers the older fusions alone take up to half off the time to compile, for up to a third more to run.
 _SMALL: dict[str, Any] = {}
 _SMALL_UP_TO = 2**11
 if jax.__version_info__[:2] == (0, 10):

@@ -39,7 +39,7 @@ class Model:
       memory that does not grow with the number of observations.
     * ``expected_log_joint(params, statistics)`` -- ``q_function`` from the sums alone, up to a constant free of
       ``params``: what is left to climb is then known to a better precision than the objective's.
-    * ``log_normalizer(q, data)`` -- log p(x | params) as the E-step met it on its way: the objective for free.
+    * ``log_normalizer(q, data)`` -- log p(x | params), computed during the E-step: the objective for free.
     * ``divergence(q, p, data)`` -- KL(q || p) between two posteriors, checked against L - ELBO.
     * ``constraints`` -- a tree of parameter spaces, or one space for all: unconstrained coordinates.
     * ``init(key, data) -> params`` -- a random start, for restarts.

@@ -2,8 +2,8 @@
 
 A structure writes what it says of each observation (a row) given a context, ``prepare(params)``: ``infer``,
 ``log_marginal``, ``complete``, ``entropy_rows``, and the sums over rows that its M-step needs: ``sums``, ``maximum``,
-``expected``. Weights are met here and in ``sums``, conditions between a quick and a careful form here only. A posterior
-carries the parameters that it was taken at, and so do statistics, for they are taken about those.
+``expected``. Weights enter here, in ``expectation`` and in ``sums``. A posterior carries the parameters that it was
+taken at, and so do statistics, for they are taken about those.
 """
 
 from typing import Any, ClassVar, NamedTuple, Protocol
