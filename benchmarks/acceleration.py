@@ -45,7 +45,9 @@ def london() -> tuple:
 def compare(model, start, data) -> dict:
     row = {}
     for name, algorithm in ALGORITHMS.items():
-        fit = jaxem.fit(model, start, data, algorithm=algorithm, stop=jaxem.parameter_change(1e-8), max_steps=20_000)
+        fit = jaxem.fit(
+            model, start, data, algorithm=algorithm, stop=jaxem.fitting.parameter_change(1e-8), max_steps=20_000
+        )
         trace = np.asarray(fit.trace)[: int(fit.steps) + 1]
         count = float(size(data, jnp.float64))
         row[name] = {

@@ -61,7 +61,7 @@ def coverage(name: str, replications: int) -> dict:
         def one(key):
             x = model.sample(key, truth, n, **more)
             fit = jaxem.fit(model, truth, x, max_steps=500)
-            lower, upper = jaxem.confidence_intervals(model, fit.params, x)
+            lower, upper = jaxem.inference.confidence_intervals(model, fit.params, x)
             inside = jax.tree.map(lambda low, true, high: (low <= true) & (true <= high), lower, truth, upper)
             return inside, jnp.isnan(jax.tree.leaves(lower)[0]).any(), fit.converged
 
@@ -87,12 +87,12 @@ def routes(name: str) -> dict:
     from cases import case
 
     model, start, data = case(name, "float64")
-    stop = jaxem.parameter_change(1e-11)
+    stop = jaxem.fitting.parameter_change(1e-11)
     fit = jaxem.fit(model, start, data, stop=stop, max_steps=5000)
     row: dict = {"status": jaxem.Status(int(fit.status)).name, "steps": int(fit.steps)}
     try:
-        found = {r: jaxem.information(model, fit.params, data, route=r) for r in ("hessian", "oakes", "sem")}
-    except jaxem.InformationError as error:
+        found = {r: jaxem.inference.information(model, fit.params, data, route=r) for r in ("hessian", "oakes", "sem")}
+    except jaxem.inference.InformationError as error:
         return {**row, "refused": str(error)}
     size = 1 / np.sqrt(np.diagonal(found["hessian"].complete))
     scaled = {r: np.asarray(i.observed) * size[:, None] * size[None, :] for r, i in found.items()}
@@ -102,7 +102,7 @@ def routes(name: str) -> dict:
     row["least missing"] = float(np.linalg.eigvalsh(missing)[0])
     whole = np.asarray(found["hessian"].complete)
     row["share"] = float(np.linalg.eigvals(np.linalg.solve(whole, found["hessian"].missing)).real.max())
-    rate = jaxem.convergence_rate(model, fit.params, data, fit=fit)
+    rate = jaxem.inference.convergence_rate(model, fit.params, data, fit=fit)
     return {**row, "rate": float(rate.rate), "trace": float(rate.empirical)}
 
 

@@ -89,7 +89,7 @@ def lanes(count: int) -> float:
     params = MixtureParams(
         jnp.full((count, 3), 1 / 3), MultivariateNormalParams(jnp.asarray(x[:, :3]), jnp.asarray(covariances))
     )
-    model, stop = Mixture(MultivariateNormal("full"), 3), jaxem.objective_change(5e-7)
+    model, stop = Mixture(MultivariateNormal("full"), 3), jaxem.fitting.objective_change(5e-7)
     run = lambda: jax.block_until_ready(jaxem.fit_many(model, params, jnp.asarray(x), stop=stop, max_steps=500))
     run()
     best = np.inf

@@ -37,7 +37,7 @@ def main() -> None:
         jnp.full(K, 1 / K, jnp.float32),
         MultivariateNormalParams(jnp.asarray(means), jnp.asarray(np.tile(np.eye(D, dtype=np.float32), (K, 1, 1)))),
     )
-    stop = jaxem.parameter_change(0.0)
+    stop = jaxem.fitting.parameter_change(0.0)
     run = jax.jit(lambda params, x: jaxem.fit(model, params, x, stop=stop, max_steps=3))
     x = np.empty((N, D), np.float32)
     for part in np.array_split(np.arange(N), 100):

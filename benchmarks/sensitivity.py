@@ -192,7 +192,7 @@ def confusion(precision: str) -> dict[str, int]:
         count("right", jaxem.verify(model, params, data))
         if getattr(model, "m_step", None) or getattr(model, "maximize", None):
             for _ in range(10):
-                params = jaxem.em_map(model, params, data)
+                params = jaxem.core.em_map(model, params, data)
             count("right", jaxem.verify(model, params, data))
     for key in test_mutants.MUTANTS:
         model, params, data = test_mutants.mutants(*key, precision)

@@ -105,7 +105,7 @@ def row(model, start, data) -> dict:
     inside = chart(wide[2], wide[0])(into(wide[2], wide[0]))  # weights sum to one in 64 bits, too
     wide = inside, *wide[1:]
     here = value(wide[2], wide[0], wide[1])
-    still = jaxem.parameter_change(1e-13)
+    still = jaxem.fitting.parameter_change(1e-13)
     best = jaxem.fit(wide[2], wide[0], wide[1], algorithm=jaxem.SQUAREM(), stop=still, max_steps=5_000)
     plain = jaxem.fit(wide[2], best.params, wide[1], stop=still, max_steps=5_000)
     top = max(value(wide[2], end.params, wide[1]) for end in (best, plain))

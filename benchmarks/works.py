@@ -57,7 +57,7 @@ def mixture(n: int, d: int, k: int, covariance: str, dtype: str) -> Sides:
     )
 
     def ours() -> float:
-        stop = jaxem.parameter_change(NEVER)
+        stop = jaxem.fitting.parameter_change(NEVER)
         return float(jaxem.fit(model, params, data, stop=stop, max_steps=ITERATIONS).objective) / n
 
     def sklearn() -> float:
@@ -143,7 +143,7 @@ def hidden_markov(n: int, t: int, k: int) -> Sides:
     data = jnp.asarray(x)
 
     def ours() -> float:
-        stop = jaxem.parameter_change(NEVER)
+        stop = jaxem.fitting.parameter_change(NEVER)
         return float(jaxem.fit(model, params, data, stop=stop, max_steps=ITERATIONS).objective) / (n * t)
 
     def hmmlearn() -> float:
@@ -218,7 +218,7 @@ def many(lanes: int, n: int, d: int, k: int) -> Sides:
         jnp.full((lanes, k), 1 / k), MultivariateNormalParams(jnp.asarray(means), jnp.asarray(covariances))
     )
     data = jnp.asarray(x)
-    stop, most, sample = jaxem.objective_change(1e-6 / d), 500, max(lanes // 20, 1)
+    stop, most, sample = jaxem.fitting.objective_change(1e-6 / d), 500, max(lanes // 20, 1)
 
     def reached(fit: jaxem.Fit) -> float:
         return float(jnp.median(fit.objective)) / n

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     estimates = np.asarray(jax.vmap(lambda params: ravel_pytree(params)[0])(samples.params))
     bootstrap = estimates.std(axis=0, ddof=1)
     information, sandwich = (
-        np.asarray(ravel_pytree(jaxem.standard_errors(model, fit.params, x, robust=robust))[0])
+        np.asarray(ravel_pytree(jaxem.inference.standard_errors(model, fit.params, x, robust=robust))[0])
         for robust in (False, True)
     )
     means = slice(2, 6)  # after the two weights
@@ -59,7 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require(worst < 4 / (2 * SAMPLES) ** 0.5, "bootstrap and sandwich agree on the means, within the bootstrap's error")
 
     heading("Picture")
-    draw(folder / "error_bars.png", model, fit.params, x, np.asarray(jaxem.covariance(model, fit.params, x)), estimates)
+    draw(
+        folder / "error_bars.png",
+        model,
+        fit.params,
+        x,
+        np.asarray(jaxem.inference.covariance(model, fit.params, x)),
+        estimates,
+    )
 
 
 def draw(path: Path, model: Mixture, params, x, covariance: np.ndarray, estimates: np.ndarray) -> None:

@@ -44,11 +44,11 @@ def log_poisson(y, rate):
 # One compiled function for each of the names of the theory.
 likelihood = jax.jit(lambda theta: MODEL.log_likelihood(theta, Y))
 posterior = jax.jit(lambda theta: MODEL.e_step(theta, Y))
-elbo = jax.jit(lambda theta, q: jaxem.elbo(MODEL, theta, q, Y))
-surrogate = jax.jit(lambda theta, at: jaxem.surrogate(MODEL, theta, at, Y))
+elbo = jax.jit(lambda theta, q: jaxem.core.elbo(MODEL, theta, q, Y))
+surrogate = jax.jit(lambda theta, at: jaxem.core.surrogate(MODEL, theta, at, Y))
 expected = jax.jit(lambda theta, q: MODEL.q_function(theta, q, Y))
 maximise = jax.jit(lambda q: MODEL.m_step(q, Y))
-em = jax.jit(lambda theta: jaxem.em_map(MODEL, theta, Y))
+em = jax.jit(lambda theta: jaxem.core.em_map(MODEL, theta, Y))
 to_free = jax.jit(lambda theta: constraints.inverse(MODEL.constraints, theta))
 from_free = jax.jit(lambda free: constraints.forward(MODEL.constraints, free))
 
@@ -311,7 +311,7 @@ def t16(_):
 def t17(_):
     """Stop when the update is smaller than a threshold."""
     for tol in (1e-2, 1e-4, 1e-8):
-        fit = jaxem.fit(MODEL, start(), Y, stop=jaxem.parameter_change(tol))
+        fit = jaxem.fit(MODEL, start(), Y, stop=jaxem.fitting.parameter_change(tol))
         rates, again = fit.params.components.rates, em(fit.params).components.rates
         change = float(jnp.abs(again - rates).max() / again.max())
         yield f"threshold {tol:.0e}: {fit.steps:>3} steps; the next update would be {change:.1e} of the parameter"

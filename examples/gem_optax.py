@@ -86,8 +86,10 @@ ALGORITHMS = {
     "Adam, cosine schedule": jaxem.GEM(optax.adam(optax.cosine_decay_schedule(0.3, 1000)), steps=10),
     "Adam, learning rate 1000": jaxem.GEM(optax.adam(1000.0), steps=10),
     "batches of 32": jaxem.GEM(optax.adam(0.01), steps=10, batch_size=32),
-    "ECM": jaxem.GEM(blocks=(jaxem.Block("coefficients"), jaxem.Block("shape"))),
-    "ECME": jaxem.GEM(blocks=(jaxem.Block("coefficients"), jaxem.Block("shape", likelihood=True))),
+    "ECM": jaxem.GEM(blocks=(jaxem.algorithms.Block("coefficients"), jaxem.algorithms.Block("shape"))),
+    "ECME": jaxem.GEM(
+        blocks=(jaxem.algorithms.Block("coefficients"), jaxem.algorithms.Block("shape", likelihood=True))
+    ),
     "SQUAREM of L-BFGS": jaxem.SQUAREM(jaxem.GEM()),
 }
 

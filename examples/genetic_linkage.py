@@ -88,10 +88,10 @@ def main():
     theta, shares = 0.5, []
     for step in range(8):
         distance = fit.params - theta
-        theta = jaxem.em_map(model, theta, counts)
+        theta = jaxem.core.em_map(model, theta, counts)
         shares.append((fit.params - theta) / distance)
         print(f"{step:>4} {fit.params - distance:>10.6f} {distance:>10.1e} {shares[-1]:>12.4f}")
-    rate = jax.grad(lambda theta: jaxem.em_map(model, theta, counts))(fit.params)
+    rate = jax.grad(lambda theta: jaxem.core.em_map(model, theta, counts))(fit.params)
 
     heading("Beside the paper")
     rows = [

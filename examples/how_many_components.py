@@ -23,7 +23,7 @@ from jaxem.models import Mixture
 from jaxem.plot import COLOURS
 
 PUBLISHED = ["-240.34", "-220.24", "-203.18", "-197.46"]
-RUN = {"restarts": 8, "max_steps": 500, "stop": jaxem.aitken(1e-8)}
+RUN = {"restarts": 8, "max_steps": 500, "stop": jaxem.fitting.aitken(1e-8)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,12 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     heading(
         "Is the third more than chance would give? Data drawn from the fit of two, and two and three fitted to them"
     )
-    test = jaxem.likelihood_ratio_test(models[1], models[2], x, key=jax.random.key(1), replicates=99, **RUN)
+    test = jaxem.inference.likelihood_ratio_test(models[1], models[2], x, key=jax.random.key(1), replicates=99, **RUN)
     print(f"2 against 3: {test}")
     require(float(test.p_value) <= 0.05, "two components are too few")
 
     heading("In words")
-    best = jaxem.canonical(table.best.model, table.best.fit.params)
+    best = jaxem.inference.canonical(table.best.model, table.best.fit.params)
     for share, mean, variance in zip(best.weights, best.components.means, best.components.variances, strict=True):
         print(f"{100 * share:4.1f} % of the galaxies recede at {mean:5.2f} +- {variance**0.5:.2f} thousand km/s")
 

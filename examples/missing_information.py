@@ -41,7 +41,7 @@ def main():
     fit = jaxem.check(jaxem.fit(model, 0.5, counts, tol=1e-14))
 
     heading("Orchard & Woodbury (1972): what is complete and not observed is missing")
-    information = jaxem.information(model, fit.params, counts)
+    information = jaxem.inference.information(model, fit.params, counts)
     print(information)
 
     heading("Three routes to one standard error")
@@ -52,7 +52,7 @@ def main():
     }
     errors = {}
     for route, what in routes.items():
-        errors[route] = float(jaxem.standard_errors(model, fit.params, counts, route=route))
+        errors[route] = float(jaxem.inference.standard_errors(model, fit.params, counts, route=route))
         print(f"{errors[route]:.7f}  {what}")
 
     samples = 2000
@@ -63,7 +63,7 @@ def main():
     require(abs(bootstrap / errors["hessian"] - 1) < 4 / (2 * samples) ** 0.5, "the bootstrap agrees, within its error")
 
     heading("The share that is missing is the rate of EM")
-    rate = jaxem.convergence_rate(model, fit.params, counts, fit=fit)
+    rate = jaxem.inference.convergence_rate(model, fit.params, counts, fit=fit)
     print(rate)
 
     heading("Beside the papers")
@@ -86,9 +86,9 @@ def main():
         e_step, m_step, q_function=q_function, log_likelihood=log_likelihood, constraints=jaxem.UnitInterval()
     )
     for name, interval in (
-        ("Wald, in t", jaxem.confidence_intervals(model, fit.params, counts)),
-        ("Wald, in the logit of t", jaxem.confidence_intervals(logit, fit.params, counts)),
-        ("profile likelihood", jaxem.profile_interval(model, fit.params, counts, jnp.asarray)),
+        ("Wald, in t", jaxem.inference.confidence_intervals(model, fit.params, counts)),
+        ("Wald, in the logit of t", jaxem.inference.confidence_intervals(logit, fit.params, counts)),
+        ("profile likelihood", jaxem.inference.profile_interval(model, fit.params, counts, jnp.asarray)),
     ):
         print(f"{name:<26}{float(interval.lower):.4f} to {float(interval.upper):.4f}")
 

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # A poor start: the kinds are hardly told apart.
     start = MixtureParams(np.full(4, 0.25), BernoulliParams(0.5 + 0.02 * rng.normal(size=(4, 10))))
-    ever = jaxem.parameter_change(0.0)  # as many steps as are asked for
+    ever = jaxem.fitting.parameter_change(0.0)  # as many steps as are asked for
     em = jaxem.fit(model, start, x, stop=ever, max_steps=50)
     online = jaxem.fit(
         model,

@@ -1,78 +1,62 @@
-"""jaxem: expectation-maximisation on JAX, with every bound verified by autodiff."""
+"""jaxem: expectation-maximisation on JAX, with every bound verified by autodiff.
 
-from jaxem.algorithms.anderson import Anderson as Anderson
-from jaxem.algorithms.annealed import AnnealedEM as AnnealedEM
-from jaxem.algorithms.blocks import Block as Block
-from jaxem.algorithms.em import EM as EM
-from jaxem.algorithms.generalized import GEM as GEM
-from jaxem.algorithms.hard import HardEM as HardEM
-from jaxem.algorithms.incremental import IncrementalEM as IncrementalEM
-from jaxem.algorithms.monte_carlo import SAEM as SAEM
-from jaxem.algorithms.monte_carlo import MonteCarloEM as MonteCarloEM
-from jaxem.algorithms.online import OnlineEM as OnlineEM
-from jaxem.algorithms.squarem import SQUAREM as SQUAREM
-from jaxem.core.bound import elbo as elbo
-from jaxem.core.bound import kl as kl
-from jaxem.core.bound import surrogate as surrogate
-from jaxem.core.constraints import Positive as Positive
-from jaxem.core.constraints import PositiveDefinite as PositiveDefinite
-from jaxem.core.constraints import Real as Real
-from jaxem.core.constraints import Simplex as Simplex
-from jaxem.core.constraints import UnitInterval as UnitInterval
+What a first fit needs is here; everything else is in the submodules that ``dir(jaxem)`` lists.
+"""
+
+import importlib
+from typing import Any
+
+from jaxem import algorithms as algorithms
+from jaxem import core as core
+from jaxem import families as families
+from jaxem import fitting as fitting
+from jaxem import inference as inference
+from jaxem import models as models
+from jaxem.algorithms import EM as EM
+from jaxem.algorithms import GEM as GEM
+from jaxem.algorithms import SAEM as SAEM
+from jaxem.algorithms import SQUAREM as SQUAREM
+from jaxem.algorithms import Anderson as Anderson
+from jaxem.algorithms import AnnealedEM as AnnealedEM
+from jaxem.algorithms import HardEM as HardEM
+from jaxem.algorithms import IncrementalEM as IncrementalEM
+from jaxem.algorithms import MonteCarloEM as MonteCarloEM
+from jaxem.algorithms import OnlineEM as OnlineEM
+from jaxem.core import Model as Model
+from jaxem.core import Positive as Positive
+from jaxem.core import PositiveDefinite as PositiveDefinite
+from jaxem.core import Real as Real
+from jaxem.core import Simplex as Simplex
+from jaxem.core import UnitInterval as UnitInterval
 from jaxem.core.data import Sequences as Sequences
 from jaxem.core.data import Weighted as Weighted
-from jaxem.core.expectation import em_map as em_map
-from jaxem.core.model import Model as Model
 from jaxem.core.sequences import pad_sequences as pad_sequences
 from jaxem.core.shards import shard as shard
-from jaxem.fitting.fit import fit as fit
-from jaxem.fitting.many import fit_many as fit_many
-from jaxem.fitting.many import fit_many_restarts as fit_many_restarts
-from jaxem.fitting.restarts import Restarts as Restarts
-from jaxem.fitting.restarts import fit_restarts as fit_restarts
-from jaxem.fitting.result import Fit as Fit
-from jaxem.fitting.result import FitError as FitError
-from jaxem.fitting.result import FitWarning as FitWarning
-from jaxem.fitting.result import Status as Status
-from jaxem.fitting.result import check as check
-from jaxem.fitting.stopping import aitken as aitken
-from jaxem.fitting.stopping import all_of as all_of
-from jaxem.fitting.stopping import any_of as any_of
-from jaxem.fitting.stopping import objective_change as objective_change
-from jaxem.fitting.stopping import parameter_change as parameter_change
-from jaxem.fitting.stopping import plateau as plateau
-from jaxem.inference.alignment import align as align
-from jaxem.inference.alignment import canonical as canonical
-from jaxem.inference.bootstrap import Bootstrap as Bootstrap
-from jaxem.inference.bootstrap import bootstrap as bootstrap
-from jaxem.inference.certificate import Certificate as Certificate
-from jaxem.inference.certificate import LawViolationError as LawViolationError
-from jaxem.inference.criteria import aic as aic
-from jaxem.inference.criteria import aicc as aicc
-from jaxem.inference.criteria import bic as bic
-from jaxem.inference.criteria import icl as icl
-from jaxem.inference.criteria import number_of_parameters as number_of_parameters
-from jaxem.inference.cross_validation import CrossValidation as CrossValidation
-from jaxem.inference.cross_validation import cross_validate as cross_validate
-from jaxem.inference.information import Information as Information
-from jaxem.inference.information import information as information
-from jaxem.inference.information import information_product as information_product
-from jaxem.inference.intervals import Intervals as Intervals
-from jaxem.inference.intervals import confidence_intervals as confidence_intervals
-from jaxem.inference.likelihood_ratio import LikelihoodRatio as LikelihoodRatio
-from jaxem.inference.likelihood_ratio import likelihood_ratio_test as likelihood_ratio_test
-from jaxem.inference.profile import profile_interval as profile_interval
-from jaxem.inference.rate import ConvergenceRate as ConvergenceRate
-from jaxem.inference.rate import convergence_rate as convergence_rate
-from jaxem.inference.regularity import InformationError as InformationError
-from jaxem.inference.selection import Candidate as Candidate
-from jaxem.inference.selection import Selection as Selection
-from jaxem.inference.selection import select as select
-from jaxem.inference.standard_errors import covariance as covariance
-from jaxem.inference.standard_errors import standard_errors as standard_errors
-from jaxem.inference.summary import Summary as Summary
-from jaxem.inference.summary import summary as summary
+from jaxem.fitting import Fit as Fit
+from jaxem.fitting import FitError as FitError
+from jaxem.fitting import FitWarning as FitWarning
+from jaxem.fitting import Status as Status
+from jaxem.fitting import check as check
+from jaxem.fitting import fit as fit
+from jaxem.fitting import fit_many as fit_many
+from jaxem.fitting import fit_many_restarts as fit_many_restarts
+from jaxem.fitting import fit_restarts as fit_restarts
+from jaxem.inference import select as select
+from jaxem.inference import summary as summary
 from jaxem.inference.verify import verify as verify
 from jaxem.models.log_joint import from_log_joint as from_log_joint
 
 __version__ = "0.1.0"
+
+_ON_DEMAND = ("datasets", "plot")  # imported when they are asked for
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"jaxem.{name}")
+    raise AttributeError(f"module 'jaxem' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    own = {name for name in globals() if not name.startswith("_")} - {"Any", "importlib"}
+    return sorted(own | {*_ON_DEMAND, "__version__"})

@@ -139,7 +139,7 @@ def test_units_change_no_decision(algorithm):
     ways = []
     for unit in (1.0, 2.0**40):
         start = START._replace(components=NormalParams(START.components.means * unit, np.full(2, unit**2)))
-        fit = jaxem.fit(NORMAL, start, X * unit, algorithm=algorithm, stop=jaxem.parameter_change(1e-6))
+        fit = jaxem.fit(NORMAL, start, X * unit, algorithm=algorithm, stop=jaxem.fitting.parameter_change(1e-6))
         ways.append((int(fit.status), int(fit.steps), int(fit.evaluations), int(fit.fallbacks)))
         assert fit.converged
     assert ways[0] == ways[1]
@@ -155,7 +155,7 @@ def test_columns_have_units_of_their_own(algorithm):
     for unit, shift in ((np.ones(3), 0.0), (np.array([1e-4, 1.0, 3e5]), np.array([1e5, -1e4, 1e3]))):
         components = MultivariateNormalParams((means + shift) * unit, np.ones((2, 3)) * unit**2)
         start = MixtureParams(np.array([0.4, 0.6]), components)
-        stop = jaxem.parameter_change(0.0)
+        stop = jaxem.fitting.parameter_change(0.0)
         fit = jaxem.fit(model, start, (x + shift) * unit, algorithm=algorithm, stop=stop, max_steps=8)
         climbs.append(np.asarray(fit.trace) - float(fit.trace[0]))
     assert climbs[0][-1] > 10
@@ -177,7 +177,7 @@ def test_what_only_rounding_moves_decides_nothing():
 def test_lanes_are_what_they_are_alone(algorithm):
     starts = jax.tree.map(lambda a, b: jnp.stack([a, b]), as_dtype(START, float), as_dtype(START, float))
     starts = starts._replace(weights=jnp.array([[0.5, 0.5], [0.9, 0.1]]))
-    run = lambda start: jaxem.fit(NORMAL, start, X, algorithm=algorithm, stop=jaxem.parameter_change(1e-6))
+    run = lambda start: jaxem.fit(NORMAL, start, X, algorithm=algorithm, stop=jaxem.fitting.parameter_change(1e-6))
     lanes = jax.vmap(run)(starts)
     for i in range(2):
         alone = run(jax.tree.map(lambda leaf, i=i: leaf[i], starts))
@@ -190,7 +190,7 @@ def test_lanes_are_what_they_are_alone(algorithm):
 def test_at_the_edge_of_a_space(algorithm):
     """A probability on its way to zero: its coordinate runs to minus infinity, and no leap follows it off the map."""
     model, params, data = case("bernoulli mixture", "float64")
-    stop = jaxem.parameter_change(1e-8)
+    stop = jaxem.fitting.parameter_change(1e-8)
     plain = jaxem.fit(model, params, data, stop=stop)
     fit = jaxem.fit(model, params, data, algorithm=algorithm, stop=stop)
     assert fit.converged and fit.fallbacks > 0 and int(fit.evaluations) < int(plain.evaluations) / 4

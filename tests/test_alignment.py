@@ -37,7 +37,7 @@ def test_align_undoes_a_permutation(name):
     model, params, data = case(name, "float64")
     swapped = model.permute(params, jnp.array([1, 0]))
     for start in (params, swapped):
-        back = jaxem.align(model, start, params, data)
+        back = jaxem.inference.align(model, start, params, data)
         jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
@@ -47,8 +47,8 @@ def test_states_of_a_chain_are_permuted_and_matched():
     swapped = model.permute(params, jnp.array([1, 0]))
     np.testing.assert_array_equal(swapped.transition, [[0.1, 0.9], [0.7, 0.3]])
     assert_within(model.log_likelihood(swapped, x), model.log_likelihood(params, x), 1e3 * eps("float64"))
-    jax.tree.map(np.testing.assert_array_equal, jaxem.align(model, swapped, params, x), params)
-    jax.tree.map(np.testing.assert_array_equal, jaxem.canonical(model, swapped), params)
+    jax.tree.map(np.testing.assert_array_equal, jaxem.inference.align(model, swapped, params, x), params)
+    jax.tree.map(np.testing.assert_array_equal, jaxem.inference.canonical(model, swapped), params)
 
 
 def test_align_under_jit_and_vmap_and_with_three_classes():
@@ -57,7 +57,7 @@ def test_align_under_jit_and_vmap_and_with_three_classes():
     params = MixtureParams(jnp.array([0.5, 0.3, 0.2]), CategoricalParams((p,)))
     orders = jnp.array(list(itertools.permutations(range(3))))
     shuffled = jax.vmap(lambda order: model.permute(params, order))(orders)
-    back = jax.jit(jax.vmap(lambda one: jaxem.align(model, one, params, data)))(shuffled)
+    back = jax.jit(jax.vmap(lambda one: jaxem.inference.align(model, one, params, data)))(shuffled)
     for leaf, wanted in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(leaf, jnp.broadcast_to(wanted, leaf.shape))
     # class order[k] of the old is class k of the new
@@ -93,9 +93,9 @@ def test_canonical_sorts_by_place_and_breaks_ties():
     model = Mixture(Categorical((2,)), 3)
     p = CategoricalParams((jnp.array([[0.5, 0.5], [0.2, 0.8], [0.2, 0.7]]),))
     params = MixtureParams(jnp.array([0.5, 0.3, 0.2]), p)
-    ordered = jaxem.canonical(model, params)
+    ordered = jaxem.inference.canonical(model, params)
     np.testing.assert_array_equal(ordered.weights, [0.2, 0.3, 0.5])
-    jax.tree.map(np.testing.assert_array_equal, jaxem.canonical(model, ordered), ordered)
+    jax.tree.map(np.testing.assert_array_equal, jaxem.inference.canonical(model, ordered), ordered)
 
 
 def test_factors_are_turned_not_permuted():
@@ -104,8 +104,8 @@ def test_factors_are_turned_not_permuted():
     rotation, _ = np.linalg.qr(rng.normal(size=(2, 2)))
     turned = params._replace(loadings=params.loadings @ rotation)
     tolerance = 64 * eps("float64") * float(jnp.abs(params.loadings).max())
-    assert_within(jaxem.align(model, turned, params, data).loadings, params.loadings, tolerance)
-    first, second = jaxem.canonical(model, params), jaxem.canonical(model, turned)
+    assert_within(jaxem.inference.align(model, turned, params, data).loadings, params.loadings, tolerance)
+    first, second = jaxem.inference.canonical(model, params), jaxem.inference.canonical(model, turned)
     assert_within(first.loadings, second.loadings, 16 * tolerance)
     inner = np.asarray(first.loadings.T @ (first.loadings / first.noise[:, None]))
     assert abs(inner[0, 1]) <= 64 * eps("float64") * inner[0, 0]
@@ -116,11 +116,11 @@ def test_factors_are_turned_not_permuted():
 def test_what_a_model_lacks_is_named():
     lone = jaxem.Model(lambda p, d: p, lambda q, d: q)
     with pytest.raises(ValueError, match="permute and predict_proba"):
-        jaxem.align(lone, 1.0, 1.0, jnp.ones(3))
+        jaxem.inference.align(lone, 1.0, 1.0, jnp.ones(3))
     with pytest.raises(ValueError, match="permute and label_keys"):
-        jaxem.canonical(lone, 1.0)
+        jaxem.inference.canonical(lone, 1.0)
     with pytest.raises(ValueError, match="permute and label_keys"):
-        jaxem.canonical(case("log-joint", "float64").model, case("log-joint", "float64").params)
+        jaxem.inference.canonical(case("log-joint", "float64").model, case("log-joint", "float64").params)
 
 
 def test_a_user_model_with_permute_is_aligned():
@@ -133,7 +133,7 @@ def test_a_user_model_with_permute_is_aligned():
 
     model = jaxem.from_log_joint(coins_log_joint, constraints=jaxem.UnitInterval(), permute=permute)
     swapped = permute(params, jnp.array([1, 0]))
-    jax.tree.map(np.testing.assert_array_equal, jaxem.align(model, swapped, params, data), params)
+    jax.tree.map(np.testing.assert_array_equal, jaxem.inference.align(model, swapped, params, data), params)
 
 
 def test_factor_analysis_with_one_factor_has_a_sign():

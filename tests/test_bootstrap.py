@@ -45,7 +45,7 @@ def test_linkage_standard_error(kind, information):
         score = np.array([1, -1, -1, 1]) / 4 / np.asarray(probabilities(jnp.asarray(THETA)))
         information = 197 * (np.asarray(probabilities(jnp.asarray(THETA))) * score**2).sum()
     data = jaxem.Weighted(jnp.arange(4.0), jnp.asarray(COUNTS)) if kind == "nonparametric" else jnp.asarray(COUNTS)
-    found = jaxem.bootstrap(linkage, THETA, data, key=jax.random.key(1), replicates=4000, kind=kind)
+    found = jaxem.inference.bootstrap(linkage, THETA, data, key=jax.random.key(1), replicates=4000, kind=kind)
     error = information**-0.5
     # Monte-Carlo error of a standard deviation, and what first-order theory leaves out: a relative 1 / sqrt(n) of it
     assert abs(float(found.standard_errors) - error) <= error * (3 / np.sqrt(2 * 4000) + 1 / np.sqrt(197) ** 1.5)
@@ -82,7 +82,7 @@ def two():
 def test_labels_are_matched_and_means_vary_as_they_should(two):
     _, restless, params, x = two
     # One step from the fit is all it takes where classes lie far apart, and it changes their names.
-    found = jaxem.bootstrap(restless, params, x, key=jax.random.key(0), replicates=400, max_steps=1)
+    found = jaxem.inference.bootstrap(restless, params, x, key=jax.random.key(0), replicates=400, max_steps=1)
     assert found.aligned and found.failed == 0 and "400 stopped by max_steps; labels matched" in str(found)
     assert bool((jnp.diff(found.replicates.components.means, axis=1) > 0).all())
     # Each class is a sample of its own.
@@ -101,8 +101,8 @@ def test_batches_change_nothing_and_failures_are_counted():
 
     x = jaxem.Weighted(jnp.arange(10.0), jnp.full((10,), 3.0))
     key = jax.random.key(0)
-    whole = jaxem.bootstrap(model(99.0), 4.5, x, key=key, replicates=50)
-    parts = jaxem.bootstrap(model(99.0), 4.5, x, key=key, replicates=50, batch_size=7)
+    whole = jaxem.inference.bootstrap(model(99.0), 4.5, x, key=key, replicates=50)
+    parts = jaxem.inference.bootstrap(model(99.0), 4.5, x, key=key, replicates=50, batch_size=7)
     np.testing.assert_allclose(whole.replicates, parts.replicates, rtol=1e-14)
     # 30 draws of ten numbers, for so many rows the weights stand
     expected = np.sqrt(8.25 / 30)
@@ -110,16 +110,18 @@ def test_batches_change_nothing_and_failures_are_counted():
     means = np.asarray(whole.replicates)
     limit = float(np.sort(means)[-10:-8].mean())  # above it lie nine
     failing = model(limit)
-    cut = jaxem.bootstrap(failing, 4.5, x, key=key, replicates=50)
+    cut = jaxem.inference.bootstrap(failing, 4.5, x, key=key, replicates=50)
     assert cut.failed == 9 and cut.replicates.shape == (41,)
     np.testing.assert_allclose(np.sort(cut.replicates), np.sort(means)[:-9], rtol=1e-14)
     assert "9 failed and left out" in str(cut)
     with pytest.raises(ValueError, match=r"50 of 50 fits failed \(DEGENERATE\)"):
-        jaxem.bootstrap(failing, 1e3, x, key=key, replicates=50)
+        jaxem.inference.bootstrap(failing, 1e3, x, key=key, replicates=50)
 
 
 def test_bad_input_is_named():
-    run = lambda *arguments, **keywords: jaxem.bootstrap(linkage, THETA, jnp.asarray(COUNTS), *arguments, **keywords)
+    run = lambda *arguments, **keywords: jaxem.inference.bootstrap(
+        linkage, THETA, jnp.asarray(COUNTS), *arguments, **keywords
+    )
     key = jax.random.key(0)
     with pytest.raises(ValueError, match="kind must be"):
         run(key=key, replicates=10, kind="jackknife")
@@ -127,14 +129,14 @@ def test_bad_input_is_named():
         run(key=key, replicates=1)
     lone = jaxem.Model(lambda p, d: p, lambda q, d: q)
     with pytest.raises(ValueError, match="a parametric bootstrap needs sample"):
-        jaxem.bootstrap(lone, 1.0, jnp.ones(3), key=key, replicates=10, kind="parametric")
+        jaxem.inference.bootstrap(lone, 1.0, jnp.ones(3), key=key, replicates=10, kind="parametric")
     with pytest.raises(ValueError, match="whole numbers"):
-        jaxem.bootstrap(
+        jaxem.inference.bootstrap(
             linkage, THETA, jaxem.Weighted(jnp.ones(4), jnp.full((4,), 0.5)), key=key, replicates=10, kind="parametric"
         )
     with pytest.raises(ValueError, match="needs init"):
-        jaxem.likelihood_ratio_test(lone, lone, jnp.ones(3), key=key)
-    two = jaxem.bootstrap(linkage, THETA, jnp.asarray(COUNTS), key=key, replicates=4000, kind="parametric")
+        jaxem.inference.likelihood_ratio_test(lone, lone, jnp.ones(3), key=key)
+    two = jaxem.inference.bootstrap(linkage, THETA, jnp.asarray(COUNTS), key=key, replicates=4000, kind="parametric")
     with pytest.raises(ValueError, match="between 0 and 1"):
         two.intervals(95)
 
@@ -153,16 +155,18 @@ def test_sequences_like_those_seen():
 def test_size_and_power_of_the_likelihood_ratio_test():
     """One exponential class against two."""
     models = Mixture(Exponential(), 1), Mixture(Exponential(), 2)
-    run = {"replicates": 19, "restarts": 2, "stop": jaxem.aitken(1e-4), "max_steps": 100}
+    run = {"replicates": 19, "restarts": 2, "stop": jaxem.fitting.aitken(1e-4), "max_steps": 100}
     rng = np.random.default_rng(0)
     keys = jax.random.split(jax.random.key(0), 41)
-    tests = [jaxem.likelihood_ratio_test(*models, rng.exponential(2.0, 30), key=key, **run) for key in keys[1:]]
+    tests = [
+        jaxem.inference.likelihood_ratio_test(*models, rng.exponential(2.0, 30), key=key, **run) for key in keys[1:]
+    ]
     p_values = np.array([float(test.p_value) for test in tests])
     # Under the null p is uniform on its 20 values: how many lie below a level is binomial, held to three deviations.
     for level in (0.1, 0.25, 0.5, 0.75):
         assert abs((p_values <= level + 1e-9).mean() - level) <= 3 * np.sqrt(level * (1 - level) / 40), level
     apart = np.r_[rng.exponential(1.0, 15), rng.exponential(100.0, 15)]
-    test = jaxem.likelihood_ratio_test(*models, apart, key=keys[0], **run)
+    test = jaxem.inference.likelihood_ratio_test(*models, apart, key=keys[0], **run)
     assert float(test.p_value) == pytest.approx(1 / 20) and test.failed == 0
     assert test.null_distribution.shape == (19,) and float(test.null_distribution.max()) < float(test.statistic)
     null = -30 * (np.log(apart.mean()) + 1)
@@ -190,7 +194,7 @@ def test_rows_that_are_always_the_same_are_refused(name):
     """Their errors would be zero; the other kind has an answer."""
     mean = jaxem.Model(lambda p, d: p, lambda q, d: q)
     with pytest.raises(ValueError, match=r"bootstrap.*kind='parametric'"):
-        jaxem.bootstrap(mean, 1.0, ALIKE[name], key=jax.random.key(0), replicates=10)
+        jaxem.inference.bootstrap(mean, 1.0, ALIKE[name], key=jax.random.key(0), replicates=10)
 
 
 def test_one_sequence_has_errors_by_the_parametric_kind_only():
@@ -200,8 +204,10 @@ def test_one_sequence_has_errors_by_the_parametric_kind_only():
     )
     x = model.sample_like(jax.random.key(1), params, jnp.zeros((1, 30)))
     with pytest.raises(ValueError, match="one sequence is one"):
-        jaxem.bootstrap(model, params, x, key=jax.random.key(0), replicates=10)
-    found = jaxem.bootstrap(model, params, x, key=jax.random.key(0), replicates=20, kind="parametric", max_steps=3)
+        jaxem.inference.bootstrap(model, params, x, key=jax.random.key(0), replicates=10)
+    found = jaxem.inference.bootstrap(
+        model, params, x, key=jax.random.key(0), replicates=20, kind="parametric", max_steps=3
+    )
     assert bool((found.standard_errors.emissions.means > 0.01).all())
 
 
@@ -213,25 +219,27 @@ def test_what_no_replicate_moves_has_no_error():
         lambda q, d: q,
         log_likelihood=lambda p, d: -(d.weights[:, None] * (d.data - p[None]) ** 2).sum(),
     )
-    found = jaxem.bootstrap(model, x.mean(axis=0), x, key=jax.random.key(0), replicates=30)
+    found = jaxem.inference.bootstrap(model, x.mean(axis=0), x, key=jax.random.key(0), replicates=30)
     assert np.isnan(found.standard_errors[0]) and float(found.standard_errors[1]) > 0.1
     lower, upper = found.intervals()
     assert np.isnan(lower[0]) and np.isnan(upper[0]) and float(lower[1]) < float(upper[1])
     np.testing.assert_array_equal(found.still, [True, False])
     assert "no replicate moved them: params[0]" in str(found)
     with pytest.raises(ValueError, match="none of 30 fits moved"):
-        jaxem.bootstrap(model, x.mean(axis=0), x, key=jax.random.key(0), replicates=30, max_steps=0)
+        jaxem.inference.bootstrap(model, x.mean(axis=0), x, key=jax.random.key(0), replicates=30, max_steps=0)
     with pytest.raises(ValueError, match="inside jit"):
-        jax.jit(lambda x: jaxem.bootstrap(model, jnp.ones(2), x, key=jax.random.key(0), replicates=30).standard_errors)(
-            x
-        )
+        jax.jit(
+            lambda x: (
+                jaxem.inference.bootstrap(model, jnp.ones(2), x, key=jax.random.key(0), replicates=30).standard_errors
+            )
+        )(x)
 
 
 def test_the_table_shows_the_interval():
     """Years: the estimate and the ends of the interval differ in the fifth digit."""
     years = jaxem.Weighted(1986 + jnp.arange(8.0) / 1000, jnp.ones(8))
     model = jaxem.Model(lambda p, d: (d.data * d.weights).sum() / d.weights.sum(), lambda q, d: q)
-    text = str(jaxem.bootstrap(model, 1986.0035, years, key=jax.random.key(0), replicates=50))
+    text = str(jaxem.inference.bootstrap(model, 1986.0035, years, key=jax.random.key(0), replicates=50))
     estimate, error, low, high = text.splitlines()[3].split()[1:]
     assert estimate.startswith("1986.0035") and low < estimate < high and error.startswith("0.000")
 
@@ -256,7 +264,7 @@ def climber(height, caught=0.0):
 
 def ratio(null, alternative, **keywords):
     run = {"replicates": 20, "restarts": 4, "max_steps": 3} | keywords
-    return jaxem.likelihood_ratio_test(null, alternative, jnp.arange(5.0), key=jax.random.key(0), **run)
+    return jaxem.inference.likelihood_ratio_test(null, alternative, jnp.arange(5.0), key=jax.random.key(0), **run)
 
 
 def test_a_larger_model_that_ended_below_has_no_p_value():
@@ -299,9 +307,11 @@ def test_a_probability_of_nothing_has_no_error(small, dtype):
 
     model = jaxem.Model(lambda p, d: p, m_step, constraints=jaxem.Simplex())
     x = jaxem.Weighted(jnp.asarray([0.0, 1.0, 1.0, 0.0], dtype), jnp.ones(4, dtype))
-    inside = jaxem.bootstrap(
+    inside = jaxem.inference.bootstrap(
         model, jnp.asarray([0.5, 0.5], dtype), x, key=jax.random.key(0), replicates=20, max_steps=1
     )
     assert bool((inside.standard_errors > 0.1).all())
     with pytest.raises(ValueError, match="none of 20 fits moved"):
-        jaxem.bootstrap(model, jnp.asarray([small, 1.0], dtype), x, key=jax.random.key(0), replicates=20, max_steps=1)
+        jaxem.inference.bootstrap(
+            model, jnp.asarray([small, 1.0], dtype), x, key=jax.random.key(0), replicates=20, max_steps=1
+        )

@@ -11,7 +11,7 @@ from user_models import RIGHT, ROUGH, normals
 
 import jaxem
 from jaxem.families import NormalParams, Poisson, PoissonParams
-from jaxem.inference.certificate import Certificate, Check, Verdict
+from jaxem.inference.verify.certificate import Certificate, Check, Verdict
 from jaxem.models import HMM, HMMParams, Mixture, MixtureParams
 
 PRECISIONS = ["float64", "float32"]
@@ -21,7 +21,7 @@ def both_ends(model, params, data):
     """At the start, and some iterations on."""
     yield jaxem.verify(model, params, data)
     for _ in range(10):
-        params = jaxem.em_map(model, params, data)
+        params = jaxem.core.em_map(model, params, data)
     yield jaxem.verify(model, params, data)
 
 

@@ -187,7 +187,7 @@ def test_fits_agree_and_the_option_is_heeded():
     fits, scans = [], []
     for parallel in (False, True):
         model = HMM(Normal(), K, parallel=parallel)
-        fits.append(jaxem.fit(model, START, data, stop=jaxem.parameter_change(0.0), max_steps=4))
+        fits.append(jaxem.fit(model, START, data, stop=jaxem.fitting.parameter_change(0.0), max_steps=4))
         program = str(jax.make_jaxpr(model.e_step)(as_dtype(START, np.float64), data))
         scans.append(len(re.findall(r"length=2\b", program)))
     order, side_by_side = fits

@@ -62,17 +62,17 @@ def test_a_corner_of_the_initial_distribution_is_held_and_the_rest_is_given_it()
     slope = np.array([*(p.transition[0, 1] * p.transition[0, 0], p.transition[1, 0] * p.transition[1, 1])])
     wanted = np.sqrt(np.diag(cov)) * np.r_[slope, p.emissions.rates]
 
-    errors = jaxem.standard_errors(model, p, x)
+    errors = jaxem.inference.standard_errors(model, p, x)
     found = np.r_[errors.transition[0, 1], errors.transition[1, 0], errors.emissions.rates]
     assert_within(found, wanted, 1e-5 * wanted)
     assert np.isnan(errors.initial).all()
-    info = jaxem.information(model, p, x)
+    info = jaxem.inference.information(model, p, x)
     assert info.observed.shape == (4, 4) and len(info.names) == 4 and "initial" not in str(info.names)
-    covariance = np.asarray(jaxem.covariance(model, p, x))
+    covariance = np.asarray(jaxem.inference.covariance(model, p, x))
     assert np.isnan(covariance[:2]).all() and np.isfinite(covariance[2:, 2:]).all()
-    ends = jaxem.confidence_intervals(model, p, x)
+    ends = jaxem.inference.confidence_intervals(model, p, x)
     assert np.isnan(ends.lower.initial).all() and np.isfinite(ends.upper.transition).all()
-    low, high = jaxem.profile_interval(model, p, x, lambda p: p.emissions.rates[0])
+    low, high = jaxem.inference.profile_interval(model, p, x, lambda p: p.emissions.rates[0])
     assert low < p.emissions.rates[0] < high and 0.5 < (high - low) / (2 * 1.96 * wanted[2]) < 2
     table = str(jaxem.summary(fit, model, x))
     assert "held there" in table.splitlines()[-1] and "initial[0]" in table.splitlines()[-1]
@@ -84,8 +84,8 @@ def test_in_a_trace_only_what_is_held_is_nan():
     p = fit.params
     inward = p._replace(initial=p.initial[::-1])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), p, inward)
-    found = jax.jit(jax.vmap(lambda p: jaxem.standard_errors(model, p, x)))(stacked)
-    alone = jaxem.standard_errors(model, p, x)
+    found = jax.jit(jax.vmap(lambda p: jaxem.inference.standard_errors(model, p, x)))(stacked)
+    alone = jaxem.inference.standard_errors(model, p, x)
     assert_within(found.emissions.rates[0], alone.emissions.rates, 1e-6 * alone.emissions.rates)
     assert_within(found.transition[0], alone.transition, 1e-6)
     assert np.isnan(found.initial).all() and np.isnan(found.emissions.rates[1]).all()
@@ -96,23 +96,23 @@ def test_an_edge_from_which_the_objective_rises_is_no_maximum():
     inward = fit.params._replace(initial=fit.params.initial[::-1])  # EM would leave this corner
     for edge in (1e-18, 1e-30):
         start = jnp.where(inward.initial < 0.5, edge, 1 - edge)
-        with pytest.raises(jaxem.InformationError, match=r"edge.*initial\[\d\].*rises"):
-            jaxem.standard_errors(model, inward._replace(initial=start), x)
+        with pytest.raises(jaxem.inference.InformationError, match=r"edge.*initial\[\d\].*rises"):
+            jaxem.inference.standard_errors(model, inward._replace(initial=start), x)
 
 
 def test_structural_zeros_are_not_free():
     model, fit, x = left_right()
     assert fit.status == jaxem.Status.CONVERGED
-    assert jaxem.number_of_parameters(model, fit.params) == 11
-    assert jax.jit(lambda p: jaxem.number_of_parameters(model, p))(fit.params) == 11
-    info = jaxem.information(model, fit.params, x)
+    assert jaxem.inference.number_of_parameters(model, fit.params) == 11
+    assert jax.jit(lambda p: jaxem.inference.number_of_parameters(model, p))(fit.params) == 11
+    info = jaxem.inference.information(model, fit.params, x)
     assert info.observed.shape == (11, 11) and np.linalg.eigvalsh(info.observed).min() > 0
-    errors = jaxem.standard_errors(model, fit.params, x)
+    errors = jaxem.inference.standard_errors(model, fit.params, x)
     held = np.isnan(errors.transition)
     np.testing.assert_array_equal(held, (fit.params.transition == 0) | (fit.params.transition == 1))
     assert np.isnan(errors.initial).all()
     assert np.isfinite(errors.emissions.means).all() and np.isfinite(errors.emissions.variances).all()
-    robust = jaxem.standard_errors(model, fit.params, x, robust=True)
+    robust = jaxem.inference.standard_errors(model, fit.params, x, robust=True)
     np.testing.assert_array_equal(np.isnan(robust.transition), held)
     assert ((robust.transition > 0) | held).all()
     table = jaxem.summary(fit, model, x)
@@ -137,7 +137,7 @@ def test_emissions_at_an_edge(name):
         model = Mixture(Poisson(), 2)
     x = jnp.asarray(x, jnp.float64)
     fit = _fit(model, model.init(jax.random.key(3), x), x)
-    errors = jaxem.standard_errors(model, fit.params, x)
+    errors = jaxem.inference.standard_errors(model, fit.params, x)
     assert np.isfinite(errors.weights).all()
     held = 0
     for value, error in zip(*map(jax.tree.leaves, (fit.params.components, errors.components)), strict=True):
@@ -154,7 +154,7 @@ def test_a_noise_variance_on_its_way_to_zero_is_the_culprit_and_no_mean():
     fit = jaxem.fit(model, model.init(jax.random.key(0), x), x, max_steps=20_000, tol=1e-12)
     table = jaxem.summary(fit, model, x)
     assert table.held == ("noise[2]",)
-    errors = jaxem.standard_errors(model, fit.params, x)
+    errors = jaxem.inference.standard_errors(model, fit.params, x)
     # The mean of a normal distribution, whatever its covariance: sqrt(variance / n).
     assert_within(errors.mean, np.sqrt(np.var(np.asarray(x), axis=0) / len(x)), 2e-3 * np.ptp(x))
     assert np.isnan(errors.noise[2]) and np.isfinite(errors.loadings).all()
@@ -172,7 +172,7 @@ def test_factors_are_counted_up_to_what_a_covariance_holds(d, k):
 
     slopes = jax.jacobian(covariance, (0, 1))(loadings, noise)
     rank = np.linalg.matrix_rank(np.concatenate([np.asarray(s).reshape(len(s), -1) for s in slopes], axis=1))
-    assert jaxem.number_of_parameters(model, params._replace(loadings=loadings, noise=noise)) == d + rank
+    assert jaxem.inference.number_of_parameters(model, params._replace(loadings=loadings, noise=noise)) == d + rank
 
 
 def test_factors_beyond_the_bound_are_flat_along_loadings_and_noise():
@@ -180,6 +180,6 @@ def test_factors_beyond_the_bound_are_flat_along_loadings_and_noise():
     x = jnp.asarray(rng.normal(size=(200, 2)) @ rng.normal(size=(2, 4)) + rng.normal(size=(200, 4)))
     model = FactorAnalysis(2)
     fit = jaxem.fit(model, model.init(jax.random.key(0), x), x, tol=1e-13, max_steps=5000)
-    with pytest.raises(jaxem.InformationError, match=r"(singular|share).*(loadings|noise)") as caught:
-        jaxem.information(model, fit.params, x)
+    with pytest.raises(jaxem.inference.InformationError, match=r"(singular|share).*(loadings|noise)") as caught:
+        jaxem.inference.information(model, fit.params, x)
     assert "mean" not in str(caught.value)

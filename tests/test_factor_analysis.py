@@ -16,7 +16,7 @@ from jaxem import Status, Weighted
 from jaxem.models import FactorAnalysis, FactorAnalysisParams
 
 EPS = eps(np.float64)
-EXACT = jaxem.parameter_change(0.0)
+EXACT = jaxem.fitting.parameter_change(0.0)
 MODEL = FactorAnalysis(2)
 N, D = 200, 5
 TRUE = FactorAnalysisParams(
@@ -103,7 +103,7 @@ def test_agrees_with_the_joint_normal_distribution(dtype):
 def test_agrees_with_sklearn_at_convergence():
     x = simulated()
     peer = Peer(2, tol=1e-13, max_iter=100_000, svd_method="lapack").fit(x)
-    fit = jaxem.check(jaxem.fit(MODEL, START, x, stop=jaxem.parameter_change(1e-10), max_steps=20_000))
+    fit = jaxem.check(jaxem.fit(MODEL, START, x, stop=jaxem.fitting.parameter_change(1e-10), max_steps=20_000))
     assert_within(fit.objective, peer.score(x) * N, 1e-7)
     assert_within(covariance(fit.params), peer.get_covariance(), 1e-5)
     assert_within(fit.params.noise, peer.noise_variance_, 1e-5)

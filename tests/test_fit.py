@@ -292,7 +292,7 @@ def test_an_m_step_that_lowers_the_objective():
 
 def test_a_fall_within_rounding_error_is_no_failure():
     """The objective of a fit at its optimum goes up and down by rounding error for ever."""
-    optimum = jaxem.fit(POISSON, START, COUNTS, stop=jaxem.parameter_change(0.0))
+    optimum = jaxem.fit(POISSON, START, COUNTS, stop=jaxem.fitting.parameter_change(0.0))
     for scale in (1.0, 3.0):
         data = Weighted(COUNTS, np.full(50, scale))
         fit = jaxem.fit(POISSON, optimum.params, data, stop=Never(), max_steps=300)
@@ -462,18 +462,18 @@ def expected_steps(met: Any) -> int:
     ("rule", "met"),
     [
         (
-            lambda tol: jaxem.parameter_change(tol),
+            lambda tol: jaxem.fitting.parameter_change(tol),
             lambda tol: lambda x, f, t: abs(x[t] - x[t - 1]) <= tol * max(x[t], x[t - 1]),
         ),
-        (lambda tol: jaxem.objective_change(tol), lambda tol: lambda x, f, t: f[t] - f[t - 1] <= tol),
+        (lambda tol: jaxem.fitting.objective_change(tol), lambda tol: lambda x, f, t: f[t] - f[t - 1] <= tol),
         # The series is geometric, so the limit that Aitken extrapolates is the limit: 0.
-        (lambda tol: jaxem.aitken(tol), lambda tol: lambda x, f, t: t >= 2 and -f[t] <= tol),
+        (lambda tol: jaxem.fitting.aitken(tol), lambda tol: lambda x, f, t: t >= 2 and -f[t] <= tol),
         (
-            lambda tol: jaxem.all_of(jaxem.objective_change(tol), jaxem.parameter_change(tol)),
+            lambda tol: jaxem.fitting.all_of(jaxem.fitting.objective_change(tol), jaxem.fitting.parameter_change(tol)),
             lambda tol: lambda x, f, t: f[t] - f[t - 1] <= tol and abs(x[t] - x[t - 1]) <= tol * x[t - 1],
         ),
         (
-            lambda tol: jaxem.any_of(jaxem.objective_change(tol), jaxem.parameter_change(tol)),
+            lambda tol: jaxem.fitting.any_of(jaxem.fitting.objective_change(tol), jaxem.fitting.parameter_change(tol)),
             lambda tol: lambda x, f, t: f[t] - f[t - 1] <= tol or abs(x[t] - x[t - 1]) <= tol * x[t - 1],
         ),
     ],
@@ -497,9 +497,14 @@ def test_the_default_rule_asks_what_is_left():
 
 
 def test_rules_of_different_tolerances_nest():
-    rule = jaxem.any_of(jaxem.all_of(jaxem.parameter_change(1e-3), jaxem.aitken(1e-3)), jaxem.objective_change(1e-12))
+    rule = jaxem.fitting.any_of(
+        jaxem.fitting.all_of(jaxem.fitting.parameter_change(1e-3), jaxem.fitting.aitken(1e-3)),
+        jaxem.fitting.objective_change(1e-12),
+    )
     assert rule.needs_objective
-    assert not jaxem.all_of(jaxem.parameter_change(1e-3), jaxem.any_of(jaxem.parameter_change(1e-2))).needs_objective
+    assert not jaxem.fitting.all_of(
+        jaxem.fitting.parameter_change(1e-3), jaxem.fitting.any_of(jaxem.fitting.parameter_change(1e-2))
+    ).needs_objective
     fit = jaxem.fit(GEOMETRIC, 2.0, np.array([RATE]), stop=rule)
     assert fit.steps == expected_steps(lambda x, f, t: x[t - 1] - x[t] <= 1e-3 * x[t - 1] and -f[t] <= 1e-3)
 
@@ -511,33 +516,33 @@ def progress(trace: list, **changes: Any) -> Progress:
 
 
 def test_rules_and_nan():
-    for rule in (jaxem.objective_change(1e9), jaxem.aitken(1e9)):
+    for rule in (jaxem.fitting.objective_change(1e9), jaxem.fitting.aitken(1e9)):
         assert not rule.met(progress([-1.0, jnp.nan]))
-    assert not jaxem.aitken(1e9).met(progress([-2.0, -1.0]))  # two values have no rate
-    assert not jaxem.parameter_change(1e9).met(progress([-1.0], params=jnp.array([1.0, jnp.nan])))
+    assert not jaxem.fitting.aitken(1e9).met(progress([-2.0, -1.0]))  # two values have no rate
+    assert not jaxem.fitting.parameter_change(1e9).met(progress([-1.0], params=jnp.array([1.0, jnp.nan])))
 
 
 def test_aitken_waits_while_the_gains_grow():
-    assert not jaxem.aitken(1e-3).met(progress([-3.0, -2.9999, -2.9]))
-    assert not jaxem.aitken(1e-3).met(progress([-3.0, -2.9, -2.8]))  # a straight line has no limit
+    assert not jaxem.fitting.aitken(1e-3).met(progress([-3.0, -2.9999, -2.9]))
+    assert not jaxem.fitting.aitken(1e-3).met(progress([-3.0, -2.9, -2.8]))  # a straight line has no limit
     # Small gains, and small what a series of this rate would leave: but this is none that ends.
-    assert not jaxem.aitken(1e-3).met(progress([-3.0, -3.0 + 1e-4, -3.0 + 2.5e-4]))
-    assert not jaxem.aitken(1e-3).met(progress([-3.0, -3.0 + 1e-4, -3.0 + 0.5e-4]))
-    assert jaxem.aitken(1e-3).met(progress([-3.0, -3.0 + 1e-4, -3.0 + 1.5e-4]))
-    assert jaxem.aitken(1e-3).met(progress([-3.0, -3.0, -3.0]))
+    assert not jaxem.fitting.aitken(1e-3).met(progress([-3.0, -3.0 + 1e-4, -3.0 + 2.5e-4]))
+    assert not jaxem.fitting.aitken(1e-3).met(progress([-3.0, -3.0 + 1e-4, -3.0 + 0.5e-4]))
+    assert jaxem.fitting.aitken(1e-3).met(progress([-3.0, -3.0 + 1e-4, -3.0 + 1.5e-4]))
+    assert jaxem.fitting.aitken(1e-3).met(progress([-3.0, -3.0, -3.0]))
 
 
 def test_rules_that_need_an_objective_say_so():
     model = Model(linkage_e_step, linkage_m_step)
     for rule in (
-        jaxem.objective_change(1e-6),
-        jaxem.aitken(1e-6),
-        jaxem.any_of(jaxem.parameter_change(1e-6), jaxem.aitken(1e-6)),
-        jaxem.all_of(jaxem.parameter_change(1e-6), jaxem.aitken(1e-6)),
+        jaxem.fitting.objective_change(1e-6),
+        jaxem.fitting.aitken(1e-6),
+        jaxem.fitting.any_of(jaxem.fitting.parameter_change(1e-6), jaxem.fitting.aitken(1e-6)),
+        jaxem.fitting.all_of(jaxem.fitting.parameter_change(1e-6), jaxem.fitting.aitken(1e-6)),
     ):
         with pytest.raises(ValueError, match=r"reads the objective, and the model has none\. Use .*parameter_change"):
             jaxem.fit(model, 0.5, LINKAGE, stop=rule)
-    for combine in (jaxem.any_of, jaxem.all_of):
+    for combine in (jaxem.fitting.any_of, jaxem.fitting.all_of):
         with pytest.raises(ValueError, match=f"jaxem.{combine.__name__} needs at least one rule"):
             combine()
 
@@ -590,7 +595,10 @@ def test_a_second_fit_compiles_nothing(count_compilations):
 
 def test_other_rules_of_the_same_kind_compile_nothing(count_compilations):
     def rule(tol: float) -> Any:
-        return jaxem.any_of(jaxem.aitken(tol), jaxem.all_of(jaxem.objective_change(tol), jaxem.parameter_change(tol)))
+        return jaxem.fitting.any_of(
+            jaxem.fitting.aitken(tol),
+            jaxem.fitting.all_of(jaxem.fitting.objective_change(tol), jaxem.fitting.parameter_change(tol)),
+        )
 
     first = jaxem.fit(POISSON, START, COUNTS, stop=rule(1e-3))
     with count_compilations() as compiled:
@@ -622,8 +630,14 @@ def test_what_is_missing_is_named():
             lambda: jaxem.fit(Model(linkage_e_step, entropy=lambda q, d: 0.0), 0.5, LINKAGE, algorithm=GEM()),
             "GEM needs q_function, which Model lacks",
         ),
-        (lambda: jaxem.elbo(nothing, 0.5, 0.1, LINKAGE), "the ELBO needs q_function and entropy, which Model lacks"),
-        (lambda: jaxem.kl(nothing, 0.5, 0.1, LINKAGE), "the KL divergence needs log_likelihood, which Model lacks"),
+        (
+            lambda: jaxem.core.elbo(nothing, 0.5, 0.1, LINKAGE),
+            "the ELBO needs q_function and entropy, which Model lacks",
+        ),
+        (
+            lambda: jaxem.core.kl(nothing, 0.5, 0.1, LINKAGE),
+            "the KL divergence needs log_likelihood, which Model lacks",
+        ),
     ]:
         with pytest.raises(ValueError, match=says):
             function()
@@ -676,7 +690,7 @@ def test_gem_does_not_take_slow_for_settled():
 
 
 def test_gem_reaches_the_optimum_of_em():
-    em = jaxem.fit(POISSON, START, COUNTS, stop=jaxem.parameter_change(1e-12))
+    em = jaxem.fit(POISSON, START, COUNTS, stop=jaxem.fitting.parameter_change(1e-12))
     gem = jaxem.check(jaxem.fit(POISSON, START, COUNTS, algorithm=GEM()))
     assert_consistent(gem, POISSON, COUNTS)
     # What the default rule leaves: 5e-10 an observed value at a rate of 0.9, and GEM settles at a gain of 1e-10.

@@ -16,7 +16,7 @@ from jaxem.families import Exponential, Normal, Poisson
 from jaxem.models import HMM, Mixture
 
 EPS = eps(np.float64)
-STOP = jaxem.objective_change(1e-7)
+STOP = jaxem.fitting.objective_change(1e-7)
 STEPS = 40
 
 
@@ -63,7 +63,7 @@ COUNTS = np.random.default_rng(0).multinomial(200, [0.6, 0.1, 0.1, 0.2], size=7)
 
 def test_equals_separate_fits_in_either_precision(dtype):
     starts, counts = as_dtype((np.linspace(0.01, 0.9, 7), COUNTS), dtype)
-    rule = {"stop": jaxem.parameter_change(1e-5), "max_steps": 8}
+    rule = {"stop": jaxem.fitting.parameter_change(1e-5), "max_steps": 8}
     many = jaxem.fit_many(LINKAGE, starts, counts, batch_size=2, **rule)
     others = [jaxem.fit(LINKAGE, start, one, **rule) for start, one in zip(starts, counts, strict=True)]
     assert many.params.dtype == dtype
@@ -156,7 +156,7 @@ def test_few_programs_whoever_ends_when(normals, count_compilations):
     with count_compilations() as compiled:
         jaxem.fit_many(MIXTURE, start, x, stop=STOP, max_steps=steps, batch_size=3)
     assert 1 <= compiled.names.count("jit(_climb)") <= 2  # full groups, and small ones for the last lanes
-    other = jaxem.objective_change(1e-4)
+    other = jaxem.fitting.objective_change(1e-4)
     with count_compilations() as compiled:
         jaxem.fit_many(Mixture(Normal(), 2), start, x * 2, stop=other, max_steps=steps, batch_size=3)
     assert compiled.count == 0
@@ -229,7 +229,7 @@ def test_each_lane_has_a_key_of_its_own():
     x = jnp.asarray(rng.poisson(np.repeat([3.0, 6.0], 6), size=(2, 12)).astype(float))  # overlapping: draws matter
     model, key = Mixture(Poisson(), 2), jax.random.key(6)
     start = model.init(jax.random.key(2), x[0])
-    how = {"algorithm": jaxem.SAEM(), "max_steps": 20, "stop": jaxem.parameter_change(0.0)}
+    how = {"algorithm": jaxem.SAEM(), "max_steps": 20, "stop": jaxem.fitting.parameter_change(0.0)}
     many = jaxem.fit_many(model, start, x, params_axis=None, key=key, **how)
     for b, own in enumerate(jax.random.split(key, 2)):
         alone = jaxem.fit(model, start, x[b], key=own, **how)

@@ -11,13 +11,14 @@ from cases import case
 from closeness import assert_within, eps
 
 import jaxem
-from jaxem import EM, GEM, Block, Model, Status
+from jaxem import EM, GEM, Model, Status
+from jaxem.algorithms import Block
 from jaxem.core import bound, constraints, trees
 from jaxem.families import Normal, NormalParams, Poisson, PoissonParams
 from jaxem.models import Mixture, MixtureParams
 
 EPS = eps(np.float64)
-NEVER = jaxem.parameter_change(0.0)
+NEVER = jaxem.fitting.parameter_change(0.0)
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(5)
 

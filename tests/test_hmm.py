@@ -20,7 +20,7 @@ from jaxem.latent import chain
 from jaxem.models import HMM, HMMParams
 
 EPS = eps(np.float64)
-EXACT = jaxem.parameter_change(0.0)
+EXACT = jaxem.fitting.parameter_change(0.0)
 
 # Brute force
 

@@ -22,7 +22,7 @@ from jaxem.families import (
 )
 from jaxem.families.normal import NormalParams
 from jaxem.families.protocol import log_density
-from jaxem.inference.selection import describe
+from jaxem.inference.selection.comparison import describe
 from jaxem.models import HMM, FactorAnalysis, Mixture, MixtureParams
 
 KEY = jax.random.key(0)
@@ -189,9 +189,9 @@ REFUSED = {
     "a negative tol": (lambda: fit(tol=-1.0), "tol must be a finite number of at least 0"),
     "a tol of NaN": (lambda: fit(tol=np.nan), "tol must be a finite number"),
     "a text for tol": (lambda: fit(tol="1e-3"), "tol must be a finite number"),
-    "a rule's tol": (lambda: jaxem.aitken(-1e-3), "aitken: tol must be"),
-    "a rule of numbers": (lambda: jaxem.all_of(1e-3), "must be a stopping rule"),
-    "a window of 8.0": (lambda: jaxem.plateau(8.0), "window must be an even number"),
+    "a rule's tol": (lambda: jaxem.fitting.aitken(-1e-3), "aitken: tol must be"),
+    "a rule of numbers": (lambda: jaxem.fitting.all_of(1e-3), "must be a stopping rule"),
+    "a window of 8.0": (lambda: jaxem.fitting.plateau(8.0), "window must be an even number"),
     "block_size = -5": (lambda: jaxem.EM(block_size=-5), "EM: block_size must be at least 1"),
     "block_size = 2.5": (lambda: jaxem.HardEM(block_size=2.5), "HardEM: block_size must be a whole number"),
     "GEM's steps": (lambda: jaxem.GEM(steps=2.5), "GEM: steps must be a whole number"),
@@ -208,12 +208,21 @@ REFUSED = {
     "a sample of 1.5": (lambda: NORMAL.sample(KEY, START, 1.5), "n must be a whole number"),
     "a sample of -1": (lambda: CHAIN.sample(KEY, CHAIN_START, -1), "n must be at least 0"),
     "probes = 0": (lambda: jaxem.verify(NORMAL, START, X, probes=0), "probes must be at least 1"),
-    "a level of 95": (lambda: jaxem.confidence_intervals(NORMAL, FIT, X, level=95), "between 0 and 1; it is 95"),
+    "a level of 95": (
+        lambda: jaxem.inference.confidence_intervals(NORMAL, FIT, X, level=95),
+        "between 0 and 1; it is 95",
+    ),
     "a level as text": (lambda: jaxem.summary(FIT, NORMAL, X, level="95 %"), "level .* it is '95 %'"),
     "a summary swapped": (lambda: jaxem.summary(NORMAL, FIT, X), "summary: the first argument must be a Fit"),
     "check of a status": (lambda: jaxem.check(FIT.status), "check: the argument must be a Fit"),
-    "replicates = 1": (lambda: jaxem.bootstrap(NORMAL, FIT, X, key=KEY, replicates=1), "replicates must be at least 2"),
-    "folds = 2.5": (lambda: jaxem.cross_validate(NORMAL, X, key=KEY, folds=2.5), "folds must be a whole number"),
+    "replicates = 1": (
+        lambda: jaxem.inference.bootstrap(NORMAL, FIT, X, key=KEY, replicates=1),
+        "replicates must be at least 2",
+    ),
+    "folds = 2.5": (
+        lambda: jaxem.inference.cross_validate(NORMAL, X, key=KEY, folds=2.5),
+        "folds must be a whole number",
+    ),
     "a model for models": (lambda: jaxem.select(NORMAL, X, key=KEY), "models must be a list of models"),
     "a criterion of 3": (lambda: jaxem.select([NORMAL], X, key=KEY, criterion=3), "a name or a function"),
     "lanes of unequal columns": (
@@ -226,7 +235,7 @@ REFUSED = {
     ),
     "params_axis = 1": (lambda: jaxem.fit_many(NORMAL, START, [X, X], params_axis=1), "params_axis must be 0"),
     # functions of a user's own
-    "no M-step": (lambda: jaxem.em_map(E_ONLY, 0.5, X), "em_map needs m_step"),
+    "no M-step": (lambda: jaxem.core.em_map(E_ONLY, 0.5, X), "em_map needs m_step"),
     "no function": (lambda: jaxem.Model(e_step=3), "Model: e_step must be a function; got 3"),
     "a scalar log-joint": (lambda: user(lambda p, x: p * x), r"must be K numbers.* of shape \(K,\); got shape \(\)"),
     "a log-joint of None": (lambda: user(lambda p, x: None), "must be K numbers"),
@@ -273,7 +282,7 @@ REFUSED = {
         r"constraints must be spaces.*the class Positive: write Positive\(\)",
     ),
     "a text for the constraints": (lambda: jaxem.Model(constraints={"a": "positive"}), "constraints must be spaces"),
-    "another q": (lambda: jaxem.elbo(NORMAL, START, None, X), "q must be what the E-step returns"),
+    "another q": (lambda: jaxem.core.elbo(NORMAL, START, None, X), "q must be what the E-step returns"),
     "a list for the covariance": (lambda: MultivariateNormal(["full"]), "covariance must be one of"),
     "a class for the prior": (lambda: MultivariateNormal("full", NormalInverseWishart), "prior must be a NormalInv"),
     "a number for the levels": (lambda: Categorical(3), "levels must be a tuple"),

@@ -18,7 +18,7 @@ from jaxem.families import MultivariateNormal, Normal, NormalInverseWishart, Nor
 from jaxem.fitting import implicit
 from jaxem.models import HMM, FactorAnalysis, Mixture, MixtureParams
 
-TIGHT = jaxem.parameter_change(1e-13)
+TIGHT = jaxem.fitting.parameter_change(1e-13)
 RNG = np.random.default_rng(0)
 # Central differences at h: h^2 of curvature, and eps / h of rounding: each about 1e-9 here. What is asked is 1e-5.
 H = 1e-4
@@ -128,7 +128,7 @@ def test_two_functions():
     theta = lambda y: jaxem.fit(TWO, 0.5, y).params
     wanted = jax.grad(linkage_exact)(Y)
     # The fixed point is found to rounding error, however loosely the fit stopped.
-    for loose in (theta, lambda y: jaxem.fit(TWO, 0.5, y, stop=jaxem.parameter_change(1e-4)).params):
+    for loose in (theta, lambda y: jaxem.fit(TWO, 0.5, y, stop=jaxem.fitting.parameter_change(1e-4)).params):
         assert_within(jax.grad(loose)(Y), wanted, 64 * eps(np.float64))
     assert_within(jax.jacfwd(theta)(Y), wanted, 64 * eps(np.float64))
     assert_within(jax.jvp(theta, (Y,), (Y,))[1], wanted @ Y, 64 * eps(np.float64) * np.abs(wanted * Y).sum())
@@ -336,7 +336,7 @@ def test_a_fit_that_did_not_converge():
 
 
 def test_a_fit_that_stopped_far_from_its_fixed_point():
-    far = lambda y: jaxem.fit(TWO, 0.8, y, stop=jaxem.parameter_change(0.5)).params
+    far = lambda y: jaxem.fit(TWO, 0.8, y, stop=jaxem.fitting.parameter_change(0.5)).params
     with pytest.raises(FitError, match=r"stopped a relative distance of .* from the nearest fixed point of EM"):
         jax.grad(far)(Y)
     assert jnp.isnan(jax.jit(jax.grad(far))(Y)).all()

@@ -49,14 +49,14 @@ OTHERS = {"hmm": chains, "factor analysis, one": one_factor}
 def fitted(name):
     """A case at its maximum, fitted so far that only rounding is left."""
     model, start, data = OTHERS[name]() if name in OTHERS else case(name, "float64")
-    stop = jaxem.parameter_change(1e-11)
+    stop = jaxem.fitting.parameter_change(1e-11)
     return model, jaxem.check(jaxem.fit(model, start, data, stop=stop, max_steps=2000)), data
 
 
 @functools.cache
 def information(name, route):
     model, fit, data = fitted(name)
-    return jaxem.information(model, fit.params, data, route=route)
+    return jaxem.inference.information(model, fit.params, data, route=route)
 
 
 ROWS = ["normal mixture", "spherical, prior", "hmm", "factor analysis, one", "log-joint"]
@@ -79,15 +79,15 @@ def test_three_routes_agree_and_missing_information_is_not_negative(name):
 def test_linkage_is_as_published(spaces):
     """Dempster, Laird & Rubin (1977); Louis (1982): 377.5 = 435.3 - 57.8, standard error 0.0515."""
     model = linkage(constraints=spaces)
-    theta = jaxem.check(jaxem.fit(model, 0.5, COUNTS, stop=jaxem.parameter_change(1e-13))).params
+    theta = jaxem.check(jaxem.fit(model, 0.5, COUNTS, stop=jaxem.fitting.parameter_change(1e-13))).params
     assert_within(theta, 0.6268215, 5e-8)
     for route in ("hessian", "oakes", "sem"):
-        found = jaxem.information(model, theta, COUNTS, route=route)
+        found = jaxem.inference.information(model, theta, COUNTS, route=route)
         slope = 1.0 if spaces is None else float(theta * (1 - theta))  # d theta / d logit
         assert_within(found.observed[0, 0] / slope**2, 377.5, 0.05)
         assert_within(found.complete[0, 0] / slope**2, 435.3, 0.05)
         assert_within(found.missing[0, 0] / slope**2, 57.8, 0.05)
-        assert_within(jaxem.standard_errors(model, theta, COUNTS, route=route), 0.0515, 5e-5)
+        assert_within(jaxem.inference.standard_errors(model, theta, COUNTS, route=route), 0.0515, 5e-5)
     assert "0.133" in str(found) and found.names == ("params" if spaces is None else "logit params",)
 
 
@@ -96,27 +96,27 @@ def test_products_are_those_of_the_matrices_and_need_no_maximum():
     whole = information("normal mixture", "hessian")
     direction = np.random.default_rng(0).normal(size=len(whole.names))
     for route in ("hessian", "oakes", "sem"):
-        products = jaxem.information_product(model, fit.params, data, direction, route=route)
+        products = jaxem.inference.information_product(model, fit.params, data, direction, route=route)
         for product, matrix in zip(products, (whole.observed, whole.complete, whole.missing), strict=True):
             assert_within(product, matrix @ direction, 1e-6 * np.abs(matrix).max())
     with pytest.raises(ValueError, match=r"shape \(2,\).*\(5,\)"):
-        jaxem.information_product(model, fit.params, data, direction[:2])
+        jaxem.inference.information_product(model, fit.params, data, direction[:2])
 
 
 def test_a_model_without_its_own_likelihood_has_oakes():
     full = linkage()
     bare = jaxem.Model(full.e_step, full.m_step, q_function=full.q_function)
-    assert_within(jaxem.information(bare, 0.6268214978, COUNTS).observed[0, 0], 377.52, 0.01)
+    assert_within(jaxem.inference.information(bare, 0.6268214978, COUNTS).observed[0, 0], 377.52, 0.01)
     with pytest.raises(ValueError, match="log_likelihood"):
-        jaxem.information(bare, 0.6268214978, COUNTS, route="hessian")
+        jaxem.inference.information(bare, 0.6268214978, COUNTS, route="hessian")
     with pytest.raises(ValueError, match="q_function"):
-        jaxem.information(jaxem.Model(full.e_step, full.m_step), 0.6268214978, COUNTS)
+        jaxem.inference.information(jaxem.Model(full.e_step, full.m_step), 0.6268214978, COUNTS)
     alone = jaxem.Model(full.e_step, full.m_step, log_likelihood=full.log_likelihood)
-    found = jaxem.information(alone, 0.6268214978, COUNTS)
+    found = jaxem.inference.information(alone, 0.6268214978, COUNTS)
     assert found.complete is None and found.missing is None
     assert_within(found.observed[0, 0], 377.52, 0.01)
     with pytest.raises(ValueError, match="route must be"):
-        jaxem.information(full, 0.6268214978, COUNTS, route="louis")
+        jaxem.inference.information(full, 0.6268214978, COUNTS, route="louis")
 
 
 POISSON = Mixture(Poisson(), 2)
@@ -147,8 +147,13 @@ def test_what_is_no_maximum_is_refused(name):
     weights, rates, words = REFUSALS[name]
     data = poisson_case().data
     params = components(weights, [float(data.mean()) if rate is None else rate for rate in rates])
-    for call in (jaxem.information, jaxem.standard_errors, jaxem.covariance, jaxem.confidence_intervals):
-        with pytest.raises(jaxem.InformationError, match=words):
+    for call in (
+        jaxem.inference.information,
+        jaxem.inference.standard_errors,
+        jaxem.inference.covariance,
+        jaxem.inference.confidence_intervals,
+    ):
+        with pytest.raises(jaxem.inference.InformationError, match=words):
             call(POISSON, params, data)
 
 
@@ -160,8 +165,8 @@ def test_all_that_there_is_may_be_at_an_edge():
     )
     for p in (0.0, 1e-40, 1e-9):
         params = {"a": jnp.asarray(p)}
-        assert jaxem.information(model, params, jnp.zeros(20)).observed.shape == (0, 0)
-        assert np.isnan(jaxem.standard_errors(model, params, jnp.zeros(20))["a"])
+        assert jaxem.inference.information(model, params, jnp.zeros(20)).observed.shape == (0, 0)
+        assert np.isnan(jaxem.inference.standard_errors(model, params, jnp.zeros(20))["a"])
 
 
 def test_rotations_of_factors_are_refused():
@@ -171,15 +176,15 @@ def test_rotations_of_factors_are_refused():
     fit = jaxem.fit(model, model.init(jax.random.key(0), x), x, tol=1e-13, max_steps=5000)
     assert int(fit.status) == jaxem.Status.CONVERGED
     for route in ("hessian", "oakes"):
-        with pytest.raises(jaxem.InformationError, match=r"singular along loadings"):
-            jaxem.information(model, fit.params, x, route=route)
+        with pytest.raises(jaxem.inference.InformationError, match=r"singular along loadings"):
+            jaxem.inference.information(model, fit.params, x, route=route)
     # In other units, and at the default tolerance, the same.
     units = jnp.asarray([1e-3, 1.0, 1e4, 1.0, 1.0, 1.0])
     other = FactorAnalysisParams(
         fit.params.mean * units, fit.params.loadings * units[:, None], fit.params.noise * units**2
     )
-    with pytest.raises(jaxem.InformationError, match=r"singular along loadings"):
-        jaxem.information(model, other, x * units[None, :])
+    with pytest.raises(jaxem.inference.InformationError, match=r"singular along loadings"):
+        jaxem.inference.information(model, other, x * units[None, :])
 
 
 def test_a_saddle_is_refused():
@@ -188,14 +193,14 @@ def test_a_saddle_is_refused():
     model = jaxem.from_log_joint(
         lambda m, y: jnp.log(jnp.array([0.3, 0.7])) - 0.5 * (y - m) ** 2 - 0.5 * jnp.log(2 * jnp.pi),
     )
-    with pytest.raises(jaxem.InformationError, match=r"saddle.*params\[0\]"):
-        jaxem.information(model, jnp.zeros(2), x)
+    with pytest.raises(jaxem.inference.InformationError, match=r"saddle.*params\[0\]"):
+        jaxem.inference.information(model, jnp.zeros(2), x)
 
 
 def test_under_jit_and_vmap_bad_lanes_are_nan():
     good = fitted("poisson mixture")[1].params
     lanes = jax.tree.map(lambda *leaves: jnp.stack(leaves), good, components([0.5, 0.5], [2.0, 4.0]))
-    run = jax.jit(jax.vmap(lambda p: jaxem.information(POISSON, p, poisson_case().data)))
+    run = jax.jit(jax.vmap(lambda p: jaxem.inference.information(POISSON, p, poisson_case().data)))
     found = run(lanes)
     np.testing.assert_allclose(found.observed[0], information("poisson mixture", None).observed, rtol=1e-12)
     assert np.isnan(found.observed[1]).all() and np.isnan(found.missing[1]).all()
@@ -203,17 +208,17 @@ def test_under_jit_and_vmap_bad_lanes_are_nan():
 
 def test_a_second_call_compiles_nothing(count_compilations):
     model, fit, data = fitted("normal mixture")
-    jaxem.information(model, fit.params, data)
+    jaxem.inference.information(model, fit.params, data)
     params = jax.tree.map(lambda leaf: leaf * 1, fit.params)
     with count_compilations() as compiled:
-        jaxem.information(model, params, data)
+        jaxem.inference.information(model, params, data)
     assert compiled.count == 0
 
 
 def test_single_precision():
     model, fit, data = fitted("normal mixture")
     params, data = as_dtype((fit.params, data), np.float32)
-    found = jaxem.information(model, params, data)
+    found = jaxem.inference.information(model, params, data)
     assert found.observed.dtype == np.float32
     wanted = np.asarray(information("normal mixture", "hessian").observed)
     size = np.sqrt(np.diagonal(wanted))
@@ -227,7 +232,7 @@ def test_one_normal_in_closed_form():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(3, 2, 50))
     params = MixtureParams(jnp.ones(1), NormalParams(x.mean()[None], x.var()[None]))
-    found = jaxem.information(Mixture(Normal(), 1), params, x)
+    found = jaxem.inference.information(Mixture(Normal(), 1), params, x)
     assert found.names == ("components.means[0]", "log components.variances[0]")
     np.testing.assert_allclose(found.observed, np.diag([50 / x.var(), 25.0]), atol=1e-12)
     np.testing.assert_allclose(found.missing, 0, atol=1e-12)

@@ -212,7 +212,7 @@ def of_a_log_joint():
     params = jnp.array([0.5, 0.5])
     jaxem.fit(model, params, y, max_steps=2)
     jaxem.verify(model, params, y)
-    jaxem.bic(model, params, y)
+    jaxem.inference.bic(model, params, y)
     return [log_joint]
 
 

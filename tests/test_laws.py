@@ -10,7 +10,7 @@ import jaxem
 from jaxem.core import expectation, trees
 from jaxem.core.data import count, size
 from jaxem.fitting.stopping import rounding
-from jaxem.inference.certificate import Verdict
+from jaxem.inference.verify.certificate import Verdict
 
 ROWS = [(name, "float64") for name in CASES]
 ROWS += [pytest.param(name, "float32", marks=[] if name == "full, prior" else pytest.mark.everything) for name in CASES]
@@ -42,7 +42,7 @@ FORMS += ["factor analysis", "log-joint"]
 @pytest.mark.parametrize("name", FORMS)
 def test_jit_vmap_and_blocks_agree(name):
     model, params, data = case(name, "float64")
-    stop = jaxem.parameter_change(0.0)
+    stop = jaxem.fitting.parameter_change(0.0)
     run = lambda p, d, a: jaxem.fit(model, p, d, algorithm=a, stop=stop, max_steps=3)
     plain = run(params, data, jaxem.EM())
     twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), (params, data))

@@ -135,9 +135,9 @@ def parts(model, params, other, data):
         "q_function": model.q_function(other, q, data),
         "entropy": model.entropy(q, data),
         "divergence": model.divergence(q, p, data),
-        "elbo": jaxem.elbo(model, other, q, data),
-        "kl": jaxem.kl(model, other, q, data),
-        "surrogate": jaxem.surrogate(model, other, params, data),
+        "elbo": jaxem.core.elbo(model, other, q, data),
+        "kl": jaxem.core.kl(model, other, q, data),
+        "surrogate": jaxem.core.surrogate(model, other, params, data),
     }
 
 
@@ -255,7 +255,7 @@ def test_the_m_step_of_the_weights(kind):
     @jax.jit
     def iterate(params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
         q = model.e_step(params, x)
-        return q.probabilities, model.m_step(q, x).weights, jaxem.em_map(model, params, x).weights
+        return q.probabilities, model.m_step(q, x).weights, jaxem.core.em_map(model, params, x).weights
 
     probabilities, weights, mapped = iterate(as_dtype(params, np.float64), as_dtype(x, np.float64))
     assert_within(weights, np.asarray(probabilities).mean(axis=0), 4 * EPS)

@@ -16,7 +16,7 @@ from mutants import Mutants, everywhere, scaled, with_lengths
 
 import jaxem
 from jaxem.families import Normal, NormalParams
-from jaxem.inference.certificate import Verdict
+from jaxem.inference.verify.certificate import Verdict
 from jaxem.models import HMM
 
 PRECISIONS = ["float64", pytest.param("float32", marks=pytest.mark.everything)]
@@ -221,7 +221,7 @@ def capped(c, r, x, amount):
 @components
 def posterior_ignored(c, r, x, amount):
     """Where the first iteration ended, whatever the posterior."""
-    end = jaxem.em_map(START.model, START.params, START.data).components
+    end = jaxem.core.em_map(START.model, START.params, START.data).components
     return like(c, end)
 
 
@@ -532,9 +532,11 @@ def test_strict_names_the_law_and_the_parameter():
     model, params, data = mutants("normal mixture", False, "float64")
     changes = [change.__name__ for change in model.changes]
     wrong = lambda name: dataclasses.replace(model, which=jnp.int32(changes.index(name) + 1))
-    with pytest.raises(jaxem.LawViolationError, match=r"M-step stationary.*components\.variances"):
+    with pytest.raises(jaxem.inference.verify.LawViolationError, match=r"M-step stationary.*components\.variances"):
         jaxem.verify(wrong("unbiased_variance"), params, data, strict=True)
-    with pytest.raises(jaxem.LawViolationError, match=r"M-step inside.*weights, which must be non-negative with sum 1"):
+    with pytest.raises(
+        jaxem.inference.verify.LawViolationError, match=r"M-step inside.*weights, which must be non-negative with sum 1"
+    ):
         jaxem.verify(wrong("weights_of_rows"), params, data, strict=True)
 
 

@@ -11,8 +11,8 @@ from algorithms import ADDITIVE
 from cases import CASES, case
 
 import jaxem
-from jaxem import GEM, SQUAREM, Anderson, Block, Status
-from jaxem.algorithms import metric
+from jaxem import GEM, SQUAREM, Anderson, Status
+from jaxem.algorithms import Block, metric
 from jaxem.core import bound, trees
 from jaxem.core.rows import Statistics
 

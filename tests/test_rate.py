@@ -26,23 +26,23 @@ LINKAGE = jaxem.Model(
 def test_linkage_with_two_functions():
     """Dempster, Laird & Rubin (1977): each iteration leaves 0.1328 of the distance."""
     fit = jaxem.fit(LINKAGE, 0.5, COUNTS)
-    found = jaxem.convergence_rate(LINKAGE, fit.params, COUNTS, fit=fit)
+    found = jaxem.inference.convergence_rate(LINKAGE, fit.params, COUNTS, fit=fit)
     assert_within(found.rate, 0.1328, 5e-5)
     assert found.names == ("params",) and not found.flat
     assert np.isnan(found.empirical)  # two functions have no trace
     assert int(found.iterations(1e-6)) == 7  # 0.1328^7 = 7e-7
     printed = str(found)
     assert "0.13277" in printed and "trace" not in printed and "flat" not in printed
-    with pytest.raises(jaxem.InformationError, match="not a fixed point"):
-        jaxem.convergence_rate(LINKAGE, 0.5, COUNTS)
+    with pytest.raises(jaxem.inference.InformationError, match="not a fixed point"):
+        jaxem.inference.convergence_rate(LINKAGE, 0.5, COUNTS)
 
 
 @pytest.mark.parametrize("name", ["normal mixture", "log-joint"])
 def test_rate_is_that_of_the_information_and_of_the_trace(name):
     model, start, data = case(name, "float64")
-    fit = jaxem.check(jaxem.fit(model, start, data, stop=jaxem.parameter_change(1e-12), max_steps=1000))
-    found = jaxem.convergence_rate(model, fit.params, data, fit=fit)
-    information = jaxem.information(model, fit.params, data)
+    fit = jaxem.check(jaxem.fit(model, start, data, stop=jaxem.fitting.parameter_change(1e-12), max_steps=1000))
+    found = jaxem.inference.convergence_rate(model, fit.params, data, fit=fit)
+    information = jaxem.inference.information(model, fit.params, data)
     shares = np.linalg.eigvals(np.linalg.solve(information.complete, information.missing)).real
     assert_within(found.rate, shares.max(), 1e-7)
     assert_within(found.empirical, found.rate, 0.005)
@@ -57,7 +57,7 @@ def test_no_missing_information_no_rate():
     """One class: EM is there at once."""
     x = np.array([1.0, 2.0, 0.0, 5.0])
     params = MixtureParams(jnp.ones(1), PoissonParams(jnp.asarray([2.0])))
-    assert_within(jaxem.convergence_rate(Mixture(Poisson(), 1), params, x).rate, 0, 1e-12)
+    assert_within(jaxem.inference.convergence_rate(Mixture(Poisson(), 1), params, x).rate, 0, 1e-12)
 
 
 def test_flat_directions_are_named_and_left_out():
@@ -67,7 +67,7 @@ def test_flat_directions_are_named_and_left_out():
     model = FactorAnalysis(2)
     fit = jaxem.fit(model, model.init(jax.random.key(0), x), x, tol=1e-14, max_steps=5000)
     assert int(fit.status) == jaxem.Status.CONVERGED
-    found = jaxem.convergence_rate(model, fit.params, x, fit=fit)
+    found = jaxem.inference.convergence_rate(model, fit.params, x, fit=fit)
     assert bool(found.flat) and all(name.startswith("loadings") for name in found.flat_names)
     assert_within(found.empirical, found.rate, 0.005)
     assert found.rate < 0.999 and "EM does not move there" in str(found)
@@ -78,20 +78,22 @@ def test_flat_directions_are_named_and_left_out():
 
 def test_what_is_no_maximum_is_refused_or_nan():
     model, start, data = case("poisson mixture", "float64")
-    with pytest.raises(jaxem.InformationError, match=r"not a maximum.*standard errors away"):
-        jaxem.convergence_rate(model, start, data)
+    with pytest.raises(jaxem.inference.InformationError, match=r"not a maximum.*standard errors away"):
+        jaxem.inference.convergence_rate(model, start, data)
     empty = start._replace(weights=jnp.asarray([1e-17, 1.0]))
-    with pytest.raises(jaxem.InformationError, match=r"edge.*weights\[0\], or are still on their way"):
-        jaxem.convergence_rate(model, empty, data)
-    with pytest.raises(jaxem.InformationError, match="NaN or infinite"):  # of a class with no weight nothing is known
-        jaxem.convergence_rate(model, start._replace(weights=jnp.asarray([0.0, 1.0])), data)
+    with pytest.raises(jaxem.inference.InformationError, match=r"edge.*weights\[0\], or are still on their way"):
+        jaxem.inference.convergence_rate(model, empty, data)
+    with pytest.raises(
+        jaxem.inference.InformationError, match="NaN or infinite"
+    ):  # of a class with no weight nothing is known
+        jaxem.inference.convergence_rate(model, start._replace(weights=jnp.asarray([0.0, 1.0])), data)
     good = jaxem.fit(model, start, data, tol=1e-13).params
     lanes = jax.tree.map(lambda *leaves: jnp.stack(leaves), good, start, empty)
-    found = jax.jit(jax.vmap(lambda p: jaxem.convergence_rate(model, p, data).rate))(lanes)
-    assert_within(found[0], jaxem.convergence_rate(model, good, data).rate, 1e-12)
+    found = jax.jit(jax.vmap(lambda p: jaxem.inference.convergence_rate(model, p, data).rate))(lanes)
+    assert_within(found[0], jaxem.inference.convergence_rate(model, good, data).rate, 1e-12)
     assert np.isnan(found[1:]).all()
     with pytest.raises(ValueError, match="m_step"):
-        jaxem.convergence_rate(jaxem.Model(LINKAGE.e_step), 0.6, COUNTS)
+        jaxem.inference.convergence_rate(jaxem.Model(LINKAGE.e_step), 0.6, COUNTS)
 
 
 @register
@@ -155,9 +157,9 @@ def test_slow_em_is_not_flat(rate, apart, dtype):
     params = top + jnp.asarray(apart / np.sqrt(20), dtype)
     resolution = 10 * float(np.finfo(dtype).eps) * 3 / (1 - rate) ** 0.5  # the means are 3, one step moves by eps of it
     try:
-        found = jaxem.convergence_rate(model, params, data)
+        found = jaxem.inference.convergence_rate(model, params, data)
     except ValueError as error:
-        assert isinstance(error, jaxem.InformationError) and "not resolved: along params[0]" in str(error)
+        assert isinstance(error, jaxem.inference.InformationError) and "not resolved: along params[0]" in str(error)
         assert ("64 bits" in str(error)) == (dtype == np.float32)
         assert 1 - rate <= 100 * resolution
         return
@@ -169,7 +171,7 @@ def test_slow_em_is_not_flat(rate, apart, dtype):
 def test_slow_em_by_two_functions():
     for rate in (0.9, 0.9999, 0.999999):
         model, data, top = missing([0.5, rate], "float64")
-        found = jaxem.convergence_rate(MissingWithoutQ(model), top * (1 + 1e-5), data)
+        found = jaxem.inference.convergence_rate(MissingWithoutQ(model), top * (1 + 1e-5), data)
         assert_within(found.rate, rate, 1e-12)
         assert found.names == ("params[1]",)
 
@@ -178,7 +180,7 @@ def test_slow_em_among_many_parameters():
     """More than one round of Lanczos' method holds."""
     rates = np.r_[np.linspace(0.0, 0.9, 69), 0.99999]
     model, data, top = missing(rates, "float64")
-    found = jaxem.convergence_rate(model, top + 0.01 / np.sqrt(20), data)
+    found = jaxem.inference.convergence_rate(model, top + 0.01 / np.sqrt(20), data)
     assert_within(found.rate, 0.99999, 1e-9)
     assert found.error <= 1e-7 and found.names == ("params[69]",)
 
@@ -197,13 +199,13 @@ def test_slow_em_among_many_parameters():
 )
 def test_only_structure_makes_a_direction_flat(rates, redundant, wanted):
     model, data, top = missing(rates, "float64", redundant=redundant)
-    lane = jax.jit(jaxem.convergence_rate)(model, top, data)
+    lane = jax.jit(jaxem.inference.convergence_rate)(model, top, data)
     if wanted is None:
-        with pytest.raises(jaxem.InformationError, match=r"not resolved: along params.*is not the rate"):
-            jaxem.convergence_rate(model, top, data)
+        with pytest.raises(jaxem.inference.InformationError, match=r"not resolved: along params.*is not the rate"):
+            jaxem.inference.convergence_rate(model, top, data)
         assert np.isnan(lane.rate)
         return
-    found = jaxem.convergence_rate(model, top, data)
+    found = jaxem.inference.convergence_rate(model, top, data)
     assert_within(found.rate, wanted, 1e-12)
     assert bool(found.flat) == (1.0 in rates)
     assert_within(lane.rate, found.rate, 1e-14)
@@ -218,8 +220,8 @@ def test_the_rate_does_not_depend_on_where_the_fit_stopped(dtype):
     end = jnp.asarray([1.256095, 2.663404], dtype)
     start = MixtureParams(jnp.asarray([0.3599, 0.6401], dtype), PoissonParams(end))
     for tol in (2e-5, 2e-7):
-        fit = jaxem.fit(model, start, data, stop=jaxem.parameter_change(tol), max_steps=2000)
-        found = jaxem.convergence_rate(model, fit.params, data)
+        fit = jaxem.fit(model, start, data, stop=jaxem.fitting.parameter_change(tol), max_steps=2000)
+        found = jaxem.inference.convergence_rate(model, fit.params, data)
         assert_within(found.rate, 0.9956662232, float(found.error) + 1e-10)
         assert found.error <= {"float32": 2e-4, "float64": 1e-10}[str(dtype)]
 
@@ -231,6 +233,6 @@ def test_structural_zeros_are_held():
     transition = jnp.asarray([[0.8, 0.2], [0.0, 1.0]])
     emissions = NormalParams(jnp.asarray([0.0, 2.5]), jnp.ones(2))
     fit = jaxem.fit(model, HMMParams(jnp.asarray([1.0, 0.0]), transition, emissions), data, tol=1e-13)
-    found = jaxem.convergence_rate(model, fit.params, data, fit=fit)
+    found = jaxem.inference.convergence_rate(model, fit.params, data, fit=fit)
     assert_within(found.rate, found.empirical, 0.01)
     assert_within(found.direction.transition[1], np.zeros(2), 0)

@@ -89,7 +89,7 @@ COUNTS = np.random.default_rng(0).poisson(np.repeat([1.0, 5.0, 15.0], 20)).astyp
 MODEL = Mixture(Poisson(), 3)
 
 
-def restarted() -> jaxem.Restarts:
+def restarted() -> jaxem.fitting.Restarts:
     return jaxem.fit_restarts(MODEL, COUNTS, key=KEY, restarts=4, max_steps=300)
 
 

@@ -13,9 +13,9 @@ from closeness import assert_within, eps
 import jaxem
 from jaxem import datasets
 from jaxem.families import Categorical, MultivariateNormal, Normal
-from jaxem.inference.criteria import sample_size
-from jaxem.inference.cross_validation import CrossValidation
-from jaxem.inference.selection import Candidate, Selection, describe
+from jaxem.inference.sample_size import sample_size
+from jaxem.inference.selection.comparison import Candidate, Selection, describe
+from jaxem.inference.selection.cross_validation import CrossValidation
 from jaxem.models import HMM, FactorAnalysis, Mixture
 
 TABLE = np.zeros((9, 2))
@@ -35,10 +35,12 @@ PARAMETERS = [
 @pytest.mark.parametrize(("model", "data", "count"), PARAMETERS, ids=lambda one: describe(one)[:30])
 def test_number_of_parameters(model, data, count):
     params = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(data.shape, data.dtype))
-    assert jaxem.number_of_parameters(model, params) == count
+    assert jaxem.inference.number_of_parameters(model, params) == count
 
 
-@pytest.mark.parametrize("criterion", [jaxem.aic, jaxem.aicc, jaxem.bic, jaxem.icl])
+@pytest.mark.parametrize(
+    "criterion", [jaxem.inference.aic, jaxem.inference.aicc, jaxem.inference.bic, jaxem.inference.icl]
+)
 def test_a_fit_stands_for_its_parameters(criterion):
     model, params, x = case("normal mixture", "float64")
     fit = jaxem.fit(model, params, x, max_steps=1)
@@ -58,13 +60,13 @@ def test_criteria_are_what_they_say():
         "icl": p * math.log(n) - 2 * L + 2 * entropy,
     }
     for name, value in wanted.items():
-        assert_within(getattr(jaxem, name)(model, params, x), value, 256 * eps("float64") * abs(L))
+        assert_within(getattr(jaxem.inference, name)(model, params, x), value, 256 * eps("float64") * abs(L))
     # A weight of 2 is the same as seeing the observation twice.
     twice, weighted = jnp.concatenate([x, x]), jaxem.Weighted(x, jnp.full((70,), 2.0))
     for name in wanted:
-        value = getattr(jaxem, name)
+        value = getattr(jaxem.inference, name)
         assert_within(value(model, params, weighted), value(model, params, twice), 256 * eps("float64") * abs(L))
-    assert float(jaxem.aicc(model, params, jaxem.Weighted(x, jnp.full((70,), 0.08)))) == math.inf  # n = 5.6
+    assert float(jaxem.inference.aicc(model, params, jaxem.Weighted(x, jnp.full((70,), 0.08)))) == math.inf  # n = 5.6
 
 
 def test_sample_sizes():
@@ -78,20 +80,20 @@ def test_sample_sizes():
 
 def test_a_prior_is_no_part_of_the_likelihood():
     model = dataclasses.replace(constant(3.0), log_prior=lambda p: 100.0)
-    assert float(jaxem.bic(model, 1.0, jnp.ones(4))) == pytest.approx(math.log(4) - 6, rel=1e-14)
+    assert float(jaxem.inference.bic(model, 1.0, jnp.ones(4))) == pytest.approx(math.log(4) - 6, rel=1e-14)
 
 
 def test_what_a_model_lacks_is_named():
     model, params, x = case("factor analysis", "float64")
     with pytest.raises(ValueError, match="latent variable of FactorAnalysis is not discrete"):
-        jaxem.icl(model, params, x)
+        jaxem.inference.icl(model, params, x)
     lone = jaxem.Model(lambda p, d: p, lambda q, d: q)
     with pytest.raises(ValueError, match="needs constraints"):
-        jaxem.bic(lone, 1.0, jnp.ones(3))
+        jaxem.inference.bic(lone, 1.0, jnp.ones(3))
     with pytest.raises(ValueError, match="needs log_likelihood"):
-        jaxem.aic(jaxem.Model(lone.e_step, lone.m_step, constraints=jaxem.Real()), 1.0, jnp.ones(3))
+        jaxem.inference.aic(jaxem.Model(lone.e_step, lone.m_step, constraints=jaxem.Real()), 1.0, jnp.ones(3))
     with pytest.raises(ValueError, match="needs entropy"):
-        jaxem.icl(lone, 1.0, jnp.ones(3))
+        jaxem.inference.icl(lone, 1.0, jnp.ones(3))
     with pytest.raises(ValueError, match="lone: needs init"):
         jaxem.select({"lone": lone}, jnp.ones(3), key=jax.random.key(0))
     with pytest.raises(ValueError, match="criterion must be one of"):
@@ -99,7 +101,7 @@ def test_what_a_model_lacks_is_named():
     with pytest.raises(ValueError, match="no models"):
         jaxem.select([], x, key=jax.random.key(0))
     with pytest.raises(ValueError, match="folds must be between 2 and the 80"):
-        jaxem.cross_validate(model, x, key=jax.random.key(0), folds=81)
+        jaxem.inference.cross_validate(model, x, key=jax.random.key(0), folds=81)
 
 
 def constant(height, degenerate=False):
@@ -245,7 +247,7 @@ def test_select_finds_what_mclust_finds(x, published, winner):
 def test_cross_validation_of_one_normal_class_in_closed_form(folds):
     x = np.random.default_rng(0).normal(3.0, 2.0, 16)
     key = jax.random.key(2)
-    found = jaxem.cross_validate(Mixture(Normal(), 1), x, key=key, folds=folds, restarts=1, max_steps=20)
+    found = jaxem.inference.cross_validate(Mixture(Normal(), 1), x, key=key, folds=folds, restarts=1, max_steps=20)
     dealt = np.asarray(jax.random.permutation(jax.random.split(key)[0], 16))
     held = np.split(dealt, folds) if 16 % folds == 0 else [dealt[np.arange(16) % folds == f] for f in range(folds)]
     for fold, value in zip(held, found.held_out, strict=True):
@@ -258,7 +260,7 @@ def test_cross_validation_of_one_normal_class_in_closed_form(folds):
 
 
 def test_a_fold_whose_fit_failed_has_no_value():
-    found = jaxem.cross_validate(
+    found = jaxem.inference.cross_validate(
         constant(0.0, degenerate=True), jnp.arange(4.0), key=jax.random.key(0), folds=2, restarts=1
     )
     assert np.isnan(found.held_out).all() and math.isnan(found.log_likelihood) and "DEGENERATE" in str(found)
@@ -290,7 +292,9 @@ def test_weights_in_cross_validation(folds):
     weights = np.array([1.0, 0.0, 2.0, 0.0, 1.0, 0.0, 3.0, 0.0])
     data = jaxem.Weighted(jnp.asarray(np.where(weights > 0, x, np.nan)), jnp.asarray(weights))
     for key in jax.random.split(jax.random.key(0), 4):
-        found = jaxem.cross_validate(Mixture(Normal(), 1), data, key=key, folds=folds, restarts=1, max_steps=20)
+        found = jaxem.inference.cross_validate(
+            Mixture(Normal(), 1), data, key=key, folds=folds, restarts=1, max_steps=20
+        )
         assert (np.asarray(found.sizes) > 0).all() and float(found.sizes.sum()) == 7
     if folds == 4:  # one row each: leave one out
         wanted = {}
@@ -303,7 +307,7 @@ def test_weights_in_cross_validation(folds):
         np.testing.assert_allclose(np.sort(found.held_out), np.sort(list(wanted.values())), rtol=1e-9)
         assert found.mean == pytest.approx(sum(wanted.values()) / 7)
     with pytest.raises(ValueError, match="between 2 and the 4 observations"):
-        jaxem.cross_validate(Mixture(Normal(), 1), data, key=jax.random.key(0), folds=5)
+        jaxem.inference.cross_validate(Mixture(Normal(), 1), data, key=jax.random.key(0), folds=5)
 
 
 def test_sequences_of_different_lengths_in_cross_validation():
@@ -311,7 +315,7 @@ def test_sequences_of_different_lengths_in_cross_validation():
     model = HMM(Normal(), 1)
     values = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)))
     data = jaxem.Sequences(values, jnp.asarray([6, 1, 2, 6], jnp.int32))
-    found = jaxem.cross_validate(model, data, key=jax.random.key(0), folds=4, restarts=1, max_steps=20)
+    found = jaxem.inference.cross_validate(model, data, key=jax.random.key(0), folds=4, restarts=1, max_steps=20)
     assert sorted(np.asarray(found.sizes).tolist()) == [1, 2, 6, 6]
     assert found.mean == pytest.approx(float(found.held_out.sum()) / 15)
 

@@ -143,9 +143,11 @@ def test_classes_change_names_and_what_they_share_stays(name, d):
         keys = np.asarray(model.label_keys(start))
         assert keys.shape == (2, d)
         np.testing.assert_array_equal(model.label_keys(turned), keys[::-1])
-        jax.tree.map(np.testing.assert_array_equal, *(jaxem.canonical(model, params) for params in (start, turned)))
+        jax.tree.map(
+            np.testing.assert_array_equal, *(jaxem.inference.canonical(model, params) for params in (start, turned))
+        )
         # A matrix that a user's M-step leaves symmetric but for rounding is made so at the door.
-        back = jaxem.align(model, turned, start, data)
+        back = jaxem.inference.align(model, turned, start, data)
         jax.tree.map(lambda a, b: assert_within(a, b, 2 * eps("float64") * np.abs(b)), back, start)
 
 

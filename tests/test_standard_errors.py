@@ -42,16 +42,16 @@ def normal_in_the_plane():
 def test_a_normal_covariance_matrix_in_closed_form():
     """Cov(mean) = S / N, Cov(S_ij, S_kl) = (S_ik S_jl + S_il S_jk) / N; nothing for the one weight."""
     model, params, x, S = normal_in_the_plane()
-    found = np.asarray(jaxem.covariance(model, params, x))
+    found = np.asarray(jaxem.inference.covariance(model, params, x))
     index = [(0, 0), (0, 1), (1, 0), (1, 1)]
     wishart = [[(S[i, k] * S[j, m] + S[i, m] * S[j, k]) / 80 for k, m in index] for i, j in index]
     wanted = np.zeros((7, 7))
     wanted[1:3, 1:3], wanted[3:, 3:] = S / 80, wishart
     np.testing.assert_allclose(found, wanted, atol=1e-13)
-    errors = jaxem.standard_errors(model, params, x)
+    errors = jaxem.inference.standard_errors(model, params, x)
     assert jax.tree.structure(errors) == jax.tree.structure(params)
     np.testing.assert_allclose(ravel_pytree(errors)[0], np.sqrt(np.diagonal(wanted)), atol=1e-13)
-    lower, upper = jaxem.confidence_intervals(model, params, x)
+    lower, upper = jaxem.inference.confidence_intervals(model, params, x)
     assert_within((lower.weights, upper.weights), [[1.0], [1.0]], 0)
     assert_within(upper.components.means[0], x.mean(axis=0) + Z * np.sqrt(np.diagonal(S) / 80), 1e-12)
     factor = np.exp(Z * np.sqrt(2 / 80))  # of a variance, on the log scale
@@ -68,10 +68,12 @@ def test_shares_have_a_singular_covariance():
     p = counts / 100
     model = Mixture(Categorical((3,)), 1)
     params = one_class(CategoricalParams((jnp.asarray(p)[None],)))
-    found = np.asarray(jaxem.covariance(model, params, x))[1:, 1:]
+    found = np.asarray(jaxem.inference.covariance(model, params, x))[1:, 1:]
     np.testing.assert_allclose(found, (np.diag(p) - np.outer(p, p)) / 100, atol=1e-15)
     assert np.linalg.matrix_rank(found) == 2
-    lower, upper = (ends.components.probabilities[0][0] for ends in jaxem.confidence_intervals(model, params, x))
+    lower, upper = (
+        ends.components.probabilities[0][0] for ends in jaxem.inference.confidence_intervals(model, params, x)
+    )
     logit, half = np.log(p / (1 - p)), Z / np.sqrt(100 * p * (1 - p))
     np.testing.assert_allclose(lower, 1 / (1 + np.exp(half - logit)), rtol=1e-12)
     np.testing.assert_allclose(upper, 1 / (1 + np.exp(-half - logit)), rtol=1e-12)
@@ -82,7 +84,7 @@ def test_other_units_change_nothing_but_the_units():
     units = jnp.asarray([1e-6, 1e5])
     covariances = params.components.covariances * (units[:, None] * units[None, :])[None]
     other = one_class(MultivariateNormalParams(params.components.means * units[None], covariances))
-    plain, scaled = (jaxem.standard_errors(model, p, y) for p, y in ((params, x), (other, x * units[None])))
+    plain, scaled = (jaxem.inference.standard_errors(model, p, y) for p, y in ((params, x), (other, x * units[None])))
     np.testing.assert_allclose(scaled.components.means, plain.components.means * units[None], rtol=1e-9)
     wanted = plain.components.covariances * (units[:, None] * units[None, :])[None]
     np.testing.assert_allclose(scaled.components.covariances, wanted, rtol=1e-9)
@@ -97,21 +99,23 @@ def test_the_sandwich_in_closed_form():
     x = np.random.default_rng(0).negative_binomial(2, 0.3, 60).astype(float)
     model, params = Mixture(Poisson(), 1), poisson(x)
     rate = lambda errors: float(errors.components.rates[0]) ** 2
-    assert_within(rate(jaxem.standard_errors(model, params, x)), x.mean() / 60, 1e-12)
-    assert_within(rate(jaxem.standard_errors(model, params, x, robust=True)), x.var() / 60, 1e-12)
+    assert_within(rate(jaxem.inference.standard_errors(model, params, x)), x.mean() / 60, 1e-12)
+    assert_within(rate(jaxem.inference.standard_errors(model, params, x, robust=True)), x.var() / 60, 1e-12)
     # Clusters: the totals of pairs. As many labels as observations are no clusters at all.
     labels = np.repeat(["a", *map(str, range(1, 30))], 2)
     totals = (x - x.mean()).reshape(30, 2).sum(axis=1)
-    assert_within(rate(jaxem.standard_errors(model, params, x, clusters=labels)), (totals**2).sum() / 60**2, 1e-12)
-    assert_within(rate(jaxem.standard_errors(model, params, x, clusters=np.arange(60))), x.var() / 60, 1e-12)
+    assert_within(
+        rate(jaxem.inference.standard_errors(model, params, x, clusters=labels)), (totals**2).sum() / 60**2, 1e-12
+    )
+    assert_within(rate(jaxem.inference.standard_errors(model, params, x, clusters=np.arange(60))), x.var() / 60, 1e-12)
     # A weight of w is w observations, and a weight of 0 is none, whatever stands there.
     values, counts = np.unique(x, return_counts=True)
     weighted = jaxem.Weighted(jnp.asarray(np.append(values, np.nan)), jnp.asarray(np.append(counts, 0), float))
-    assert_within(rate(jaxem.standard_errors(model, params, weighted, robust=True)), x.var() / 60, 1e-12)
+    assert_within(rate(jaxem.inference.standard_errors(model, params, weighted, robust=True)), x.var() / 60, 1e-12)
     with pytest.raises(ValueError, match="60 labels"):
-        jaxem.covariance(model, params, x, clusters=np.zeros(3))
+        jaxem.inference.covariance(model, params, x, clusters=np.zeros(3))
     with pytest.raises(ValueError, match="one cluster"):
-        jaxem.covariance(model, params, x, clusters=np.zeros(60))
+        jaxem.inference.covariance(model, params, x, clusters=np.zeros(60))
 
 
 @pytest.mark.parametrize(
@@ -129,16 +133,16 @@ def test_a_sandwich_of_nothing_is_refused(rows, weights, clusters, message):
     data = jaxem.Weighted(jnp.asarray(rows), jnp.asarray(weights))
     model, params = Mixture(Poisson(), 1), poisson(np.average(rows, weights=weights))
     how = {"robust": True} if clusters is None else {"clusters": np.asarray(clusters, np.int32)}
-    for function in (jaxem.covariance, jaxem.standard_errors, jaxem.confidence_intervals):
+    for function in (jaxem.inference.covariance, jaxem.inference.standard_errors, jaxem.inference.confidence_intervals):
         with pytest.raises(ValueError, match=message) as caught:
             function(model, params, data, **how)
         assert "kind='parametric'" in str(caught.value)
     if clusters is None:
-        traced = jax.jit(lambda data: jaxem.standard_errors(model, params, data, **how))(data)
+        traced = jax.jit(lambda data: jaxem.inference.standard_errors(model, params, data, **how))(data)
         assert np.isnan(traced.components.rates).all()
     # By the information there is an error: mean / N.
     wanted = np.average(rows, weights=weights) / np.sum(weights)
-    assert_within(jaxem.standard_errors(model, params, data).components.rates[0] ** 2, wanted, 1e-12)
+    assert_within(jaxem.inference.standard_errors(model, params, data).components.rates[0] ** 2, wanted, 1e-12)
 
 
 def test_scores_of_rows_by_fishers_identity():
@@ -147,8 +151,8 @@ def test_scores_of_rows_by_fishers_identity():
     plain, params = Mixture(Poisson(), 1), poisson(x)
     names = ("e_step", "m_step", "q_function", "log_likelihood", "constraints")
     model = jaxem.Model(**{name: getattr(plain, name) for name in names})
-    wanted = jaxem.standard_errors(plain, params, x, robust=True)
-    found = jaxem.standard_errors(model, params, x, robust=True)
+    wanted = jaxem.inference.standard_errors(plain, params, x, robust=True)
+    found = jaxem.inference.standard_errors(model, params, x, robust=True)
     assert_within(found.components.rates, wanted.components.rates, 1e-13)
     # x is the first row, and the others are no more of the same
     square = jaxem.Model(
@@ -158,7 +162,7 @@ def test_scores_of_rows_by_fishers_identity():
         log_likelihood=lambda m, y: -0.5 * (y[0] - m) ** 2,
     )
     with pytest.raises(ValueError, match="not independent observations"):
-        jaxem.covariance(square, 5.0, jnp.asarray([5.0, 1.0, 2.0]), robust=True)
+        jaxem.inference.covariance(square, 5.0, jnp.asarray([5.0, 1.0, 2.0]), robust=True)
 
 
 def test_a_prior_in_closed_form():
@@ -167,8 +171,8 @@ def test_a_prior_in_closed_form():
     model = jaxem.from_log_joint(lambda m, y: (-0.5 * (y - m) ** 2)[None], log_prior=lambda m: -4.5 * m**2)
     m = y.sum() / 39
     for route in ("hessian", "oakes"):
-        assert_within(jaxem.standard_errors(model, m, y, route=route), 39**-0.5, 1e-12)
-    assert_within(jaxem.standard_errors(model, m, y, robust=True), np.sqrt(30 * y.var()) / 39, 1e-12)
+        assert_within(jaxem.inference.standard_errors(model, m, y, route=route), 39**-0.5, 1e-12)
+    assert_within(jaxem.inference.standard_errors(model, m, y, robust=True), np.sqrt(30 * y.var()) / 39, 1e-12)
 
 
 def test_profile_likelihood_against_a_closed_form():
@@ -178,16 +182,16 @@ def test_profile_likelihood_against_a_closed_form():
     fall = lambda r: 12 * (m * np.log(m / r) - m + r)
     rate, cube = (lambda p: p.components.rates[0]), (lambda p: p.components.rates[0] ** 3)
     for function, back in ((rate, float), (cube, np.cbrt)):
-        interval = jaxem.profile_interval(model, params, x, function)
+        interval = jaxem.inference.profile_interval(model, params, x, function)
         assert interval.lower < m < interval.upper
         for end in interval:
             assert_within(fall(back(end)), Z**2, 1e-6)
     with pytest.raises(ValueError, match="one number"):
-        jaxem.profile_interval(model, params, x, lambda p: p.components.rates)
+        jaxem.inference.profile_interval(model, params, x, lambda p: p.components.rates)
     with pytest.raises(ValueError, match="does not depend"):
-        jaxem.profile_interval(model, params, x, lambda p: 0 * p.components.rates[0])
+        jaxem.inference.profile_interval(model, params, x, lambda p: 0 * p.components.rates[0])
     with pytest.raises(ValueError, match="level"):
-        jaxem.profile_interval(model, params, x, rate, level=95)
+        jaxem.inference.profile_interval(model, params, x, rate, level=95)
 
 
 def test_a_profile_that_never_falls_so_far_is_refused():
@@ -199,7 +203,7 @@ def test_a_profile_that_never_falls_so_far_is_refused():
     )
     y = jnp.asarray([0, 1, 0, 1])
     with pytest.raises(ValueError, match="end was not found"):
-        jaxem.profile_interval(model, 0.5, y, lambda p: p)
+        jaxem.inference.profile_interval(model, 0.5, y, lambda p: p)
 
 
 def test_the_table():
@@ -228,7 +232,7 @@ def test_coverage_in_one_program():
         def one(key):
             x = model.sample(key, truth, 200)
             fit = jaxem.fit(model, truth, x, tol=1e-9, max_steps=200)  # from the truth: labels stay
-            lower, upper = jaxem.confidence_intervals(model, fit.params, x)
+            lower, upper = jaxem.inference.confidence_intervals(model, fit.params, x)
             return jax.tree.map(lambda a, b, c: (a <= b) & (b <= c), lower, truth, upper), jnp.isnan(lower.weights[0])
 
         return jax.vmap(one)(keys)

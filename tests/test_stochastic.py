@@ -16,7 +16,7 @@ from jaxem.core import expectation
 from jaxem.fitting.stopping import Progress
 
 KEY = jax.random.key(5)
-NEVER = jaxem.parameter_change(0.0)
+NEVER = jaxem.fitting.parameter_change(0.0)
 
 # A model that can only draw: the fifth cell of Rao's linkage data is binomial.
 LINKAGE = np.array([[125.0, 18.0, 20.0, 34.0]])
@@ -59,7 +59,9 @@ def test_draws_are_enough():
     assert_within(fit.params, BEST, 5 * noise)
     assert abs(fit.params - BEST) > 1e-6  # noise there is
     with pytest.raises(ValueError, match="this stopping rule reads the objective, and the model has none"):
-        jaxem.fit(SAMPLER, 0.5, LINKAGE, algorithm=MonteCarloEM(400), stop=jaxem.plateau(), max_steps=15, key=KEY)
+        jaxem.fit(
+            SAMPLER, 0.5, LINKAGE, algorithm=MonteCarloEM(400), stop=jaxem.fitting.plateau(), max_steps=15, key=KEY
+        )
     with pytest.raises(ValueError, match="MonteCarloEM draws random numbers: give fit a key"):
         jaxem.fit(SAMPLER, 0.5, LINKAGE, algorithm=MonteCarloEM())
 
@@ -151,7 +153,7 @@ def test_draws_of_factors_spread_like_their_posterior():
 
 @functools.partial(jax.jit, static_argnames="window")
 def met(trace: jax.Array, steps: Any, window: int = 20) -> jax.Array:
-    one = lambda steps: jaxem.plateau(window).met(Progress(None, None, trace, steps, jnp.float64(1)))
+    one = lambda steps: jaxem.fitting.plateau(window).met(Progress(None, None, trace, steps, jnp.float64(1)))
     return jax.vmap(one)(steps)
 
 
@@ -205,7 +207,7 @@ def test_a_still_objective_ends_a_fit():
 def test_the_window_is_checked():
     for window in (6, 9):
         with pytest.raises(ValueError, match=f"window must be an even number of at least 8; it is {window}"):
-            jaxem.plateau(window)
+            jaxem.fitting.plateau(window)
 
 
 def test_a_noisy_fit_ends_by_it():

@@ -7,10 +7,10 @@ import pytest
 
 import jaxem
 from jaxem.core import tables, trees
-from jaxem.inference.certificate import Certificate, Check, Verdict
 from jaxem.inference.coordinates import coordinate_names
-from jaxem.inference.information import Information
-from jaxem.inference.summary import Summary
+from jaxem.inference.uncertainty.information import Information
+from jaxem.inference.uncertainty.summary import Summary
+from jaxem.inference.verify.certificate import Certificate, Check, Verdict
 
 NAMES = [
     "{",

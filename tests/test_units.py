@@ -10,13 +10,13 @@ import pytest
 from closeness import assert_within, eps
 
 import jaxem
-from jaxem import GEM, Block, Status
-from jaxem.algorithms import metric
+from jaxem import GEM, Status
+from jaxem.algorithms import Block, metric
 from jaxem.core.data import size
 
 RNG = np.random.default_rng(4)
 LBFGS, SGD, ADAM, MOMENTUM = optax.lbfgs(), optax.sgd(0.5), optax.adam(0.2), optax.sgd(0.2, momentum=0.8)
-GAIN = jaxem.objective_change(1e-10)  # and GEM's own verdict
+GAIN = jaxem.fitting.objective_change(1e-10)  # and GEM's own verdict
 OPTIMIZERS = {"L-BFGS": LBFGS, "sgd": SGD, "adam": ADAM, "momentum": MOMENTUM}
 
 

@@ -37,7 +37,7 @@ from jaxem.models import Mixture, MixtureParams
 
 KEY = jax.random.key(3)
 ONE = optax.constant_schedule(1.0)
-NEVER = jaxem.parameter_change(0.0)
+NEVER = jaxem.fitting.parameter_change(0.0)
 RNG = np.random.default_rng(0)
 
 COUNTS = RNG.permutation(np.concatenate([RNG.poisson(2, size=30), RNG.poisson(8, size=20)])).astype(float)

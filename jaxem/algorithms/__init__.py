@@ -1,1 +1,13 @@
-"""How to climb."""
+"""Algorithms: how to climb the objective."""
+
+from jaxem.algorithms.anderson import Anderson as Anderson
+from jaxem.algorithms.annealed import AnnealedEM as AnnealedEM
+from jaxem.algorithms.blocks import Block as Block
+from jaxem.algorithms.em import EM as EM
+from jaxem.algorithms.generalized import GEM as GEM
+from jaxem.algorithms.hard import HardEM as HardEM
+from jaxem.algorithms.incremental import IncrementalEM as IncrementalEM
+from jaxem.algorithms.monte_carlo import SAEM as SAEM
+from jaxem.algorithms.monte_carlo import MonteCarloEM as MonteCarloEM
+from jaxem.algorithms.online import OnlineEM as OnlineEM
+from jaxem.algorithms.squarem import SQUAREM as SQUAREM

@@ -93,7 +93,7 @@ class GEM:
         if self.optimizer is not None:
             instance("GEM: optimizer", self.optimizer, "an optax optimiser, such as optax.adam(0.1)", "init", "update")
         if not isinstance(self.blocks, tuple) or not all(isinstance(block, Block) for block in self.blocks):
-            raise ValueError(f"GEM: blocks must be a tuple of jaxem.Block; got {brief(self.blocks)}")
+            raise ValueError(f"GEM: blocks must be a tuple of jaxem.algorithms.Block; got {brief(self.blocks)}")
         likelihood = [block.likelihood for block in self.blocks]
         if likelihood != sorted(likelihood):
             raise ValueError(

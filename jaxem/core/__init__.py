@@ -1,1 +1,14 @@
-"""What EM is: models, bounds, parameter spaces, data."""
+"""The bound, declared parameters and their spaces, data, and the model protocol."""
+
+from jaxem.core.bound import elbo as elbo
+from jaxem.core.bound import kl as kl
+from jaxem.core.bound import surrogate as surrogate
+from jaxem.core.constraints import Positive as Positive
+from jaxem.core.constraints import PositiveDefinite as PositiveDefinite
+from jaxem.core.constraints import Real as Real
+from jaxem.core.constraints import Simplex as Simplex
+from jaxem.core.constraints import Space as Space
+from jaxem.core.constraints import UnitInterval as UnitInterval
+from jaxem.core.expectation import em_map as em_map
+from jaxem.core.model import Model as Model
+from jaxem.core.parameters import Param as Param

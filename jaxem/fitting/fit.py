@@ -126,7 +126,7 @@ def check_call(name: str, algorithm: Algorithm, max_steps: int, key: Array | Non
         prng_key(name, key)
     number("tol", tol, 0, math.inf)
     if stop is not None:
-        instance("stop", stop, "a stopping rule, such as jaxem.aitken(1e-8)", "met", "needs_objective")
+        instance("stop", stop, "a stopping rule, such as jaxem.fitting.aitken(1e-8)", "met", "needs_objective")
     return whole_number("max_steps", max_steps, 0)
 
 
@@ -136,7 +136,7 @@ def choose_rule(stop: Rule | None, tol: Any, algorithm: Algorithm, has_objective
         return noisy_rule(has_objective) if noisy(algorithm) else default_rule(tol)
     if stop.needs_objective and not has_objective:
         raise ValueError(
-            "this stopping rule reads the objective, and the model has none. Use jaxem.parameter_change, or "
+            "this stopping rule reads the objective, and the model has none. Use jaxem.fitting.parameter_change, or "
             f"{bound.HOW_TO_HAVE_ONE}"
         )
     return stop

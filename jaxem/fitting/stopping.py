@@ -196,13 +196,13 @@ def parameter_change(tol: float) -> Rule:
 
     Works without a bound. At a linear rate r the distance left is r / (1 - r) times the last change.
     """
-    number("jaxem.parameter_change: tol", tol, 0, math.inf)
+    number("jaxem.fitting.parameter_change: tol", tol, 0, math.inf)
     return _ParameterChange(tol)
 
 
 def objective_change(tol: float) -> Rule:
     """Stop when the objective rises by at most ``tol`` an observed value: |L_t - L_{t-1}| <= tol * size(data)."""
-    number("jaxem.objective_change: tol", tol, 0, math.inf)
+    number("jaxem.fitting.objective_change: tol", tol, 0, math.inf)
     return _ObjectiveChange(tol)
 
 
@@ -214,7 +214,7 @@ def aitken(tol: float) -> Rule:
 
     Source: Boehning, Dietz, Schaub, Schlattmann & Lindsay (1994).
     """
-    number("jaxem.aitken: tol", tol, 0, math.inf)
+    number("jaxem.fitting.aitken: tol", tol, 0, math.inf)
     return _Aitken(tol)
 
 
@@ -235,7 +235,7 @@ def plateau(window: int = 20) -> Rule:
     Source: the difference estimator of variance of von Neumann (1941), of second order.
     """
     if isinstance(window, bool) or not isinstance(window, int) or window < 8 or window % 2:
-        raise ValueError(f"jaxem.plateau: window must be an even number of at least 8; it is {window}")
+        raise ValueError(f"jaxem.fitting.plateau: window must be an even number of at least 8; it is {window}")
     return _Plateau(window)
 
 
@@ -253,7 +253,13 @@ def _some(rules: tuple[Rule, ...], name: str) -> tuple[Rule, ...]:
     if not rules:
         raise ValueError(f"jaxem.{name} needs at least one rule")
     for rule in rules:
-        instance(f"jaxem.{name}: a part", rule, "a stopping rule, such as jaxem.aitken(1e-8)", "met", "needs_objective")
+        instance(
+            f"jaxem.{name}: a part",
+            rule,
+            "a stopping rule, such as jaxem.fitting.aitken(1e-8)",
+            "met",
+            "needs_objective",
+        )
     return rules
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxem.core import trees
 from jaxem.core.data import Data, Sequences, Weighted, count, split_weights
 from jaxem.core.model import has, is_additive
-from jaxem.inference import programs
+from jaxem.inference.verify import programs
 
 
 class Parts(NamedTuple):

@@ -19,9 +19,9 @@ from jaxem.core.data import Data, count
 from jaxem.core.model import Params
 from jaxem.fitting.validation import check_start
 from jaxem.inference.coordinates import along_all, coordinate_names, flat_chart
-from jaxem.inference.information import Route, choose_route, regular
 from jaxem.inference.regularity import STATIONARY, whole_shares, without
-from jaxem.inference.scores import filling, groups_that_count, prior_score, scores
+from jaxem.inference.uncertainty.information import Route, choose_route, regular
+from jaxem.inference.uncertainty.scores import filling, groups_that_count, prior_score, scores
 
 
 class Spread(NamedTuple):
@@ -52,9 +52,9 @@ def covariance(
     small-sample factor. The weights of ``Weighted`` data are frequencies.
 
     A parameter at an edge of its space, such as a probability of zero, has none: NaN. It is held there, and the rest is
-    the covariance given that (see ``jaxem.information``).
+    the covariance given that (see ``jaxem.inference.information``).
 
-    Raises ``InformationError`` where there is none at all (see ``jaxem.information``); NaN inside a trace, where
+    Raises ``InformationError`` where there is none at all (see ``information``); NaN inside a trace, where
     ``clusters`` must be whole numbers from 0 to N - 1. ``ValueError`` where the rows of the data are not independent
     observations, and where their scores have no spread: one row or cluster with weight, or rows that are all equal.
 
@@ -75,7 +75,7 @@ def standard_errors(
 ) -> Params:
     """The standard error of each parameter, a pytree like ``params``: the roots of the diagonal of ``covariance``.
 
-    Arguments, sources and what it raises are those of ``jaxem.covariance``.
+    Arguments, sources and what it raises are those of ``jaxem.inference.covariance``.
     """
     spread = spread_of(model, params, data, route, robust, clusters)
     return shaped_like(convert(model, params, data)[0], errors(spread))
@@ -139,7 +139,7 @@ def _check_groups(weights: Array, labels: Array | None) -> None:
         what = "observation" if labels is None else "cluster"
         raise ValueError(
             f"a robust covariance compares the scores of many {what}s, and only one {what} has weight here (one "
-            "sequence is one observation). Use robust=False, the information, or jaxem.bootstrap(..., "
+            "sequence is one observation). Use robust=False, the information, or jaxem.inference.bootstrap(..., "
             "kind='parametric')"
         )
 
@@ -151,7 +151,7 @@ def _check_differ(between: Array, names: tuple[str, ...]) -> None:
         raise ValueError(
             f"the scores of the observations do not differ along {', '.join(np.array(names)[still][:4])}, so they have "
             "no spread that a robust error could be taken from: are all observations equal? Use robust=False, the "
-            "information, or jaxem.bootstrap(..., kind='parametric')"
+            "information, or jaxem.inference.bootstrap(..., kind='parametric')"
         )
 
 

@@ -25,8 +25,8 @@ from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data
 from jaxem.core.model import Params, has, require
 from jaxem.inference.coordinates import along_all
-from jaxem.inference.information import choose_route, log_likelihood_at, regular
-from jaxem.inference.intervals import check_level
+from jaxem.inference.uncertainty.information import choose_route, log_likelihood_at, regular
+from jaxem.inference.uncertainty.intervals import check_level
 
 _LEVELS = 8  # steps outwards
 _NEWTON = 30  # iterations for each
@@ -47,14 +47,14 @@ def profile_interval(
     E.g. ``lambda p: p.components.means[0, 1]``; a new lambda compiles anew. Unlike a Wald interval it is the same for
     f and for any monotone function of f, and it need not be symmetric. What is at an edge of its space is held there.
 
-    Raises ``InformationError`` where ``params`` are no maximum (see ``jaxem.information``), ``ValueError`` where the
+    Raises ``InformationError`` where ``params`` are no maximum (see ``information``), ``ValueError`` where the
     function is not a scalar or does not depend on the parameters, where the model has neither ``log_likelihood`` nor a
     bound, inside a trace, and where an end was not found: the profile may never fall so far.
     """
     check_level(level)
     params, data = convert(model, params, data)
     if trees.is_traced(params, data):
-        raise ValueError("jaxem.profile_interval looks at values, so it cannot run inside jit, vmap or grad")
+        raise ValueError("jaxem.inference.profile_interval looks at values, so it cannot run inside jit, vmap or grad")
     if not has(model, "log_likelihood"):
         require(model, "the profile likelihood (without log_likelihood)", "q_function", "entropy")
     if not callable(function):

@@ -13,10 +13,10 @@ from jaxem.core.conversion import convert
 from jaxem.core.data import Data
 from jaxem.core.model import Params, check_model, missing, require, spaces_of
 from jaxem.fitting.validation import check_start
-from jaxem.inference.certificate import Certificate, Check, Verdict
-from jaxem.inference.laws import LAWS, Law, find, parts_named
-from jaxem.inference.measurements import LARGEST_HESSIAN, Measured, measure
-from jaxem.inference.point import describe
+from jaxem.inference.verify.certificate import Certificate, Check, Verdict
+from jaxem.inference.verify.laws import LAWS, Law, find, parts_named
+from jaxem.inference.verify.measurements import LARGEST_HESSIAN, Measured, measure
+from jaxem.inference.verify.point import describe
 
 
 def verify(
@@ -43,7 +43,7 @@ def verify(
     A law that needs what the model lacks is reported as not checked, never as holding: where there is no
     ``log_likelihood``, nothing can be said of touching, and the table says so.
 
-    Each residual is dimensionless (see ``jaxem/inference/laws.py``) and held to a multiple of eps, and to the rounding
+    Each residual is dimensionless (see ``laws.py``) and held to a multiple of eps, and to the rounding
     error that is seen at points a few units in the last place apart. Where that would hide a real fault (means of 1e6
     in float32) the law is "not checked: rounding hides it", and the certificate is not ``ok``.
 

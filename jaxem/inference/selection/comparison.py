@@ -18,7 +18,7 @@ from jaxem.fitting.restarts import fit_restarts
 from jaxem.fitting.result import Fit, FitError, Status
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
-from jaxem.inference.criteria import CRITERIA, measure, number_of_parameters
+from jaxem.inference.selection.criteria import CRITERIA, measure, number_of_parameters
 from jaxem.inference.simulation import sound
 
 
@@ -168,7 +168,7 @@ def select(
     """Fit every model from ``restarts`` random starts, and rank them by ``criterion``.
 
     ``models``: a sequence, or a mapping from names. ``criterion``: ``"aic"``, ``"aicc"``, ``"bic"`` or ``"icl"`` (see
-    ``jaxem.inference.criteria``), or a function of (model, params, data); lower is better.
+    ``jaxem.inference.selection.criteria``), or a function of (model, params, data); lower is better.
     The other arguments are those of ``fit_restarts``, which runs the starts of one model in one program. A model
     whose fits all failed is in the table, with the status of the best of them, and never wins; so is one that refused
     the data, with the reason. The table says, too, what makes it doubtful: a best fit that one start alone found, a

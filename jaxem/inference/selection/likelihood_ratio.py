@@ -92,7 +92,7 @@ def likelihood_ratio_test(
     that weight looks like is not defined. So it is simulated: each of ``replicates`` data sets is drawn from the fitted
     null model, and both models are fitted to it as they were to the data, from ``restarts`` random starts. All of it
     runs in one program, ``batch_size`` replicates at a time (default: as in ``bootstrap``). ``stop``: by default
-    ``jaxem.aitken(1e-6)``, for T asks for the likelihood only.
+    ``jaxem.fitting.aitken(1e-6)``, for T asks for the likelihood only.
 
     A replicate in which every start of one model failed is left out and counted; a fit that reached ``max_steps``
     counts with what it reached. The test is as good as its starts are: the result says how many of them found the best

@@ -17,8 +17,8 @@ from jaxem.core.coordinates import into
 from jaxem.core.data import Data
 from jaxem.core.model import Params, spaces_of
 from jaxem.inference.coordinates import parameter_spaces
-from jaxem.inference.information import Route
-from jaxem.inference.standard_errors import Spread, errors, shaped_like, spread_of
+from jaxem.inference.uncertainty.information import Route
+from jaxem.inference.uncertainty.standard_errors import Spread, errors, shaped_like, spread_of
 
 
 class Intervals(NamedTuple):
@@ -45,9 +45,9 @@ def confidence_intervals(
     diagonal of a covariance matrix by its log, an entry off the diagonal, which may have either sign, as it is.
     Parameters in spaces of a user's own are taken as real numbers. A parameter that is held at an edge has none: NaN.
 
-    ``route``, ``robust``, ``clusters``, and what is raised: as in ``jaxem.covariance``. Under a trace, NaN.
+    ``route``, ``robust``, ``clusters``, and what is raised: as in ``jaxem.inference.covariance``. Under a trace, NaN.
 
-    Source: Wald (1943); for intervals that follow the likelihood, ``jaxem.profile_interval``.
+    Source: Wald (1943); for intervals that follow the likelihood, ``jaxem.inference.profile_interval``.
     """
     check_level(level)
     params, data = convert(model, params, data)

@@ -27,7 +27,6 @@ from jaxem.fitting.result import Fit
 from jaxem.fitting.stopping import rounding
 from jaxem.fitting.validation import check_start
 from jaxem.inference.coordinates import name_direction, parameter_names, parameter_spaces, probes
-from jaxem.inference.information import em_map_at, field
 from jaxem.inference.regularity import (
     REASONS,
     STATIONARY,
@@ -35,6 +34,7 @@ from jaxem.inference.regularity import (
     Regularity,
     rounding_of,
 )
+from jaxem.inference.uncertainty.information import em_map_at, field
 
 _KRYLOV = 48  # vectors of one round: all there are, in a small model
 _ROUNDS = 20

@@ -12,10 +12,10 @@ from jaxem.core.conversion import convert
 from jaxem.core.data import Data
 from jaxem.fitting.result import Fit
 from jaxem.inference.coordinates import parameter_names, repeated
-from jaxem.inference.criteria import sample_size
-from jaxem.inference.information import Route
-from jaxem.inference.intervals import check_level, wald
-from jaxem.inference.standard_errors import errors, spread_of
+from jaxem.inference.sample_size import sample_size
+from jaxem.inference.uncertainty.information import Route
+from jaxem.inference.uncertainty.intervals import check_level, wald
+from jaxem.inference.uncertainty.standard_errors import errors, spread_of
 
 _NAMED = 8  # parameters in the note
 
@@ -66,9 +66,9 @@ def summary(
 ) -> Summary:
     """Estimate, standard error and interval of every parameter of a fit, by name; ``print`` it.
 
-    Intervals are those of ``jaxem.confidence_intervals``, standard errors those of ``jaxem.covariance``, whose options
-    these are, and which say what is raised. Parameters at an edge of their space have none, and a note below the table
-    says so. Looks at values: not inside ``jit`` or ``vmap``.
+    Intervals are those of ``jaxem.inference.confidence_intervals``, standard errors those of
+    ``jaxem.inference.covariance``, whose options these are, and which say what is raised. Parameters at an edge of
+    their space have none, and a note below the table says so. Looks at values: not inside ``jit`` or ``vmap``.
     """
     instance("summary: the first argument", fit, "a Fit (before model and data)", "params", "status", "objective")
     check_level(level)

@@ -28,9 +28,9 @@ from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, require
 from jaxem.core.records import register
 from jaxem.fitting.validation import check_start
-from jaxem.inference import edges
 from jaxem.inference.coordinates import along_all, coordinate_names, edged
 from jaxem.inference.regularity import Regularity, Verdict, judge, refuse, without
+from jaxem.inference.uncertainty import edges
 
 _ROUNDS = 4  # of looking for edges: one more may show once some are held
 

@@ -13,10 +13,11 @@ from jax import Array
 
 from jaxem.core import bound, constraints, trees
 from jaxem.core.compilation import program
-from jaxem.core.conversion import admit, as_data, as_params, of_fit
+from jaxem.core.conversion import admit, as_params, of_fit
 from jaxem.core.coordinates import living
-from jaxem.core.data import Data, count, split_weights
+from jaxem.core.data import Data
 from jaxem.core.model import Params, check_model, has, require, require_classes
+from jaxem.inference.sample_size import sample_size
 
 
 def number_of_parameters(model: Any, params: Params) -> int:
@@ -43,19 +44,6 @@ def number_of_parameters(model: Any, params: Params) -> int:
     p = p - getattr(model, "redundant", 0)
     most = model.identified(params) if has(model, "identified") else p
     return min(p, most) if isinstance(p, int) else jnp.minimum(p, most)  # pyright: ignore[reportReturnType]
-
-
-def sample_size(model: Any, data: Data) -> Array:
-    """n, the number of observations: rows, each as often as its weight says.
-
-    A model with ``sample_size(data)`` counts itself: a hidden Markov model all steps of all sequences.
-    """
-    data = as_data(data)
-    if has(model, "sample_size"):
-        return model.sample_size(data)
-    observations, weights = split_weights(data)
-    dtype = trees.float_dtype(data)
-    return jnp.asarray(count(observations), dtype) if weights is None else weights.astype(dtype).sum()
 
 
 class Measured(NamedTuple):

@@ -19,10 +19,10 @@ from jax import Array
 from jaxem.core.coordinates import living
 from jaxem.core.data import Data
 from jaxem.core.model import Params, has, has_m_step
-from jaxem.inference import programs
 from jaxem.inference.coordinates import edged
-from jaxem.inference.parts import Parts, Portions, in_other_order, looks_behind, relabelled
-from jaxem.inference.point import Surroundings
+from jaxem.inference.verify import programs
+from jaxem.inference.verify.parts import Parts, Portions, in_other_order, looks_behind, relabelled
+from jaxem.inference.verify.point import Surroundings
 
 LARGEST_HESSIAN = 256  # coordinates; beyond it curvature is not checked
 # Of two pairs, how far they are: units in the last place, and half of the digits of an error bar. The first is what the

@@ -18,8 +18,8 @@ import numpy as np
 from jaxem.core import bound
 from jaxem.core.data import Data, Sequences, Weighted, split_weights
 from jaxem.core.model import has, has_m_step
-from jaxem.inference.measurements import Look, Measured, rounding_of
-from jaxem.inference.parts import adds_up
+from jaxem.inference.verify.measurements import Look, Measured, rounding_of
+from jaxem.inference.verify.parts import adds_up
 
 SEEN = 32  # times the rounding that was seen, of which there are few samples
 

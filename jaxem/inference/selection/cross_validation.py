@@ -18,7 +18,7 @@ from jaxem.fitting.fit import check_call, choose
 from jaxem.fitting.restarts import fit_restarts
 from jaxem.fitting.result import Status
 from jaxem.fitting.stopping import Rule
-from jaxem.inference.criteria import sample_size
+from jaxem.inference.sample_size import sample_size
 from jaxem.inference.simulation import sound
 
 

@@ -1,0 +1,24 @@
+"""How many observations there are, as criteria count them."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core import trees
+from jaxem.core.conversion import as_data
+from jaxem.core.data import Data, count, split_weights
+from jaxem.core.model import has
+
+
+def sample_size(model: Any, data: Data) -> Array:
+    """n, the number of observations: rows, each as often as its weight says.
+
+    A model with ``sample_size(data)`` counts itself: a hidden Markov model all steps of all sequences.
+    """
+    data = as_data(data)
+    if has(model, "sample_size"):
+        return model.sample_size(data)
+    observations, weights = split_weights(data)
+    dtype = trees.float_dtype(data)
+    return jnp.asarray(count(observations), dtype) if weights is None else weights.astype(dtype).sum()

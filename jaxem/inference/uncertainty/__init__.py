@@ -1,0 +1,1 @@
+"""How precise the estimates are, and how much information is missing."""
