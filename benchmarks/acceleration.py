@@ -37,7 +37,7 @@ ALGORITHMS = {
 
 def london() -> tuple:
     deaths, days = datasets.london_times_deaths()
-    data = jaxem.Weighted(jnp.asarray(deaths, float), jnp.asarray(days, float))
+    data = jaxem.dataset(jnp.asarray(deaths, float), weights=jnp.asarray(days, float))
     start = MixtureParams(jnp.array([0.3, 0.7]), PoissonParams(jnp.array([1.0, 2.5])))
     return Mixture(Poisson(), 2), start, data
 

@@ -112,7 +112,7 @@ def permute(m, a):
 def powers(m, a):
     """Weights to the power of 1 + a."""
     power = lambda w: jnp.where(w > 0, jnp.where(w > 0, w, 1) ** (1 + a), 0)
-    return everywhere(m, lambda x: jaxem.Weighted(x.data, power(x.weights)))
+    return everywhere(m, lambda x: jaxem.dataset(x.values, weights=power(x.weights)))
 
 
 def behind(m, a):

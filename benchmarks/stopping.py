@@ -29,7 +29,7 @@ from jaxem.models import HMM, FactorAnalysis, Mixture, MixtureParams
 
 def london(dtype):
     deaths, days = datasets.london_times_deaths()
-    data = jaxem.Weighted(jnp.asarray(deaths, dtype), jnp.asarray(days, dtype))
+    data = jaxem.dataset(jnp.asarray(deaths, dtype), weights=jnp.asarray(days, dtype))
     start = MixtureParams(jnp.array([0.3, 0.7], dtype), PoissonParams(jnp.array([1.0, 2.5], dtype)))
     return Mixture(Poisson(), 2), start, data
 

@@ -61,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = output_folder(arguments, __doc__)
     jax.config.update("jax_enable_x64", True)
     deaths, days = datasets.london_times_deaths()
-    data = jaxem.Weighted(jnp.asarray(deaths, float), jnp.asarray(days, float))  # a value and how often it was seen
+    data = jaxem.dataset(
+        jnp.asarray(deaths, float), weights=jnp.asarray(days, float)
+    )  # a value and how often it was seen
     model = Mixture(Poisson(), k=2)
     start = MixtureParams(jnp.array([0.3, 0.7]), PoissonParams(jnp.array([1.0, 2.5])))
 

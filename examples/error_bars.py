@@ -33,13 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fit = jaxem.check(jaxem.fit(model, model.init(jax.random.key(0), x), x))
 
     heading("The table")
-    print(jaxem.summary(fit, model, x))
+    print(jaxem.summary(model, fit, x))
 
     heading(f"Beside a bootstrap of {SAMPLES} samples")
     n = len(x)
     weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), SAMPLES).astype(float)
     # Each starts at the estimate, so that the classes keep their numbers.
-    refit = jax.vmap(lambda w: jaxem.fit(model, fit.params, jaxem.Weighted(x, w), tol=1e-8, max_steps=100))
+    refit = jax.vmap(lambda w: jaxem.fit(model, fit.params, jaxem.dataset(x, weights=w), tol=1e-8, max_steps=100))
     samples = refit(jnp.asarray(weights))
     require(bool(samples.converged.all()), "every sample converges")
     estimates = np.asarray(jax.vmap(lambda params: ravel_pytree(params)[0])(samples.params))

@@ -28,9 +28,8 @@ from jaxem.core import PositiveDefinite as PositiveDefinite
 from jaxem.core import Real as Real
 from jaxem.core import Simplex as Simplex
 from jaxem.core import UnitInterval as UnitInterval
-from jaxem.core.data import Sequences as Sequences
-from jaxem.core.data import Weighted as Weighted
-from jaxem.core.sequences import pad_sequences as pad_sequences
+from jaxem.core.data import Dataset as Dataset
+from jaxem.core.dataset import dataset as dataset
 from jaxem.core.shards import shard as shard
 from jaxem.fitting import Fit as Fit
 from jaxem.fitting import FitError as FitError

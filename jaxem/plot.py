@@ -228,7 +228,7 @@ def mixture(model: Any, params: Params, data: Data, *, ax: "Axes | None" = None)
 
     2-D: ``data (N, 2)`` of ``MultivariateNormal`` in any covariance form, each point in the colour of its most
     probable class, with the ellipses of 1 and 2 standard deviations. 1-D: ``data (N,)`` or ``(N, 1)`` of any family,
-    the histogram, the mixture's density and each class's share of it. Data may be ``Weighted``.
+    the histogram, the mixture's density and each class's share of it. Data may have weights.
 
     Raises ``ValueError`` where the model is not a ``Mixture`` or the data have more than two dimensions.
     """

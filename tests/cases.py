@@ -1,5 +1,6 @@
 """The table of cases: every model, on small data of its own, in either precision. Every law runs on every row."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxem
-from jaxem import datasets
+from jaxem import Dataset, datasets
 from jaxem.families import (
     Bernoulli,
     Categorical,
@@ -44,7 +45,7 @@ def _sequences(dtype, n=6, t=12, d=None):
     states = (rng.random((n, t)) < 0.4).cumsum(axis=1) % 2
     noise = rng.normal(size=(n, t) if d is None else (n, t, d))
     values = noise + 3.0 * (states if d is None else states[..., None])
-    return jaxem.Sequences(np.asarray(values), np.array([12, 7, 12, 1, 3, 9], np.int32))
+    return Dataset(np.asarray(values), lengths=np.array([12, 7, 12, 1, 3, 9], np.int32))
 
 
 def normal_mixture(dtype):
@@ -67,7 +68,7 @@ def with_prior(covariance):
 def weighted(dtype):
     x = datasets.old_faithful()
     weights = np.random.default_rng(2).integers(0, 4, len(x)).astype(float)
-    return _case(Mixture(MultivariateNormal("diag"), 2), jaxem.Weighted(x, weights), dtype)
+    return _case(Mixture(MultivariateNormal("diag"), 2), Dataset(x, weights=weights), dtype)
 
 
 def poisson_mixture(dtype):
@@ -103,7 +104,7 @@ def ragged_hmm(dtype):
 
 
 def weighted_hmm(dtype):
-    data = jaxem.Weighted(_sequences(dtype, d=2), np.array([1.0, 2.0, 0.0, 1.0, 3.0, 0.5]))
+    data = dataclasses.replace(_sequences(dtype, d=2), weights=np.array([1.0, 2.0, 0.0, 1.0, 3.0, 0.5]))
     return _case(HMM(MultivariateNormal("tied"), 2), data, dtype)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem import Sequences, Weighted
+from jaxem.core.data import values_of
 from jaxem.core.records import register
 
 
@@ -117,15 +117,13 @@ def scaled(model, by):
 
 def rows(x):
     """The observations of a mixture, as an array."""
-    return x.data if isinstance(x, Weighted) else x
+    return values_of(x)
 
 
 def with_lengths(change):
     """A change of the lengths, inside the weights or not."""
 
     def changed(data):
-        if isinstance(data, Weighted):
-            return Weighted(changed(data.data), data.weights)
-        return Sequences(data.values, change(data))
+        return dataclasses.replace(data, lengths=change(data))
 
     return changed

@@ -12,7 +12,7 @@ from cases import case
 from closeness import as_dtype, assert_within, eps
 
 import jaxem
-from jaxem import EM, GEM, SQUAREM, Anderson, Status, datasets
+from jaxem import EM, GEM, SQUAREM, Anderson, Dataset, Status, datasets
 from jaxem.algorithms.anderson import _coefficients
 from jaxem.families import MultivariateNormal, MultivariateNormalParams, Normal, NormalParams, Poisson, PoissonParams
 from jaxem.models import Mixture, MixtureParams
@@ -43,7 +43,7 @@ class ShortUpdate:
 
 POISSON = Mixture(Poisson(), 2)
 DEATHS, DAYS = datasets.london_times_deaths()
-LONDON = jaxem.Weighted(jnp.asarray(DEATHS, float), jnp.asarray(DAYS, float))
+LONDON = Dataset(jnp.asarray(DEATHS, float), weights=jnp.asarray(DAYS, float))
 LONDON_START = MixtureParams(jnp.array([0.3, 0.7]), PoissonParams(jnp.array([1.0, 2.5])))
 
 
@@ -200,7 +200,7 @@ def test_at_the_edge_of_a_space(algorithm):
 
 
 def test_float32():
-    data = jaxem.Weighted(jnp.asarray(DEATHS, jnp.float32), jnp.asarray(DAYS, jnp.float32))
+    data = Dataset(jnp.asarray(DEATHS, jnp.float32), weights=jnp.asarray(DAYS, jnp.float32))
     start = as_dtype(LONDON_START, np.float32)
     for algorithm in BOTH:
         fit = jaxem.fit(POISSON, start, data, algorithm=algorithm)

@@ -11,6 +11,7 @@ from closeness import assert_within, eps
 from scipy.optimize import linear_sum_assignment
 
 import jaxem
+from jaxem import Dataset
 from jaxem.families import Categorical, CategoricalParams, Poisson, PoissonParams
 from jaxem.inference.alignment import agreement, assignment
 from jaxem.models import HMM, FactorAnalysis, HMMParams, Mixture, MixtureParams
@@ -71,7 +72,7 @@ def test_agreement_counts_weights_and_ignores_what_does_not_count():
     r = np.asarray(model.predict_proba(params, few))
     weights = jnp.array([1.0, 2.0, 0.0, 3.0, 1.0])
     wanted = (r * np.array([1.0, 2.0, 0.0, 3.0, 1.0])[:, None]).T @ r
-    broken = jaxem.Weighted(few.at[2].set(jnp.nan), weights)
+    broken = Dataset(few.at[2].set(jnp.nan), weights=weights)
     assert_within(agreement(model, params, params, broken), wanted, 64 * eps("float64"))
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import jaxem
+from jaxem import Dataset
+from jaxem.core.data import with_weights
 from jaxem.families import Exponential, Normal, NormalParams
 from jaxem.models import HMM, HMMParams, Mixture, MixtureParams
 
@@ -25,7 +27,7 @@ def draw_counts(key, theta, data):
 
 
 def counts_of(data):
-    return data.weights if isinstance(data, jaxem.Weighted) else data
+    return data.weights if isinstance(data, jaxem.Dataset) else data
 
 
 linkage = jaxem.Model(
@@ -44,7 +46,7 @@ def test_linkage_standard_error(kind, information):
     if information is None:
         score = np.array([1, -1, -1, 1]) / 4 / np.asarray(probabilities(jnp.asarray(THETA)))
         information = 197 * (np.asarray(probabilities(jnp.asarray(THETA))) * score**2).sum()
-    data = jaxem.Weighted(jnp.arange(4.0), jnp.asarray(COUNTS)) if kind == "nonparametric" else jnp.asarray(COUNTS)
+    data = Dataset(jnp.arange(4.0), weights=jnp.asarray(COUNTS)) if kind == "nonparametric" else jnp.asarray(COUNTS)
     found = jaxem.inference.bootstrap(linkage, THETA, data, key=jax.random.key(1), replicates=4000, kind=kind)
     error = information**-0.5
     # Monte-Carlo error of a standard deviation, and what first-order theory leaves out: a relative 1 / sqrt(n) of it
@@ -93,13 +95,13 @@ def test_labels_are_matched_and_means_vary_as_they_should(two):
 def test_batches_change_nothing_and_failures_are_counted():
     def model(limit):
         return jaxem.Model(
-            lambda p, d: (d.data * d.weights).sum() / d.weights.sum(),
+            lambda p, d: (d.values * d.weights).sum() / d.weights.sum(),
             lambda q, d: q,
-            log_likelihood=lambda p, d: -(d.weights * (d.data - p) ** 2).sum(),
+            log_likelihood=lambda p, d: -(d.weights * (d.values - p) ** 2).sum(),
             degenerate=lambda p: p > limit,
         )
 
-    x = jaxem.Weighted(jnp.arange(10.0), jnp.full((10,), 3.0))
+    x = Dataset(jnp.arange(10.0), weights=jnp.full((10,), 3.0))
     key = jax.random.key(0)
     whole = jaxem.inference.bootstrap(model(99.0), 4.5, x, key=key, replicates=50)
     parts = jaxem.inference.bootstrap(model(99.0), 4.5, x, key=key, replicates=50, batch_size=7)
@@ -132,7 +134,12 @@ def test_bad_input_is_named():
         jaxem.inference.bootstrap(lone, 1.0, jnp.ones(3), key=key, replicates=10, kind="parametric")
     with pytest.raises(ValueError, match="whole numbers"):
         jaxem.inference.bootstrap(
-            linkage, THETA, jaxem.Weighted(jnp.ones(4), jnp.full((4,), 0.5)), key=key, replicates=10, kind="parametric"
+            linkage,
+            THETA,
+            Dataset(jnp.ones(4), weights=jnp.full((4,), 0.5)),
+            key=key,
+            replicates=10,
+            kind="parametric",
         )
     with pytest.raises(ValueError, match="needs init"):
         jaxem.inference.likelihood_ratio_test(lone, lone, jnp.ones(3), key=key)
@@ -143,10 +150,10 @@ def test_bad_input_is_named():
 
 def test_sequences_like_those_seen():
     model = HMM(Normal(), 2)
-    x = jaxem.Sequences(jnp.zeros((3, 5)), jnp.array([5, 2, 4], jnp.int32))
+    x = Dataset(jnp.zeros((3, 5)), lengths=jnp.array([5, 2, 4], jnp.int32))
     stay = jnp.full((2, 2), 0.5)
     params = HMMParams(stay[0], stay, NormalParams(jnp.array([0.0, 9.0]), jnp.ones(2)))
-    again = model.sample_like(jax.random.key(1), params, jaxem.Weighted(x, jnp.ones(3)))
+    again = model.sample_like(jax.random.key(1), params, with_weights(x, jnp.ones(3)))
     assert again.values.shape == (3, 5) and float(again.values.std()) > 0
     np.testing.assert_array_equal(again.lengths, x.lengths)
     np.testing.assert_array_equal(model.sample_like(jax.random.key(1), params, x.values), again.values)
@@ -177,15 +184,15 @@ def test_size_and_power_of_the_likelihood_ratio_test():
 ALIKE = {
     "one row": jnp.ones(1),
     "one row of many columns": jnp.arange(3.0)[None],
-    "all weight on one row": jaxem.Weighted(jnp.arange(3.0), jnp.asarray([0.0, 5.0, 0.0])),
+    "all weight on one row": Dataset(jnp.arange(3.0), weights=jnp.asarray([0.0, 5.0, 0.0])),
     "equal rows": jnp.full((7, 2), 3.0),
-    "equal rows where there is weight": jaxem.Weighted(jnp.asarray([2.0, 9.0, 2.0]), jnp.asarray([1.0, 0.0, 1.0])),
-    "one sequence": jaxem.Sequences(jnp.arange(6.0).reshape(1, 6), jnp.asarray([4], jnp.int32)),
-    "sequences that differ in the padding": jaxem.Sequences(
-        jnp.asarray([[1.0, 2.0, 5.0], [1.0, 2.0, 7.0]]), jnp.asarray([2, 2], jnp.int32)
+    "equal rows where there is weight": Dataset(jnp.asarray([2.0, 9.0, 2.0]), weights=jnp.asarray([1.0, 0.0, 1.0])),
+    "one sequence": Dataset(jnp.arange(6.0).reshape(1, 6), lengths=jnp.asarray([4], jnp.int32)),
+    "sequences that differ in the padding": Dataset(
+        jnp.asarray([[1.0, 2.0, 5.0], [1.0, 2.0, 7.0]]), lengths=jnp.asarray([2, 2], jnp.int32)
     ),
     "rows of records": {"a": jnp.ones(3), "b": jnp.zeros((3, 2), jnp.int32)},
-    "weights that count as no rows": jaxem.Weighted(jnp.arange(3.0), jnp.full((3,), 0.1)),
+    "weights that count as no rows": Dataset(jnp.arange(3.0), weights=jnp.full((3,), 0.1)),
 }
 
 
@@ -215,9 +222,9 @@ def test_what_no_replicate_moves_has_no_error():
     """A share of one that every row has: neither kind moves it. Beside it stands a mean that moves."""
     x = jnp.stack([jnp.ones(6), jnp.arange(6.0)], axis=1)
     model = jaxem.Model(
-        lambda p, d: (d.data * d.weights[:, None]).sum(axis=0) / d.weights.sum(),
+        lambda p, d: (d.values * d.weights[:, None]).sum(axis=0) / d.weights.sum(),
         lambda q, d: q,
-        log_likelihood=lambda p, d: -(d.weights[:, None] * (d.data - p[None]) ** 2).sum(),
+        log_likelihood=lambda p, d: -(d.weights[:, None] * (d.values - p[None]) ** 2).sum(),
     )
     found = jaxem.inference.bootstrap(model, x.mean(axis=0), x, key=jax.random.key(0), replicates=30)
     assert np.isnan(found.standard_errors[0]) and float(found.standard_errors[1]) > 0.1
@@ -237,8 +244,8 @@ def test_what_no_replicate_moves_has_no_error():
 
 def test_the_table_shows_the_interval():
     """Years: the estimate and the ends of the interval differ in the fifth digit."""
-    years = jaxem.Weighted(1986 + jnp.arange(8.0) / 1000, jnp.ones(8))
-    model = jaxem.Model(lambda p, d: (d.data * d.weights).sum() / d.weights.sum(), lambda q, d: q)
+    years = Dataset(1986 + jnp.arange(8.0) / 1000, weights=jnp.ones(8))
+    model = jaxem.Model(lambda p, d: (d.values * d.weights).sum() / d.weights.sum(), lambda q, d: q)
     text = str(jaxem.inference.bootstrap(model, 1986.0035, years, key=jax.random.key(0), replicates=50))
     estimate, error, low, high = text.splitlines()[3].split()[1:]
     assert estimate.startswith("1986.0035") and low < estimate < high and error.startswith("0.000")
@@ -302,11 +309,11 @@ def test_a_probability_of_nothing_has_no_error(small, dtype):
     """EM multiplies it, so that it moves by its own size and never comes back: no error of 1e-101."""
 
     def m_step(q, d):
-        first = jnp.where(q[0] < 1e-3, q[0] * d.weights[0], (d.weights * d.data).sum() / d.weights.sum())
+        first = jnp.where(q[0] < 1e-3, q[0] * d.weights[0], (d.weights * d.values).sum() / d.weights.sum())
         return jnp.stack([first, 1 - first])
 
     model = jaxem.Model(lambda p, d: p, m_step, constraints=jaxem.Simplex())
-    x = jaxem.Weighted(jnp.asarray([0.0, 1.0, 1.0, 0.0], dtype), jnp.ones(4, dtype))
+    x = Dataset(jnp.asarray([0.0, 1.0, 1.0, 0.0], dtype), weights=jnp.ones(4, dtype))
     inside = jaxem.inference.bootstrap(
         model, jnp.asarray([0.5, 0.5], dtype), x, key=jax.random.key(0), replicates=20, max_steps=1
     )

@@ -10,7 +10,7 @@ import pytest
 from closeness import as_dtype, assert_within, eps
 
 import jaxem
-from jaxem import Sequences, Status, Weighted
+from jaxem import Dataset, Status
 from jaxem.families import Normal, NormalParams
 from jaxem.latent import chain, scaled
 from jaxem.models import HMM, HMMParams
@@ -183,7 +183,7 @@ START = HMMParams(PI, A, NormalParams(np.array([-1.0, 0.0, 3.0]), np.array([1.0,
 
 def test_fits_agree_and_the_option_is_heeded():
     x = np.random.default_rng(0).normal(size=(4, 30)) + 3.0 * (np.arange(30) % 7 < 3)[None]
-    data = Weighted(Sequences(jnp.asarray(x), jnp.asarray(LENGTHS)), jnp.asarray([1.0, 2.0, 0.0, 0.5]))
+    data = Dataset(jnp.asarray(x), lengths=jnp.asarray(LENGTHS), weights=jnp.asarray([1.0, 2.0, 0.0, 0.5]))
     fits, scans = [], []
     for parallel in (False, True):
         model = HMM(Normal(), K, parallel=parallel)

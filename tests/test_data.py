@@ -1,5 +1,6 @@
 """Data: weights, ragged sequences, sizes that tolerances scale with, and sums that stay accurate in float32."""
 
+import dataclasses
 import math
 
 import jax
@@ -8,69 +9,70 @@ import numpy as np
 import pytest
 from closeness import assert_within, eps
 
-from jaxem import Sequences, Weighted, pad_sequences
-from jaxem.core.conversion import as_data
-from jaxem.core.data import count, counted, size, split_lengths, split_weights, take, total
+from jaxem import Dataset, dataset
+from jaxem.core.data import count, counted, lengths_of, size, split_weights, take, total, values_of
+from jaxem.core.dataset import as_data
 
 
-def test_pad_sequences():
-    padded = pad_sequences([[1.0, 2.0, 3.0], [4.0], np.array([5.0, 6.0])])
-    assert isinstance(padded, Sequences)
+def test_sequences_are_padded():
+    padded = dataset([[1.0, 2.0, 3.0], [4.0], np.array([5.0, 6.0])])
+    assert isinstance(padded, Dataset)
     np.testing.assert_array_equal(padded.values, [[1, 2, 3], [4, 0, 0], [5, 6, 0]])
     np.testing.assert_array_equal(padded.lengths, [3, 1, 2])
     assert padded.lengths.dtype == jnp.int32
 
 
-def test_pad_sequences_keeps_the_dtype_and_the_trailing_shape():
-    padded = pad_sequences([np.zeros((2, 3), np.float32), np.ones((4, 3), np.float32)])
+def test_sequences_keep_the_dtype_and_the_trailing_shape():
+    padded = dataset([np.zeros((2, 3), np.float32), np.ones((4, 3), np.float32)])
     assert padded.values.shape == (2, 4, 3) and padded.values.dtype == jnp.float32
-    assert pad_sequences([np.array([1, 2], np.int32)]).values.dtype == jnp.int32
+    assert dataset([np.array([1, 2], np.int32), np.array([1], np.int32)]).values.dtype == jnp.int32
 
 
 @pytest.mark.parametrize(
     ("sequences", "says"),
     [
-        ([], "no sequences"),
         ([[1.0], []], "sequence 1 is empty"),
-        ([np.float64(3.0)], "sequence 0 is empty"),
-        ([np.ones((2, 3)), np.ones((2, 4))], r"sequence 1 has observations of shape \(4,\), the first has \(3,\)"),
+        ([np.ones((2, 3)), np.ones((3, 4))], r"sequence 1 has observations of shape \(4,\), the first has \(3,\)"),
+        ([np.ones((2, 3)), np.ones((2, 4))], "parts of unequal shape"),
     ],
 )
-def test_pad_sequences_says_what_is_wrong(sequences, says):
+def test_what_is_wrong_with_sequences(sequences, says):
     with pytest.raises(ValueError, match=says):
-        pad_sequences(sequences)
+        dataset(sequences)
 
 
 def test_split():
     x, weights, lengths = jnp.ones((4, 2)), jnp.arange(4.0), jnp.array([1, 2, 2, 1])
     assert split_weights(x)[0] is x and split_weights(x)[1] is None
-    assert split_weights(Weighted(x, weights)) == (x, weights)
-    assert split_lengths(x)[0] is x and split_lengths(x)[1] is None
-    assert split_lengths(Sequences(x, lengths)) == (x, lengths)
+    assert split_weights(Dataset(x, weights=weights)) == (x, weights)
+    assert lengths_of(x) is None and values_of(x) is x
+    both = Dataset(x, lengths=lengths, weights=weights)
+    assert lengths_of(both) is lengths and values_of(both) is x
+    assert split_weights(both) == (Dataset(x, lengths=lengths), weights)
 
 
 def test_what_does_not_count_is_replaced():
     x, labels = np.array([[jnp.nan, 1.0], [2.0, 3.0], [jnp.inf, 5.0]]), np.array([7, 8, 9])
-    data, weights = counted(Weighted((jnp.asarray(x), jnp.asarray(labels)), jnp.array([0.0, 0.5, 0.0])))
+    data, weights = counted(Dataset((jnp.asarray(x), jnp.asarray(labels)), weights=jnp.array([0.0, 0.5, 0.0])))
     np.testing.assert_array_equal(data[0], [[2, 3]] * 3)
     np.testing.assert_array_equal(data[1], [8] * 3)
     np.testing.assert_array_equal(weights, [0, 0.5, 0])
-    nothing, _ = counted(Weighted(jnp.asarray(x), jnp.zeros(3)))
+    nothing, _ = counted(Dataset(jnp.asarray(x), weights=jnp.zeros(3)))
     np.testing.assert_array_equal(nothing, np.zeros((3, 2)))
     unweighted = jnp.asarray(x)
     assert counted(unweighted)[0] is unweighted and counted(unweighted)[1] is None
 
 
 def test_weighted_is_a_pytree():
-    data = Weighted({"x": jnp.ones((3, 2))}, jnp.ones(3))
+    data = Dataset({"x": jnp.ones((3, 2))}, weights=jnp.ones(3))
     doubled = jax.jit(lambda d: jax.tree.map(lambda leaf: 2 * leaf, d))(data)
-    assert isinstance(doubled, Weighted) and (doubled.weights == 2).all()
+    assert isinstance(doubled, Dataset) and (doubled.weights == 2).all()
 
 
 def test_count():
     assert count(jnp.ones((5, 2))) == 5
     assert count({"x": jnp.ones((5, 2)), "y": jnp.ones(5)}) == 5
-    assert count(Weighted(jnp.ones((5, 2)), jnp.ones(5))) == 5
+    assert count(Dataset(jnp.ones((5, 2)), weights=jnp.ones(5))) == 5
 
 
 @pytest.mark.parametrize("data", [(jnp.ones(3), jnp.ones(4)), jnp.ones(()), (jnp.ones(3), jnp.ones(()))])
@@ -83,15 +85,15 @@ def test_size_counts_what_was_observed(dtype):
     x = jnp.ones((4, 3), dtype)
     values = {"x": x, "y": jnp.ones(4, dtype)}
     lengths = jnp.array([1, 3, 2, 2])
-    sequences = Sequences(jnp.ones((4, 3, 5), dtype), lengths)
+    sequences = Dataset(jnp.ones((4, 3, 5), dtype), lengths=lengths)
     weights = jnp.asarray([2, 0, 1, 0.5], dtype)
     for data, wanted in [
         (x, 12),
         (values, 16),
-        (Weighted(x, weights), 3 * 3.5),
-        (Weighted(values, weights), 4 * 3.5),
+        (Dataset(x, weights=weights), 3 * 3.5),
+        (Dataset(values, weights=weights), 4 * 3.5),
         (sequences, 8 * 5),
-        (Weighted(sequences, weights), (2 + 2 + 1) * 5),
+        (dataclasses.replace(sequences, weights=weights), (2 + 2 + 1) * 5),
     ]:
         found = size(data, dtype)
         assert found.dtype == dtype and found.shape == ()
@@ -100,15 +102,17 @@ def test_size_counts_what_was_observed(dtype):
 
 def test_size_doubles_with_the_weights():
     x, weights = jnp.ones((7, 3)), jnp.asarray(np.random.default_rng(0).uniform(size=7))
-    assert size(Weighted(x, 2 * weights), jnp.dtype("float64")) == 2 * size(Weighted(x, weights), jnp.dtype("float64"))
-    assert size(Weighted(x, jnp.full(7, 2.0)), jnp.dtype("float64")) == 2 * size(x, jnp.dtype("float64"))
+    assert size(Dataset(x, weights=2 * weights), jnp.dtype("float64")) == 2 * size(
+        Dataset(x, weights=weights), jnp.dtype("float64")
+    )
+    assert size(Dataset(x, weights=jnp.full(7, 2.0)), jnp.dtype("float64")) == 2 * size(x, jnp.dtype("float64"))
 
 
 def test_take():
-    data = Weighted((jnp.arange(12).reshape(6, 2), jnp.arange(6)), jnp.arange(6.0))
+    data = Dataset((jnp.arange(12).reshape(6, 2), jnp.arange(6)), weights=jnp.arange(6.0))
     part = jax.jit(lambda start: take(data, start, 3))(2)
-    np.testing.assert_array_equal(part.data[0], [[4, 5], [6, 7], [8, 9]])
-    np.testing.assert_array_equal(part.data[1], [2, 3, 4])
+    np.testing.assert_array_equal(part.values[0], [[4, 5], [6, 7], [8, 9]])
+    np.testing.assert_array_equal(part.values[1], [2, 3, 4])
     np.testing.assert_array_equal(part.weights, [2, 3, 4])
 
 
@@ -224,9 +228,9 @@ def test_whole_numbers_that_do_not_fit():
     assert _narrow(np.array([2**31 - 1], np.uint64)) == np.int32
     np.testing.assert_array_equal(as_data(np.array([2**32 - 1], np.uint32)), [2**32 - 1])
     with pytest.raises(ValueError, match="do not fit"), jax.enable_x64(False):
-        pad_sequences([np.array([1]), np.array([2**40, 2])])
+        dataset([np.array([1]), np.array([2**40, 2])])
     with pytest.raises(ValueError, match="Subtract an offset"), jax.enable_x64(False):
-        pad_sequences([LOST["seconds"][:200], LOST["seconds"][200:]])
+        dataset([LOST["seconds"][:200], LOST["seconds"][200:]])
 
 
 @pytest.mark.parametrize(
@@ -249,7 +253,7 @@ def test_every_kind_of_number_comes_in_exactly(given, wanted):
 
 
 def test_data_in_a_trace_pass_through():
-    data = Weighted((jnp.ones(3), jnp.arange(3)), jnp.ones(3, jnp.int32))
+    data = Dataset((jnp.ones(3), jnp.arange(3)), weights=jnp.ones(3, jnp.int32))
     out = jax.eval_shape(as_data, data)
     assert [leaf.dtype for leaf in jax.tree.leaves(out)] == ["float64", "int64", "float64"]
     with pytest.raises(ValueError, match="complex"):

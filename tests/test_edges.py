@@ -74,7 +74,7 @@ def test_a_corner_of_the_initial_distribution_is_held_and_the_rest_is_given_it()
     assert np.isnan(ends.lower.initial).all() and np.isfinite(ends.upper.transition).all()
     low, high = jaxem.inference.profile_interval(model, p, x, lambda p: p.emissions.rates[0])
     assert low < p.emissions.rates[0] < high and 0.5 < (high - low) / (2 * 1.96 * wanted[2]) < 2
-    table = str(jaxem.summary(fit, model, x))
+    table = str(jaxem.summary(model, fit, x))
     assert "held there" in table.splitlines()[-1] and "initial[0]" in table.splitlines()[-1]
     assert "4 free parameters" in table
 
@@ -115,7 +115,7 @@ def test_structural_zeros_are_not_free():
     robust = jaxem.inference.standard_errors(model, fit.params, x, robust=True)
     np.testing.assert_array_equal(np.isnan(robust.transition), held)
     assert ((robust.transition > 0) | held).all()
-    table = jaxem.summary(fit, model, x)
+    table = jaxem.summary(model, fit, x)
     assert table.free == 11 and len(table.held) == 4 + 9 + 1
 
 
@@ -152,7 +152,7 @@ def test_a_noise_variance_on_its_way_to_zero_is_the_culprit_and_no_mean():
     x = jnp.asarray(datasets.iris()[0])
     model = FactorAnalysis(1)
     fit = jaxem.fit(model, model.init(jax.random.key(0), x), x, max_steps=20_000, tol=1e-12)
-    table = jaxem.summary(fit, model, x)
+    table = jaxem.summary(model, fit, x)
     assert table.held == ("noise[2]",)
     errors = jaxem.inference.standard_errors(model, fit.params, x)
     # The mean of a normal distribution, whatever its covariance: sqrt(variance / n).

@@ -12,7 +12,7 @@ from scipy import stats
 from sklearn.decomposition import FactorAnalysis as Peer
 
 import jaxem
-from jaxem import Status, Weighted
+from jaxem import Dataset, Status
 from jaxem.models import FactorAnalysis, FactorAnalysisParams
 
 EPS = eps(np.float64)
@@ -179,7 +179,7 @@ def test_weights_are_repetitions():
     x = simulated()
     times = np.random.default_rng(1).permutation(np.repeat([0, 1, 2], [50, 100, 50]))
     assert times.sum() == N  # one compiled program for all that is repeated
-    weighted = jaxem.fit(MODEL, START, Weighted(x, times.astype(float)), stop=EXACT, max_steps=10)
+    weighted = jaxem.fit(MODEL, START, Dataset(x, weights=times.astype(float)), stop=EXACT, max_steps=10)
     repeated = jaxem.fit(MODEL, START, np.repeat(x, times, axis=0), stop=EXACT, max_steps=10)
     # Ten steps of rounding errors of sums of N terms of size x^2 <= 50.
     agree(weighted.params, repeated.params, 10 * np.sqrt(N) * EPS * 50)
@@ -190,7 +190,7 @@ def test_an_observation_of_weight_zero_is_never_looked_at():
     x, weights = simulated(), np.where(np.arange(N) == 3, 0.0, 1.0)
     results = []
     for value in (0.0, 1e6, np.inf, np.nan):
-        data = Weighted(np.where(np.arange(N)[:, None] == 3, value, x), weights)
+        data = Dataset(np.where(np.arange(N)[:, None] == 3, value, x), weights=weights)
         fit = jaxem.fit(MODEL, START, data, stop=EXACT, max_steps=10)
         results.append((fit, MODEL.init(jax.random.key(0), data)))
     assert np.isfinite(results[0][0].trace).all()
@@ -275,7 +275,12 @@ def test_errors_say_what_is_wrong():
             np.where(np.arange(N)[:, None] == 7, np.nan, x),
             r"must be finite; observation 7 is not \(1 in all\)",
         ),
-        (MODEL, START, Weighted(x, np.ones(3)), r"the weights of 200 observations need shape \(200,\); got \(3,\)"),
+        (
+            MODEL,
+            START,
+            Dataset(x, weights=np.ones(3)),
+            r"weights of 200 observations need shape \(200,\); got \(3,\)",
+        ),
     ]:
         for function in (
             lambda model=model, bad=bad: model.init(jax.random.key(0), bad),

@@ -11,7 +11,7 @@ import pytest
 from closeness import as_dtype, assert_within, eps
 
 import jaxem
-from jaxem import EM, GEM, Fit, FitError, Model, Status, Weighted
+from jaxem import EM, GEM, Dataset, Fit, FitError, Model, Status
 from jaxem.core import bound
 from jaxem.core.expectation import expect, maximize_sums
 from jaxem.core.passes import accumulate
@@ -294,7 +294,7 @@ def test_a_fall_within_rounding_error_is_no_failure():
     """The objective of a fit at its optimum goes up and down by rounding error for ever."""
     optimum = jaxem.fit(POISSON, START, COUNTS, stop=jaxem.fitting.parameter_change(0.0))
     for scale in (1.0, 3.0):
-        data = Weighted(COUNTS, np.full(50, scale))
+        data = Dataset(COUNTS, weights=np.full(50, scale))
         fit = jaxem.fit(POISSON, optimum.params, data, stop=Never(), max_steps=300)
         assert fit.status == Status.MAX_STEPS
         assert_consistent(fit, POISSON, data)
@@ -561,14 +561,14 @@ def test_the_default_rule_ends_near_the_optimum():
 
 
 def test_decisions_know_neither_size_nor_units():
-    plain = jaxem.fit(NORMAL, NORMAL_START, Weighted(X, np.ones(200)))
-    twice = jaxem.fit(NORMAL, NORMAL_START, Weighted(X, np.full(200, 2.0)))
+    plain = jaxem.fit(NORMAL, NORMAL_START, Dataset(X, weights=np.ones(200)))
+    twice = jaxem.fit(NORMAL, NORMAL_START, Dataset(X, weights=np.full(200, 2.0)))
     assert plain.steps == twice.steps and plain.status == twice.status == Status.CONVERGED
     assert_within(twice.objective, 2 * plain.objective, 32 * EPS * 2 * abs(float(plain.objective)))
     for units in (1e3, 1e-3):
         m, v = NORMAL_START.components
         start = NORMAL_START._replace(components=NormalParams(units * m, units**2 * v))
-        scaled = jaxem.fit(NORMAL, start, Weighted(units * X, np.ones(200)))
+        scaled = jaxem.fit(NORMAL, start, Dataset(units * X, weights=np.ones(200)))
         assert scaled.steps == plain.steps and scaled.status == Status.CONVERGED
         assert_within(scaled.objective, plain.objective - 200 * np.log(units), 32 * EPS * 2000)
 

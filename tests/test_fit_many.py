@@ -10,7 +10,7 @@ import pytest
 from closeness import as_dtype, assert_within, eps
 
 import jaxem
-from jaxem import Status
+from jaxem import Dataset, Status
 from jaxem.core.stacking import stack
 from jaxem.families import Exponential, Normal, Poisson
 from jaxem.models import HMM, Mixture
@@ -183,20 +183,20 @@ def test_stack_pads_with_weight_zero():
     a, b = np.arange(3.0), np.arange(5.0)
     both = stack([a, b])
     np.testing.assert_array_equal(both.weights, [[1, 1, 1, 0, 0], [1] * 5])
-    np.testing.assert_array_equal(both.data, [[0, 1, 2, 0, 0], b])
-    weighted = stack([jaxem.Weighted(a, np.array([2.0, 0, 3])), jaxem.Weighted(b, np.ones(5))])  # pyright: ignore
+    np.testing.assert_array_equal(both.values, [[0, 1, 2, 0, 0], b])
+    weighted = stack([Dataset(a, weights=np.array([2.0, 0, 3])), Dataset(b, weights=np.ones(5))])  # pyright: ignore
     np.testing.assert_array_equal(weighted.weights, [[2, 0, 3, 0, 0], [1] * 5])
     equal = stack([a, a + 1])
     np.testing.assert_array_equal(equal, [a, a + 1])
 
 
 def test_stack_pads_sequences_in_both_directions():
-    a = jaxem.pad_sequences([np.arange(1.0, 3.0), np.arange(1.0, 5.0)])
-    b = jaxem.pad_sequences([np.arange(1.0, 7.0)])
+    a = jaxem.dataset([np.arange(1.0, 3.0), np.arange(1.0, 5.0)])
+    b = jaxem.dataset([np.arange(1.0, 7.0)])
     both = stack([a, b])
-    assert both.data.values.shape == (2, 2, 6)
+    assert both.values.shape == (2, 2, 6)
     np.testing.assert_array_equal(both.weights, [[1, 1], [1, 0]])
-    np.testing.assert_array_equal(both.data.lengths, [[2, 4], [6, 6]])
+    np.testing.assert_array_equal(both.lengths, [[2, 4], [6, 6]])
     model = HMM(Exponential(), 2)
     params = model.init(jax.random.key(0), a)
     alone = [float(model.log_likelihood(params, data)) for data in (a, b)]
@@ -249,7 +249,7 @@ def test_errors_name_the_data_set():
     with pytest.raises(ValueError, match=r"data set 5: Normal needs .*; 1 of 30 are not, the first is number 2"):
         jaxem.fit_many(MIXTURE, starts, x.at[5, 2].set(jnp.nan))
     with pytest.raises(ValueError, match=r"data set 5: .*one of them above zero"):
-        jaxem.fit_many(MIXTURE, starts, jaxem.Weighted(x, jnp.ones((9, 30)).at[5].set(0.0)))
+        jaxem.fit_many(MIXTURE, starts, Dataset(x, weights=jnp.ones((9, 30)).at[5].set(0.0)))
     with pytest.raises(ValueError, match=r"9 data sets need a start each, .* of weights; its shape is \(2,\)"):
         jaxem.fit_many(MIXTURE, lane(starts, 0), x)
     with pytest.raises(ValueError, match=r"data set 1: .* 1 of 30 are not, the first is number 3"):
@@ -260,7 +260,7 @@ def test_errors_say_what_is_wrong():
     starts, x = normal_data()
     for bad, says in [
         ([], "no data sets were given"),
-        ([x[0], jaxem.Weighted(x[0], x[0])], "data set 1 is of another form than the first"),
+        ([x[0], (x[0], x[0])], "data set 1 is of another form than the first"),
         ([x[0], x[1, :0]], "data set 1 is empty"),
         ([np.ones((4, 2)), np.ones((5, 3))], r"data set 1 has observations of shape \(3,\), the first has \(2,\)"),
         (1.0, "must share a leading axis of data sets"),

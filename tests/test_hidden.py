@@ -12,7 +12,7 @@ from jax.scipy.special import digamma, gammaln
 from scipy import optimize, stats
 
 import jaxem
-from jaxem import Positive, Real, Weighted
+from jaxem import Dataset, Positive, Real
 from jaxem.core.parameters import Param
 from jaxem.models import HMM, Mixture
 
@@ -102,7 +102,7 @@ def draw(n=300):
 def test_every_law_holds_and_the_fit_converges(kind, precision):
     x = jnp.asarray(draw(), precision)
     weights = jnp.asarray(np.random.default_rng(1).integers(0, 3, 300), precision)
-    data = {"mixture": x, "weighted mixture": Weighted(x, weights), "chain": x.reshape(10, 30)}[kind]
+    data = {"mixture": x, "weighted mixture": Dataset(x, weights=weights), "chain": x.reshape(10, 30)}[kind]
     model = (HMM if kind == "chain" else Mixture)(Student(), 2)
     start = model.init(jax.random.key(0), data)
     fit = jaxem.check(jaxem.fit(model, start, data, max_steps=2000))

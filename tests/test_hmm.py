@@ -14,7 +14,7 @@ from scipy import stats
 from scipy.special import logsumexp
 
 import jaxem
-from jaxem import Sequences, Status, Weighted
+from jaxem import Dataset, Status
 from jaxem.families import MultivariateNormal, MultivariateNormalParams, Normal, NormalParams, Poisson, PoissonParams
 from jaxem.latent import chain
 from jaxem.models import HMM, HMMParams
@@ -142,7 +142,7 @@ def brute_force(model, density, params, other, x, lengths):
 def test_agrees_with_enumeration(kind, dtype):
     model, density, *numbers, x, lengths = TINY[kind]
     params, other, x = as_dtype((*numbers, x), dtype)
-    found = parts(model, params, other, Sequences(x, jnp.asarray(lengths)))
+    found = parts(model, params, other, Dataset(x, lengths=jnp.asarray(lengths)))
     exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, other, x))
     wanted = brute_force(model, density, *exact, lengths)
     np.testing.assert_array_equal(found.pop("path"), wanted.pop("path"))
@@ -158,7 +158,7 @@ def test_equal_lengths_need_no_lengths():
     model, _, params, other, x, _ = TINY["poisson"]
     params, other, x = as_dtype((params, other, x), np.float64)
     without = parts(model, params, other, x)
-    full = parts(model, params, other, Sequences(x, jnp.full((2,), 5, jnp.int32)))
+    full = parts(model, params, other, Dataset(x, lengths=jnp.full((2,), 5, jnp.int32)))
     jax.tree.map(np.testing.assert_array_equal, without, full)
 
 
@@ -207,7 +207,7 @@ def stacked(sequences: list[np.ndarray]) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["full", "diag", "poisson"])
 def test_five_iterations_agree_with_hmmlearn(kind):
     sequences, start = simulated(kind)
-    peer, data = fitted_peer(kind), jaxem.pad_sequences(sequences)
+    peer, data = fitted_peer(kind), jaxem.dataset(sequences)
     model = HMM(Poisson() if kind == "poisson" else MultivariateNormal(kind), 2)
     fit = jaxem.fit(model, start, data, stop=EXACT, max_steps=5)
     assert fit.steps == 5 and fit.status == Status.MAX_STEPS
@@ -256,7 +256,7 @@ def test_padding_is_never_looked_at():
     start = as_dtype(START, np.float64)
     results = []
     for padding in (0.0, 1e30, -np.inf, np.nan):
-        data = Sequences(jnp.asarray(np.where(inside, x, padding)), jnp.asarray(LENGTHS))
+        data = Dataset(jnp.asarray(np.where(inside, x, padding)), lengths=jnp.asarray(LENGTHS))
         fit = jaxem.fit(MODEL, START, data, stop=EXACT, max_steps=10)
         results.append((fit, MODEL.init(jax.random.key(0), data), parts(MODEL, start, start, data)))
     assert np.isfinite(results[0][0].trace).all()
@@ -266,8 +266,8 @@ def test_padding_is_never_looked_at():
 
 def test_more_padding_changes_nothing():
     x, start = four_sequences(), as_dtype(START, np.float64)
-    short = Sequences(jnp.asarray(x), jnp.asarray(LENGTHS))
-    long = Sequences(jnp.asarray(np.pad(x, ((0, 0), (0, 5)), constant_values=np.nan)), jnp.asarray(LENGTHS))
+    short = Dataset(jnp.asarray(x), lengths=jnp.asarray(LENGTHS))
+    long = Dataset(jnp.asarray(np.pad(x, ((0, 0), (0, 5)), constant_values=np.nan)), lengths=jnp.asarray(LENGTHS))
     a, b = (parts(MODEL, start, start, data) for data in (short, long))
     for name in ("smoothed", "predict_proba", "path"):
         b[name] = b[name][:, :12]
@@ -277,9 +277,9 @@ def test_more_padding_changes_nothing():
 def test_weights_are_repetitions():
     times = np.array([2, 0, 1, 1])
     x = four_sequences()
-    data = Weighted(Sequences(x, LENGTHS), times.astype(float))
+    data = Dataset(x, lengths=LENGTHS, weights=times.astype(float))
     weighted = jaxem.fit(MODEL, START, data, stop=EXACT, max_steps=10)
-    repeated = Sequences(np.repeat(x, times, axis=0), np.repeat(LENGTHS, times))
+    repeated = Dataset(np.repeat(x, times, axis=0), lengths=np.repeat(LENGTHS, times))
     again = jaxem.fit(MODEL, START, repeated, stop=EXACT, max_steps=10)
     # Ten steps of rounding errors of sums of some fifty terms of size x^2 <= 25.
     agree(weighted.params, again.params, 10 * np.sqrt(50) * EPS * 25)
@@ -291,9 +291,10 @@ def test_a_sequence_of_weight_zero_is_never_looked_at():
     x, weights = four_sequences(), np.array([2.0, 0, 1, 3])
     results = []
     for value, length in ((0.0, 7), (1e6, 7), (1.0, 12), (np.nan, 2)):
-        data = Weighted(
-            Sequences(np.where(np.arange(4)[:, None] == 1, value, x), np.where(np.arange(4) == 1, length, LENGTHS)),
-            weights,
+        data = Dataset(
+            np.where(np.arange(4)[:, None] == 1, value, x),
+            lengths=np.where(np.arange(4) == 1, length, LENGTHS),
+            weights=weights,
         )
         results.append(jaxem.fit(MODEL, START, data, stop=EXACT, max_steps=10))
     assert np.isfinite(results[0].trace).all()
@@ -354,7 +355,7 @@ def test_the_likeliest_state_may_be_out_of_reach(dtype):
         np.array([1.0, 0.0]), np.array([[0.5, 0.5], [0.0, 1.0]]), NormalParams(np.array([0.0, far]), np.ones(2))
     )
     lengths = np.full(4, 5, np.int32)
-    params, data = as_dtype(start, dtype), Sequences(jnp.asarray(x), jnp.asarray(lengths))
+    params, data = as_dtype(start, dtype), Dataset(jnp.asarray(x), lengths=jnp.asarray(lengths))
     found = parts(MODEL, params, params, data)
     wanted = brute_force(MODEL, normal, start, start, np.asarray(x, np.float64), lengths)
     np.testing.assert_array_equal(found.pop("path"), wanted.pop("path"))
@@ -423,7 +424,7 @@ def test_sample():
 
 def test_starts_are_models(dtype):
     inside = np.arange(12)[None] < LENGTHS[:, None]
-    data = Sequences(as_dtype(np.where(inside, four_sequences(), np.nan), dtype), jnp.asarray(LENGTHS))
+    data = Dataset(as_dtype(np.where(inside, four_sequences(), np.nan), dtype), lengths=jnp.asarray(LENGTHS))
     params = MODEL.init(jax.random.key(0), data)
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
     assert_within(params.initial.sum(), 1, 8 * eps(dtype))
@@ -454,16 +455,21 @@ def test_errors_say_what_is_wrong():
         (
             MODEL,
             START,
-            Sequences(x, np.array([12, 7, 0, 9])),
+            Dataset(x, lengths=np.array([12, 7, 0, 9])),
             "lengths of 4 sequences must be 4 whole numbers from 1 to",
         ),
-        (MODEL, START, Sequences(x, np.array([12, 7, 13, 9])), "must be 4 whole numbers from 1 to 12"),
-        (MODEL, START, Sequences(x, np.array([12, 7])), "must be 4 whole numbers from 1 to 12"),
+        (MODEL, START, Dataset(x, lengths=np.array([12, 7, 13, 9])), "must be 4 whole numbers from 1 to 12"),
+        (MODEL, START, Dataset(x, lengths=np.array([12, 7])), "must be 4 whole numbers from 1 to 12"),
         (MODEL, START, x[:1, :1], "1 observations cannot tell 2 classes apart; use k <= 1"),
         (MODEL, START, nan, "needs a finite number in every observation; 1 of 48 are not, the first is number 25: nan"),
         (counts, poissons, np.where(x > 3, -1.0, 2.0), "needs a non-negative whole number in every observation"),
         (counts, poissons, np.where(x > 3, 1.5, 2.0), "needs a non-negative whole number in every observation"),
-        (MODEL, START, Weighted(x, np.ones(48)), r"the weights of 4 observations need shape \(4,\); got \(48,\)"),
+        (
+            MODEL,
+            START,
+            Dataset(x, weights=np.ones(48)),
+            r"weights of 4 observations need shape \(4,\); got \(48,\)",
+        ),
     ]:
         for function in (
             lambda model=model, bad=bad: model.init(jax.random.key(0), bad),

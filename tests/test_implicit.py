@@ -12,7 +12,7 @@ from closeness import assert_within, eps
 from jax.flatten_util import ravel_pytree
 
 import jaxem
-from jaxem import FitError, Sequences, Status, Weighted
+from jaxem import Dataset, FitError, Status
 from jaxem.core import linear
 from jaxem.families import MultivariateNormal, Normal, NormalInverseWishart, NormalParams, Poisson, PoissonParams
 from jaxem.fitting import implicit
@@ -63,7 +63,7 @@ INPUTS = jax.tree.map(jnp.asarray, {"x": MVN_X, "w": MVN_W, "prior": PRIOR})
 
 def mvn(inputs: Any, **options: Any) -> Any:
     model = Mixture(MultivariateNormal("full", inputs["prior"]), 2)
-    return flat(jaxem.fit(model, MVN_START, Weighted(inputs["x"], inputs["w"]), **options))
+    return flat(jaxem.fit(model, MVN_START, Dataset(inputs["x"], weights=inputs["w"]), **options))
 
 
 def test_a_mixture_forward_and_backward():
@@ -151,7 +151,7 @@ def test_a_hidden_markov_model_of_whole_numbers():
         np.random.default_rng(1).poisson(np.where(np.arange(12) // 4 % 2, 8, 1)[None].repeat(4, 0)).astype(np.int32)
     )
     model = HMM(Poisson(), 2)
-    data = lambda w: Weighted(Sequences(jnp.asarray(counts), jnp.array([12, 7, 10, 3])), w)
+    data = lambda w: Dataset(jnp.asarray(counts), lengths=jnp.array([12, 7, 10, 3]), weights=w)
     w = jnp.array([1.0, 2.0, 0.7, 1.2])
     start = model.init(jax.random.key(0), data(w))
     assert_derivative(lambda w: flat(jaxem.fit(model, start, data(w), stop=TIGHT)), w)
@@ -199,7 +199,7 @@ def test_a_model_without_an_m_step():
     exact = jaxem.from_log_joint(coins_log_joint, constraints=space, m_step=weighted_coins_m_step)
     rng = np.random.default_rng(5)
     y = jnp.asarray((rng.random((20, 6)) < np.where(rng.random((20, 1)) < 0.4, 0.8, 0.3)).astype(float))
-    run = lambda model, w, **options: flat(jaxem.fit(model, Coins(0.5, 0.7, 0.4), Weighted(y, w), **options))
+    run = lambda model, w, **options: flat(jaxem.fit(model, Coins(0.5, 0.7, 0.4), Dataset(y, weights=w), **options))
     w = jnp.asarray(rng.uniform(0.5, 1.5, 20))
     direction = random_like(w)
     wanted = central(lambda w: run(exact, w, stop=TIGHT), w, direction)
@@ -210,7 +210,7 @@ def test_a_model_without_an_m_step():
 
 def weighted_coins_m_step(q, data):
     """Each row counts ``weights`` times."""
-    y, r = data.data, q.probabilities * data.weights[:, None]
+    y, r = data.values, q.probabilities * data.weights[:, None]
     heads = (r * y.sum(axis=1, keepdims=True)).sum(axis=0) / (r.sum(axis=0) * y.shape[1])
     return Coins(r.sum(axis=0)[0] / r.sum(), heads[0], heads[1])
 
@@ -259,7 +259,7 @@ def test_observations_of_weight_zero():
     """
     model = Mixture(Poisson(), 1)
     start = MixtureParams(np.ones(1), PoissonParams(np.array([2.0])))
-    rate = lambda x, w: jaxem.fit(model, start, Weighted(x, w)).params.components.rates[0]
+    rate = lambda x, w: jaxem.fit(model, start, Dataset(x, weights=w)).params.components.rates[0]
     x, w = jnp.array([1.0, 2.0, 4.0, 3.0, 9.0]), jnp.array([1.0, 2.0, 0.5, 1.0, 0.0])
     by_x, by_w = jax.grad(rate, argnums=(0, 1))(x, w)
     assert_within(by_x, w / w.sum(), 64 * eps(np.float64))

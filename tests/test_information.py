@@ -10,6 +10,7 @@ from cases import case
 from closeness import as_dtype, assert_within
 
 import jaxem
+from jaxem import Dataset
 from jaxem.families import Normal, NormalParams, Poisson
 from jaxem.models import HMM, FactorAnalysis, FactorAnalysisParams, Mixture, MixtureParams
 
@@ -32,7 +33,7 @@ def chains():
     """Sequences of which some start in each state, so that no probability is on the edge."""
     rng = np.random.default_rng(7)
     states = (rng.random((20, 1)) < 0.5) ^ ((rng.random((20, 8)) < 0.3).cumsum(axis=1) % 2 == 1)
-    data = jaxem.Sequences(jnp.asarray(rng.normal(size=(20, 8)) + 2.5 * states), jnp.asarray(rng.integers(3, 9, 20)))
+    data = Dataset(jnp.asarray(rng.normal(size=(20, 8)) + 2.5 * states), lengths=jnp.asarray(rng.integers(3, 9, 20)))
     return HMM(Normal(), 2), HMM(Normal(), 2).init(jax.random.key(1), data), data
 
 

@@ -11,6 +11,7 @@ import pytest
 from closeness import assert_within, eps
 
 import jaxem
+from jaxem import Dataset
 from jaxem.core import expectation
 from jaxem.core.contexts import choose
 from jaxem.families import MultivariateNormal, MultivariateNormalParams, products, quadratic, whitening
@@ -162,14 +163,14 @@ def test_in_pieces(form, by, take, monkeypatch):
     assert_as_the_textbook(form, params, w, x)
 
 
-def mixture(form: str) -> tuple[Mixture, MixtureParams, jaxem.Weighted]:
+def mixture(form: str) -> tuple[Mixture, MixtureParams, jaxem.Dataset]:
     params, x, _ = setting(form, jnp.float64, 100.0)
     weights = jnp.asarray(np.random.default_rng(1).integers(0, 3, N), jnp.float64)
     x = jnp.where(weights[:, None] > 0, x, jnp.nan)
     return (
         Mixture(MultivariateNormal(form), K),
         MixtureParams(jnp.full((K,), 1 / K), params),
-        jaxem.Weighted(x, weights),
+        Dataset(x, weights=weights),
     )
 
 

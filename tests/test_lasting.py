@@ -37,7 +37,7 @@ def linkage():
 def use(model):
     fit = jaxem.check(jaxem.fit(model, 0.5, COUNTS))
     assert jaxem.verify(model, fit.params, COUNTS, probes=1).ok
-    assert "0.627" in str(jaxem.summary(fit, model, COUNTS))
+    assert "0.627" in str(jaxem.summary(model, fit, COUNTS))
 
 
 def executables():

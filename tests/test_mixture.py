@@ -18,7 +18,7 @@ from sklearn.mixture import GaussianMixture
 
 import jaxem
 import jaxem.datasets
-from jaxem import EM, Weighted
+from jaxem import EM, Dataset
 from jaxem.core import constraints
 from jaxem.families import (
     Bernoulli,
@@ -175,7 +175,7 @@ def test_weights_are_repetitions_in_every_part(kind):
     model, _, params, other, x = TINY[kind]
     params, other, x = as_dtype(params, np.float64), as_dtype(other, np.float64), jnp.asarray(x)
     weights = np.array([2, 0, 3, 1])
-    weighted = parts(model, params, other, Weighted(x, jnp.asarray(weights, jnp.float64)))
+    weighted = parts(model, params, other, Dataset(x, weights=jnp.asarray(weights, jnp.float64)))
     repeated = parts(model, params, other, jnp.asarray(np.repeat(x, weights, axis=0)))
     for name in ("log_normalizer", "log_likelihood", "q_function", "entropy", "divergence", "elbo", "kl"):
         assert_within(weighted[name], repeated[name], 64 * EPS * (1 + abs(float(repeated["log_likelihood"]))))
@@ -302,7 +302,7 @@ def same(a: Any, b: Any) -> None:
 def test_fits_with_weights_equal_fits_with_repetitions(form):
     times = np.random.default_rng(1).integers(0, 4, size=len(X))
     model = Mixture(MultivariateNormal(form), 3)
-    weighted = jaxem.fit(model, start(form), Weighted(X, times.astype(float)), stop=NEVER, max_steps=20)
+    weighted = jaxem.fit(model, start(form), Dataset(X, weights=times.astype(float)), stop=NEVER, max_steps=20)
     repeated = jaxem.fit(model, start(form), np.repeat(X, times, axis=0), stop=NEVER, max_steps=20)
     # Twenty steps of rounding errors of sums of N terms of size x^2 <= 50.
     agree(weighted.params, repeated.params, 20 * np.sqrt(times.sum()) * EPS * 50)
@@ -315,8 +315,8 @@ POISSONS = MixtureParams(np.array([0.5, 0.5]), PoissonParams(np.array([1.0, 6.0]
 
 def test_weights_may_be_whole_numbers():
     model, times = Mixture(Poisson(), 2), np.arange(8) % 3
-    as_ints = jaxem.fit(model, POISSONS, Weighted(COUNTS, times), max_steps=20, stop=NEVER)
-    as_floats = jaxem.fit(model, POISSONS, Weighted(COUNTS, times.astype(float)), max_steps=20, stop=NEVER)
+    as_ints = jaxem.fit(model, POISSONS, Dataset(COUNTS, weights=times), max_steps=20, stop=NEVER)
+    as_floats = jaxem.fit(model, POISSONS, Dataset(COUNTS, weights=times.astype(float)), max_steps=20, stop=NEVER)
     same(as_ints, as_floats)
 
 
@@ -331,7 +331,7 @@ def test_an_observation_of_weight_zero_is_never_looked_at(kind):
     weights[3] = 0
     fits, starts = [], []
     for value in (x[3], *bad):
-        data = Weighted(np.concatenate([x[:3], np.reshape(value, x[3:4].shape), x[4:]]), weights)
+        data = Dataset(np.concatenate([x[:3], np.reshape(value, x[3:4].shape), x[4:]]), weights=weights)
         fits.append(jaxem.fit(model, params, data, max_steps=20, stop=NEVER))
         starts.append(model.init(jax.random.key(0), data))
     for fit, drawn in zip(fits[1:], starts[1:], strict=True):
@@ -469,7 +469,7 @@ def test_starts_heed_weights(kind):
     weights = np.repeat([1.0, 0.0], 20)
     model = Mixture(Normal(), 2)
     keys = jax.random.split(jax.random.key(0), 20)
-    data = Weighted(jnp.asarray(x), jnp.asarray(weights))
+    data = Dataset(jnp.asarray(x), weights=jnp.asarray(weights))
     means = jax.vmap(lambda key: model.init(key, data, kind).components.means)(keys)
     assert means.max() <= 1
 
@@ -517,9 +517,9 @@ def test_errors_say_what_is_wrong():
         (X[:, 0], r"Mixture of MultivariateNormal needs data of shape \(N, D\); got shape \(120,\)"),
         (X[:2], "2 observations cannot tell 3 classes apart; use k <= 2"),
         (np.where(np.arange(120)[:, None] == 7, np.nan, X), "1 of 120 are not, the first is number 7: "),
-        (Weighted(X, np.ones(5)), r"the weights of 120 observations need shape \(120,\); got \(5,\)"),
-        (Weighted(X, -np.ones(120)), "must be finite and not negative"),
-        (Weighted(X, np.zeros(120)), "must be finite and not negative, and one of them above zero"),
+        (Dataset(X, weights=np.ones(5)), r"the weights of 120 observations need shape \(120,\); got \(5,\)"),
+        (Dataset(X, weights=-np.ones(120)), "must be finite and not negative"),
+        (Dataset(X, weights=np.zeros(120)), "must be finite and not negative, and one of them above zero"),
     ]:
         for function in (lambda bad=bad: model.init(key, bad), lambda bad=bad: jaxem.fit(model, start("full"), bad)):
             with pytest.raises(ValueError, match=says):

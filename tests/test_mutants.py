@@ -15,6 +15,7 @@ from cases import case
 from mutants import Mutants, everywhere, scaled, with_lengths
 
 import jaxem
+from jaxem import Dataset
 from jaxem.families import Normal, NormalParams
 from jaxem.inference.verify.certificate import Verdict
 from jaxem.models import HMM
@@ -318,8 +319,8 @@ def last_step_forgotten(m, amount):
     """The smoother's last step left out of the emissions."""
 
     def m_step(q, x):
-        t = jnp.arange(q.smoothed.shape[1], dtype=x.data.lengths.dtype)[None, :, None]
-        smoothed = jnp.where(t < x.data.lengths[:, None, None] - 1, q.smoothed, 0)
+        t = jnp.arange(q.smoothed.shape[1], dtype=x.lengths.dtype)[None, :, None]
+        smoothed = jnp.where(t < x.lengths[:, None, None] - 1, q.smoothed, 0)
         return m.m_step(q, x)._replace(emissions=m.m_step(q._replace(smoothed=smoothed), x).emissions)
 
     return {"m_step": m_step}
@@ -345,15 +346,15 @@ def initial_never_moves(m, amount):
 
 
 def weights_ignored(m, amount):
-    return everywhere(m, lambda x: jaxem.Weighted(x.data, jnp.where(x.weights > 0, jnp.ones_like(x.weights), 0)))
+    return everywhere(m, lambda x: Dataset(x.values, weights=jnp.where(x.weights > 0, jnp.ones_like(x.weights), 0)))
 
 
 def weights_squared_in_q(m, amount):
-    return {"q_function": lambda p, q, x: m.q_function(p, q, jaxem.Weighted(x.data, x.weights**2))}
+    return {"q_function": lambda p, q, x: m.q_function(p, q, Dataset(x.values, weights=x.weights**2))}
 
 
 def weights_normalised(m, amount):
-    return everywhere(m, lambda x: jaxem.Weighted(x.data, x.weights / x.weights.sum()))
+    return everywhere(m, lambda x: Dataset(x.values, weights=x.weights / x.weights.sum()))
 
 
 def lengths_ignored(m, amount):
@@ -403,7 +404,7 @@ def weighted_chains(dtype):
     """Sequences of unequal lengths and weights."""
     data = case("ragged hmm", dtype).data
     weights = jnp.asarray([1.0, 2.0, 0.0, 1.0, 3.0, 0.5], dtype)
-    model, data = HMM(Normal(), 2), jaxem.Weighted(data, weights)
+    model, data = HMM(Normal(), 2), dataclasses.replace(data, weights=weights)
     return model, model.init(jax.random.key(1), data), data
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxem
-from jaxem import plot
+from jaxem import Dataset, plot
 from jaxem.families import (
     Bernoulli,
     Exponential,
@@ -59,7 +59,7 @@ CASES = {
     "weighted": lambda: (
         Mixture(Normal(), 2),
         MixtureParams(WEIGHTS, NormalParams(np.array([1.0, 6.0]), np.array([4.0, 4.0]))),
-        jaxem.Weighted(COUNTS, np.arange(1.0, 9.0)),
+        Dataset(COUNTS, weights=np.arange(1.0, 9.0)),
     ),
     "hidden Markov model": lambda: (
         HMM(Poisson(), 2),
@@ -309,7 +309,7 @@ def test_weights_in_the_histogram():
     ax = plot.mixture(model, params, data)
     assert abs(area(ax.patches) - 1) < 1e-12
     centre = sum(p.get_height() * p.get_width() * (p.get_x() + p.get_width() / 2) for p in ax.patches)
-    assert abs(centre - np.average(data.data, weights=data.weights)) < 0.2
+    assert abs(centre - np.average(data.values, weights=data.weights)) < 0.2
 
 
 def test_one_dimension_of_other_families():

@@ -10,7 +10,7 @@ from cases import case
 from closeness import assert_within
 
 import jaxem
-from jaxem import datasets
+from jaxem import Dataset, datasets
 from jaxem.core.expectation import em_map
 from jaxem.core.records import register
 from jaxem.families import Normal, NormalParams, Poisson, PoissonParams
@@ -215,7 +215,7 @@ def test_only_structure_makes_a_direction_flat(rates, redundant, wanted):
 def test_the_rate_does_not_depend_on_where_the_fit_stopped(dtype):
     """The London deaths (Titterington 1984), where EM is slow: each answer holds the one of a fit to the end."""
     deaths, days = datasets.london_times_deaths()
-    data = jaxem.Weighted(jnp.asarray(deaths, dtype), jnp.asarray(days, dtype))
+    data = Dataset(jnp.asarray(deaths, dtype), weights=jnp.asarray(days, dtype))
     model = Mixture(Poisson(), k=2)
     end = jnp.asarray([1.256095, 2.663404], dtype)
     start = MixtureParams(jnp.asarray([0.3599, 0.6401], dtype), PoissonParams(end))

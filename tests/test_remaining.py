@@ -11,7 +11,7 @@ import pytest
 from cases import case
 
 import jaxem
-from jaxem import EM, GEM, SQUAREM, Anderson, IncrementalEM, Model, Status, Weighted, datasets
+from jaxem import EM, GEM, SQUAREM, Anderson, Dataset, IncrementalEM, Model, Status, datasets
 from jaxem.core import bound, expectation
 from jaxem.families import Bernoulli, BernoulliParams, Normal, NormalParams, Poisson, PoissonParams
 from jaxem.families.protocol import log_density
@@ -123,13 +123,13 @@ OPTIMUM = -1989.945859883
 @pytest.mark.parametrize("algorithm", [EM(), SQUAREM(), SQUAREM(scheme=3), Anderson(), IncrementalEM()], ids=str)
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_the_estimate_is_what_is_left(algorithm, precision):
-    data = Weighted(jnp.asarray(DEATHS, precision), jnp.asarray(DAYS, precision))
+    data = Dataset(jnp.asarray(DEATHS, precision), weights=jnp.asarray(DAYS, precision))
     start = MixtureParams(jnp.array([0.3, 0.7]), PoissonParams(jnp.array([1.0, 2.5])))
     fit = jaxem.fit(LONDON, start, data, algorithm=algorithm, max_steps=5_000)
     assert fit.converged
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), fit.params)
     params = params._replace(weights=params.weights / params.weights.sum())
-    wide = Weighted(jnp.asarray(DEATHS, float), jnp.asarray(DAYS, float))
+    wide = Dataset(jnp.asarray(DEATHS, float), weights=jnp.asarray(DAYS, float))
     truly = OPTIMUM - float(LONDON.log_likelihood(params, wide))
     assert truly <= (1e-6 if precision == "float64" else 5e-6)
     if precision == "float64" and isinstance(algorithm, EM):
@@ -197,7 +197,7 @@ def test_classes_that_differ_are_not_said_to_coincide():
 
 
 def test_gem_in_32_bits_is_held_to_what_is_left():
-    data = Weighted(jnp.asarray(DEATHS, jnp.float32), jnp.asarray(DAYS, jnp.float32))
+    data = Dataset(jnp.asarray(DEATHS, jnp.float32), weights=jnp.asarray(DAYS, jnp.float32))
     start = MixtureParams(jnp.array([0.5, 0.5]), PoissonParams(jnp.array([1.0, 3.0])))
     fit = jaxem.fit(LONDON, start, data, algorithm=GEM(), max_steps=3_000)
     assert not fit.converged or float(fit.objective) >= OPTIMUM - 0.002

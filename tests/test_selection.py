@@ -11,7 +11,7 @@ from cases import case
 from closeness import assert_within, eps
 
 import jaxem
-from jaxem import datasets
+from jaxem import Dataset, datasets
 from jaxem.families import Categorical, MultivariateNormal, Normal
 from jaxem.inference.sample_size import sample_size
 from jaxem.inference.selection.comparison import Candidate, Selection, describe
@@ -62,20 +62,20 @@ def test_criteria_are_what_they_say():
     for name, value in wanted.items():
         assert_within(getattr(jaxem.inference, name)(model, params, x), value, 256 * eps("float64") * abs(L))
     # A weight of 2 is the same as seeing the observation twice.
-    twice, weighted = jnp.concatenate([x, x]), jaxem.Weighted(x, jnp.full((70,), 2.0))
+    twice, weighted = jnp.concatenate([x, x]), Dataset(x, weights=jnp.full((70,), 2.0))
     for name in wanted:
         value = getattr(jaxem.inference, name)
         assert_within(value(model, params, weighted), value(model, params, twice), 256 * eps("float64") * abs(L))
-    assert float(jaxem.inference.aicc(model, params, jaxem.Weighted(x, jnp.full((70,), 0.08)))) == math.inf  # n = 5.6
+    assert float(jaxem.inference.aicc(model, params, Dataset(x, weights=jnp.full((70,), 0.08)))) == math.inf  # n = 5.6
 
 
 def test_sample_sizes():
-    ragged = jaxem.Sequences(jnp.zeros((3, 5)), jnp.array([5, 1, 3], jnp.int32))
+    ragged = Dataset(jnp.zeros((3, 5)), lengths=jnp.array([5, 1, 3], jnp.int32))
     hmm = HMM(Normal(), 2)
     assert float(sample_size(hmm, ragged)) == 9
-    assert float(sample_size(hmm, jaxem.Weighted(ragged, jnp.array([1.0, 0.0, 2.5])))) == 12.5
+    assert float(sample_size(hmm, dataclasses.replace(ragged, weights=jnp.array([1.0, 0.0, 2.5])))) == 12.5
     assert float(sample_size(hmm, jnp.zeros((3, 5)))) == 15
-    assert float(sample_size(Mixture(Normal(), 2), jaxem.Weighted(jnp.zeros(3), jnp.array([1.0, 0.0, 2.5])))) == 3.5
+    assert float(sample_size(Mixture(Normal(), 2), Dataset(jnp.zeros(3), weights=jnp.array([1.0, 0.0, 2.5])))) == 3.5
 
 
 def test_a_prior_is_no_part_of_the_likelihood():
@@ -290,7 +290,7 @@ def test_weights_in_cross_validation(folds):
     """Rows of weight zero are dealt last: every fold holds some that count. A weight of 2 is two observations."""
     x = np.random.default_rng(0).normal(3.0, 2.0, 8)
     weights = np.array([1.0, 0.0, 2.0, 0.0, 1.0, 0.0, 3.0, 0.0])
-    data = jaxem.Weighted(jnp.asarray(np.where(weights > 0, x, np.nan)), jnp.asarray(weights))
+    data = Dataset(jnp.asarray(np.where(weights > 0, x, np.nan)), weights=jnp.asarray(weights))
     for key in jax.random.split(jax.random.key(0), 4):
         found = jaxem.inference.cross_validate(
             Mixture(Normal(), 1), data, key=key, folds=folds, restarts=1, max_steps=20
@@ -314,7 +314,7 @@ def test_sequences_of_different_lengths_in_cross_validation():
     """The mean is over steps."""
     model = HMM(Normal(), 1)
     values = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)))
-    data = jaxem.Sequences(values, jnp.asarray([6, 1, 2, 6], jnp.int32))
+    data = Dataset(values, lengths=jnp.asarray([6, 1, 2, 6], jnp.int32))
     found = jaxem.inference.cross_validate(model, data, key=jax.random.key(0), folds=4, restarts=1, max_steps=20)
     assert sorted(np.asarray(found.sizes).tolist()) == [1, 2, 6, 6]
     assert found.mean == pytest.approx(float(found.held_out.sum()) / 15)

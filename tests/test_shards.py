@@ -14,7 +14,7 @@ import pytest
 from closeness import assert_within, eps
 
 import jaxem
-from jaxem import GEM, SQUAREM, HardEM, IncrementalEM, OnlineEM, Sequences, Weighted
+from jaxem import GEM, SQUAREM, Dataset, HardEM, IncrementalEM, OnlineEM
 from jaxem.core import expectation
 from jaxem.families import MultivariateNormal, Poisson
 from jaxem.models import HMM, FactorAnalysis, Mixture
@@ -36,7 +36,7 @@ def ragged():
     states = (np.arange(40) // 7) % 2
     values = rng.poisson(np.array([2.0, 9.0])[states], size=(101, 40)).astype(float)
     lengths, weights = rng.integers(3, 41, 101).astype(np.int32), rng.integers(0, 3, 101).astype(float)
-    return HMM(Poisson(), 2), Weighted(Sequences(values, lengths), weights)
+    return HMM(Poisson(), 2), Dataset(values, lengths=lengths, weights=weights)
 
 
 def factors():
@@ -113,7 +113,7 @@ def test_bad_values_are_a_status_and_bad_calls_a_sentence():
     with pytest.raises(ValueError, match="cannot run inside jit"):
         jax.jit(lambda x: jaxem.shard(x).data.weights)(x)
     with pytest.raises(ValueError, match="weights must be finite"):
-        jaxem.shard(Weighted(x, -np.ones(101)))
+        jaxem.shard(Dataset(x, weights=-np.ones(101)))
 
 
 def process(rank: int, port: int) -> None:

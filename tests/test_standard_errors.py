@@ -10,6 +10,7 @@ from closeness import assert_within
 from jax.flatten_util import ravel_pytree
 
 import jaxem
+from jaxem import Dataset
 from jaxem.families import (
     Categorical,
     CategoricalParams,
@@ -64,7 +65,7 @@ def test_a_normal_covariance_matrix_in_closed_form():
 def test_shares_have_a_singular_covariance():
     """One class of one categorical variable: (diag p - p p') / N, of rank 2, and intervals by the logit."""
     counts = np.array([2.0, 30.0, 68.0])
-    x = jaxem.Weighted(jnp.arange(3.0)[:, None], jnp.asarray(counts))  # weights are frequencies
+    x = Dataset(jnp.arange(3.0)[:, None], weights=jnp.asarray(counts))  # weights are frequencies
     p = counts / 100
     model = Mixture(Categorical((3,)), 1)
     params = one_class(CategoricalParams((jnp.asarray(p)[None],)))
@@ -110,7 +111,7 @@ def test_the_sandwich_in_closed_form():
     assert_within(rate(jaxem.inference.standard_errors(model, params, x, clusters=np.arange(60))), x.var() / 60, 1e-12)
     # A weight of w is w observations, and a weight of 0 is none, whatever stands there.
     values, counts = np.unique(x, return_counts=True)
-    weighted = jaxem.Weighted(jnp.asarray(np.append(values, np.nan)), jnp.asarray(np.append(counts, 0), float))
+    weighted = Dataset(jnp.asarray(np.append(values, np.nan)), weights=jnp.asarray(np.append(counts, 0), float))
     assert_within(rate(jaxem.inference.standard_errors(model, params, weighted, robust=True)), x.var() / 60, 1e-12)
     with pytest.raises(ValueError, match="60 labels"):
         jaxem.inference.covariance(model, params, x, clusters=np.zeros(3))
@@ -130,7 +131,7 @@ def test_the_sandwich_in_closed_form():
 )
 def test_a_sandwich_of_nothing_is_refused(rows, weights, clusters, message):
     """What resampling could not move has no robust error, and never one of zero."""
-    data = jaxem.Weighted(jnp.asarray(rows), jnp.asarray(weights))
+    data = Dataset(jnp.asarray(rows), weights=jnp.asarray(weights))
     model, params = Mixture(Poisson(), 1), poisson(np.average(rows, weights=weights))
     how = {"robust": True} if clusters is None else {"clusters": np.asarray(clusters, np.int32)}
     for function in (jaxem.inference.covariance, jaxem.inference.standard_errors, jaxem.inference.confidence_intervals):
@@ -209,7 +210,7 @@ def test_a_profile_that_never_falls_so_far_is_refused():
 def test_the_table():
     model, params, x, _ = normal_in_the_plane()
     fit = jaxem.fit(model, params, x, tol=1e-13)
-    table = jaxem.summary(fit, model, x, level=0.9)
+    table = jaxem.summary(model, fit, x, level=0.9)
     assert table.names[0] == "weights[0]" and table.names[-2] == "components.covariances[0, 0, 1]"
     assert len(table.names) == 6  # what a symmetric matrix says twice is said once
     assert table.free == 5
@@ -217,9 +218,9 @@ def test_the_table():
     assert printed.startswith("80 observations, 5 free parameters") and "90 % from" in printed
     assert_within(table.standard_errors[1], np.sqrt(x[:, 0].var() / 80), 1e-12)
     with pytest.raises(ValueError, match="level"):
-        jaxem.summary(fit, model, x, level=95)
+        jaxem.summary(model, fit, x, level=95)
     with pytest.raises(ValueError, match="jit"):
-        jax.jit(lambda fit: jaxem.summary(fit, model, x))(fit)
+        jax.jit(lambda fit: jaxem.summary(model, fit, x))(fit)
 
 
 def test_coverage_in_one_program():

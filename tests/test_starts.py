@@ -6,6 +6,7 @@ import pytest
 from closeness import assert_within, eps
 
 import jaxem
+from jaxem import Dataset
 from jaxem.core import trees
 from jaxem.families import (
     Bernoulli,
@@ -101,11 +102,11 @@ def test_more_columns_than_rows(dtype):
 def test_rows_that_do_not_count_are_not_looked_at(dtype):
     x = np.where(COUNTED[:, None] > 0, DATA["constant"], rng.normal(size=(40, 3))).astype(dtype)
     with pytest.raises(ValueError, match="column 2 is constant"):
-        Mixture(MultivariateNormal("diag"), 2).init(jax.random.key(0), jaxem.Weighted(x, COUNTED.astype(dtype)))
+        Mixture(MultivariateNormal("diag"), 2).init(jax.random.key(0), Dataset(x, weights=COUNTED.astype(dtype)))
     assert trees.all_finite(Mixture(MultivariateNormal("diag"), 2).init(jax.random.key(0), x))
     lengths = np.array([30], np.int32)
     with pytest.raises(ValueError, match="column 2 is constant"):
-        HMM(MultivariateNormal("diag"), 2).init(jax.random.key(0), jaxem.Sequences(x[None], lengths))
+        HMM(MultivariateNormal("diag"), 2).init(jax.random.key(0), Dataset(x[None], lengths=lengths))
 
 
 def test_many_data_sets_and_restarts_name_them():

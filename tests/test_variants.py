@@ -1,5 +1,6 @@
 """Hard, annealed, online and incremental EM: where they are EM to the bit, and against k-means and enumeration."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -19,14 +20,13 @@ from jaxem import (
     EM,
     SAEM,
     AnnealedEM,
+    Dataset,
     HardEM,
     IncrementalEM,
     Model,
     MonteCarloEM,
     OnlineEM,
-    Sequences,
     Status,
-    Weighted,
 )
 from jaxem.core import bound, trees
 from jaxem.core.data import size
@@ -168,7 +168,7 @@ def test_paths_against_enumeration(kind, precision):
     model, density, params, _, x, lengths = TINY[kind]
     params, x = as_dtype((params, x), precision)
     beta = 0.3
-    found = of_paths(model, params, Sequences(x, jnp.asarray(lengths)), jnp.asarray(beta, precision))
+    found = of_paths(model, params, Dataset(x, lengths=jnp.asarray(lengths)), jnp.asarray(beta, precision))
     exact, x = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, x))
     best = divergence = 0.0
     log_p = []
@@ -336,13 +336,13 @@ def test_online_em_weighs_sequences():
     run = lambda data: jaxem.fit(
         model, params, data, algorithm=OnlineEM(batch_size=4), stop=NEVER, max_steps=6, key=KEY
     )
-    x, weights = data.data, data.weights
+    x, weights = data.values, data.weights
     fit = run(data)
     assert fit.trace[6] > fit.trace[0]
     assert_honest(fit, model, data)
     # What has no weight, and what stands behind an end, is never looked at.
-    inside = chain.within(x.lengths, x.values.shape[1]) & (weights > 0)[:, None]
-    same(run(Weighted(x._replace(values=jnp.where(inside[:, :, None], x.values, jnp.nan)), weights)), fit)
+    inside = chain.within(data.lengths, x.shape[1]) & (weights > 0)[:, None]
+    same(run(dataclasses.replace(data, values=jnp.where(inside[:, :, None], x, jnp.nan))), fit)
 
 
 # Incremental EM

@@ -113,6 +113,7 @@ HOW_TO_WRITE = {
     "constraints": "constraints, a tree of spaces shaped like the parameters (or one space for all)",
     "init": "init(key, data) -> params, a random start",
     "sample": "sample(key, params, n) -> data",
+    "sample_like": "sample_like(key, params, data) -> data of the same form, by the covariates that data have",
     "predict_proba": "predict_proba(params, data) -> (..., K), the posterior probability of each class",
     "permute": "permute(params, order) -> params, in which class order[k] is called k",
     "label_keys": "label_keys(params) -> (K, F), what the classes are sorted by, the first column first",

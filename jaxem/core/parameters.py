@@ -8,6 +8,7 @@ number is an axis of just that length. An array without the axis ``K`` is shared
 """
 
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jax import Array
 
 from jaxem.core import trees
 from jaxem.core.constraints import Space, Spaces, outline
+from jaxem.core.data import Columns
 
 Declared = Any  # a tree of Param, shaped like the parameters
 
@@ -28,15 +30,47 @@ class Param:
     space: Space
     axes: tuple[str | int, ...]
     location: bool = False  # says where a class lies: classes are sorted by it
+    column: int | None = None  # of the data, where the array is about one: its last axis is that column's levels
 
     @classmethod
     def of(cls, space: Space, axes: str, location: bool = False) -> "Param":
         """From axes written with spaces between them, such as ``"K D"``."""
         return cls(space, tuple(int(axis) if axis.isdigit() else axis for axis in axes.split()), location)
 
+    def labels(self, shape: tuple[int, ...], columns: Columns | None) -> list[list[str]]:
+        """What the places along each axis are called: columns and levels by their names, all else by number."""
+        found = []
+        for place, (axis, length) in enumerate(zip(self.axes, shape, strict=True)):
+            names: tuple[str, ...] | None = None
+            if columns is not None and axis == "D":
+                names = columns.names
+            elif columns is not None and self.column is not None and place == len(shape) - 1:
+                names = columns.levels[self.column]
+            found.append(list(names) if names and len(names) == length else [str(i) for i in range(length)])
+        return found
+
 
 def _is_param(node: Any) -> bool:
     return isinstance(node, Param)
+
+
+def element_names(params: Any, declared: Declared = None, columns: Columns | None = None) -> tuple[str, ...]:
+    """The name of every number, in the order of ``ravel_pytree``: ``components.means[0, 1]``, or
+    ``components.means[0, waiting]`` where it is declared which axis is that of the columns, and these have names."""
+    names: list[str] = []
+    leaves = jax.tree.leaves(params)
+    declarations = [None] * len(leaves) if declared is None else _leaves(declared)
+    for name, param, leaf in zip(trees.leaf_names(params), declarations, leaves, strict=True):
+        shape = jnp.shape(leaf)
+        if param is not None and len(param.axes) == len(shape):
+            labels = param.labels(shape, columns)
+            if columns is not None and param.column is not None and param.column < len(columns.names):
+                name = f"{name.rpartition('.')[0]}.{columns.names[param.column]}"
+        else:
+            labels = [[str(i) for i in range(length)] for length in shape]
+        indices = itertools.product(*labels)
+        names += [f"{name}[{', '.join(index)}]" if index else name for index in indices]
+    return tuple(names)
 
 
 def spaces(declared: Declared) -> Spaces:

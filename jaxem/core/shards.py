@@ -1,5 +1,6 @@
 """Data over several devices, and over several processes, each of which holds its own rows."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,8 +9,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxem.core.checks import brief
-from jaxem.core.conversion import as_data
-from jaxem.core.data import Data, Sharded, Weighted, check_counts, count, split_weights
+from jaxem.core.data import Data, Sharded, check_counts, count, split_weights, with_weights
+from jaxem.core.dataset import as_data, named
 from jaxem.core.trees import float_dtype, holds_tracers
 
 
@@ -36,6 +37,7 @@ def shard(data: Data, mesh: Mesh | None = None) -> Sharded:
         mesh = Mesh(np.array(jax.devices()), ("rows",))
     if not isinstance(mesh, Mesh):
         raise ValueError(f"shard: mesh must be a jax.sharding.Mesh; got {brief(mesh)}")
+    names = named(data).names
     data = as_data(data)
     if holds_tracers(data):
         raise ValueError("shard places arrays on devices, so it cannot run inside jit, vmap or grad")
@@ -51,7 +53,8 @@ def shard(data: Data, mesh: Mesh | None = None) -> Sharded:
         return jax.make_array_from_process_local_data(sharding, filled)
 
     placed = jax.tree.map(lambda leaf: place(np.asarray(leaf), leaf[:1]), observations)
-    return Sharded(Weighted(placed, place(weights, np.zeros(1, weights.dtype))), mesh)
+    whole = with_weights(placed, place(weights, np.zeros(1, weights.dtype)))
+    return Sharded(dataclasses.replace(whole, names=names), mesh)
 
 
 def _most(number: int) -> int:

@@ -1,12 +1,13 @@
 """Many data sets as one tree with a leading axis, padded where they are of unequal length."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxem.core.conversion import as_data
-from jaxem.core.data import Data, Sequences, Weighted, count, split_weights
+from jaxem.core.data import Data, Dataset, count, lengths_of, split_weights, with_weights
+from jaxem.core.dataset import as_data
 from jaxem.core.trees import float_dtype, leaf_names
 
 
@@ -26,7 +27,7 @@ def stack(datasets: Data | list[Data]) -> Data:
     """A list of data sets as one tree with a leading axis; data that are no list are returned as they are.
 
     Where they have unequal numbers of observations, the shorter ones are filled up with copies of their first one, of
-    weight 0. Where sequences are of unequal length, they are padded like ``pad_sequences``.
+    weight 0. Where sequences are of unequal length, they are padded to the longest of all data sets.
 
     Raises ``ValueError`` where there are none, one is empty, or they differ in more than their length.
     """
@@ -34,7 +35,7 @@ def stack(datasets: Data | list[Data]) -> Data:
         return datasets
     if not datasets:
         raise ValueError("no data sets were given")
-    datasets = [jax.tree.map(np.asarray, as_data(data)) for data in datasets]
+    datasets = _alike([jax.tree.map(np.asarray, as_data(data)) for data in datasets])
     for b, data in enumerate(datasets):
         if jax.tree.structure(data) != jax.tree.structure(datasets[0]):
             raise ValueError(
@@ -48,7 +49,7 @@ def stack(datasets: Data | list[Data]) -> Data:
 
 
 def _padded(datasets: list[Data]) -> list[Data]:
-    if all(isinstance(split_weights(data)[0], Sequences) for data in datasets):
+    if all(lengths_of(data) is not None for data in datasets):
         datasets = _equally_long(datasets)
     lengths = [count(data) for data in datasets]
     names = leaf_names(datasets[0])
@@ -66,7 +67,7 @@ def _padded(datasets: list[Data]) -> list[Data]:
     return [_filled(data, max(lengths)) for data in datasets]
 
 
-def _filled(data: Data, length: int) -> Weighted:
+def _filled(data: Data, length: int) -> Dataset:
     """As many observations as asked for, those beyond the data's own of weight 0."""
     n = count(data)
     observations, weights = split_weights(data)
@@ -74,18 +75,39 @@ def _filled(data: Data, length: int) -> Weighted:
         weights = np.ones(n, float_dtype(observations))
     place = np.where(np.arange(length) < n, np.arange(length), 0)
     padding = np.zeros(length - n, weights.dtype)
-    return Weighted(jax.tree.map(lambda leaf: leaf[place], observations), np.concatenate([weights, padding]))  # pyright: ignore[reportArgumentType]
+    return with_weights(jax.tree.map(lambda leaf: leaf[place], observations), np.concatenate([weights, padding]))
 
 
-def _equally_long(datasets: list[Data]) -> list[Data]:
+def _equally_long(datasets: list[Dataset]) -> list[Dataset]:
     """Sequences padded to the longest of all data sets."""
-    longest = max(split_weights(data)[0].values.shape[1] for data in datasets)
+    steps = [jax.tree.leaves(data.values)[0].shape[1] for data in datasets]
 
-    def pad(data: Any) -> Any:
-        if isinstance(data, Weighted):
-            return Weighted(pad(data.data), data.weights)
-        missing = longest - data.values.shape[1]
-        widths = [(0, 0), (0, missing)] + [(0, 0)] * (data.values.ndim - 2)
-        return data._replace(values=np.pad(data.values, widths))
+    def each(data: Dataset, t: int) -> Dataset:
+        def pad(leaf: np.ndarray) -> np.ndarray:
+            along = leaf.ndim > 1 and leaf.shape[1] == t
+            return np.pad(leaf, [(0, 0), (0, max(steps) - t)] + [(0, 0)] * (leaf.ndim - 2)) if along else leaf
 
-    return [pad(data) for data in datasets]
+        values, given, observed = jax.tree.map(pad, (data.values, data.given, data.observed))
+        return dataclasses.replace(data, values=values, given=given, observed=observed)
+
+    return [each(*both) for both in zip(datasets, steps, strict=True)]
+
+
+def _alike(datasets: list[Data]) -> list[Data]:
+    """Data sets of one form: where one has weights, lengths or masks, all have."""
+    if not any(isinstance(data, Dataset) for data in datasets):
+        return datasets
+    records = [data if isinstance(data, Dataset) else Dataset(data) for data in datasets]
+    some = {name for name in ("weights", "lengths", "observed") for data in records if getattr(data, name) is not None}
+
+    def filled(data: Dataset) -> Dataset:
+        n, leaves = count(data.values), jax.tree.leaves(data.values)
+        defaults: dict[str, Any] = {
+            "weights": lambda: np.ones(n, float_dtype(data.values)),
+            "lengths": lambda: np.full(n, leaves[0].shape[1], np.int32),
+            "observed": lambda: jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), data.values),
+        }
+        new = {name: defaults[name]() for name in some if getattr(data, name) is None}
+        return dataclasses.replace(data, **new)
+
+    return [filled(data) for data in records]

@@ -55,7 +55,7 @@ class Categorical:
         return len(self.levels)
 
     def declare(self) -> CategoricalParams:
-        each = (Param(Simplex(), ("K", levels), location=True) for levels in self.levels)
+        each = (Param(Simplex(), ("K", levels), location=True, column=d) for d, levels in enumerate(self.levels))
         return CategoricalParams(tuple(each))  # pyright: ignore[reportArgumentType]
 
     def prepare(self, params: CategoricalParams, rows: int) -> Array:

@@ -13,8 +13,8 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxem.core import matrices
+from jaxem.core.arrays import as_array
 from jaxem.core.checks import whole_number
-from jaxem.core.conversion import as_array
 from jaxem.core.trees import float_dtype
 from jaxem.families import scales, stirling, unbounded
 

@@ -30,7 +30,7 @@ from jax.flatten_util import ravel_pytree
 from jaxem.core import constraints, expectation, linear
 from jaxem.core.compilation import program
 from jaxem.core.coordinates import living
-from jaxem.core.data import Data, Weighted, size
+from jaxem.core.data import Data, Dataset, size
 from jaxem.core.model import Params, has_m_step, require, spaces_of
 from jaxem.core.trees import largest
 from jaxem.fitting.closures import REFUSAL
@@ -98,7 +98,7 @@ def _is_zero(tangent: Any) -> bool:
 def _along(model: Any, data: Data, moving: tuple[int, ...]) -> tuple[list[Array], Callable[[list[Array]], Any]]:
     """The leaves of (model, data) that move, and the function that puts others in their place."""
     leaves, treedef = jax.tree.flatten((model, data))
-    if isinstance(data, Weighted) and len(leaves) - 1 in moving:
+    if isinstance(data, Dataset) and data.weights is not None and len(leaves) - 1 in moving:
         # An observation of weight zero is never looked at, but what it would add is the derivative in its weight.
         weights = leaves[-1]
         leaves[-1] = jnp.where(weights > 0, weights, jnp.finfo(weights.dtype).eps ** 2 * weights.max())

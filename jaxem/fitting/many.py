@@ -13,8 +13,9 @@ from jaxem.core import trees
 from jaxem.core.bound import HOW_TO_HAVE_ONE, has_objective
 from jaxem.core.checks import brief, prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.conversion import as_data, convert
+from jaxem.core.conversion import convert
 from jaxem.core.data import Data, rows, size
+from jaxem.core.dataset import as_data
 from jaxem.core.model import Params, check_model, require
 from jaxem.core.stacking import lanes_of, stack
 from jaxem.fitting import implicit
@@ -43,7 +44,7 @@ def fit_many(
     """One fit for each of B data sets: what ``vmap(fit)`` returns, to rounding error, without waiting for the slowest.
 
     ``datasets``: data with a leading axis of data sets, or a list of them. Of unequal lengths they are padded to the
-    longest with observations of weight 0, which the model must understand (``Weighted``). ``params``: a start for each,
+    longest with observations of weight 0, which the model must understand. ``params``: a start for each,
     on a leading axis; with ``params_axis=None`` one for all. ``key``, for algorithms that draw random numbers: lane b
     gets ``jax.random.split(key, B)[b]``. ``batch_size``: lanes that climb side by side (default: as many as fit the
     cache, or fill the device). ``progress(ended, B)`` is called whenever a group has made some steps. The other

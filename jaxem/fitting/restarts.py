@@ -12,8 +12,8 @@ from jaxem.algorithms.protocol import Algorithm
 from jaxem.core.bound import HOW_TO_HAVE_ONE, has_objective
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.conversion import as_data
 from jaxem.core.data import Data, check_counts, size
+from jaxem.core.dataset import as_data
 from jaxem.core.model import check_model, require
 from jaxem.fitting import implicit
 from jaxem.fitting.fit import check_call, choose, fit_alone

@@ -11,7 +11,7 @@ from jax import Array
 from jaxem.core import constraints, trees
 from jaxem.core.compilation import program
 from jaxem.core.conversion import check_shapes
-from jaxem.core.data import Data, Sharded, check_counts, counts_are_sound, rows, split_weights
+from jaxem.core.data import Data, Sharded, counts_are_sound, rows, split_weights
 from jaxem.core.model import Params, has, spaces_of
 
 
@@ -24,8 +24,6 @@ def check_start(model: Any, params: Params, data: Data) -> None:
     if trees.is_traced(model, params, data):
         return
     spread = isinstance(data, Sharded)  # its values are not brought together; ``is_valid`` looks at them
-    if not spread:
-        check_counts(data)
     for name, good, what in _membership(_inside, spaces_of(model), params):
         if not good:
             if has(model, "diagnose") and not spread:  # a start made from data of which none can be made

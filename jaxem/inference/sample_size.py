@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import trees
-from jaxem.core.conversion import as_data
 from jaxem.core.data import Data, count, split_weights
+from jaxem.core.dataset import as_data
 from jaxem.core.model import has
 
 

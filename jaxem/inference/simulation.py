@@ -1,5 +1,6 @@
 """Data like these: what the parametric bootstrap draws, and how many fits to it run side by side."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core.data import Data, count, split_weights
+from jaxem.core.data import Data, Dataset, count, split_weights
 from jaxem.core.model import Params, has, require
 from jaxem.fitting.result import usable
 
@@ -16,9 +17,11 @@ _SIDE_BY_SIDE = 2**26  # numbers, of the data and posteriors of the fits that ru
 
 def prepare(model: Any, data: Data) -> Data:
     """The data as rows that count once each; ``ValueError`` where weights are no whole numbers or nothing is drawn."""
+    observations, weights = split_weights(data)
+    if isinstance(observations, Dataset) and observations.given is not None:
+        require(model, "a parametric bootstrap of data with covariates", "sample_like")
     if not has(model, "sample_like"):
         require(model, "a parametric bootstrap", "sample")
-    observations, weights = split_weights(data)
     if weights is None:
         return data
     times = np.asarray(weights)
@@ -29,11 +32,14 @@ def prepare(model: Any, data: Data) -> Data:
 
 
 def draw(model: Any, params: Params, data: Data, key: Array) -> Data:
-    """Data like ``data`` (of their shape and dtype) from the model at ``params``."""
+    """Data like ``data`` (of their shape and dtype, with their covariates, lengths and missing cells) from the model
+    at ``params``."""
     if has(model, "sample_like"):
         drawn = model.sample_like(key, params, data)
     else:
         drawn = model.sample(key, params, count(data))
+    if isinstance(data, Dataset) and not isinstance(drawn, Dataset):
+        drawn = dataclasses.replace(data, values=drawn)
     return jax.tree.map(lambda new, old: new.astype(old.dtype), drawn, data)
 
 

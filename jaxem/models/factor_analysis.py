@@ -10,11 +10,13 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import matrices, parameters
+from jaxem.core.arrays import check_precision
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Positive, Real
-from jaxem.core.conversion import admit, as_data, as_params, check_precision, check_shapes
+from jaxem.core.conversion import admit, as_params, check_shapes
 from jaxem.core.data import Data, check_counts, counted, split_weights
+from jaxem.core.dataset import as_data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.rows import FromRows
@@ -56,9 +58,9 @@ class FactorAnalysis(FromRows):
               \text{M: } (\Lambda, \mu) = S_{xw} S_{ww}^{-1},\;
               \Psi = \operatorname{diag}(S_{xx} - (\Lambda, \mu) S_{wx}) / N,\; w = (z, 1)
 
-    Data ``(N, D)`` or ``Weighted``. The likelihood is that of N(mean, loadings loadings' + diag(noise)): loadings are
-    known up to a rotation. The sums of the M-step are of residuals, so that nothing cancels, be the data far from zero
-    or the noise small.
+    Data ``(N, D)``, with weights or without. The likelihood is that of N(mean, loadings loadings' + diag(noise)):
+    loadings are known up to a rotation. The sums of the M-step are of residuals, so that nothing cancels, be the data
+    far from zero or the noise small.
     """
 
     k: int = dataclasses.field(metadata={"static": True})

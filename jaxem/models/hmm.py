@@ -14,8 +14,9 @@ from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
 from jaxem.core.contexts import Apart, choose
-from jaxem.core.conversion import admit, as_data, as_params, check_shapes
-from jaxem.core.data import Data, Sequences, check_counts, counted, split_lengths, split_weights, total
+from jaxem.core.conversion import admit, as_params, check_shapes
+from jaxem.core.data import Data, Dataset, check_counts, counted, lengths_of, split_weights, total, values_of
+from jaxem.core.dataset import as_data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.rows import FromRows, weighted
@@ -53,8 +54,8 @@ class HMM(FromRows):
               A_{ij} \propto \sum_{nt} \xi_t(i, j),\;
               \text{emissions under weights } \gamma_t(k)
 
-    Data: one observation is one sequence. An array ``(N, T)`` or ``(N, T, D)``, ``Sequences`` where lengths differ
-    (see ``jaxem.pad_sequences``), or ``Weighted`` of either; for one sequence x, ``x[None]``. q: a ``Chain``.
+    Data: one observation is one sequence. An array ``(N, T)`` or ``(N, T, D)``, or a list of sequences where lengths
+    differ, with weights or without (see ``jaxem.dataset``); for one sequence x, ``x[None]``. q: a ``Chain``.
     An initial or transition probability that starts at exactly zero stays there, under every algorithm, and is not
     counted as free. ``parallel``: whether each sequence is cut into blocks that run side by side, at ``k`` times the
     arithmetic; ``None`` chooses by device and shape, the posterior is the same.
@@ -82,7 +83,7 @@ class HMM(FromRows):
 
     def prepare(self, params: HMMParams, x: Data | None) -> HMMParams:
         """Initial and transition probabilities, and the family's context."""
-        rows = 0 if x is None else math.prod(split_lengths(split_weights(x)[0])[0].shape[:2])
+        rows = 0 if x is None else math.prod(values_of(x).shape[:2])
         return params._replace(emissions=Apart(self.family.prepare(params.emissions, rows)))
 
     def _by_frames(self, of: Callable[..., Any], c: HMMParams, x: Array) -> Any:
@@ -223,7 +224,7 @@ class HMM(FromRows):
         check_shapes(self, None, data)
         if not is_traced(self, data):
             self._check_values(data)
-        name, given = read_start(start, self.k, split_lengths(split_weights(data)[0])[0].shape[:2], float_dtype(data))
+        name, given = read_start(start, self.k, values_of(data).shape[:2], float_dtype(data))
         params, sound = _init(self, key, data, given, name)
         check_sound(sound, self, data)
         return params
@@ -275,9 +276,9 @@ class HMM(FromRows):
         """As many sequences as in ``data``, of their lengths; weights are left out."""
         data = as_data(data)
         check_shapes(self, None, data)
-        x, lengths = split_lengths(split_weights(data)[0])
+        x, lengths = values_of(data), lengths_of(data)
         drawn = self.sample(key, params, *x.shape[:2])
-        return drawn if lengths is None else Sequences(drawn, lengths)
+        return drawn if lengths is None else Dataset(drawn, lengths=lengths)
 
     def sample_size(self, data: Data) -> Array:
         """The number of single observations (all steps of all sequences), weights counted."""
@@ -288,7 +289,7 @@ class HMM(FromRows):
 
     def check_shapes(self, params: HMMParams | None, data: Data | None) -> None:
         """Raise ``ValueError`` where the shapes of parameters and data (or of one alone) do not fit the model."""
-        x = None if data is None else observations.values_of(self, data)
+        x = None if data is None else observations.values_of(self, data, "lengths")
         if x is not None:
             observations.check_shape(self, x, ("N", "T"))
         if params is not None:
@@ -312,8 +313,7 @@ class HMM(FromRows):
 
 def _observed(data: Data) -> tuple[Array, Array]:
     """All steps of all sequences (N T, ...), and which of them lie within a sequence that counts, (N T,)."""
-    sequences, weights = split_weights(data)
-    x, lengths = split_lengths(sequences)
+    x, lengths, weights = values_of(data), lengths_of(data), split_weights(data)[1]
     n, t = x.shape[:2]
     observed = jnp.ones((n, t), bool) if lengths is None else chain.within(lengths, t)
     if weights is not None:
@@ -349,7 +349,7 @@ def _is_sequence(lengths: Array, x: Array) -> Array:
 def _unpack(sequences: Data) -> tuple[Array, Array]:
     """Values (N, T, ...) and lengths (N,). Padding is replaced by the sequence's first observation, so that it can do
     no harm: whatever it holds, its density is finite, and it has no weight."""
-    x, lengths = split_lengths(sequences)
+    x, lengths = values_of(sequences), lengths_of(sequences)
     if lengths is None:
         return x, jnp.full((x.shape[0],), x.shape[1])
     inside = chain.within(lengths, x.shape[1])

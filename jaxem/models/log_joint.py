@@ -40,7 +40,7 @@ def from_log_joint(
     ``constraints``: a tree of parameter spaces, or one space for all parameters (default: all real).
     ``m_step(q, data)``, with ``q.probabilities (N, K)``: the exact maximiser, where there is one; without it
     the M-step is gradient ascent on Q (``GEM``). ``log_prior(params)`` makes the fit MAP. ``init``, ``sample``,
-    ``permute`` and ``label_keys`` are those of ``jaxem.Model``. Data may be ``Weighted``.
+    ``permute`` and ``label_keys`` are those of ``jaxem.Model``. Data may have weights.
 
     Source: Dempster, Laird & Rubin (1977), section 4.3.
     """

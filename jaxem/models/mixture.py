@@ -12,8 +12,9 @@ from jaxem.core import parameters
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
-from jaxem.core.conversion import as_data, as_params, check_shapes
+from jaxem.core.conversion import as_params, check_shapes
 from jaxem.core.data import Data, check_counts, count, counted, split_weights
+from jaxem.core.dataset import as_data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.rows import weighted
@@ -46,7 +47,7 @@ class Mixture(ClassModel):
               \text{M: } w_k = n_k / N,\; n_k = \textstyle\sum_n r_{nk},\;
               \theta_k \text{ the family's maximiser under weights } r_{nk}
 
-    Data: an array ``(N, ...)`` or ``Weighted``; q: ``Responsibilities``. McLachlan & Peel (2000), chapter 2.
+    Data: an array ``(N, ...)``, with weights or without; q: ``Responsibilities``. McLachlan & Peel (2000), chapter 2.
     """
 
     family: Family

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.core import data as datasets
+from jaxem.core.arrays import check_precision
 from jaxem.core.checks import instance, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.conversion import check_precision
-from jaxem.core.data import Data, split_lengths, split_weights
+from jaxem.core.data import Data, Dataset, Sharded
 from jaxem.core.parameters import check_shapes
 
 
@@ -31,12 +32,24 @@ def check_definition(model: Any) -> None:
     object.__setattr__(model, "k", whole_number(f"{name}: k", model.k, 1))
 
 
-def values_of(model: Any, data: Data) -> Any:
-    """The array of observations in ``data``; ``ValueError`` where it is no array."""
-    values = split_lengths(split_weights(data)[0])[0]
+_REFUSED = {
+    "given": "has no covariates: leave given out",
+    "observed": "cannot use missing cells: leave those rows out",
+    "lengths": "has no sequences of its own: join them to rows, or use HMM",
+}
+
+
+def values_of(model: Any, data: Data, *takes: str) -> Any:
+    """The array of observations in ``data``; ``ValueError`` where it is no array, or data have a part that the model
+    has no use for: one that is neither weights nor among ``takes``."""
+    name, record = type(model).__name__, data.data if isinstance(data, Sharded) else data
+    for part, why in _REFUSED.items():
+        if part not in takes and isinstance(record, Dataset) and getattr(record, part) is not None:
+            raise ValueError(f"{name} {why}")
+    values = datasets.values_of(record)
     if not hasattr(values, "ndim"):
         what = "nothing" if not jax.tree.leaves(values) else f"a {type(values).__name__}"
-        raise ValueError(f"{type(model).__name__} needs one array of data (or Weighted, Sequences); got {what}")
+        raise ValueError(f"{name} needs one array of data; got {what}")
     return values
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jaxem.core.arrays import as_array
 from jaxem.core.constraints import Simplex
 from jaxem.core.contexts import choose
-from jaxem.core.conversion import as_array
 from jaxem.core.passes import accumulate, rows_in_cache
 from jaxem.core.trees import all_finite, float_dtype
 from jaxem.families import protocol as families

@@ -11,8 +11,8 @@ from jax import Array
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import tables
 from jaxem.core.checks import brief, prng_key
-from jaxem.core.conversion import as_data
 from jaxem.core.data import Data
+from jaxem.core.dataset import as_data
 from jaxem.core.model import check_model, require
 from jaxem.fitting.restarts import fit_restarts
 from jaxem.fitting.result import Fit, FitError, Status

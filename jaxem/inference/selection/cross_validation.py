@@ -11,8 +11,8 @@ from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import tables, trees
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.conversion import as_data
-from jaxem.core.data import Data, Weighted, check_counts, count, split_weights
+from jaxem.core.data import Data, check_counts, count, split_weights, with_weights
+from jaxem.core.dataset import as_data
 from jaxem.core.model import check_model, require
 from jaxem.fitting.fit import check_call, choose
 from jaxem.fitting.restarts import fit_restarts
@@ -85,7 +85,7 @@ def cross_validate(
 
     Rows are dealt to the folds at random, those of weight zero last. Where the folds are equal and the data have no
     weights, each lane sees its own rows, so any model with ``init`` and ``log_likelihood`` will do; else all rows with
-    weights of 0 and 1, and the model must take ``jaxem.Weighted``.
+    weights of 0 and 1, and the model must take weights.
 
     Raises ``ValueError`` where there are fewer than 2 folds, more folds than observations that count, or the model
     lacks ``init`` or ``log_likelihood``.
@@ -134,8 +134,8 @@ def _cross_validate(
             train, test = rows(others), rows(held)
         else:
             held = jnp.zeros((n,), bool).at[dealt].set(jnp.arange(n) % folds == fold)
-            train = Weighted(observations, jnp.where(held, 0, weights))
-            test = Weighted(observations, jnp.where(held, weights, 0))
+            train = with_weights(observations, jnp.where(held, 0, weights))
+            test = with_weights(observations, jnp.where(held, weights, 0))
         best = fit_restarts(
             model, train, key=key, restarts=restarts, algorithm=algorithm, stop=stop, tol=tol, max_steps=max_steps
         ).best

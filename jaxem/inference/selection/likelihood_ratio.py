@@ -12,8 +12,8 @@ from jaxem.core import tables
 from jaxem.core.bound import has_objective
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.conversion import as_data
 from jaxem.core.data import Data, size
+from jaxem.core.dataset import as_data
 from jaxem.core.model import check_model, has, require
 from jaxem.fitting.fit import fit_alone
 from jaxem.fitting.restarts import fit_restarts

@@ -13,8 +13,10 @@ from jaxem.core.checks import number, prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex, UnitInterval
 from jaxem.core.conversion import convert
-from jaxem.core.data import Data, Weighted, count, split_lengths, split_weights
+from jaxem.core.data import Data, Dataset, count, lengths_of, split_weights, values_of, with_weights
+from jaxem.core.dataset import columns_of
 from jaxem.core.model import Params, has
+from jaxem.core.parameters import element_names
 from jaxem.fitting.fit import check_call, choose, fit_alone
 from jaxem.fitting.result import Status
 from jaxem.fitting.stopping import Rule
@@ -36,6 +38,7 @@ class Bootstrap(NamedTuple):
     kind: str
     aligned: bool  # whether labels (or rotations) were matched with the estimate's
     still: Params  # which parameters no replicate moved, but for rounding: probabilities of zero or one, what is held
+    names: tuple[str, ...]  # of every parameter
 
     @property
     def failed(self) -> int:
@@ -67,7 +70,7 @@ class Bootstrap(NamedTuple):
     def __str__(self) -> str:
         columns = [self.estimate, self.standard_errors, *self.intervals()]
         values = np.stack([np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in columns], 1)
-        names = tables.names(element_names(self.estimate))
+        names = tables.names(self.names)
         rows = [["parameter", "estimate", "std. error", "2.5 %", "97.5 %"]]
         rows += [[name, *tables.with_error(*row)] for name, row in zip(names, values, strict=True)]
         lines = tables.columns(rows, "<>>>>")
@@ -103,7 +106,7 @@ def bootstrap(
 ) -> Bootstrap:
     """Standard errors and intervals of ``params``, a fit to ``data``, from fits to data like these.
 
-    ``"nonparametric"``: n rows drawn with replacement, as weights: the model must take ``jaxem.Weighted``. Weights
+    ``"nonparametric"``: n rows drawn with replacement, as weights: the model must take weights. Weights
     that ``data`` have already count as so many equal rows. ``"parametric"``: data drawn from the model itself by its
     ``sample_like(key, params, data)`` or ``sample(key, params, n)``.
 
@@ -128,6 +131,7 @@ def bootstrap(
     if batch_size is not None:
         batch_size = whole_number("bootstrap: batch_size", batch_size, 1)
     prng_key("bootstrap", key)
+    columns = columns_of(data)
     params, data = convert(model, params, data)
     if trees.is_traced(params, data, key):
         raise ValueError("bootstrap looks at values (which fits failed), so it cannot run inside jit, vmap or grad")
@@ -149,7 +153,8 @@ def bootstrap(
         raise ValueError(f"bootstrap: {replicates - kept.size} of {replicates} fits failed ({ends})")
     fitted, objectives = jax.tree.map(lambda leaf: leaf[kept], (fitted, objectives))
     still = _still(model, fitted, params)
-    found = Bootstrap(params, fitted, objectives, statuses, kind, _has_labels(model), still)
+    names = element_names(params, model.declare() if has(model, "declare") else None, columns)
+    found = Bootstrap(params, fitted, objectives, statuses, kind, _has_labels(model), still, names)
     if all(bool(leaf.all()) for leaf in jax.tree.leaves(found.still)):
         raise ValueError(
             f"bootstrap: none of {kept.size} fits moved from the estimate, so nothing is known of its error: were any "
@@ -198,10 +203,10 @@ def _check_rows(data: Data) -> None:
 
 def _differ_from(observations: Data, row: int) -> np.ndarray:
     """Which observations (N,) are other than that of this row; padding is not looked at."""
-    values, lengths = split_lengths(observations)
+    lengths = lengths_of(observations)
     n = count(observations)
     found = np.zeros(n, bool)
-    for leaf in map(np.asarray, jax.tree.leaves(values)):
+    for leaf in map(np.asarray, jax.tree.leaves(values_of(observations))):
         other = leaf != leaf[row]
         if lengths is not None:
             inside = np.arange(leaf.shape[1]) < np.asarray(lengths)[:, None]
@@ -246,7 +251,7 @@ def _replicates(
     return in_batches(one, jax.random.split(key, replicates), batch_size)
 
 
-def resample(key: Array, data: Data, draws: int) -> Weighted:
+def resample(key: Array, data: Data, draws: int) -> Dataset:
     """``draws`` rows drawn with replacement, as multinomial weights."""
     observations, weights = split_weights(data)
     n = count(observations)
@@ -257,13 +262,4 @@ def resample(key: Array, data: Data, draws: int) -> Weighted:
         cumulative = jnp.cumsum(weights.astype(dtype))
         u = jax.random.uniform(key, (draws,), dtype) * cumulative[-1]
         rows = jnp.minimum(jnp.searchsorted(cumulative, u, side="right"), n - 1)
-    return Weighted(observations, jnp.zeros((n,), dtype).at[rows].add(1))
-
-
-def element_names(tree: Any) -> list[str]:
-    """The name of every number, e.g. ``components.means[0, 1]``."""
-    names = []
-    for name, leaf in zip(trees.leaf_names(tree), jax.tree.leaves(tree), strict=True):
-        for index in np.ndindex(jnp.shape(leaf)):
-            names.append(f"{name}[{', '.join(map(str, index))}]" if index else name)
-    return names
+    return with_weights(observations, jnp.zeros((n,), dtype).at[rows].add(1))

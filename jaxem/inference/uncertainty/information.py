@@ -21,8 +21,9 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import bound, expectation, tables, trees
+from jaxem.core.arrays import as_array
 from jaxem.core.compilation import program
-from jaxem.core.conversion import as_array, convert
+from jaxem.core.conversion import convert
 from jaxem.core.coordinates import chart, into, living
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, require

@@ -49,7 +49,7 @@ def covariance(
     by the delta method through the constraints: K weights that sum to one have a covariance of rank K - 1.
     ``robust``: the sandwich I^-1 (sum_n s_n s_n') I^-1 of the scores s_n of the observations, right where the model is
     wrong but the observations are independent; ``clusters (N,)``: labels, where only clusters are. Neither has a
-    small-sample factor. The weights of ``Weighted`` data are frequencies.
+    small-sample factor. Weights of the data are frequencies.
 
     A parameter at an edge of its space, such as a probability of zero, has none: NaN. It is held there, and the rest is
     the covariance given that (see ``jaxem.inference.information``).

@@ -4,14 +4,17 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.core import tables, trees
-from jaxem.core.checks import instance
+from jaxem.core import bound, tables, trees
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data
+from jaxem.core.dataset import columns_of
+from jaxem.core.model import Params, has
+from jaxem.core.parameters import element_names
 from jaxem.fitting.result import Fit
-from jaxem.inference.coordinates import parameter_names, repeated
+from jaxem.inference.coordinates import repeated
 from jaxem.inference.sample_size import sample_size
 from jaxem.inference.uncertainty.information import Route
 from jaxem.inference.uncertainty.intervals import check_level, wald
@@ -55,8 +58,8 @@ class Summary(NamedTuple):
 
 
 def summary(
-    fit: Fit,
     model: Any,
+    params: Fit | Params,
     data: Data,
     *,
     level: float = 0.95,
@@ -64,31 +67,42 @@ def summary(
     robust: bool = False,
     clusters: ArrayLike | None = None,
 ) -> Summary:
-    """Estimate, standard error and interval of every parameter of a fit, by name; ``print`` it.
+    """Estimate, standard error and interval of every parameter, by name; ``print`` it.
+
+    Columns of a data frame and the levels of its categories are called by their names.
 
     Intervals are those of ``jaxem.inference.confidence_intervals``, standard errors those of
     ``jaxem.inference.covariance``, whose options these are, and which say what is raised. Parameters at an edge of
     their space have none, and a note below the table says so. Looks at values: not inside ``jit`` or ``vmap``.
     """
-    instance("summary: the first argument", fit, "a Fit (before model and data)", "params", "status", "objective")
     check_level(level)
-    if trees.is_traced(fit, data):
+    if trees.is_traced(params, data):
         raise ValueError("jaxem.summary makes a table of values, so it cannot run inside jit, vmap or grad")
-    params, data = convert(model, fit, data)
+    fitted, columns = params, columns_of(data)
+    params, data = convert(model, params, data)
     spread = spread_of(model, params, data, route, robust, clusters)
     ends = wald(model, params, spread, level)
     shown = ~repeated(model, params)
-    columns = [_flat(params), errors(spread), *map(_flat, ends)]
-    names = tuple(name for name, show in zip(parameter_names(params), shown, strict=True) if show)
+    estimates, deviations, lower, upper = (
+        np.asarray(column)[shown] for column in (_flat(params), errors(spread), *map(_flat, ends))
+    )
+    names = element_names(params, model.declare() if has(model, "declare") else None, columns)
+    names = tuple(name for name, show in zip(names, shown, strict=True) if show)
     try:
         observations = float(sample_size(model, data))
     except ValueError:
         observations = None
-    objective = None if fit.objective is None else float(fit.objective)
-    estimates, deviations, lower, upper = (np.asarray(column)[shown] for column in columns)
+    objective = fitted.objective if hasattr(fitted, "objective") else _objective(model, params, data)
     free, at_edge = int(np.asarray(spread.lives).sum()), np.asarray(spread.held)[shown]
     held = tuple(name for name, one in zip(names, at_edge, strict=True) if one)
-    return Summary(names, estimates, deviations, lower, upper, float(level), objective, observations, free, held)
+    climbed = None if objective is None else float(objective)
+    return Summary(names, estimates, deviations, lower, upper, float(level), climbed, observations, free, held)
+
+
+def _objective(model: Any, params: Params, data: Data) -> Array | None:
+    if not has(model, "log_likelihood"):
+        return None
+    return bound.penalized(model, model.log_likelihood(params, data), params)
 
 
 def _flat(tree: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxem.core import bound
-from jaxem.core.data import Data, Sequences, Weighted, split_weights
+from jaxem.core.data import Data, lengths_of, split_weights
 from jaxem.core.model import has, has_m_step
 from jaxem.inference.verify.measurements import Look, Measured, rounding_of
 from jaxem.inference.verify.parts import adds_up
@@ -251,7 +251,7 @@ def _behind(m: Any, look: Any) -> Any:
 
 
 def _has_lengths(model: Any, data: Data) -> bool:
-    return isinstance(split_weights(data)[0], Sequences)
+    return lengths_of(data) is not None
 
 
 _BOUND = ("q_function", "entropy", "log_likelihood")
@@ -346,7 +346,7 @@ LAWS: dict[str, Law] = {
         _parts("weights"),
         "parts",
         everywhere=False,
-        applies=lambda model, data: isinstance(data, Weighted),
+        applies=lambda model, data: split_weights(data)[1] is not None,
     ),
     "lengths": Law(
         "L(θ) depends on all up to a length, on nothing behind",

@@ -1,12 +1,13 @@
 """Sums over observations that must add up, and values that must not matter: parts, weights, lengths, labels."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxem.core import trees
-from jaxem.core.data import Data, Sequences, Weighted, count, split_weights
+from jaxem.core.data import Data, Dataset, count, lengths_of, split_weights, values_of, with_weights
 from jaxem.core.model import has, is_additive
 from jaxem.inference.verify import programs
 
@@ -55,9 +56,9 @@ class Portions:
         first, second = self.data[0][0], self.data[1][0]
         same = jax.tree.map(np.array_equal, first, second)
         self.differ = not all(jax.tree.leaves(same))
-        if isinstance(first, Weighted):
-            parts: Any = _split(first.weights)
-            self.weights = [Weighted(first.data, part) for part in parts]
+        observations, weights = split_weights(first)
+        if weights is not None:
+            self.weights = [with_weights(observations, part) for part in _split(weights)]
 
     def at(self, params: Any, u: np.ndarray, whole: dict[str, Any], statistics: Any) -> Parts | None:
         """The gaps at one point, where ``whole`` and ``statistics`` are the sums over all data."""
@@ -129,9 +130,11 @@ def looks_behind(run: Any, place: Any, around: np.ndarray) -> tuple[float, float
     Each length is one shorter first, so that there is something behind each. ``None``: no lengths, or all are one.
     """
     observations, weights = split_weights(jax.tree.map(np.asarray, run.data))
-    if not isinstance(observations, Sequences) or not has(run.model, "log_likelihood"):
+    lengths = lengths_of(observations)
+    values = values_of(observations)
+    if lengths is None or not isinstance(values, np.ndarray) or not has(run.model, "log_likelihood"):
         return None
-    values, lengths = np.asarray(observations.values), np.asarray(observations.lengths)
+    lengths = np.asarray(lengths)
     counts = (lengths > 1) if weights is None else (lengths > 1) & (weights > 0)
     if not counts.any():
         return None
@@ -147,8 +150,7 @@ def looks_behind(run: Any, place: Any, around: np.ndarray) -> tuple[float, float
         changed[n, t:] = values[ends[0][far], ends[1][far]]
 
     def at(by: Any, values: Any, lengths: Any) -> float:
-        data = Sequences(values, lengths)
-        data = data if weights is None else Weighted(data, weights)
+        data = dataclasses.replace(observations, values=values, lengths=lengths, weights=weights)
         return float(type(run)(run.model, data).log_likelihood(place.moved(by)).value)
 
     shorter = np.where(counts, lengths - 1, lengths).astype(lengths.dtype)
@@ -160,13 +162,19 @@ def looks_behind(run: Any, place: Any, around: np.ndarray) -> tuple[float, float
 def in_other_order(data: Data) -> Data:
     """The same observations, each in the place of the next; of sequences the steps."""
     observations, weights = split_weights(jax.tree.map(np.asarray, data))
-    if isinstance(observations, Sequences):
-        values: Any = np.array(observations.values)
-        lengths: Any = observations.lengths
-        seen = np.arange(values.shape[1])[None, :] < lengths[:, None]
-        values[seen] = np.roll(values[seen], 1, axis=0)
-        other: Any = Sequences(values, lengths)
+    if isinstance(observations, Dataset) and observations.lengths is not None:
+        seen: Any = np.arange(jax.tree.leaves(observations.values)[0].shape[1])[None, :] < observations.lengths[:, None]
+
+        def turned(leaf: np.ndarray) -> np.ndarray:
+            if leaf.shape[:2] != seen.shape:
+                return leaf
+            leaf = np.array(leaf)
+            leaf[seen] = np.roll(leaf[seen], 1, axis=0)
+            return leaf
+
+        values, given, observed = jax.tree.map(turned, (observations.values, observations.given, observations.observed))
+        other: Any = dataclasses.replace(observations, values=values, given=given, observed=observed)
     else:
         axis = lambda leaf: int(leaf.shape[0] == 1 and leaf.ndim > 1)
         other = jax.tree.map(lambda leaf: np.roll(leaf, 1, axis=axis(leaf)) if leaf.ndim else leaf, observations)
-    return other if weights is None else Weighted(other, weights)
+    return other if weights is None else with_weights(other, weights)

@@ -1,0 +1,89 @@
+"""Data frames at the door: columns of numbers and of categories, by name.
+
+Any library that narwhals knows (pandas, polars, pyarrow, ...); without narwhals whatever has ``columns`` and
+``to_numpy``.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from jaxem.core.data import Columns
+from jaxem.core.missing_cells import fill
+
+_HOW = "make it a category (pandas: .astype('category'), polars: .cast(pl.Enum([...]))), or leave it out"
+
+
+def is_table(value: Any) -> bool:
+    """Whether this is a data frame: named columns, and no dtype of its own."""
+    kind = type(value)
+    columns = getattr(kind, "column_names", getattr(kind, "columns", None))  # asked of the type: it may be dear
+    return columns is not None and not callable(columns) and not isinstance(value, tuple) and not hasattr(kind, "dtype")
+
+
+def read(frame: Any, name: str) -> tuple[np.ndarray, np.ndarray, Columns]:
+    """A data frame as an array (N, D), which of its cells are observed, and its columns.
+
+    A category becomes its code: its place among the levels that its type declares. A missing cell holds another value
+    of its column. Raises ``ValueError`` for columns of texts, dates or anything else that is no number.
+    """
+    try:
+        import narwhals.stable.v2 as nw
+    except ImportError:
+        return _by_protocol(frame, name)
+    try:
+        table = nw.from_native(frame, eager_only=True)
+    except TypeError as error:
+        raise ValueError(f"{name}: a data frame in memory is needed; got {type(frame).__name__}") from error
+    if len(table.columns) == 0:
+        raise ValueError(f"{name}: the data frame has no columns")
+    parts = [_column(table[column], f"{name}: column {column!r}") for column in table.columns]
+    arrays, masks, levels = zip(*parts, strict=True)
+    names = tuple(str(column) for column in table.columns)
+    return np.stack(arrays, axis=1), np.stack(masks, axis=1), Columns(names, levels)
+
+
+def _column(series: Any, name: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...] | None]:
+    import narwhals.stable.v2 as nw
+
+    observed, levels = ~np.asarray(series.is_null().to_numpy(), bool), None
+    if series.dtype == nw.Categorical and series.implementation.is_polars():
+        raise ValueError(
+            f"{name} is Categorical, and another frame need not share its codes: cast it to pl.Enum([...])"
+        )
+    if series.dtype in (nw.Categorical, nw.Enum):
+        found = series.cat.get_categories().to_list()
+        levels, codes = tuple(map(str, found)), {level: code for code, level in enumerate(found)}
+        array = np.array([codes.get(entry, 0) for entry in series.to_list()], np.int64)
+    elif series.dtype.is_numeric() or series.dtype == nw.Boolean:
+        present = series.drop_nulls().to_numpy()
+        array = np.zeros(observed.shape, present.dtype)
+        array[observed] = present
+        if array.dtype.kind == "f":
+            observed = observed & ~np.isnan(array)
+    else:
+        raise ValueError(f"{name} holds no numbers but {str(series.dtype).lower()}: {_HOW}")
+    if array.dtype.kind == "O":
+        raise ValueError(f"{name} holds numbers that JAX has no type for ({series.dtype}): convert it to floats")
+    return fill(array, observed, name) if array.size else array, observed, levels
+
+
+def _by_protocol(frame: Any, name: str) -> tuple[np.ndarray, np.ndarray, Columns]:
+    if not hasattr(frame, "to_numpy"):
+        raise ValueError(f"{name}: install narwhals to use a {type(frame).__module__.split('.')[0]} table as data")
+    array = np.asarray(frame.to_numpy())
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: install narwhals to use columns that are not all numbers")
+    observed = ~np.isnan(array) if array.dtype.kind == "f" else np.ones(array.shape, bool)
+    names = tuple(str(column) for column in frame.columns)
+    return fill(array, observed, name), observed, Columns(names, (None,) * len(names))
+
+
+def refuse_missing(observed: np.ndarray, columns: Columns, name: str) -> None:
+    """Raise ``ValueError`` where a cell is missing, and name the column."""
+    if not observed.all():
+        row, column = np.argwhere(~observed)[0]
+        raise ValueError(
+            f"{name}: {int((~observed).sum())} cells are missing, the first in row {row} of column "
+            f'{columns.names[column]!r}; leave those rows out, or allow them: jaxem.dataset(..., missing="nan")'
+        )

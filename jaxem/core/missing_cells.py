@@ -1,0 +1,87 @@
+"""Missing cells: told from numbers at the door, where each becomes a finite value and a mask that says so.
+
+No NaN enters a derivative so: the derivative of ``where(mask, x, 0)`` is NaN where x is.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+
+from jaxem.core import trees
+from jaxem.core.arrays import as_array
+from jaxem.core.data import inside
+
+
+def split(value: Any, name: str) -> tuple[Any, Any]:
+    """An array in which every cell holds a number, and which of them were observed (``None``: all, by their type).
+
+    NaN, masked entries, ``None`` and the nulls of other libraries are missing. Such a cell holds the first observed
+    value of its column (last axis), or of the array. Raises ``ValueError`` where nothing is observed.
+    """
+    if isinstance(value, jax.Array) or (isinstance(value, list) and trees.holds_tracers(value)):
+        array = as_array(value, name)
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            return array, None
+        observed = ~jnp.isnan(array)
+        if not isinstance(array, Tracer):
+            return fill(np.asarray(array), np.asarray(observed), name), np.asarray(observed)
+        return _fill_traced(array, observed), observed
+    if isinstance(value, np.ma.MaskedArray):
+        array, absent = np.asarray(value.data), np.ma.getmaskarray(value)
+    else:
+        array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)  # pyright: ignore[reportAttributeAccessIssue]
+        absent = np.zeros(array.shape, bool)
+    if array.dtype.kind == "O":
+        absent = absent | np.vectorize(_is_null, otypes=[bool])(array)
+    elif jnp.issubdtype(array.dtype, jnp.floating):
+        absent = absent | np.isnan(array)
+    return fill(array, ~absent, name), ~absent
+
+
+def _is_null(entry: Any) -> bool:
+    if entry is None or type(entry).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(entry, float | np.floating) and bool(np.isnan(entry))
+
+
+def fill(array: np.ndarray, observed: np.ndarray, name: str) -> np.ndarray:
+    """The array with the first observed value of its column, or of the array, in each missing cell."""
+    if observed.all():
+        return array
+    if not observed.any():
+        raise ValueError(f"{name}: no value is observed")
+    columns, seen = (part.reshape(-1, array.shape[-1] if array.ndim > 1 else 1) for part in (array, observed))
+    firsts = columns[seen.argmax(axis=0), np.arange(columns.shape[1])]
+    firsts = np.where(seen.any(axis=0), firsts, array[observed][0])
+    return np.where(seen, columns, firsts[None, :]).reshape(array.shape).astype(array.dtype)
+
+
+def _fill_traced(array: Array, observed: Array) -> Array:
+    columns, seen = (part.reshape(-1, array.shape[-1] if array.ndim > 1 else 1) for part in (array, observed))
+    columns = jnp.where(seen, columns, 0)
+    firsts = columns[seen.argmax(axis=0), jnp.arange(columns.shape[1])]
+    first = columns.reshape(-1)[seen.reshape(-1).argmax()]
+    firsts = jnp.where(seen.any(axis=0), firsts, first)
+    return jnp.where(seen, columns, firsts[None, :]).reshape(array.shape)
+
+
+def refuse(name: str, tree: Any, lengths: Array | None, weights: Array | None) -> None:
+    """Raise ``ValueError`` for a NaN that counts: not in a row of weight zero, not behind the end of a sequence."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            continue
+        bad = np.asarray(jnp.isnan(leaf))
+        if not bad.any():
+            continue
+        if lengths is not None and leaf.ndim > 1 and not isinstance(lengths, Tracer):
+            bad = np.asarray(inside(jnp.asarray(bad), lengths))
+        if weights is not None and not isinstance(weights, Tracer):
+            bad = bad & (np.asarray(weights) != 0).reshape(-1, *(1,) * (bad.ndim - 1))
+        if bad.any():
+            rows = np.flatnonzero(bad.reshape(bad.shape[0], -1).any(axis=1))
+            how = "covariates must be known" if name == "given" else 'if cells are missing: missing="nan"'
+            raise ValueError(f"{name}: {bad.sum()} entries are NaN, the first in row {rows[0]}; {how}")
