@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import trees
-from jaxem.core.constraints import Space, Spaces, outline
+from jaxem.core.constraints import Spaces, outline
+from jaxem.core.spaces import Space
 
 Declared = Any  # a tree of Param, shaped like the parameters
 

@@ -11,16 +11,16 @@ from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import tables, trees
 from jaxem.core.checks import number, prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.constraints import Simplex, UnitInterval
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, Weighted, count, split_lengths, split_weights
 from jaxem.core.model import Params, has
+from jaxem.core.spaces import Space, answers
 from jaxem.fitting.fit import check_call, choose, fit_alone
 from jaxem.fitting.result import Status
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
 from jaxem.inference.alignment import align
-from jaxem.inference.coordinates import parameter_spaces
+from jaxem.inference.coordinates import parameter_names, parameter_spaces
 from jaxem.inference.simulation import batches, draw, in_batches, prepare, sound
 
 Kind = Literal["parametric", "nonparametric"]
@@ -67,7 +67,7 @@ class Bootstrap(NamedTuple):
     def __str__(self) -> str:
         columns = [self.estimate, self.standard_errors, *self.intervals()]
         values = np.stack([np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in columns], 1)
-        names = tables.names(element_names(self.estimate))
+        names = tables.names(parameter_names(self.estimate))
         rows = [["parameter", "estimate", "std. error", "2.5 %", "97.5 %"]]
         rows += [[name, *tables.with_error(*row)] for name, row in zip(names, values, strict=True)]
         lines = tables.columns(rows, "<>>>>")
@@ -165,8 +165,9 @@ def _still(model: Any, replicates: Params, params: Params) -> Params:
     logarithm moves there is no error of the estimate. Everything else is measured against its own size.
     """
 
-    def one(space: Any, leaf: Array) -> Array:
-        scale = 1 if isinstance(space, Simplex | UnitInterval) else jnp.abs(leaf).max(axis=0)
+    def one(space: Space, leaf: Array) -> Array:
+        unit = answers.unit(space)
+        scale = jnp.abs(leaf).max(axis=0) if unit is None else unit
         return ~(leaf.max(axis=0) - leaf.min(axis=0) > 64 * jnp.finfo(leaf.dtype).eps * scale)  # NaN does not move
 
     leaves, structure = jax.tree.flatten(replicates)
@@ -258,12 +259,3 @@ def resample(key: Array, data: Data, draws: int) -> Weighted:
         u = jax.random.uniform(key, (draws,), dtype) * cumulative[-1]
         rows = jnp.minimum(jnp.searchsorted(cumulative, u, side="right"), n - 1)
     return Weighted(observations, jnp.zeros((n,), dtype).at[rows].add(1))
-
-
-def element_names(tree: Any) -> list[str]:
-    """The name of every number, e.g. ``components.means[0, 1]``."""
-    names = []
-    for name, leaf in zip(trees.leaf_names(tree), jax.tree.leaves(tree), strict=True):
-        for index in np.ndindex(jnp.shape(leaf)):
-            names.append(f"{name}[{', '.join(map(str, index))}]" if index else name)
-    return names
