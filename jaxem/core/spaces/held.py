@@ -140,7 +140,6 @@ class Held:
         return self.mask.array | answers.constant(self.space, shape)
 
     def tangential(self, value: Array, slope: Array) -> Array:
-        slope = jnp.where(self.mask.array, 0, slope)
         return jnp.where(self.mask.array, 0, answers.tangential(self.space, self.inside(value), slope))
 
     def hold(self, mask: Any, value: Any) -> Space:
@@ -231,5 +230,5 @@ def check_each(space: Space, good: np.ndarray, value: np.ndarray, what: str) -> 
 
 def precision(value: Any) -> float:
     """The relative rounding error of given values; whole numbers and Python's floats are taken for 64 bits."""
-    dtype = jnp.result_type(np.asarray(value).dtype)
+    dtype = np.asarray(value).dtype
     return float(jnp.finfo(dtype if jnp.issubdtype(dtype, jnp.floating) else np.float64).eps)

@@ -27,7 +27,8 @@ def number_of_parameters(model: Any, params: Params) -> int:
     (``model.redundant``: the rotations of factors), and at most that of what the data tell of (``model.identified``:
     D means and D (D + 1) / 2 covariances, Ledermann's bound on factors). What lies exactly on the edge of its space,
     such as a transition of probability zero, is held there and not counted; nor is what a space holds. An array where
-    ``params`` are traced. Raises ``ValueError`` where the model names no ``constraints``, or the parameters are none of its own.
+    ``params`` are traced.
+    Raises ``ValueError`` where the model names no ``constraints``, or the parameters are none of its own.
     """
     check_model(model)
     require(model, "a number of parameters", "constraints")
