@@ -288,4 +288,4 @@ def test_a_fit_leaves_alone_what_is_held():
 def test_a_start_that_is_not_held_where_it_must_be_is_refused():
     model = _levels(Simplex().hold(np.array([F, F, T, F]), 0.4))
     with pytest.raises(ValueError, match=r"share must be non-negative.*1 of 4 elements held at their values"):
-        jaxem.fit(model, {"share": np.full(4, 0.25)}, np.arange(4))
+        jaxem.fit(model, {"share": np.array([0.2, 0.2, 0.25, 0.2])}, np.arange(4))
