@@ -20,6 +20,7 @@ from jaxem.core.contexts import choose
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, split_weights
 from jaxem.core.model import Params, has, require, spaces_of
+from jaxem.core.spaces import Space, answers
 from jaxem.core.trees import largest
 from jaxem.families import MultivariateNormal
 from jaxem.families.covariance import FORMS
@@ -143,12 +144,12 @@ def bound(
 def _line(spaces: Any, params: Params, head: Params) -> tuple[Any, Any]:
     """The coordinates of ``params``, and the direction from there to ``head``."""
 
-    def towards(space: constraints.Space, here: Any, there: Any) -> Any:
-        far = jnp.inf if isinstance(space, constraints.Real) else _EDGE
-        return jax.tree.map(lambda a, b: jnp.clip(b - a, -far, far), here, there)
+    def towards(space: Space, here: Array, there: Array) -> Array:
+        far = _EDGE if answers.unit_free(space) else jnp.inf
+        return jnp.clip(there - here, -far, far)
 
     start, end = constraints.inverse(spaces, params), constraints.inverse(spaces, head, params)
-    return start, jax.tree.map(towards, spaces, start, end, is_leaf=lambda node: isinstance(node, constraints.Space))
+    return start, constraints.each(towards, spaces, start, end)
 
 
 @program(static_argnames=("steps",))

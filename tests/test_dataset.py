@@ -83,6 +83,8 @@ def test_every_entry_takes_a_frame_and_tables_name_its_columns():
     table = str(jaxem.summary(model, fit, frame))
     assert "components.means[0, height]" in table and "components.covariances[1, height, weight]" in table
     assert "components.means[0, 0]" in str(jaxem.summary(model, fit, X))
+    information = str(jaxem.inference.information(model, fit, frame))
+    assert "components.means[0, height]" in information and "components.covariances[0][weight, height]" in information
     resampled = jaxem.inference.bootstrap(model, fit, frame, key=jax.random.key(1), replicates=3)
     assert "components.means[1, weight]" in str(resampled)
     assert float(jaxem.inference.bic(model, fit, frame)) == float(jaxem.inference.bic(model, plain, X))

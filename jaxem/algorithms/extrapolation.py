@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
@@ -10,9 +9,9 @@ from jax.flatten_util import ravel_pytree
 from jaxem.algorithms.protocol import Climber, State
 from jaxem.core import bound, constraints, trees
 from jaxem.core.checks import instance
-from jaxem.core.constraints import Real, Space
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, spaces_of
+from jaxem.core.spaces import answers
 
 Tree = Any
 
@@ -31,15 +30,11 @@ def units(model: Any, like: Params, longest: Array) -> Array:
     count: one that only rounding error moves would be measured by that error, and weigh as much as the others.
     """
     spaces = spaces_of(model)
-    here = ravel_pytree(constraints.inverse(spaces, like))[0]
+    free = constraints.inverse(spaces, like)
+    here = ravel_pytree(free)[0]
     longest = jnp.maximum(longest, float(jnp.finfo(here.dtype).eps) ** 0.625 * jnp.abs(here))
-    free = jax.tree.map(
-        lambda space, part: jax.tree.map(lambda leaf: jnp.full(leaf.shape, not isinstance(space, Real)), part),
-        spaces,
-        constraints.inverse(spaces, like),
-        is_leaf=lambda node: isinstance(node, Space),
-    )
-    free_of_units = ravel_pytree(free)[0]
+    pure = constraints.each(lambda space, leaf: jnp.full(leaf.shape, answers.unit_free(space)), spaces, free)
+    free_of_units = ravel_pytree(pure)[0]
     common = jnp.where(free_of_units, longest, 0).max()
     unit = jnp.where(free_of_units, 1, longest / jnp.where(common > 0, common, 1))
     return jnp.where(unit > 0, unit, 1)

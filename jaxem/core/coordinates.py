@@ -1,6 +1,6 @@
 """Parameters as one vector of unconstrained coordinates, and back.
 
-A chart is made at a point, and what lies exactly on the edge there is held (see ``constraints``). Coordinates can be
+A chart is made at a point, and what lies exactly on the edge there is held (see ``spaces``). Coordinates can be
 compared only where they belong to one chart.
 """
 

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from jaxem.core.checks import brief
-from jaxem.core.constraints import Real, Spaces, check_spaces
+from jaxem.core.constraints import Spaces, check_spaces
 from jaxem.core.records import register
+from jaxem.core.spaces import Real
 
 Params = Any
 Posterior = Any  # q: the few numbers that describe p(z | x, params)

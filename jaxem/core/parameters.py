@@ -8,7 +8,6 @@ number is an axis of just that length. An array without the axis ``K`` is shared
 """
 
 import dataclasses
-import itertools
 from typing import Any
 
 import jax
@@ -16,8 +15,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import trees
-from jaxem.core.constraints import Space, Spaces, outline
+from jaxem.core.constraints import Spaces, outline
 from jaxem.core.data import Columns
+from jaxem.core.spaces import Space, answers
 
 Declared = Any  # a tree of Param, shaped like the parameters
 
@@ -37,40 +37,37 @@ class Param:
         """From axes written with spaces between them, such as ``"K D"``."""
         return cls(space, tuple(int(axis) if axis.isdigit() else axis for axis in axes.split()), location)
 
-    def labels(self, shape: tuple[int, ...], columns: Columns | None) -> list[list[str]]:
+    def labels(self, shape: tuple[int, ...], columns: Columns | None) -> answers.Labels:
         """What the places along each axis are called: columns and levels by their names, all else by number."""
-        found = []
+        labels = answers.numbered(shape)
         for place, (axis, length) in enumerate(zip(self.axes, shape, strict=True)):
             names: tuple[str, ...] | None = None
             if columns is not None and axis == "D":
                 names = columns.names
             elif columns is not None and self.column is not None and place == len(shape) - 1:
                 names = columns.levels[self.column]
-            found.append(list(names) if names and len(names) == length else [str(i) for i in range(length)])
-        return found
+            labels[place] = list(names) if names and len(names) == length else labels[place]
+        return labels
 
 
 def _is_param(node: Any) -> bool:
     return isinstance(node, Param)
 
 
-def element_names(params: Any, declared: Declared = None, columns: Columns | None = None) -> tuple[str, ...]:
-    """The name of every number, in the order of ``ravel_pytree``: ``components.means[0, 1]``, or
-    ``components.means[0, waiting]`` where it is declared which axis is that of the columns, and these have names."""
-    names: list[str] = []
-    leaves = jax.tree.leaves(params)
+def named(params: Any, declared: Declared = None, columns: Columns | None = None) -> list[tuple[str, answers.Labels]]:
+    """The name of each array, and what the places along each of its axes are called: by number, or as the columns of
+    the data and their levels are, where it is declared which axes those are."""
+    leaves, found = jax.tree.leaves(params), []
     declarations = [None] * len(leaves) if declared is None else _leaves(declared)
     for name, param, leaf in zip(trees.leaf_names(params), declarations, leaves, strict=True):
         shape = jnp.shape(leaf)
-        if param is not None and len(param.axes) == len(shape):
-            labels = param.labels(shape, columns)
-            if columns is not None and param.column is not None and param.column < len(columns.names):
-                name = f"{name.rpartition('.')[0]}.{columns.names[param.column]}"
-        else:
-            labels = [[str(i) for i in range(length)] for length in shape]
-        indices = itertools.product(*labels)
-        names += [f"{name}[{', '.join(index)}]" if index else name for index in indices]
-    return tuple(names)
+        if param is None or len(param.axes) != len(shape):
+            found.append((name, answers.numbered(shape)))
+            continue
+        if columns is not None and param.column is not None and param.column < len(columns.names):
+            name = f"{name.rpartition('.')[0]}.{columns.names[param.column]}"
+        found.append((name, param.labels(shape, columns)))
+    return found
 
 
 def spaces(declared: Declared) -> Spaces:

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.core.constraints import UnitInterval
 from jaxem.core.parameters import Param
+from jaxem.core.spaces import UnitInterval
 from jaxem.families import indicators
 from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sums

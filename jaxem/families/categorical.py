@@ -9,8 +9,8 @@ import numpy as np
 from jax import Array
 
 from jaxem.core.checks import brief, whole_number
-from jaxem.core.constraints import Simplex
 from jaxem.core.parameters import Param
+from jaxem.core.spaces import Simplex
 from jaxem.families import indicators
 from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sums

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import matrices
-from jaxem.core.constraints import Positive, PositiveDefinite, Space
+from jaxem.core.spaces import Positive, PositiveDefinite, Space, answers
 from jaxem.families import scales
 
 
@@ -38,6 +38,11 @@ class Form(NamedTuple):
     variances: Callable[[Array, int], Array]
     # covariances, D -> K factors A_k with A_k A_k' = covariance, (K or 1, D, D)
     factor: Callable[[Array, int], Array]
+
+    @property
+    def of_matrices(self) -> bool:
+        """Whether covariances are matrices, not variances alone."""
+        return answers.event_ndim(self.space) == 2
 
 
 def collapsed(means: Array, variances: Array) -> Array:
@@ -168,7 +173,7 @@ def log_normal(form: Form, covariances: Array, y: Array) -> Array:
 def expected_log_normal(form: Form, covariances: Array, scatter: Array, n: Array, d: int) -> Array:
     """-(n_k log|S_k| + tr(S_k^-1 scatter_k)) / 2, summed; ``scatter``: squares about the means, in this form."""
     divisor = form.divisor(n, d)
-    if isinstance(form.space, PositiveDefinite):
+    if form.of_matrices:
         return _of_matrices(covariances, scatter, divisor)
     return -0.5 * (divisor * jnp.log(covariances) + scatter / covariances).sum()
 
@@ -204,7 +209,7 @@ def scatter_about_mean(form: Form, second: Array, delta: Array, n: Array) -> Arr
     d = delta.shape[-1]
     outer = form.outer(delta, n)
     hidden = 8 * d * float(jnp.finfo(delta.dtype).eps) * outer
-    if isinstance(form.space, PositiveDefinite):
+    if form.of_matrices:
         hidden = hidden * jnp.broadcast_to(jnp.eye(d, dtype=delta.dtype), hidden.shape)
     return second - outer + hidden
 
@@ -213,4 +218,4 @@ def is_degenerate(form: Form, means: Array, covariances: Any) -> Array:
     """Whether a class has collapsed to a point, a line or a plane."""
     variances = form.variances(covariances, means.shape[-1])
     bad = collapsed(means, jnp.broadcast_to(variances, means.shape))
-    return bad | singular(covariances) if isinstance(form.space, PositiveDefinite) else bad
+    return bad | singular(covariances) if form.of_matrices else bad

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core.constraints import Positive
 from jaxem.core.parameters import Param
+from jaxem.core.spaces import Positive
 from jaxem.families import scales
 from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sum

@@ -9,10 +9,10 @@ import numpy as np
 from jax import Array
 
 from jaxem.core.checks import brief
-from jaxem.core.constraints import Real
 from jaxem.core.contexts import Choice
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
+from jaxem.core.spaces import Real
 from jaxem.families import normal_prior, products, unbounded
 from jaxem.families.covariance import (
     FORMS,

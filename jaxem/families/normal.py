@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core.constraints import Positive, Real
 from jaxem.core.parameters import Param
+from jaxem.core.spaces import Positive, Real
 from jaxem.families import scales, unbounded
 from jaxem.families.covariance import collapsed
 

@@ -11,8 +11,8 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import digamma
 
-from jaxem.core.constraints import Positive
 from jaxem.core.parameters import Param
+from jaxem.core.spaces import Positive
 from jaxem.families import stirling
 from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sum

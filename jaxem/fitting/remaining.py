@@ -44,10 +44,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.algorithms.protocol import State
-from jaxem.core import expectation, trees
-from jaxem.core.constraints import Simplex, Space
+from jaxem.core import constraints, expectation, trees
 from jaxem.core.data import Data
 from jaxem.core.model import Params, has, is_additive, spaces_of
+from jaxem.core.spaces import Simplex, answers
 
 _FALL = 0.5  # of log d, from one landmark to the next
 _SLOWEST = 1e-5  # the least 1 - r that is told from nothing
@@ -253,20 +253,10 @@ def _by_gradient(
 
 
 def _tangential(spaces: Any, params: Params, gradient: Params) -> Params:
-    """The gradient without what only the sum of a simplex could follow; where no spaces are named, of what looks so."""
+    """The gradient without what no motion inside the spaces can follow; where no spaces are named, without what only
+    the sum of an array could follow that looks like probabilities."""
     if spaces is None:
-        return jax.tree.map(_off_the_sum, params, gradient)
-
-    def each(space: Space, part: Any, slopes: Any) -> Any:
-        return jax.tree.map(_off_the_sum, part, slopes) if isinstance(space, Simplex) else slopes
-
-    return jax.tree.map(each, spaces, params, gradient, is_leaf=lambda node: isinstance(node, Space))
-
-
-def _off_the_sum(leaf: Array, slope: Array) -> Array:
-    """The slope without that of the sum on the last axis, where the leaf looks like probabilities."""
-    if leaf.ndim == 0 or leaf.shape[-1] < 2:
-        return slope
-    near = jnp.finfo(leaf.dtype).eps ** 0.5
-    probabilities = (leaf >= 0).all() & (jnp.abs(leaf.sum(axis=-1) - 1) <= near).all()
-    return slope - jnp.where(probabilities, (slope * leaf).sum(axis=-1, keepdims=True), 0)
+        return jax.tree.map(
+            lambda leaf, slope: Simplex().tangential(leaf, slope) if leaf.ndim else slope, params, gradient
+        )
+    return constraints.each(answers.tangential, spaces, params, gradient)

@@ -9,11 +9,12 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxem.core import constraints, trees
+from jaxem.core import constraints, parameters
 from jaxem.core.compilation import program
-from jaxem.core.constraints import Positive, PositiveDefinite, Simplex, Space, UnitInterval
 from jaxem.core.coordinates import chart, into
-from jaxem.core.model import Params, spaces_of
+from jaxem.core.data import Columns
+from jaxem.core.model import Params, has, spaces_of
+from jaxem.core.spaces import Space, answers
 
 DENSE = 256  # coordinates up to which a diagonal is exact; beyond it is estimated by random signs
 _SIGNS = 64
@@ -41,72 +42,52 @@ def probes(like: Array) -> Array:
 
 def parameter_spaces(model: Any, params: Params) -> list[Space]:
     """The space of each leaf of the parameters."""
-    is_space = lambda node: isinstance(node, Space)
-    tree = jax.tree.map(
-        lambda space, part: jax.tree.map(lambda _: space, part), spaces_of(model), params, is_leaf=is_space
-    )
-    return jax.tree.leaves(tree, is_leaf=is_space)
+    return constraints.leaves(spaces_of(model), params)
 
 
-def _indices(shape: tuple[int, ...]) -> list[str]:
-    return ["[" + ", ".join(map(str, index)) + "]" if index else "" for index in np.ndindex(*shape)]
+def _named(model: Any, params: Params, columns: Columns | None) -> list[tuple[str, answers.Labels]]:
+    return parameters.named(params, model.declare() if has(model, "declare") else None, columns)
 
 
-def parameter_names(params: Params) -> tuple[str, ...]:
-    """The name of every parameter (T,), such as ``components.means[0, 1]``, in the order of ``ravel_pytree``."""
-    leaves = zip(trees.leaf_names(params), jax.tree.leaves(params), strict=True)
-    return tuple(name + index for name, leaf in leaves for index in _indices(jnp.shape(leaf)))
+def parameter_names(model: Any, params: Params, columns: Columns | None = None) -> tuple[str, ...]:
+    """The name of every parameter (T,), in the order of ``ravel_pytree``: ``components.means[0, 1]``, or
+    ``components.means[0, waiting]`` where the columns of the data have names."""
+    named = _named(model, params, columns)
+    return tuple(element for name, labels in named for element in answers.elements(name, labels))
+
+
+def _of_elements(question: Callable[[Space, tuple[int, ...]], np.ndarray], model: Any, params: Params) -> np.ndarray:
+    """What the space of each leaf says of the elements of an array of its shape, (T,)."""
+    leaves = zip(parameter_spaces(model, params), jax.tree.leaves(params), strict=True)
+    return np.concatenate([question(space, jnp.shape(leaf)).ravel() for space, leaf in leaves])
 
 
 def repeated(model: Any, params: Params) -> np.ndarray:
     """Which parameters (T,) say again what another one says: a symmetric matrix below its diagonal."""
-    parts = []
-    for space, leaf in zip(parameter_spaces(model, params), jax.tree.leaves(params), strict=True):
-        again = np.zeros(jnp.shape(leaf), bool)
-        if isinstance(space, PositiveDefinite):
-            again[..., *np.tril_indices(again.shape[-1], -1)] = True
-        parts.append(again.ravel())
-    return np.concatenate(parts)
+    return _of_elements(answers.repeated, model, params)
 
 
-def coordinate_names(model: Any, params: Params) -> tuple[str, ...]:
+def constant(model: Any, params: Params) -> np.ndarray:
+    """Which parameters (T,) are constants: the share of a single class, elements held by their space."""
+    return _of_elements(answers.constant, model, params)
+
+
+def coordinate_names(model: Any, params: Params, columns: Columns | None = None) -> tuple[str, ...]:
     """The name of every coordinate (P,): the parameter, and what the chart of its space takes of it.
 
     ``log x[i]`` and ``logit x[i]`` are what they say; ``ilr x[j]`` is the j-th log-ratio of a simplex; of a matrix,
     ``log scale x[i]`` is the log of the i-th diagonal entry of the Cholesky factor and ``ratio x[i, j]`` an entry
     below it, in units of its row's scale.
     """
-    free = jax.eval_shape(constraints.inverse, spaces_of(model), params)
-    leaves = zip(
-        trees.leaf_names(params),
-        jax.tree.leaves(params),
-        jax.tree.leaves(free),
-        parameter_spaces(model, params),
-        strict=True,
-    )
-    names: list[str] = []
-    for name, leaf, coordinates, space in leaves:
-        if isinstance(space, PositiveDefinite):
-            d = leaf.shape[-1]
-            below = list(zip(*np.tril_indices(d, -1), strict=True))
-            for index in _indices(leaf.shape[:-2]):  # of the matrix
-                names += [f"log scale {name}{index}[{i}]" for i in range(d)]
-                names += [f"ratio {name}{index}[{i}, {j}]" for i, j in below]
-            continue
-        before = {Positive: "log ", UnitInterval: "logit ", Simplex: "ilr "}.get(type(space), "")
-        names += [f"{before}{name}{index}" for index in _indices(coordinates.shape)]
-    return tuple(names)
+    leaves = zip(parameter_spaces(model, params), _named(model, params, columns), strict=True)
+    return tuple(each for space, (name, labels) in leaves for each in answers.names(space, name, labels))
 
 
 def edged(model: Any, params: Params) -> np.ndarray:
     """Which coordinates (P,) are logs or ratios: pure numbers, that run off to infinity at the edge of a space."""
     free = jax.eval_shape(constraints.inverse, spaces_of(model), params)
-    spaces = parameter_spaces(model, params)
-    known = (Positive, UnitInterval, Simplex, PositiveDefinite)
-    parts = [
-        np.full(leaf.size, isinstance(space, known)) for leaf, space in zip(jax.tree.leaves(free), spaces, strict=True)
-    ]
-    return np.concatenate(parts)
+    leaves = zip(parameter_spaces(model, params), jax.tree.leaves(free), strict=True)
+    return np.concatenate([np.full(leaf.size, answers.edge(space) is not None) for space, leaf in leaves])
 
 
 @program(quick="few numbers")
@@ -129,5 +110,5 @@ def name_direction(model: Any, params: Params, direction: Array, diagonal: Any, 
     shares = np.asarray(_shares(model, params, direction, diagonal), np.float64)
     shares = np.where(np.isfinite(shares) & ~repeated(model, params), shares, 0)
     order = np.argsort(-shares, kind="stable")
-    names = parameter_names(params)
+    names = parameter_names(model, params)
     return tuple(names[i] for i in order[:most] if shares[i] >= shares[order[0]] / 2)

@@ -9,14 +9,12 @@ maximum in standard errors is (g' I^-1 g)^(1/2), in whatever direction it is lon
 import enum
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core.constraints import Simplex, UnitInterval
 from jaxem.core.model import Params
-from jaxem.inference.coordinates import name_direction, parameter_names, parameter_spaces
+from jaxem.inference.coordinates import name_direction, parameter_names
 
 STATIONARY = 0.1  # standard errors from the maximum, at most
 LOG_STEP = 0.5  # in logs: a maximum this far, and still within 0.1 standard errors, is nowhere (at an edge it is 1)
@@ -62,33 +60,6 @@ def unmoved(gap: Array, dtype: Any) -> Array:
 def rounding_of(p: int, dtype: Any) -> float:
     """How little of something of size one is nothing, among P coordinates."""
     return 32 * p * float(jnp.finfo(dtype).eps)
-
-
-def at_edge(model: Any, params: Params) -> Array:
-    """Which parameters (T,) are probabilities of zero or one: not even complete data tell of their logits."""
-    leaves = jax.tree.leaves(params)
-    total = sum(leaf.size for leaf in leaves)
-
-    def one(space: Any, leaf: Array) -> Array:
-        alone = isinstance(space, Simplex) and leaf.shape[-1] == 1  # a share of all of it is no estimate
-        if alone or not isinstance(space, Simplex | UnitInterval):
-            return jnp.zeros((leaf.size,), bool)
-        return (leaf * (1 - leaf) <= rounding_of(total, leaf.dtype)).ravel()
-
-    spaces = parameter_spaces(model, params)
-    return jnp.concatenate([one(space, leaf) for space, leaf in zip(spaces, leaves, strict=True)])
-
-
-def whole_shares(model: Any, params: Params) -> np.ndarray:
-    """Which parameters (T,) are shares of all there is, of one class: one by definition, neither estimated nor held."""
-    leaves = zip(parameter_spaces(model, params), jax.tree.leaves(params), strict=True)
-    return np.concatenate([np.full(leaf.size, isinstance(s, Simplex) and leaf.shape[-1] == 1) for s, leaf in leaves])
-
-
-def at_edge_error(params: Params, edge: np.ndarray) -> "InformationError":
-    """What to raise where ``edge (T,)`` holds for some parameters."""
-    names = ", ".join(np.array(parameter_names(params))[np.flatnonzero(edge)[:4]])
-    return InformationError(REASONS[Regularity.EDGE].format(names=names))
 
 
 class _Own(NamedTuple):
@@ -224,7 +195,7 @@ def refuse(verdict: Verdict, model: Any, params: Params, diagonal: np.ndarray, r
     if code is Regularity.REGULAR:
         return
     if code is Regularity.INWARD:
-        named = np.array(parameter_names(params))[np.flatnonzero(rising)[:4]]
+        named = np.array(parameter_names(model, params))[np.flatnonzero(rising)[:4]]
         raise InformationError(REASONS[code].format(names=", ".join(named)))
     names = ", ".join(name_direction(model, params, verdict.direction, diagonal))
     raise InformationError(REASONS[code].format(names=names, amount=float(verdict.amount)))

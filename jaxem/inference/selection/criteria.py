@@ -3,7 +3,6 @@
 The signs and the scale are those of R and of most other software; mclust's are minus these numbers.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ from jaxem.core.conversion import admit, as_params, of_fit
 from jaxem.core.coordinates import living
 from jaxem.core.data import Data
 from jaxem.core.model import Params, check_model, has, require, require_classes
+from jaxem.core.spaces import answers
 from jaxem.inference.sample_size import sample_size
 
 
@@ -26,7 +26,8 @@ def number_of_parameters(model: Any, params: Params) -> int:
     It is the number of unconstrained coordinates, less those directions in which the likelihood does not change
     (``model.redundant``: the rotations of factors), and at most that of what the data tell of (``model.identified``:
     D means and D (D + 1) / 2 covariances, Ledermann's bound on factors). What lies exactly on the edge of its space,
-    such as a transition of probability zero, is held there and not counted. An array where ``params`` are traced.
+    such as a transition of probability zero, is held there and not counted; nor is what a space holds. An array where
+    ``params`` are traced.
     Raises ``ValueError`` where the model names no ``constraints``, or the parameters are none of its own.
     """
     check_model(model)
@@ -36,8 +37,8 @@ def number_of_parameters(model: Any, params: Params) -> int:
     params = params if only_shapes else as_params(model, params)
     constraints.check_structure(model.constraints, params)
     if only_shapes:
-        free = jax.eval_shape(lambda params: constraints.inverse(model.constraints, params), params)
-        p = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(free))
+        leaves = zip(constraints.leaves(model.constraints, params), jax.tree.leaves(params), strict=True)
+        p = sum(answers.dimension(space, leaf.shape) for space, leaf in leaves)
     else:
         lives = living(model, params)
         p = lives.sum() if trees.is_traced(lives) else int(np.asarray(lives).sum())

@@ -11,18 +11,17 @@ from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import tables, trees
 from jaxem.core.checks import number, prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.constraints import Simplex, UnitInterval
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, Dataset, count, lengths_of, split_weights, values_of, with_weights
 from jaxem.core.dataset import columns_of
 from jaxem.core.model import Params, has
-from jaxem.core.parameters import element_names
+from jaxem.core.spaces import Space, answers
 from jaxem.fitting.fit import check_call, choose, fit_alone
 from jaxem.fitting.result import Status
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
 from jaxem.inference.alignment import align
-from jaxem.inference.coordinates import parameter_spaces
+from jaxem.inference.coordinates import parameter_names, parameter_spaces
 from jaxem.inference.simulation import batches, draw, in_batches, prepare, sound
 
 Kind = Literal["parametric", "nonparametric"]
@@ -153,7 +152,7 @@ def bootstrap(
         raise ValueError(f"bootstrap: {replicates - kept.size} of {replicates} fits failed ({ends})")
     fitted, objectives = jax.tree.map(lambda leaf: leaf[kept], (fitted, objectives))
     still = _still(model, fitted, params)
-    names = element_names(params, model.declare() if has(model, "declare") else None, columns)
+    names = parameter_names(model, params, columns)
     found = Bootstrap(params, fitted, objectives, statuses, kind, _has_labels(model), still, names)
     if all(bool(leaf.all()) for leaf in jax.tree.leaves(found.still)):
         raise ValueError(
@@ -170,8 +169,9 @@ def _still(model: Any, replicates: Params, params: Params) -> Params:
     logarithm moves there is no error of the estimate. Everything else is measured against its own size.
     """
 
-    def one(space: Any, leaf: Array) -> Array:
-        scale = 1 if isinstance(space, Simplex | UnitInterval) else jnp.abs(leaf).max(axis=0)
+    def one(space: Space, leaf: Array) -> Array:
+        unit = answers.unit(space)
+        scale = jnp.abs(leaf).max(axis=0) if unit is None else unit
         return ~(leaf.max(axis=0) - leaf.min(axis=0) > 64 * jnp.finfo(leaf.dtype).eps * scale)  # NaN does not move
 
     leaves, structure = jax.tree.flatten(replicates)

@@ -16,12 +16,12 @@ from jax import Array
 
 from jaxem.core import bound, constraints
 from jaxem.core.compilation import program
-from jaxem.core.constraints import Positive, Simplex, UnitInterval
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, spaces_of
+from jaxem.core.spaces import Space, answers
 from jaxem.inference.coordinates import parameter_spaces
-from jaxem.inference.regularity import LOG_STEP, Regularity, Verdict, at_edge, rounding_of
+from jaxem.inference.regularity import LOG_STEP, Regularity, Verdict, rounding_of
 
 
 def _leaves(model: Any, params: Params, *vectors: Array) -> list[tuple[Any, ...]]:
@@ -36,11 +36,13 @@ def _leaves(model: Any, params: Params, *vectors: Array) -> list[tuple[Any, ...]
 @program(quick="few numbers")
 def within_rounding(model: Any, params: Params) -> Array:
     """Which parameters (T,) are zero, or one, but for rounding, and not exactly: those are structure, and held."""
-    parts = [
-        (near & (leaf != 0) & ~((leaf > 0.5) if isinstance(space, Simplex) else (leaf == 1))).ravel()
-        for space, leaf, near in _leaves(model, params, at_edge(model, params))
-    ]
-    return jnp.concatenate(parts)
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+
+    def of(space: Space, leaf: Array) -> Array:
+        edge = answers.edge(space)
+        return jnp.zeros(leaf.shape, bool) if edge is None else edge.strays(leaf, rounding_of(total, leaf.dtype))
+
+    return jnp.concatenate([of(*leaf).ravel() for leaf in _leaves(model, params)])
 
 
 @program(quick="few numbers")
@@ -55,12 +57,12 @@ def rising(model: Any, params: Params, data: Data, out: Array) -> Array:
     gradient = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(jax.grad(objective)(params))])
     rounding = jnp.finfo(gradient.dtype).eps ** 0.5 * size(data, gradient.dtype)
 
-    def of(space: Any, leaf: Array, slope: Array) -> Array:
-        if isinstance(space, Simplex):
-            return slope - (leaf * slope).sum(axis=-1, keepdims=True) > rounding
-        if isinstance(space, UnitInterval):
-            return jnp.where(leaf < 0.5, slope, -slope) > rounding
-        return slope > 0
+    def of(space: Space, leaf: Array, slope: Array) -> Array:
+        edge = answers.edge(space)
+        if edge is None:
+            return jnp.zeros(leaf.shape, bool)
+        # Of a slope in the parameter's own units nothing says how large it must be.
+        return edge.inward(leaf, slope) > (0 if answers.unit(space) is None else rounding)
 
     inward = jnp.concatenate([of(*leaf).ravel() for leaf in _leaves(model, params, gradient)])
     return out & (inward | ~jnp.isfinite(gradient))
@@ -73,12 +75,8 @@ def hold(model: Any, params: Params, held: Array, out: Array) -> tuple[Params, A
     for (space, leaf, part), free in zip(
         _leaves(model, params, out), jax.tree.leaves(_shaped_coordinates(model, params)), strict=True
     ):
-        mask = jnp.zeros(free.shape, bool)
-        if isinstance(space, Simplex):
-            kept = jnp.where(part, 0, leaf)
-            leaf = jnp.where(part.any(axis=-1, keepdims=True), kept / kept.sum(axis=-1, keepdims=True), leaf)
-        elif isinstance(space, Positive | UnitInterval):
-            mask = part
+        edge = answers.edge(space)
+        leaf, mask = (leaf, jnp.zeros(free.shape, bool)) if edge is None else edge.place(leaf, part)
         new.append(leaf)
         masks.append(mask.ravel())
     return jax.tree.unflatten(jax.tree.structure(params), new), held | jnp.concatenate(masks)
@@ -96,15 +94,9 @@ def running_off(model: Any, params: Params, complete: Array, verdict: Verdict, d
     known = jnp.diagonal(complete) > rounding_of(u.shape[0], u.dtype) * data_size
     unknown = jax.tree.leaves(_shaped_coordinates(model, params, ~known))
 
-    def of(space: Any, leaf: Array, step: Array, unknown: Array) -> Array:  # of one leaf
-        nearer = jnp.where(leaf < 0.5, -step, step) if isinstance(space, UnitInterval) else -step
-        left = jnp.minimum(leaf, 1 - leaf) if isinstance(space, UnitInterval) else leaf
-        away = nearer > LOG_STEP * left
-        if isinstance(space, Simplex):
-            return away & (leaf > 0) & (leaf < 0.5)
-        if isinstance(space, Positive | UnitInterval):
-            return (away | unknown) & (left > 0)
-        return jnp.zeros(leaf.shape, bool)
+    def of(space: Space, leaf: Array, step: Array, unknown: Array) -> Array:
+        edge = answers.edge(space)
+        return jnp.zeros(leaf.shape, bool) if edge is None else edge.runs_off(leaf, step, unknown, LOG_STEP)
 
     leaves = _leaves(model, params, moved)
     parts = [of(space, leaf, step, u) for (space, leaf, step), u in zip(leaves, unknown, strict=True)]

@@ -26,6 +26,7 @@ from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.coordinates import chart, into, living
 from jaxem.core.data import Data, size
+from jaxem.core.dataset import columns_of
 from jaxem.core.model import Params, has, has_m_step, require
 from jaxem.core.records import register
 from jaxem.fitting.validation import check_start
@@ -285,11 +286,12 @@ def information(model: Any, params: Params, data: Data, *, route: Route | None =
 
     Source: Orchard & Woodbury (1972); Louis (1982); Oakes (1999); Meng & Rubin (1991).
     """
+    columns = columns_of(data)
     params, data = convert(model, params, data)
     check_start(model, params, data)
     route = choose_route(model, route)
     found = regular(model, params, data, route)
-    parts, names = (found.observed, found.complete), coordinate_names(model, params)
+    parts, names = (found.observed, found.complete), coordinate_names(model, params, columns)
     if trees.is_traced(found.observed):
         parts = (None if part is None else without(part, found.lives, jnp.nan) for part in parts)
     elif not np.asarray(found.lives).all():

@@ -11,11 +11,11 @@ from jax.typing import ArrayLike
 from jaxem.core import constraints
 from jaxem.core.checks import number
 from jaxem.core.compilation import program
-from jaxem.core.constraints import Positive, PositiveDefinite, Real, Simplex, UnitInterval
 from jaxem.core.conversion import convert
 from jaxem.core.coordinates import into
 from jaxem.core.data import Data
 from jaxem.core.model import Params, spaces_of
+from jaxem.core.spaces import answers
 from jaxem.inference.coordinates import parameter_spaces
 from jaxem.inference.uncertainty.information import Route
 from jaxem.inference.uncertainty.standard_errors import Spread, errors, shaped_like, spread_of
@@ -43,7 +43,8 @@ def confidence_intervals(
     With z the normal quantile at (1 + level) / 2 and se the standard error on that scale (delta method): a real number
     as it is; a positive one by its log; one in the unit interval, and each weight of a simplex, by its logit; the
     diagonal of a covariance matrix by its log, an entry off the diagonal, which may have either sign, as it is.
-    Parameters in spaces of a user's own are taken as real numbers. A parameter that is held at an edge has none: NaN.
+    Parameters in spaces of a user's own without an ``interval`` are taken as real numbers. A parameter that is held at
+    an edge has none: NaN.
 
     ``route``, ``robust``, ``clusters``, and what is raised: as in ``jaxem.inference.covariance``. Under a trace, NaN.
 
@@ -74,14 +75,7 @@ def wald(model: Any, params: Params, spread: Spread, level: ArrayLike) -> Interv
     ends = []
     spaces = parameter_spaces(model, params)
     for space, value, se, free_value, free_se in zip(spaces, leaves, own_errors, free, free_errors, strict=True):
-        if isinstance(space, Real | Positive | UnitInterval):
-            ends.append(tuple(space.forward(free_value + side * free_se, value) for side in (-z, z)))
-        elif isinstance(space, Simplex):
-            ends.append(_by_logit(value, z * se))
-        elif isinstance(space, PositiveDefinite):
-            ends.append(_of_matrix(value, z * se))
-        else:
-            ends.append((value - z * se, value + z * se))
+        ends.append(answers.interval(space, value, z * se, free_value, z * free_se))
     # What is held at an edge has no standard error, and no interval of this kind.
     ends = [[jnp.where(jnp.isnan(se), jnp.nan, end) for end in both] for both, se in zip(ends, own_errors, strict=True)]
     return Intervals(*(jax.tree.unflatten(structure, side) for side in zip(*ends, strict=True)))
@@ -93,17 +87,3 @@ def _split(vector: Array, like: list[Array]) -> list[Array]:
         parts.append(vector[start : start + leaf.size].reshape(leaf.shape))
         start += leaf.size
     return parts
-
-
-def _by_logit(p: Array, half: Array) -> tuple[Array, Array]:
-    slope = p * (1 - p)
-    width = jnp.where(slope > 0, half / jnp.where(slope > 0, slope, 1), 0)
-    logit = jnp.log(p) - jnp.log1p(-p)
-    return jax.nn.sigmoid(logit - width), jax.nn.sigmoid(logit + width)
-
-
-def _of_matrix(value: Array, half: Array) -> tuple[Array, Array]:
-    diagonal = jnp.broadcast_to(jnp.eye(value.shape[-1], dtype=bool), value.shape)
-    size = jnp.where(diagonal, value, 1)
-    factor = jnp.exp(half / size)
-    return jnp.where(diagonal, value / factor, value - half), jnp.where(diagonal, value * factor, value + half)

@@ -17,7 +17,6 @@ from jax import Array
 from jaxem.core import tables, trees
 from jaxem.core.checks import instance
 from jaxem.core.compilation import program
-from jaxem.core.constraints import Simplex, UnitInterval
 from jaxem.core.conversion import convert
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, size
@@ -26,7 +25,7 @@ from jaxem.core.records import register
 from jaxem.fitting.result import Fit
 from jaxem.fitting.stopping import rounding
 from jaxem.fitting.validation import check_start
-from jaxem.inference.coordinates import name_direction, parameter_names, parameter_spaces, probes
+from jaxem.inference.coordinates import name_direction, parameter_names, probes
 from jaxem.inference.regularity import (
     REASONS,
     STATIONARY,
@@ -34,6 +33,7 @@ from jaxem.inference.regularity import (
     Regularity,
     rounding_of,
 )
+from jaxem.inference.uncertainty.edges import within_rounding
 from jaxem.inference.uncertainty.information import em_map_at, field
 
 _KRYLOV = 48  # vectors of one round: all there are, in a small model
@@ -136,7 +136,7 @@ def convergence_rate(model: Any, params: Params, data: Data, *, fit: Fit | None 
     u = into(model, params)
     empirical = jnp.asarray(jnp.nan, u.dtype) if fit is None else _empirical(fit, size(data, u.dtype))
     found = _search(model, params, data)
-    edge = _at_edge(model, params)
+    edge = within_rounding(model, params)
     if trees.is_traced(found.rate):
         good = _sound(found, model) & ~edge.any() & _resolved(found, model) & _known(found)
         parts = (found.rate, found.vector, found.error, (found.near > 0).astype(u.dtype), found.near_vector)
@@ -144,7 +144,7 @@ def convergence_rate(model: Any, params: Params, data: Data, *, fit: Fit | None 
         along = (_as_parameters(model, params, vector) for vector in (rest[0], rest[3]))
         return ConvergenceRate(rate, next(along), rest[1], rest[2] > 0, next(along), empirical)
     if edge.any():
-        names = ", ".join(np.array(parameter_names(params))[np.asarray(edge)][:4])
+        names = ", ".join(np.array(parameter_names(model, params))[np.asarray(edge)][:4])
         raise InformationError(
             f"the parameters lie at the edge of their space, at {names}, or are still on their way there: the "
             "derivative of EM in coordinates says nothing of its rate along these. Set them to zero or one, where they "
@@ -156,20 +156,6 @@ def convergence_rate(model: Any, params: Params, data: Data, *, fit: Fit | None 
     names = name_direction(model, params, found.vector, found.diagonal)
     flat_names = name_direction(model, params, found.near_vector, found.diagonal) if flat else ()
     return ConvergenceRate(found.rate, along[0], found.error, flat, along[1], empirical, names, flat_names)
-
-
-def _at_edge(model: Any, params: Params) -> Array:
-    """Which parameters (T,) are probabilities of zero or one to rounding; those that are so exactly are held there."""
-    leaves = jax.tree.leaves(params)
-    total = sum(leaf.size for leaf in leaves)
-
-    def one(space: Any, leaf: Array) -> Array:
-        if not isinstance(space, Simplex | UnitInterval):
-            return jnp.zeros((leaf.size,), bool)
-        away = leaf * (1 - leaf)
-        return ((leaf != 0) & (leaf != 1) & ~(away > rounding_of(total, leaf.dtype))).ravel()
-
-    return jnp.concatenate([one(*both) for both in zip(parameter_spaces(model, params), leaves, strict=True)])
 
 
 def _wanted(found: _Spectrum) -> Array:

@@ -18,8 +18,8 @@ from jaxem.core.coordinates import into
 from jaxem.core.data import Data, count
 from jaxem.core.model import Params
 from jaxem.fitting.validation import check_start
-from jaxem.inference.coordinates import along_all, coordinate_names, flat_chart
-from jaxem.inference.regularity import STATIONARY, whole_shares, without
+from jaxem.inference.coordinates import along_all, constant, coordinate_names, flat_chart
+from jaxem.inference.regularity import STATIONARY, without
 from jaxem.inference.uncertainty.information import Route, choose_route, regular
 from jaxem.inference.uncertainty.scores import filling, groups_that_count, prior_score, scores
 
@@ -177,4 +177,4 @@ def _spread(model: Any, params: Params, observed: Array, lives: Array, between: 
     inverse = without(cho_solve((lower, True), jnp.diag(scale)) * scale[:, None], lives, 0)
     moves = ((jacobian != 0) & lives[None, :]).any(axis=1)
     free = inverse if between is None else inverse @ without(between, lives, 0) @ inverse.T
-    return Spread(free, jacobian, lives, ~(moves | whole_shares(model, params)))
+    return Spread(free, jacobian, lives, ~(moves | constant(model, params)))

@@ -12,9 +12,8 @@ from jaxem.core.conversion import convert
 from jaxem.core.data import Data
 from jaxem.core.dataset import columns_of
 from jaxem.core.model import Params, has
-from jaxem.core.parameters import element_names
 from jaxem.fitting.result import Fit
-from jaxem.inference.coordinates import repeated
+from jaxem.inference.coordinates import parameter_names, repeated
 from jaxem.inference.sample_size import sample_size
 from jaxem.inference.uncertainty.information import Route
 from jaxem.inference.uncertainty.intervals import check_level, wald
@@ -86,7 +85,7 @@ def summary(
     estimates, deviations, lower, upper = (
         np.asarray(column)[shown] for column in (_flat(params), errors(spread), *map(_flat, ends))
     )
-    names = element_names(params, model.declare() if has(model, "declare") else None, columns)
+    names = parameter_names(model, params, columns)
     names = tuple(name for name, show in zip(names, shown, strict=True) if show)
     try:
         observations = float(sample_size(model, data))

@@ -1,0 +1,9 @@
+"""Parameter spaces: one class each, which answers whatever is asked of a space."""
+
+from jaxem.core.spaces.elementwise import Positive as Positive
+from jaxem.core.spaces.elementwise import Real as Real
+from jaxem.core.spaces.elementwise import UnitInterval as UnitInterval
+from jaxem.core.spaces.positive_definite import PositiveDefinite as PositiveDefinite
+from jaxem.core.spaces.protocol import Edge as Edge
+from jaxem.core.spaces.protocol import Space as Space
+from jaxem.core.spaces.simplex import Simplex as Simplex

@@ -1,0 +1,88 @@
+"""The edges of the spaces: which elements lie there, and which are on their way."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.spaces.protocol import space
+
+
+def _next_to_an_end(value: Array, rounding: float) -> Array:
+    return (value * (1 - value) <= rounding) & (value != 0)  # NaN is no edge
+
+
+@space
+class Zero:
+    """The edge of positive numbers. How small is near, nothing says: no element strays.
+
+    An element stays where it is, for at zero a likelihood may be infinite: its coordinate is left out.
+    """
+
+    def strays(self, value: Array, rounding: float) -> Array:
+        return jnp.zeros(value.shape, bool)
+
+    def inward(self, value: Array, slope: Array) -> Array:
+        return slope
+
+    def place(self, value: Array, out: Array) -> tuple[Array, Array]:
+        return value, out
+
+    def runs_off(self, value: Array, step: Array, unknown: Array, share: float) -> Array:
+        return ((-step > share * value) | unknown) & (value > 0)
+
+
+@space
+class ZeroOrOne:
+    """The edges of numbers between 0 and 1. An element stays where it is: its coordinate is left out."""
+
+    def strays(self, value: Array, rounding: float) -> Array:
+        return _next_to_an_end(value, rounding) & (value != 1)
+
+    def inward(self, value: Array, slope: Array) -> Array:
+        return jnp.where(value < 0.5, slope, -slope)
+
+    def place(self, value: Array, out: Array) -> tuple[Array, Array]:
+        return value, out
+
+    def runs_off(self, value: Array, step: Array, unknown: Array, share: float) -> Array:
+        nearer, left = jnp.where(value < 0.5, -step, step), jnp.minimum(value, 1 - value)
+        return ((nearer > share * left) | unknown) & (left > 0)
+
+
+@space
+class Face:
+    """The edge of a simplex: its elements are set to exactly zero, and the others take their share.
+
+    An element near one is no edge of its own: it is the others that are near zero.
+    """
+
+    def strays(self, value: Array, rounding: float) -> Array:
+        return _next_to_an_end(value, rounding) & ~(value > 0.5)
+
+    def inward(self, value: Array, slope: Array) -> Array:
+        return slope - (value * slope).sum(axis=-1, keepdims=True)
+
+    def place(self, value: Array, out: Array) -> tuple[Array, Array]:
+        kept = jnp.where(out, 0, value)
+        shared = jnp.where(out.any(axis=-1, keepdims=True), kept / kept.sum(axis=-1, keepdims=True), value)
+        return shared, jnp.zeros((*value.shape[:-1], value.shape[-1] - 1), bool)
+
+    def runs_off(self, value: Array, step: Array, unknown: Array, share: float) -> Array:
+        return (-step > share * value) & (value > 0) & (value < 0.5)
+
+
+@space
+class Singular:
+    """The edge of positive-definite matrices: no single element lies on it."""
+
+    def strays(self, value: Array, rounding: float) -> Array:
+        return jnp.zeros(value.shape, bool)
+
+    def inward(self, value: Array, slope: Array) -> Array:
+        return slope
+
+    def place(self, value: Array, out: Array) -> tuple[Array, Array]:
+        d = value.shape[-1]
+        return value, jnp.zeros((*value.shape[:-2], d * (d + 1) // 2), bool)
+
+    def runs_off(self, value: Array, step: Array, unknown: Array, share: float) -> Array:
+        return jnp.zeros(value.shape, bool)

@@ -1,0 +1,136 @@
+"""Spaces of single numbers: real, positive, between 0 and 1."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.core.spaces import answers, held
+from jaxem.core.spaces.edges import Zero, ZeroOrOne
+from jaxem.core.spaces.protocol import Space, space
+
+
+def _tiny(value: Array) -> float:
+    """The least positive number that survives a chart and back: clear of the subnormal numbers, which flush to 0."""
+    return 1024 * float(jnp.finfo(value.dtype).tiny)
+
+
+def negligible(value: Array) -> float:
+    """A probability that is as good as zero, and whose logarithm still has two finite derivatives: -1 / p^2."""
+    return 2 * float(jnp.finfo(value.dtype).tiny) ** 0.5
+
+
+def _hold(
+    space: Space, mask: Any, value: Any, inside: float, least: float = -math.inf, most: float = math.inf
+) -> Space:
+    """The space in which elements are held at values from ``least`` to ``most``; their coordinates are dead."""
+    mask, value = held.checked(space, mask, value)
+    held.check_each(space, ~mask | ((value >= least) & (value <= most)), value, space.description)
+    return held.of(space, mask, value, point=np.full(mask.shape, inside), dead=mask)
+
+
+@space
+class Real:
+    """Any real number, element by element; ``inverse`` and ``forward`` are the identity."""
+
+    description = "finite"
+    unit_free = False
+
+    def forward(self, free: Array, like: Array | None = None) -> Array:
+        return free
+
+    def inverse(self, value: Array, like: Array | None = None) -> Array:
+        return value
+
+    def free(self, value: Array) -> Array:
+        return jnp.ones(jnp.shape(value), bool)
+
+    def contains(self, value: Array) -> Array:
+        return jnp.isfinite(value).all()
+
+    def hold(self, mask: Any, value: Any) -> Space:
+        """Hold elements at finite numbers.
+
+        Arguments:
+            mask: booleans of the shape of the parameter, True where an element is held.
+            value: a number, or numbers of that shape, looked at where an element is held.
+
+        Returns the space in which these elements are constants, and the others what they were.
+
+        Raises ``ValueError`` where mask or value are no such arrays, or traced.
+        """
+        return _hold(self, mask, value, 0.0)
+
+
+@space
+class Positive:
+    """Positive numbers, element by element: x = exp(u); zeros are held."""
+
+    description = "positive"
+    edge = Zero()
+    unit_free = True
+
+    def forward(self, free: Array, like: Array | None = None) -> Array:
+        limits = jnp.finfo(free.dtype)
+        # exp of more than log(max) is inf with an infinite slope; kept inside the ends both stay finite, and not zero.
+        x = jnp.exp(jnp.clip(free, math.log(float(limits.tiny)) + 1e-3, math.log(float(limits.max)) - 1e-3))
+        return x if like is None else jnp.where(self.free(like), x, 0)
+
+    def inverse(self, value: Array, like: Array | None = None) -> Array:
+        inside = jnp.maximum(value, _tiny(value))
+        return jnp.log(jnp.where(self.free(value if like is None else like), inside, 1))
+
+    def free(self, value: Array) -> Array:
+        return value != 0  # NaN is free: it must not pass for an edge
+
+    def contains(self, value: Array) -> Array:
+        return (jnp.isfinite(value) & (value >= 0)).all()
+
+    def names(self, name: str, labels: answers.Labels) -> list[str]:
+        return answers.elements(f"log {name}", labels)
+
+    def interval(self, value: Array, half: Array, free: Array, free_half: Array) -> tuple[Array, Array]:
+        return self.forward(free - free_half, value), self.forward(free + free_half, value)
+
+    def hold(self, mask: Any, value: Any) -> Space:
+        """Hold elements at positive numbers or zeros: as ``Real.hold``; ``ValueError`` for others."""
+        return _hold(self, mask, value, 1.0, least=0)
+
+
+@space
+class UnitInterval:
+    """Numbers between 0 and 1, element by element: x = 1 / (1 + exp(-u)); zeros and ones are held."""
+
+    description = "between 0 and 1"
+    edge = ZeroOrOne()
+    unit = 1.0
+    unit_free = True
+
+    def forward(self, free: Array, like: Array | None = None) -> Array:
+        x = jax.nn.sigmoid(free)
+        return x if like is None else jnp.where(self.free(like), x, (like == 1).astype(x.dtype))
+
+    def inverse(self, value: Array, like: Array | None = None) -> Array:
+        below_one = 1 - float(jnp.finfo(value.dtype).epsneg)
+        inside = jnp.clip(value, negligible(value), below_one)
+        inside = jnp.where(self.free(value if like is None else like), inside, 0.5)
+        return jnp.log(inside) - jnp.log1p(-inside)
+
+    def free(self, value: Array) -> Array:
+        return (value != 0) & (value != 1)
+
+    def contains(self, value: Array) -> Array:
+        return ((value >= 0) & (value <= 1)).all()
+
+    def names(self, name: str, labels: answers.Labels) -> list[str]:
+        return answers.elements(f"logit {name}", labels)
+
+    def interval(self, value: Array, half: Array, free: Array, free_half: Array) -> tuple[Array, Array]:
+        return self.forward(free - free_half, value), self.forward(free + free_half, value)
+
+    def hold(self, mask: Any, value: Any) -> Space:
+        """Hold elements at numbers from 0 to 1: as ``Real.hold``; ``ValueError`` for others."""
+        return _hold(self, mask, value, 0.5, least=0, most=1)

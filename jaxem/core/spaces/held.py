@@ -1,0 +1,234 @@
+"""A space some elements of whose points are held at values: constants, that are not free.
+
+Held elements keep their places in the coordinates, dead ones: 0, without any effect. So a held space answers as the
+space that it is made of does at a point in which something harmless stands in for them.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.core import trees
+from jaxem.core.spaces import answers
+from jaxem.core.spaces.protocol import Edge, Space, space
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fixed:
+    """A NumPy array that is compared and hashed by value."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    content: bytes
+
+    @classmethod
+    def of(cls, array: Any) -> "_Fixed":
+        array = np.ascontiguousarray(array)
+        return cls(array.shape, array.dtype.str, array.tobytes())
+
+    @property
+    def array(self) -> np.ndarray:
+        return np.frombuffer(self.content, self.dtype).reshape(self.shape)
+
+
+@space
+class Held:
+    """Points of ``space`` with held elements: x = value where held, else scale times a point y of ``space``.
+
+    y is x with ``point`` in place of what is held, so that whatever depends on y alone depends on nothing held.
+    """
+
+    space: Space
+    mask: _Fixed  # which elements are held
+    value: _Fixed  # at what; 0 elsewhere
+    point: _Fixed  # a point of ``space``, whose held elements stand in for those of any other
+    dead: _Fixed  # which coordinates have no effect, shaped like the coordinates
+    scale: _Fixed  # like the mask; what is not held of a row of probabilities, else 1
+
+    @property
+    def description(self) -> str:
+        """What the values must be, in words."""
+        mask = self.mask.array
+        return f"{self.space.description}, {int(mask.sum())} of {mask.size} elements held at their values"
+
+    @property
+    def event_ndim(self) -> int:
+        """That of the space."""
+        return answers.event_ndim(self.space)
+
+    @property
+    def edge(self) -> Edge | None:
+        """That of the elements that are not held."""
+        return None if answers.edge(self.space) is None else HeldEdge(self)
+
+    @property
+    def unit(self) -> float | None:
+        """That of the space."""
+        return answers.unit(self.space)
+
+    @property
+    def unit_free(self) -> bool:
+        """That of the space."""
+        return answers.unit_free(self.space)
+
+    def __repr__(self) -> str:
+        mask = self.mask.array
+        return f"{self.space!r}.hold({int(mask.sum())} of {mask.size} elements)"
+
+    def inside(self, value: Any) -> Any:
+        """The point y of the space."""
+        xp, dtype = value.__array_namespace__(), value.dtype
+        scale, point = (part.array.astype(dtype) for part in (self.scale, self.point))
+        return xp.where(self.mask.array, point, value / scale)
+
+    def outside(self, y: Any) -> Any:
+        """The point x, from y."""
+        xp, dtype = y.__array_namespace__(), y.dtype
+        scale, value = (part.array.astype(dtype) for part in (self.scale, self.value))
+        return xp.where(self.mask.array, value, scale * y)
+
+    def moving(self, step: Array) -> Array:
+        """A step of x as one of y: nothing held moves."""
+        return jnp.where(self.mask.array, 0, step / self.scale.array.astype(step.dtype))
+
+    def forward(self, free: Array, like: Array | None = None) -> Array:
+        y = jnp.asarray(self.point.array, free.dtype) if like is None else self.inside(like)
+        return self.outside(self.space.forward(jnp.where(self.dead.array, 0, free), y))
+
+    def inverse(self, value: Array, like: Array | None = None) -> Array:
+        # Dead coordinates are 0: those of ``point`` are, and nothing else has an effect on them.
+        return self.space.inverse(self.inside(value), self.inside(value if like is None else like))
+
+    def free(self, value: Array) -> Array:
+        return self.space.free(self.inside(value)) & ~self.dead.array
+
+    def contains(self, value: Array) -> Array:
+        return self.space.contains(self.inside(value)) & self._near(value, float(jnp.finfo(value.dtype).eps)).all()
+
+    def _near(self, value: Any, eps: float) -> Any:
+        """Which elements are what they are held at, but for the precision of a number of that size; all others are."""
+        wanted = self.value.array.astype(value.dtype)
+        return ~self.mask.array | (abs(value - wanted) <= eps**0.5 * abs(wanted))
+
+    def settle(self, value: Any, eps: float) -> Any:
+        xp, y = value.__array_namespace__(), self.inside(value)
+        settled = answers.settle(self.space, y, eps)
+        moved = xp.where(self.mask.array | (settled != y), self.outside(settled), value)
+        return xp.where(self._near(value, eps), moved, value)
+
+    def dimension(self, shape: answers.Shape) -> int:
+        return int((~self.dead.array).sum())
+
+    def needs(self, shape: answers.Shape) -> str | None:
+        own = self.mask.shape
+        return None if shape[len(shape) - len(own) :] == own else f"the shape {own}"
+
+    def names(self, name: str, labels: answers.Labels) -> list[str]:
+        return answers.names(self.space, name, labels)
+
+    def interval(self, value: Array, half: Array, free: Array, free_half: Array) -> tuple[Array, Array]:
+        lower, upper = answers.interval(self.space, self.inside(value), self.moving(half), free, free_half)
+        return self.outside(lower), self.outside(upper)
+
+    def repeated(self, shape: answers.Shape) -> np.ndarray:
+        return answers.repeated(self.space, shape)
+
+    def constant(self, shape: answers.Shape) -> np.ndarray:
+        return self.mask.array | answers.constant(self.space, shape)
+
+    def tangential(self, value: Array, slope: Array) -> Array:
+        return jnp.where(self.mask.array, 0, answers.tangential(self.space, self.inside(value), slope))
+
+    def hold(self, mask: Any, value: Any) -> Space:
+        """More of the elements held.
+
+        Raises ``ValueError`` where one is held already, at another value, and where the space raises it.
+        """
+        mask, value = checked(self.space, mask, value)
+        own, held = self.mask.array, self.value.array
+        if mask.shape != own.shape:
+            raise ValueError(f"{self.space!r}.hold: masks of shapes {own.shape} and {mask.shape} differ")
+        twice = mask & own & (value != held)
+        if twice.any():
+            where = ", ".join(map(str, np.argwhere(twice)[0]))
+            raise ValueError(f"{self.space!r}.hold: the element at [{where}] is held already, at another value")
+        return answers.hold(self.space, mask | own, np.where(own, held, value))
+
+
+@space
+class HeldEdge:
+    """The edge of a held space: that of its space, asked at y. What is held is never on it."""
+
+    held: Held
+
+    @property
+    def _edge(self) -> Edge:
+        edge = answers.edge(self.held.space)
+        assert edge is not None
+        return edge
+
+    def strays(self, value: Array, rounding: float) -> Array:
+        return self._edge.strays(self.held.inside(value), rounding) & ~self.held.mask.array
+
+    def inward(self, value: Array, slope: Array) -> Array:
+        scale = self.held.scale.array.astype(slope.dtype)  # dx = scale dy
+        return self._edge.inward(self.held.inside(value), jnp.where(self.held.mask.array, 0, scale * slope))
+
+    def place(self, value: Array, out: Array) -> tuple[Array, Array]:
+        y, left_out = self._edge.place(self.held.inside(value), out & ~self.held.mask.array)
+        return self.held.outside(y), left_out
+
+    def runs_off(self, value: Array, step: Array, unknown: Array, share: float) -> Array:
+        found = self._edge.runs_off(self.held.inside(value), self.held.moving(step), unknown, share)
+        return found & ~self.held.mask.array
+
+
+def of(
+    space: Space, mask: np.ndarray, value: np.ndarray, point: np.ndarray, dead: np.ndarray, scale: Any = 1.0
+) -> Space:
+    """The held space, or ``space`` itself where nothing is held."""
+    if not mask.any():
+        return space
+    scale = np.broadcast_to(np.asarray(scale, float), mask.shape)
+    value = np.where(mask, value, 0.0)
+    return Held(space, *(_Fixed.of(part) for part in (mask, value, point.astype(float), dead, scale)))
+
+
+def checked(space: Space, mask: Any, value: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mask and value as NumPy arrays of one shape, the value in 64 bits and 0 where nothing is held.
+
+    Raises ``ValueError`` for a mask that is not booleans, values of another shape or not finite, and traced arrays.
+    """
+    title = f"{type(space).__name__}.hold"
+    if trees.holds_tracers((mask, value)):
+        raise ValueError(f"{title}: mask and value must be known numbers; got traced arrays")
+    mask = np.asarray(mask)
+    if mask.dtype != bool:
+        raise ValueError(f"{title}: the mask must be booleans, True where an element is held; got {mask.dtype}")
+    if mask.ndim < answers.event_ndim(space):
+        raise ValueError(f"{title}: the mask must have the shape of the parameter; it has {mask.shape}")
+    try:
+        value = np.broadcast_to(np.asarray(value, np.float64), mask.shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{title}: the value must be a number, or numbers of the mask's shape {mask.shape}") from error
+    value = np.where(mask, value, 0.0)
+    check_each(space, np.isfinite(value), value, "finite")
+    return mask, value
+
+
+def check_each(space: Space, good: np.ndarray, value: np.ndarray, what: str) -> None:
+    """Raise ``ValueError`` where values to be held are not ``good``."""
+    if not good.all():
+        index = tuple(map(int, np.argwhere(~good)[0]))
+        where = f" at {list(index)}" if index else ""
+        got = np.array2string(np.asarray(value[index]), precision=6)
+        raise ValueError(f"{type(space).__name__}.hold: values that are held must be {what}; got {got}{where}")
+
+
+def precision(value: Any) -> float:
+    """The relative rounding error of given values; whole numbers and Python's floats are taken for 64 bits."""
+    dtype = np.asarray(value).dtype
+    return float(jnp.finfo(dtype if jnp.issubdtype(dtype, jnp.floating) else np.float64).eps)
