@@ -94,7 +94,7 @@ def test_the_dimension_is_what_is_left(name):
     assert lives.sum() == dimension == answers.dimension(space, mask.shape)
     np.testing.assert_array_equal(jacobian[:, ~lives.ravel()], 0)
     assert np.linalg.matrix_rank(jacobian) == dimension
-    assert len(answers.names(space, "x", mask.shape)) == free.size
+    assert len(answers.names(space, "x", answers.numbered(mask.shape))) == free.size
     model = jaxem.Model(lambda p, x: x, lambda q, x: q, constraints=space)
     specs = jax.ShapeDtypeStruct(mask.shape, jnp.float64)
     assert jaxem.inference.number_of_parameters(model, forward(space, free)) == dimension
@@ -275,7 +275,7 @@ def test_a_fit_leaves_alone_what_is_held():
     assert_within(fit.params["share"], [0.6 * p[0], 0.6 * p[1], 0.4, 0.6 * p[3]], 1e-5)
     assert fit.params["share"][2] == 0.4
     assert jaxem.inference.number_of_parameters(model, fit) == 2
-    table = jaxem.summary(fit, model, x)
+    table = jaxem.summary(model, fit, x)
     assert table.free == 2 and table.held == ()
     assert table.lower[2] == 0.4 == table.upper[2] and table.standard_errors[2] == 0
     wanted = 0.6 * np.sqrt(p * (1 - p) / 70)

@@ -71,7 +71,7 @@ def test_a_space_of_five_names_is_taken_for_real_numbers():
     model = _model(Above(1.0))
     fit = jaxem.fit(model, {"m": 0.0, "s": 2.0}, X, tol=1e-12)
     assert_within(fit.params["s"], X.std(), 1e-4)
-    table = jaxem.summary(fit, model, X)
+    table = jaxem.summary(model, fit, X)
     assert_within(table.standard_errors[1], X.std() / np.sqrt(400), 1e-4)
     assert_within(table.upper - table.estimates, table.estimates - table.lower, 1e-12)
     assert jaxem.inference.information(model, fit.params, X).names == ("m", "s")
@@ -81,7 +81,7 @@ def test_a_space_of_five_names_is_taken_for_real_numbers():
 def test_a_new_space_is_one_class():
     model = _model(OpenAbove(1.0))
     fit = jaxem.fit(model, {"m": 0.0, "s": 2.0}, X, tol=1e-12)
-    table = jaxem.summary(fit, model, X)
+    table = jaxem.summary(model, fit, X)
     assert jaxem.inference.information(model, fit.params, X).names == ("m", "log excess s")
     excess = np.array([table.lower[1], table.estimates[1], table.upper[1]]) - 1
     assert_within(excess[1] / excess[0], excess[2] / excess[1], 1e-9)
@@ -93,7 +93,9 @@ def test_what_holds_where_a_space_does_not_say():
     assert answers.edge(space) is None and answers.unit(space) is None and answers.event_ndim(space) == 0
     assert answers.unit_free(space) and not answers.unit_free(Real())
     assert answers.dimension(space, shape) == 6 and answers.needs(space, shape) is None
-    assert answers.names(space, "s", shape)[-1] == "s[1, 2]" and answers.names(space, "s", ()) == ["s"]
+    assert answers.names(space, "s", answers.numbered(shape))[-1] == "s[1, 2]" and answers.names(space, "s", ()) == [
+        "s"
+    ]
     assert not answers.repeated(space, shape).any() and not answers.constant(space, shape).any()
     assert answers.tangential(space, value, slope) is slope and answers.settle(space, value, 1.0) is value
     lower, upper = answers.interval(space, value, value / 4, value, value)
@@ -114,7 +116,7 @@ def test_what_holds_where_a_space_does_not_say():
     ids=lambda value: type(value).__name__,
 )
 def test_coordinates_have_names(space, shape, names):
-    assert answers.names(space, "x", shape) == names
+    assert answers.names(space, "x", answers.numbered(shape)) == names
     assert len(names) == answers.dimension(space, shape)
 
 
