@@ -7,6 +7,9 @@ from typing import Any
 
 import jax
 
+from jaxem.core.capabilities import has as has
+from jaxem.core.capabilities import missing as missing
+from jaxem.core.capabilities import require as require
 from jaxem.core.checks import brief
 from jaxem.core.constraints import Spaces, check_spaces
 from jaxem.core.records import register
@@ -26,44 +29,55 @@ def _static(**keywords: Any) -> Any:
 class Model:
     r"""A model as a record of plain functions; ``e_step`` and ``m_step`` are enough to fit it.
 
-    Any object with these attributes is a model. Each one beyond the first two buys something; what needs one
-    that is missing says so by name. With x the data, z the latent variables and q a distribution over z:
+    Any object with these attributes is a model. They form groups (``jaxem.core.capabilities(model)`` shows which of
+    them a model has): each function beyond the first two buys something, and what needs a missing one says so by name.
+    With x the data, z the latent variables and q a distribution over z:
 
-    * ``e_step(params, data) -> q`` -- the posterior p(z | x, params).
-    * ``m_step(q, data) -> params`` -- the maximiser of ``q_function + log_prior``.
-    * ``q_function(params, q, data)`` -- E_q log p(x, z | params); with ``entropy`` it is the bound, and makes
-      gradient M-steps possible.
-    * ``entropy(q, data)`` -- -E_q log q.
-    * ``log_likelihood(params, data)`` -- log p(x | params) by a route that does not pass through ``e_step``.
-    * ``log_prior(params)`` -- added to the objective: MAP instead of maximum likelihood.
-    * ``statistics(q, data)`` and ``maximize(statistics)`` -- additive over observations: EM in blocks, in
-      memory that does not grow with the number of observations.
-    * ``expected_log_joint(params, statistics)`` -- ``q_function`` from the sums alone, up to a constant free of
-      ``params``: what is left to climb is then known to a better precision than the objective's.
-    * ``log_normalizer(q, data)`` -- log p(x | params), computed during the E-step: the objective for free.
-    * ``divergence(q, p, data)`` -- KL(q || p) between two posteriors, checked against L - ELBO.
-    * ``constraints`` -- a tree of parameter spaces, or one space for all: unconstrained coordinates.
-    * ``init(key, data) -> params`` -- a random start, for restarts.
-    * ``sample(key, params, n) -> data``, ``log_prob(params, data) -> (N,)`` -- simulation, per observation.
-      ``sample_like(key, params, data) -> data`` where data have more shape than a number of rows.
-    * ``sample_size(data)`` -- what BIC counts as observations, where that is not the number of rows.
-    * ``predict_proba(params, data) -> (..., K)``, ``permute(params, order) -> params``,
-      ``label_keys(params) -> (K, F)`` -- for latent classes: their posterior, the same parameters with class
-      ``order[k]`` called k, and what the classes are sorted by.
-    * ``degenerate(params) -> bool`` -- whether the parameters have left the model (an empty component, a
-      singular covariance).
-    * ``coincide(params) -> bool`` -- whether every class is the same as another, so that EM cannot part them.
-    * ``validate(params, data)`` -- raises ``ValueError`` for input that cannot be fitted; ``allows(params, data) ->
-      bool`` -- the same of values that are traced: where it is False the fit ends ``INVALID``.
-      ``check_shapes(params, data)`` -- raises ``ValueError`` for shapes that do not fit, in a trace too.
-    * ``c_step(params, data) -> q`` -- the most probable z, in the form of ``e_step``'s q, with entropy 0: ``HardEM``.
-    * ``tempered_e_step(params, data, inverse_temperature) -> q`` -- q proportional to that power of
-      p(x, z | params); its ``log_normalizer`` is still log p(x | params): ``AnnealedEM``.
-    * ``sample_posterior(key, params, data) -> q`` -- one draw of z, in the form that ``statistics`` takes:
-      ``MonteCarloEM`` and ``SAEM``, which need no ``e_step``.
+    EM
+        * ``e_step(params, data) -> q``: the posterior p(z | x, params).
+        * ``m_step(q, data) -> params``: the maximiser of ``q_function + log_prior``.
+        * ``log_prior(params)``: added to the objective, so that the fit is MAP instead of maximum likelihood.
 
-    The functions are static under ``jit``: the same functions share one compiled program, a new lambda
-    compiles anew.
+    Bound: the objective, gradient M-steps, the certificate
+        * ``q_function(params, q, data)``: E_q log p(x, z | params).
+        * ``entropy(q, data)``: -E_q log q.
+        * ``log_likelihood(params, data)``: log p(x | params) by a route that does not pass through ``e_step``.
+        * ``log_prob(params, data) -> (N,)``: the same for each observation.
+        * ``log_normalizer(q, data)``: log p(x | params), computed during the E-step; the objective for free.
+        * ``divergence(q, p, data)``: KL(q || p) between two posteriors, checked against L - ELBO.
+
+    Sums: EM in blocks, over devices, on streams, in memory that does not grow with N
+        * ``statistics(q, data)`` and ``maximize(statistics) -> params``: the M-step on sums over observations.
+        * ``expected_log_joint(params, statistics)``: ``q_function`` from the sums alone, up to a constant free of
+          ``params``; the objective still to be gained is then known beyond the precision of the objective.
+
+    Classes
+        * ``predict_proba(params, data) -> (..., K)``: the posterior probability of each class.
+        * ``permute(params, order) -> params``: the same model, in which class ``order[k]`` is called k.
+        * ``label_keys(params) -> (K, F)``: what the classes are sorted by.
+        * ``coincide(params) -> bool``: whether every class equals another, so that EM cannot separate them.
+        * ``c_step(params, data) -> q``: the most probable z, in the form of ``e_step``'s q, with entropy 0
+          (``HardEM``).
+        * ``tempered_e_step(params, data, inverse_temperature) -> q``: q proportional to that power of
+          p(x, z | params); its ``log_normalizer`` is still log p(x | params) (``AnnealedEM``).
+
+    Sampling
+        * ``init(key, data) -> params``: a random start, for restarts.
+        * ``sample(key, params, n) -> data``: n observations; ``sample_like(key, params, data) -> data``: as many as in
+          ``data``, of their form (lengths, covariates).
+        * ``sample_posterior(key, params, data) -> q``: one draw of z, in the form that ``statistics`` takes
+          (``MonteCarloEM`` and ``SAEM``, which need no ``e_step``).
+
+    Parameters and input
+        * ``constraints``: a tree of parameter spaces, or one space for all.
+        * ``degenerate(params) -> bool``: whether the parameters have left the model (an empty component, a singular
+          covariance).
+        * ``check_shapes(params, data)``: raises ``ValueError`` for shapes that do not fit, in a trace too.
+        * ``validate(params, data)``: raises ``ValueError`` for input that cannot be fitted; ``allows(params, data) ->
+          bool``: the same for values that are traced (where it is False the fit ends ``INVALID``).
+        * ``sample_size(data)``: what BIC counts as observations, where that is not the number of rows.
+
+    The functions are static under ``jit``: the same functions share one compiled program, a new lambda compiles anew.
     """
 
     e_step: Callable[..., Posterior] | None = _static(default=None)
@@ -103,28 +117,6 @@ class Model:
                 raise ValueError(f"Model: {field.name} must be a function; got {brief(value)}")
 
 
-HOW_TO_WRITE = {
-    "e_step": "e_step(params, data) -> q, the posterior p(z | x, params)",
-    "m_step": "m_step(q, data) -> params, the maximiser of the expected complete-data log-likelihood",
-    "q_function": "q_function(params, q, data) = E_q log p(x, z | params), a scalar",
-    "entropy": "entropy(q, data) = -E_q log q, a scalar",
-    "log_likelihood": "log_likelihood(params, data) = log p(x | params), a scalar, without calling e_step",
-    "statistics": "statistics(q, data), a tree of sums over the observations",
-    "maximize": "maximize(statistics) -> params",
-    "constraints": "constraints, a tree of spaces shaped like the parameters (or one space for all)",
-    "init": "init(key, data) -> params, a random start",
-    "sample": "sample(key, params, n) -> data",
-    "sample_like": "sample_like(key, params, data) -> data of the same form, by the covariates that data have",
-    "predict_proba": "predict_proba(params, data) -> (..., K), the posterior probability of each class",
-    "permute": "permute(params, order) -> params, in which class order[k] is called k",
-    "label_keys": "label_keys(params) -> (K, F), what the classes are sorted by, the first column first",
-    "divergence": "divergence(q, p, data) = KL(q || p) between two posteriors",
-    "c_step": "c_step(params, data) -> q, the posterior with all its probability on the most probable z",
-    "tempered_e_step": "tempered_e_step(params, data, inverse_temperature) -> q, the normalised power of p(x, z)",
-    "sample_posterior": "sample_posterior(key, params, data) -> q, one draw of z in the form that statistics takes",
-}
-
-
 def check_model(model: Any) -> None:
     """Raise ``ValueError`` where ``model`` is a class, or something else."""
     if isinstance(model, type):
@@ -132,25 +124,6 @@ def check_model(model: Any) -> None:
     plain = isinstance(model, tuple | list | dict | str | int | float | None) or hasattr(model, "dtype")
     if plain or hasattr(model, "status") or isinstance(model, FunctionType):
         raise ValueError(f"the first argument must be a model; got {brief(model)}. The order is (model, params, data)")
-
-
-def has(model: Any, *names: str) -> bool:
-    """Whether the model offers every one of ``names``."""
-    made_of = getattr(model, "made_of", {})  # of a model of rows a function is there where what it is made of is
-    return all(getattr(model, made_of.get(name, name), None) is not None for name in names)
-
-
-def missing(model: Any, *names: str) -> list[str]:
-    """Those of ``names`` that the model lacks."""
-    return [name for name in names if not has(model, name)]
-
-
-def require(model: Any, feature: str, *names: str) -> None:
-    """Raise ``ValueError`` where the model lacks what ``feature`` needs, with how to write it."""
-    absent = missing(model, *names)
-    if absent:
-        how = "; ".join(HOW_TO_WRITE.get(name, name) for name in absent)
-        raise ValueError(f"{feature} needs {' and '.join(absent)}, which {type(model).__name__} lacks. Write: {how}.")
 
 
 def is_additive(model: Any) -> bool:

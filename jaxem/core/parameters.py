@@ -16,6 +16,7 @@ from jax import Array
 
 from jaxem.core import trees
 from jaxem.core.constraints import Spaces, outline
+from jaxem.core.conversion import of_fit
 from jaxem.core.data import Columns
 from jaxem.core.spaces import Space, answers
 
@@ -87,14 +88,14 @@ def permuted(declared: Declared, params: Any, order: Array) -> Any:
             leaf = jnp.take(leaf, order, axis=place) if axis == "K" else leaf
         return leaf
 
-    return jax.tree.map(each, declared, params, is_leaf=_is_param)
+    return jax.tree.map(each, declared, of_fit(params), is_leaf=_is_param)
 
 
 def locations(declared: Declared, params: Any) -> Array:
     """Where each class lies, (K, F): the arrays that say so, a row for each class."""
     own = [
         jnp.moveaxis(leaf, param.axes.index("K"), 0)
-        for param, leaf in zip(_leaves(declared), jax.tree.leaves(params), strict=True)
+        for param, leaf in zip(_leaves(declared), jax.tree.leaves(of_fit(params)), strict=True)
         if param.location
     ]
     return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in own], axis=1)

@@ -15,7 +15,7 @@ from jaxem.core import parameters
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Spaces
 from jaxem.core.contexts import Context, choose
-from jaxem.core.conversion import admit
+from jaxem.core.conversion import admit, of_fit
 from jaxem.core.data import Data, Sharded, counted, split_weights, total
 from jaxem.core.model import Params, Posterior
 
@@ -101,7 +101,7 @@ class FromRows:
         return None if at is None else self.prepare(at, x)
 
     def _posterior(self: Any, by: str, params: Params, data: Data, *more: Any) -> Posterior:
-        x = counted(data)[0]
+        params, x = of_fit(params), counted(data)[0]
         q = choose(self.prepare(params, x), lambda c: getattr(self, by)(c, x, *more))
         return q._replace(at=params)
 
@@ -136,12 +136,12 @@ class FromRows:
 
     def expected_log_joint(self: Any, params: Params, statistics: Statistics) -> Array:
         """Q from the sums alone, up to a constant free of ``params``."""
-        return self.expected(self._context(statistics.at, None), params, statistics.sums)
+        return self.expected(self._context(statistics.at, None), of_fit(params), statistics.sums)
 
     def q_function(self: Any, params: Params, q: Posterior, data: Data) -> Array:
         """E_q log p(x, z | params)."""
         x, w = counted(data)
-        return total(choose(self.prepare(params, x), lambda c: self.complete(c, q, x)), w)
+        return total(choose(self.prepare(of_fit(params), x), lambda c: self.complete(c, q, x)), w)
 
     def entropy(self: Any, q: Posterior, data: Data) -> Array:
         """-E_q log q."""
