@@ -33,7 +33,9 @@ def verify(
     Among them, with q = e_step(params, data) and B(., params) the surrogate:
 
     .. math:: B(\theta, \theta_i) = E_q \log p(x, z \mid \theta) + H(q) \le L(\theta), \qquad
-              B(\theta_i, \theta_i) = L(\theta_i), \qquad L(M(\theta_i)) \ge L(\theta_i) .
+              B(\theta_i, \theta_i) = L(\theta_i), \qquad L(M(\theta_i)) \ge L(\theta_i)
+
+    (the last with the log-prior added to L, where there is one).
 
     The laws of the E-step and the M-step are also measured after one EM iteration and at some of the probes, each with
     the posterior at that point. The last line of the certificate says whether the point is a maximum, a saddle, at an
