@@ -73,7 +73,7 @@ def rising(model: Any, params: Params, data: Data, out: Array) -> Array:
 
 @program
 def hold(model: Any, params: Params, held: Array, out: Array) -> tuple[Params, Array]:
-    """The parameters with those in ``out (T,)`` moved to their edge, and a mask (P,) of all held coordinates."""
+    """The parameters with those in ``out (T,)`` held at their edge, and which coordinates (P,) are then left out."""
     new, masks = [], []
     for (space, leaf, part), free in zip(
         _leaves(model, params, out), jax.tree.leaves(_shaped_coordinates(model, params)), strict=True

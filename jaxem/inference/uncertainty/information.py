@@ -36,7 +36,7 @@ from jaxem.inference.coordinates import along_all, coordinate_names, edged
 from jaxem.inference.regularity import Regularity, Verdict, judge, refuse, without
 from jaxem.inference.uncertainty import edges
 
-_ROUNDS = 4  # of the search for edges: holding some can reveal another
+_ROUNDS = 4  # rounds of the search for edges: holding some can reveal another
 
 Route = Literal["hessian", "oakes", "sem"]
 
@@ -177,7 +177,7 @@ def _derivative(model: Any, params: Params, data: Data, what: Any) -> tuple[Arra
 class Measured(NamedTuple):
     """Information at a point, whether or not it is a maximum, and the verdict on it."""
 
-    params: Params  # the point, with parameters at an edge moved exactly onto it and held
+    params: Params  # the point, where entries of a simplex that are at an edge are set to zero
     lives: Array  # (P,), True for coordinates that are not held
     rising: Array  # (T,), True for parameters at an edge from which the objective rises into the space
     observed: Array
@@ -315,9 +315,9 @@ def information(model: Any, params: Params, data: Data, *, route: Route | None =
         where shapes cannot depend on values, rows and columns of held coordinates are NaN.
 
     Raises:
-        InformationError: (a ``ValueError``) there is no regular information: the maximum is more than 0.1 standard
-            errors away, the point is a saddle, or the likelihood is flat in some direction. The message names the
-            reason and the parameters. Inside a trace (``jit``, ``vmap``) the result is NaN instead.
+        InformationError: (a ``ValueError``) there is no regular information, e.g. because the maximum is more than 0.1
+            standard errors away, the point is a saddle, or the likelihood is flat in some direction. The message names
+            the reason and the parameters. Inside a trace (``jit``, ``vmap``) the result is NaN instead.
         ValueError: the model lacks what the route needs.
 
     Source: Orchard & Woodbury (1972); Louis (1982); Oakes (1999); Meng & Rubin (1991).

@@ -129,8 +129,8 @@ def convergence_rate(model: Any, params: Params, data: Data, *, fit: Fit | None 
     along these directions; they are reported in ``flat`` and do not count as the rate.
 
     dM is evaluated at the maximum itself, which Newton's method finds from ``params`` up to rounding error. If an EM
-    iteration there still moves by g in the inner product of I_complete, eigenvalues are uncertain by about g /
-    sqrt(size of the data); rounding error, measured by how far dM is from self-adjoint, adds to that. An eigenvalue
+    iteration there still moves by g in the inner product of I_complete, eigenvalues are uncertain by about
+    g / sqrt(size of the data); rounding error, measured by how far dM is from self-adjoint, adds to that. An eigenvalue
     within ten times the larger of the two from one is not resolved. For a model without ``q_function`` the inner
     product is that of the parameters, each array relative to its size.
 
