@@ -1,7 +1,7 @@
-"""Pictures: the climb, the bound at work, a mixture and its data. Needs the extra ``plot`` (matplotlib).
+"""Pictures of traces, of EM's lower bounds, and of a mixture and its data. Needs the extra ``plot`` (matplotlib).
 
-Every function draws on ``ax``, or on a new figure of its own, and returns the axes; save with
-``ax.figure.savefig("name.png")``. No display is needed and no global setting of matplotlib is touched.
+Every function draws on ``ax``, or on a new figure by default, and returns the axes; save with
+``ax.figure.savefig("name.png")``. No display is needed, and no global setting of matplotlib is changed.
 """
 
 import itertools
@@ -32,25 +32,35 @@ from jaxem.models.mixture import Mixture
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe & Ito (2008): told apart by every kind of colour vision.
+# Okabe & Ito (2008): distinguishable with every kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _INK = "#222222"
 _SOFT = "#8a8a8a"
 
-_POINTS = 400  # of a drawn curve
-_EDGE = 8.0  # in log or logit coordinates: a factor of 3000
-_BATCH = 8  # evaluated at a time: memory for so many E-steps, not for all
+_POINTS = 400  # points of a drawn curve
+_EDGE = 8.0  # longest move in a log or logit coordinate: a factor of 3000
+_BATCH = 8  # points evaluated at a time, which limits memory to that many E-steps
 
 
 def trace(fit: Fit, *, gap: bool = False, ax: "Axes | None" = None) -> "Axes":
-    """Draw the objective against the iteration; with ``gap`` its distance to the last one, on a log scale.
+    """Draw the objective against the iteration.
 
-    ``fit.trace`` is ``(max_steps + 1,)``, or ``(lanes, max_steps + 1)`` for a fit under ``vmap``: one curve a lane.
-    Raises ``ValueError`` where the fit has no trace (a model without a bound).
+    Arguments:
+        fit: a ``Fit`` with a trace, (max_steps + 1,), or (lanes, max_steps + 1) for a fit under ``vmap``: one curve for
+            each lane.
+        gap: whether to draw the distance to the final objective on a log scale instead; default False.
+        ax: the axes to draw on; default: those of a new figure.
+
+    Returns:
+        The matplotlib axes.
+
+    Raises:
+        ValueError: ``fit`` is not a ``Fit``, or has no trace because its model has no bound.
+        ImportError: matplotlib is not installed.
     """
     instance("plot.trace: the first argument", fit, "a Fit", "trace", "steps")
     if fit.trace is None:
-        raise ValueError("this fit has no trace: its model has no bound. Write q_function and entropy.")
+        raise ValueError("plot.trace: the fit has no trace: its model has no bound. Write q_function and entropy.")
     traces = np.asarray(fit.trace).reshape(-1, fit.trace.shape[-1])
     steps = np.asarray(fit.steps).ravel()
     ax = _new_axes((6.0, 4.0)) if ax is None else ax
@@ -87,35 +97,49 @@ def bound(
     span: tuple[float, float] = (-0.3, 1.3),
     ax: "Axes | None" = None,
 ) -> "Axes":
-    r"""Draw EM at work on a line of parameters: L, and under it the surrogate B(., theta_i) of each iterate.
+    r"""Draw EM along a line of parameters: the log-likelihood L and the surrogate B(., theta_i) of each iterate.
 
-    The line runs in unconstrained coordinates from ``params`` (position 0) to ``along`` (position 1), which are
-    parameters to head for; default: where EM ends from ``params``. ``span``: the stretch that is drawn. EM's own
-    iterates leave such a line, so what is drawn is generalised EM *restricted to the line*:
+    The line is straight in unconstrained coordinates, from ``params`` (position 0) to ``along`` (position 1). EM's own
+    iterates do not stay on such a line, so the picture shows generalised EM *restricted to the line*:
 
     .. math:: \theta_{i+1} = \arg\max_{\theta \text{ on the line}} B(\theta, \theta_i), \qquad
               B(\theta, \theta_i) \le L(\theta), \quad B(\theta_i, \theta_i) = L(\theta_i) .
 
-    A dot marks theta_i, where B(., theta_i) touches L; a ring marks the top of B(., theta_i), and from the ring the
-    next iterate is straight above. With a log-prior, both L and B include it.
+    A dot marks theta_i, where B(., theta_i) touches L. A ring marks the maximum of B(., theta_i); the next iterate is
+    straight above the ring. With a log-prior, both L and B include it.
 
-    The edge of a space (a probability of zero) lies at infinity; a line that heads there stops short of it.
+    The edge of a space (a probability of zero) is at infinity in these coordinates; a line towards it stops short of
+    it.
 
-    Raises ``ValueError`` where the model lacks ``log_likelihood``, ``q_function`` or ``entropy``, where ``params`` or
-    ``along`` are not parameters of it, or where the line has no length.
+    Arguments:
+        model: the model; it needs ``log_likelihood``, ``q_function`` and ``entropy``.
+        params: the start of the line, or a ``Fit``.
+        data: the data.
+        along: the parameters at position 1, or a ``Fit``; default: the end of an EM fit from ``params``.
+        steps: the number of iterations to draw, at least 1; default 3.
+        span: the first and last position drawn; default (-0.3, 1.3).
+        ax: the axes to draw on; default: those of a new figure.
+
+    Returns:
+        The matplotlib axes.
+
+    Raises:
+        ValueError: the model lacks ``log_likelihood``, ``q_function`` or ``entropy``; ``params`` or ``along`` lie
+            outside the model; ``steps`` is less than 1; or the line has no length.
+        ImportError: matplotlib is not installed.
 
     Source: Minka (1998), *Expectation-maximization as lower bound maximization*.
     """
     require(model, "a picture of the bound", "log_likelihood", "q_function", "entropy")
     if steps < 1:
-        raise ValueError(f"plot.bound: steps must be at least 1; it is {steps}")
+        raise ValueError(f"plot.bound: steps must be at least 1; got {steps}")
     params, data = convert(model, params, data)
     head = run_fit(model, params, data).params if along is None else convert(model, along, data)[0]
     for point in (params, head):
         check_start(model, point, data)
     start, direction = _line(spaces_of(model), params, head)
     if not largest(direction) > 0:
-        raise ValueError("plot.bound: the line has no length: params is where it heads for. Start somewhere else.")
+        raise ValueError("plot.bound: the line has no length: both ends are equal. Give other params or along.")
     curves = _Curves(*(np.asarray(part) for part in _curves(model, params, start, direction, data, span, steps)))
 
     ax = _new_axes((8.0, 5.4)) if ax is None else ax
@@ -142,7 +166,7 @@ def bound(
 
 
 def _line(spaces: Any, params: Params, head: Params) -> tuple[Any, Any]:
-    """The coordinates of ``params``, and the direction from there to ``head``."""
+    """The coordinates of ``params``, and the direction from there to ``head``, clipped towards an edge."""
 
     def towards(space: Space, here: Array, there: Array) -> Array:
         far = _EDGE if answers.unit_free(space) else jnp.inf
@@ -180,7 +204,7 @@ def _curves(
 
         def closer(_: Any, best: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             around = jnp.clip(best[0] + best[1] * jnp.linspace(-1, 1, 15, dtype=dtype), positions[0], positions[-1])
-            candidates = jnp.append(around, t)  # theta_i itself among them: never a step down
+            candidates = jnp.append(around, t)  # with theta_i among them B never falls
             values = lower(q, candidates)
             top = _top(values)
             return candidates[top], best[1] / 7, values[top]
@@ -205,14 +229,14 @@ def _top(values: Array) -> Array:
 
 
 def _window(curves: _Curves) -> tuple[float, float]:
-    """Limits that show where the curves touch and cut off where they plunge."""
+    """Limits of the y axis that show where the curves touch and cut them off far below."""
     top, bottom = np.nanmax(curves.objective), curves.heights.min()
     rise = top - bottom
     return float(bottom - 0.35 * rise), float(top + 0.12 * rise)
 
 
 def _name_iterates(ax: "Axes", iterates: np.ndarray, heights: np.ndarray) -> None:
-    """Write theta_0, theta_1, ... above their dots; those too near their neighbour stay without a name."""
+    """Write theta_0, theta_1, ... above their dots, except where the labels would overlap."""
     room = 0.04 * float(ax.get_xlim()[1] - ax.get_xlim()[0])
     named: list[float] = []
     for i, (here, there) in enumerate(itertools.pairwise(iterates)):
@@ -225,13 +249,25 @@ def _name_iterates(ax: "Axes", iterates: np.ndarray, heights: np.ndarray) -> Non
 
 
 def mixture(model: Any, params: Params, data: Data, *, ax: "Axes | None" = None) -> "Axes":
-    """Draw a mixture and its data: classes in colour, with ellipses in 2-D, or a histogram with densities in 1-D.
+    """Draw a mixture and its data: coloured classes with ellipses in 2-D, a histogram with densities in 1-D.
 
-    2-D: ``data (N, 2)`` of ``MultivariateNormal`` in any covariance form, each point in the colour of its most
-    probable class, with the ellipses of 1 and 2 standard deviations. 1-D: ``data (N,)`` or ``(N, 1)`` of any family,
-    the histogram, the mixture's density and each class's share of it. Data may have weights.
+    In 2-D each point has the colour of its most probable class, and ellipses mark 1 and 2 standard deviations. In 1-D
+    the curves are the density of the mixture and the weighted density of each class.
 
-    Raises ``ValueError`` where the model is not a ``Mixture`` or the data have more than two dimensions.
+    Arguments:
+        model: a ``Mixture``: of ``MultivariateNormal``, in any covariance form, for 2-D data; of any family for 1-D
+            data.
+        params: its parameters, or a ``Fit``.
+        data: (N, 2), or (N,) or (N, 1); they may have weights.
+        ax: the axes to draw on; default: those of a new figure.
+
+    Returns:
+        The matplotlib axes.
+
+    Raises:
+        ValueError: the model is not a ``Mixture``, or the data have more than two dimensions, or two with another
+            family.
+        ImportError: matplotlib is not installed.
     """
     if not isinstance(model, Mixture):
         raise ValueError(f"plot.mixture draws a Mixture; got {type(model).__name__}")

@@ -1,4 +1,4 @@
-"""Uncertainty and model choice; the certificate is in ``verify``."""
+"""Uncertainty of estimates and model choice; the laws of EM are in ``verify``."""
 
 from jaxem.inference.alignment import align as align
 from jaxem.inference.alignment import canonical as canonical

@@ -16,7 +16,7 @@ from jaxem.core.data import Columns
 from jaxem.core.model import Params, has, spaces_of
 from jaxem.core.spaces import Space, answers
 
-DENSE = 256  # coordinates up to which a diagonal is exact; beyond it is estimated by random signs
+DENSE = 256  # with more coordinates a diagonal is estimated by random signs, else it is exact
 _SIGNS = 64
 
 
@@ -27,12 +27,12 @@ def flat_chart(model: Any, params: Params) -> Callable[[Array], Array]:
 
 
 def along_all(linear: Callable[[Array], Any], like: Array) -> Any:
-    """A linear function of the coordinates along each of them: its matrix, by columns; row p is coordinate p."""
+    """A linear function of the coordinates applied to each unit vector: row p belongs to coordinate p."""
     return jax.lax.map(linear, jnp.eye(like.shape[0], dtype=like.dtype))
 
 
 def probes(like: Array) -> Array:
-    """Directions v with sum (a'v)^2 = a'a: the unit vectors, or where they are too many, random signs (on average)."""
+    """Directions v with sum (a'v)^2 = a'a: the unit vectors, or beyond ``DENSE`` random signs (on average)."""
     p = like.shape[0]
     if p <= DENSE:
         return jnp.eye(p, dtype=like.dtype)
@@ -50,41 +50,43 @@ def _named(model: Any, params: Params, columns: Columns | None) -> list[tuple[st
 
 
 def parameter_names(model: Any, params: Params, columns: Columns | None = None) -> tuple[str, ...]:
-    """The name of every parameter (T,), in the order of ``ravel_pytree``: ``components.means[0, 1]``, or
-    ``components.means[0, waiting]`` where the columns of the data have names."""
+    """The name of every parameter (T,), in the order of ``ravel_pytree``.
+
+    E.g. ``components.means[0, 1]``, or ``components.means[0, waiting]`` where the columns of the data have names.
+    """
     named = _named(model, params, columns)
     return tuple(element for name, labels in named for element in answers.elements(name, labels))
 
 
 def _of_elements(question: Callable[[Space, tuple[int, ...]], np.ndarray], model: Any, params: Params) -> np.ndarray:
-    """What the space of each leaf says of the elements of an array of its shape, (T,)."""
+    """The answer of each leaf's space about the elements of an array of its shape, (T,)."""
     leaves = zip(parameter_spaces(model, params), jax.tree.leaves(params), strict=True)
     return np.concatenate([question(space, jnp.shape(leaf)).ravel() for space, leaf in leaves])
 
 
 def repeated(model: Any, params: Params) -> np.ndarray:
-    """Which parameters (T,) say again what another one says: a symmetric matrix below its diagonal."""
+    """Which parameters (T,) duplicate another one: a symmetric matrix below its diagonal."""
     return _of_elements(answers.repeated, model, params)
 
 
 def constant(model: Any, params: Params) -> np.ndarray:
-    """Which parameters (T,) are constants: the share of a single class, elements held by their space."""
+    """Which parameters (T,) are constants: the weight of a single class, elements held by their space."""
     return _of_elements(answers.constant, model, params)
 
 
 def coordinate_names(model: Any, params: Params, columns: Columns | None = None) -> tuple[str, ...]:
-    """The name of every coordinate (P,): the parameter, and what the chart of its space takes of it.
+    """The name of every coordinate (P,): the parameter, and the function of it that the chart uses.
 
-    ``log x[i]`` and ``logit x[i]`` are what they say; ``ilr x[j]`` is the j-th log-ratio of a simplex; of a matrix,
-    ``log scale x[i]`` is the log of the i-th diagonal entry of the Cholesky factor and ``ratio x[i, j]`` an entry
-    below it, in units of its row's scale.
+    ``log x[i]`` and ``logit x[i]`` are as named. ``ilr x[j]`` is the j-th log-ratio of a simplex. For a matrix,
+    ``log scale x[i]`` is the log of the i-th diagonal entry of the Cholesky factor, and ``ratio x[i, j]`` an entry
+    below the diagonal in units of its row's scale.
     """
     leaves = zip(parameter_spaces(model, params), _named(model, params, columns), strict=True)
     return tuple(each for space, (name, labels) in leaves for each in answers.names(space, name, labels))
 
 
 def edged(model: Any, params: Params) -> np.ndarray:
-    """Which coordinates (P,) are logs or ratios: pure numbers, that run off to infinity at the edge of a space."""
+    """Which coordinates (P,) are logs or ratios: dimensionless, and divergent at the edge of the space."""
     free = jax.eval_shape(constraints.inverse, spaces_of(model), params)
     leaves = zip(parameter_spaces(model, params), jax.tree.leaves(free), strict=True)
     return np.concatenate([np.full(leaf.size, answers.edge(space) is not None) for space, leaf in leaves])
@@ -105,7 +107,8 @@ def _shares(model: Any, params: Params, direction: Array, diagonal: Array) -> Ar
 def name_direction(model: Any, params: Params, direction: Array, diagonal: Any, most: int = 4) -> tuple[str, ...]:
     """The parameters that move most along a direction of the coordinates, each in units of its own error bar.
 
-    ``diagonal (P,)`` of the complete information gives the error bars. Those within a factor of 2 of the largest.
+    At most ``most`` names, of parameters within a factor of 2 of the largest move. ``diagonal (P,)`` of the complete
+    information gives the error bars.
     """
     shares = np.asarray(_shares(model, params, direction, diagonal), np.float64)
     shares = np.where(np.isfinite(shares) & ~repeated(model, params), shares, 0)

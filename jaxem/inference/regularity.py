@@ -1,9 +1,10 @@
-r"""Whether information is information: a maximum, inside the space, that one direction or another does not leave open.
+"""Whether the information at a point is regular: an interior maximum at which no direction is flat.
 
-All decisions are free of scale. With I the observed and C the complete information, g the gradient of the objective,
-all in unconstrained coordinates, the generalised eigenvalues I w = lambda C w do not change with the coordinates; at a
-maximum they lie in [0, 1], and 1 - lambda is the share of information that is missing along w. The distance to the
-maximum in standard errors is (g' I^-1 g)^(1/2), in whatever direction it is longest (Newton's decrement).
+All decisions are scale-free. Let I be the observed and C the complete information and g the gradient of the objective,
+all in unconstrained coordinates. The generalised eigenvalues I w = lambda C w are invariant under a change of
+coordinates. At a maximum they lie in [0, 1], and 1 - lambda is the share of information that is missing along w. The
+distance to the maximum in standard errors is (g' I^-1 g)^(1/2), in the direction in which it is longest (the Newton
+decrement).
 """
 
 import enum
@@ -16,16 +17,19 @@ from jax import Array
 from jaxem.core.model import Params
 from jaxem.inference.coordinates import name_direction, parameter_names
 
-STATIONARY = 0.1  # standard errors from the maximum, at most
-LOG_STEP = 0.5  # in logs: a maximum this far, and still within 0.1 standard errors, is nowhere (at an edge it is 1)
+STATIONARY = 0.1  # largest distance from the maximum, in standard errors
+LOG_STEP = 0.5  # a longer Newton step of a log, within 0.1 standard errors, means an edge (there the step is 1)
 
 
 class InformationError(ValueError):
-    """There is no information to be had at these parameters: the message says why, and along which of them."""
+    """The information at these parameters is not regular, so there are no standard errors.
+
+    The message gives the reason and the parameters concerned.
+    """
 
 
 class Regularity(enum.IntEnum):
-    """What was found; everything but ``REGULAR`` means that there is no covariance."""
+    """The verdict on the information; with anything but ``REGULAR`` there is no covariance."""
 
     REGULAR = 0
     NON_FINITE = 1
@@ -40,39 +44,40 @@ class Regularity(enum.IntEnum):
 
 
 class Verdict(NamedTuple):
-    """What was found of the information at a point."""
+    """The verdict on the information at a point."""
 
     code: Array  # a Regularity, int32
-    direction: Array  # (P,), in coordinates, of the reason
-    amount: Array  # standard errors to the maximum, or the eigenvalue
-    newton: Array  # (P,), the step to the maximum
+    direction: Array  # (P,), in coordinates: the direction concerned
+    amount: Array  # the distance to the maximum in standard errors, or the eigenvalue
+    newton: Array  # (P,), the Newton step to the maximum
 
 
 def unmoved(gap: Array, dtype: Any) -> Array:
-    """The share 1 - lambda below which lambda cannot be told from 0.
+    """The value of lambda below which it cannot be distinguished from 0.
 
-    Half of the digits; and since an invariance (a rotation of factors) shows only up to the gradient that is left,
-    ten times that, ``gap = (g' C^-1 g / size)^(1/2)``: about 1e-5 where a fit has stopped at the default ``tol``.
+    It is at least eps^(1/2), half of the digits. An invariance (a rotation of factors) shows only up to the gradient
+    that is left, so it is also at least ten times ``gap = (g' C^-1 g / size)^(1/2)``: about 1e-5 where a fit stopped at
+    the default ``tol``.
     """
     return jnp.maximum(10 * gap, jnp.finfo(dtype).eps ** 0.5)
 
 
 def rounding_of(p: int, dtype: Any) -> float:
-    """How little of something of size one is nothing, among P coordinates."""
+    """The size below which a quantity of order one is rounding error, with P coordinates."""
     return 32 * p * float(jnp.finfo(dtype).eps)
 
 
 class _Own(NamedTuple):
-    """Information in units of its own error bars: whether any direction is flat by itself, whatever is missing."""
+    """The observed information scaled by its own error bars: shows flat directions, however much is missing."""
 
     values: Array  # (P,), eigenvalues, ascending
     vectors: Array  # (P, P), in coordinates, in columns
-    noise: Array  # what rounding error makes of a zero
+    noise: Array  # the size of a zero eigenvalue under rounding error
 
 
 def _in_own_units(observed: Array, complete: Array) -> _Own:
     rounding = rounding_of(observed.shape[0], observed.dtype)
-    # Second derivatives are sums of terms as large as the complete information: below their rounding error is no unit.
+    # Second derivatives sum terms as large as the complete information: their rounding error is the least unit.
     unit = jnp.maximum(jnp.diagonal(observed), rounding * jnp.diagonal(complete))
     scale = 1 / jnp.sqrt(jnp.where(unit > 0, unit, 1))
     values, vectors = jnp.linalg.eigh(observed * scale[:, None] * scale[None, :])
@@ -82,17 +87,20 @@ def _in_own_units(observed: Array, complete: Array) -> _Own:
 def judge(
     observed: Array, complete: Array, gradient: Array, edged: Array, lives: Array, size: Array, degenerate: Array
 ) -> Verdict:
-    """Look at the information at a point; ``edged (P,)``: which coordinates are logs, ``lives (P,)``: which of them are
-    not held, ``size``: observed values.
+    """The verdict on the information at a point.
 
-    A direction is flat where little of the complete information is left *and* little beside the error bars of the
-    coordinates it is made of: slow EM, or a noise variance near zero, makes the first small and says nothing.
+    ``edged (P,)``: which coordinates are logs or ratios; ``lives (P,)``: which coordinates are not held; ``size``: the
+    number of observed values.
+
+    A direction is flat where the observed information is small relative to the complete information *and* relative to
+    the error bars of the coordinates involved. The first alone is no sign of flatness: slow EM, or a noise variance
+    near zero, causes it too.
     """
     dtype, p = observed.dtype, observed.shape[0]
     rounding = rounding_of(p, dtype)
     observed, complete = without(observed, lives, 1), without(complete, lives, 1)
     gradient, edged = jnp.where(lives, gradient, 0), edged & lives
-    # At an edge a coordinate has run off to infinity: an observation tells nothing of it, even a complete one.
+    # At an edge a coordinate has diverged: even complete data carry no information about it.
     block = jnp.where(edged[:, None] & edged[None, :], complete, 0)
     block = block + jnp.diag(jnp.where(edged, 0, jnp.maximum(jnp.trace(block), size)))
     edge_values, edge_vectors = jnp.linalg.eigh(block / size)
@@ -114,7 +122,7 @@ def judge(
     resolved = jnp.maximum(least, own.noise)
     own_slopes = own.vectors.T @ gradient
     own_steps = own_slopes / jnp.maximum(own.values, resolved)
-    solid = own.values[0] > resolved  # then the step is known, however slow EM is
+    solid = own.values[0] > resolved  # then the Newton step is accurate, however slow EM is
     newton = jnp.where(solid, own.vectors @ own_steps, vectors @ steps)
     distance = jnp.sqrt(jnp.where(solid, own_slopes @ own_steps, slopes @ steps))
     edge_step = jnp.where(edged, jnp.abs(newton), 0).max(initial=0) > LOG_STEP
@@ -125,7 +133,7 @@ def judge(
 
     zero = jnp.zeros((), dtype)
     nowhere = jnp.zeros_like(gradient)
-    findings = [  # the first that holds is the reason
+    findings = [  # the first that holds is the verdict
         (Regularity.DEGENERATE, degenerate, nowhere, zero),
         (Regularity.EDGE, edge_values[0] <= rounding, edge_vectors[:, 0], edge_values[0]),
         (Regularity.NON_FINITE, ~finite, jnp.where(jnp.isfinite(gradient), 0, 1).astype(dtype), zero),
@@ -146,7 +154,7 @@ def judge(
 
 
 def without(matrix: Array, lives: Array, diagonal: float) -> Array:
-    """A matrix (P, P) without what the coordinates that are held have in it, but for a diagonal."""
+    """A matrix (P, P) with the rows and columns of held coordinates zero, but for ``diagonal`` on the diagonal."""
     rest = jnp.diag(jnp.full_like(jnp.diagonal(matrix), diagonal))
     return jnp.where(lives[:, None] & lives[None, :], matrix, rest)
 
@@ -189,8 +197,11 @@ REASONS = {
 
 
 def refuse(verdict: Verdict, model: Any, params: Params, diagonal: np.ndarray, rising: np.ndarray) -> None:
-    """Raise ``InformationError`` where there is a reason to; ``diagonal (P,)`` of the complete information, ``rising
-    (T,)``: the parameters at an edge from which the objective rises."""
+    """Raise ``InformationError`` unless the verdict is ``REGULAR``.
+
+    ``diagonal (P,)``: of the complete information; ``rising (T,)``: the parameters at an edge from which the objective
+    rises.
+    """
     code = Regularity(int(verdict.code))
     if code is Regularity.REGULAR:
         return

@@ -1,4 +1,4 @@
-"""How many observations there are, as criteria count them."""
+"""The number of observations, as the information criteria count them."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from jaxem.core.model import has
 
 
 def sample_size(model: Any, data: Data) -> Array:
-    """n, the number of observations: rows, each as often as its weight says.
+    """n, the number of observations: the number of rows, or the sum of their weights.
 
-    A model with ``sample_size(data)`` counts itself: a hidden Markov model all steps of all sequences.
+    A model with ``sample_size(data)`` counts for itself: a hidden Markov model counts all steps of all sequences.
     """
     data = as_data(data)
     if has(model, "sample_size"):

@@ -1,4 +1,4 @@
-"""Data like these: what the parametric bootstrap draws, and how many fits to it run side by side."""
+"""Simulated data for the parametric bootstrap, and how many fits to them run side by side."""
 
 import dataclasses
 from typing import Any
@@ -12,11 +12,14 @@ from jaxem.core.data import Data, Dataset, count, split_weights
 from jaxem.core.model import Params, has, require
 from jaxem.fitting.result import usable
 
-_SIDE_BY_SIDE = 2**26  # numbers, of the data and posteriors of the fits that run at a time
+_SIDE_BY_SIDE = 2**26  # numbers in the data and posteriors of all fits that run at a time, at most
 
 
 def prepare(model: Any, data: Data) -> Data:
-    """The data as rows that count once each; ``ValueError`` where weights are no whole numbers or nothing is drawn."""
+    """The data with each row repeated as often as its weight says.
+
+    Raises ``ValueError`` where weights are not whole numbers or the model cannot sample.
+    """
     observations, weights = split_weights(data)
     if isinstance(observations, Dataset) and observations.given is not None:
         require(model, "a parametric bootstrap of data with covariates", "sample_like")
@@ -26,14 +29,13 @@ def prepare(model: Any, data: Data) -> Data:
         return data
     times = np.asarray(weights)
     if not (times == np.round(times)).all():
-        raise ValueError("a parametric bootstrap of weighted data needs weights that are whole numbers: rows to draw")
+        raise ValueError("a parametric bootstrap of weighted data needs weights that are whole numbers: counts of rows")
     rows = np.repeat(np.arange(times.size), times.astype(int))
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], observations)
 
 
 def draw(model: Any, params: Params, data: Data, key: Array) -> Data:
-    """Data like ``data`` (of their shape and dtype, with their covariates, lengths and missing cells) from the model
-    at ``params``."""
+    """Data from the model at ``params``, with the shape, dtype, covariates, lengths and missing cells of ``data``."""
     if has(model, "sample_like"):
         drawn = model.sample_like(key, params, data)
     else:
@@ -44,7 +46,7 @@ def draw(model: Any, params: Params, data: Data, key: Array) -> Data:
 
 
 def in_batches(function: Any, keys: Array, batch_size: int) -> Any:
-    """``function`` of each key, ``batch_size`` of them side by side."""
+    """``function`` of each key, ``batch_size`` keys at a time under ``vmap``."""
     if batch_size >= keys.shape[0]:
         return jax.vmap(function)(keys)
     return jax.lax.map(function, keys, batch_size=None if batch_size == 1 else batch_size)
@@ -53,7 +55,7 @@ def in_batches(function: Any, keys: Array, batch_size: int) -> Any:
 def batches(model: Any, params: Params, data: Data, lanes: int, fits: int = 1) -> int:
     """How many of ``lanes`` replicates, of ``fits`` fits each, run side by side.
 
-    On a CPU one: side by side, finished fits wait for the slowest. An accelerator wants work enough to fill it.
+    On a CPU one, because under ``vmap`` finished fits wait for the slowest. On an accelerator, enough to fill it.
     """
     if jax.default_backend() == "cpu":
         return 1
@@ -62,4 +64,4 @@ def batches(model: Any, params: Params, data: Data, lanes: int, fits: int = 1) -
     return int(np.clip(_SIDE_BY_SIDE // max(numbers, 1), 1, lanes))
 
 
-sound = usable  # a replicate that ran out of steps or of digits has not failed
+sound = usable  # a replicate that stopped at max_steps, or for lack of digits, has not failed

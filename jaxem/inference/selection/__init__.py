@@ -1,1 +1,1 @@
-"""Which of several models: criteria, cross-validation, tests."""
+"""Model choice: information criteria, cross-validation, likelihood-ratio tests."""

@@ -1,4 +1,4 @@
-"""Which model? All of them fitted, and every criterion in one table."""
+"""Model selection: fit several models and compare them by all criteria in one table."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -23,46 +23,46 @@ from jaxem.inference.simulation import sound
 
 
 class Candidate(NamedTuple):
-    """One model of a ``Selection``, at the best of its fits."""
+    """One model of a ``Selection``, with its best fit."""
 
     name: Any
     model: Any
     fit: Fit | None  # None where the model refused the data
     parameters: int  # p; 0 where the model refused the data
     log_likelihood: float  # without the prior
-    criteria: dict[str, float]  # aic, aicc, bic, icl, and the one asked for; NaN where the model has no such criterion
-    times_best_found: int  # of the restarts
-    refusal: str = ""  # why the model refused the data
+    criteria: dict[str, float]  # aic, aicc, bic, icl and a custom criterion; NaN where undefined for the model
+    times_best_found: int  # how many of the restarts found the best fit
+    refusal: str = ""  # why the model refused the data; empty where it did not
 
     @property
     def sound(self) -> bool:
-        """Whether the fit did not fail; one that ran out of steps has not reached its maximum, but counts."""
+        """Whether the fit did not fail; a fit that stopped at ``max_steps`` counts, short of its maximum as it is."""
         return self.fit is not None and bool(sound(self.fit.status))
 
 
 class Selection(NamedTuple):
-    """What ``select`` found; prints as a table."""
+    """The result of ``select``; prints as a table."""
 
-    candidates: tuple[Candidate, ...]  # in the order they were given
+    candidates: tuple[Candidate, ...]  # in the order given
     criterion: str
     restarts: int
 
     @property
     def best(self) -> Candidate:
-        """The first of ``ranked``; raises ``FitError`` where there is none."""
+        """The first of ``ranked``; ``FitError`` where no model could be ranked."""
         ranked = self.ranked
         if not ranked:
             raise FitError(
-                f"no model of the selection was fitted without failing and to a finite {self.criterion}; print it to "
-                "see how each fit ended"
+                f"no model of the selection has both a fit that succeeded and a finite {self.criterion}; print the "
+                "selection to see how each fit ended"
             )
         return ranked[0]
 
     @property
     def ranked(self) -> tuple[Candidate, ...]:
-        """The sound candidates whose criterion is finite, the best first; of equal ones that with fewest parameters.
+        """The sound candidates whose criterion is finite, best first; among equals the one with the fewest parameters.
 
-        A criterion that is infinite compares nothing: of two such models neither is the better.
+        Criteria that are not finite are left out: they rank nothing.
         """
         value = lambda one: one.criteria[self.criterion]
         left = sorted((one for one in self.candidates if one.sound and np.isfinite(value(one))), key=value)
@@ -98,7 +98,7 @@ class Selection(NamedTuple):
     __repr__ = __str__
 
     def _notes(self, names: list[str]) -> list[str]:
-        """What makes the table doubtful."""
+        """Warnings about the table."""
         named = {id(one): name for one, name in zip(self.candidates, names, strict=True)}
         fitted = [one for one in self.candidates if one.sound]
         endless = [named[id(one)] for one in fitted if not np.isfinite(one.criteria[self.criterion])]
@@ -120,12 +120,15 @@ class Selection(NamedTuple):
 
 
 def _equal(a: float, b: float) -> bool:
-    """Whether two criteria are as good as equal: to a millionth, below what fits find and what matters."""
+    """Whether two criteria agree to 1e-6 of their size: less than fits resolve and than matters."""
     return bool(np.isfinite([a, b]).all()) and abs(a - b) <= 1e-6 * max(abs(a), abs(b))
 
 
 def _may_hold(larger: Candidate, smaller: Candidate) -> bool:
-    """Whether a model of the same make with fewer parameters ended above; with a prior neither reaches its maximum."""
+    """Whether a model of the same type with fewer parameters reached a higher likelihood.
+
+    False where either has a prior: its fit does not end at the largest likelihood.
+    """
     if _has_prior(larger) or _has_prior(smaller) or _make(larger.model) != _make(smaller.model):
         return False
     above = smaller.log_likelihood > larger.log_likelihood
@@ -135,13 +138,13 @@ def _may_hold(larger: Candidate, smaller: Candidate) -> bool:
 
 
 def _has_prior(one: Candidate) -> bool:
-    """Whether the objective of the fit is more than the log-likelihood."""
+    """Whether the objective of the fit differs from the log-likelihood."""
     objective = None if one.fit is None else one.fit.objective
     return objective is not None and not _equal(float(objective), one.log_likelihood)
 
 
 def _make(model: Any) -> tuple[Any, ...]:
-    """The types of a model and of its parts."""
+    """The type of a model and of its parts."""
     parts = dataclasses.fields(model) if dataclasses.is_dataclass(model) else ()
     values = (getattr(model, part.name) for part in parts)
     return type(model), *(_make(value) for value in values if dataclasses.is_dataclass(value))
@@ -165,17 +168,28 @@ def select(
     stop: Rule | None = None,
     max_steps: int = 1000,
 ) -> Selection:
-    """Fit every model from ``restarts`` random starts, and rank them by ``criterion``.
+    """Fit every model from random starts and rank them by a criterion.
 
-    ``models``: a sequence, or a mapping from names. ``criterion``: ``"aic"``, ``"aicc"``, ``"bic"`` or ``"icl"`` (see
-    ``jaxem.inference.selection.criteria``), or a function of (model, params, data); lower is better.
-    The other arguments are those of ``fit_restarts``, which runs the starts of one model in one program. A model
-    whose fits all failed is in the table, with the status of the best of them, and never wins; so is one that refused
-    the data, with the reason. The table says, too, what makes it doubtful: a best fit that one start alone found, a
-    model that ended below a smaller one.
+    The table names each model, its number of parameters, its log-likelihood and all criteria. It also warns where a
+    result is doubtful: a best fit that only one start found, or a model that ended below a smaller one. A model whose
+    fits all failed is listed with the status of the best of them; a model that refused the data is listed with the
+    reason. Neither is ever ranked.
 
-    Raises ``ValueError`` where there are no models, one of them lacks ``init``, ``constraints`` or what the criterion
-    needs, or the criterion is not known.
+    Arguments:
+        models: a sequence of models, or a dict from names to models. Each needs ``init`` and ``constraints``.
+        data: the data, the same for all.
+        key: the key of the random starts.
+        restarts: the number of random starts of each model, which run in one program; default 20.
+        criterion: ``"aic"``, ``"aicc"``, ``"bic"`` (default) or ``"icl"``, or a function of (model, params, data);
+            lower is better.
+        algorithm, tol, stop, max_steps: as in ``jaxem.fit``.
+
+    Returns:
+        A ``Selection``: ``best``, ``ranked`` and ``candidates``.
+
+    Raises:
+        ValueError: there are no models; a model lacks ``init``, ``constraints`` or what the criterion needs; or the
+            criterion is unknown.
     """
     if not isinstance(models, Mapping | Sequence) or isinstance(models, str):
         raise ValueError(f"select: models must be a list of models, or a dict from names; got {brief(models)}")
@@ -223,14 +237,14 @@ def _refusal(model: Any, key: Array, data: Data) -> str:
 def _value(criterion: Callable[..., Any], model: Any, params: Any, data: Data, needed: bool) -> float:
     try:
         return float(criterion(model, params, data))
-    except ValueError:  # a model without latent classes has no ICL
+    except ValueError:  # e.g. ICL of a model without latent classes
         if needed:
             raise
         return float("nan")
 
 
 def describe(model: Any) -> str:
-    """A model in one line: its type and what sets it apart, e.g. ``Mixture(MultivariateNormal(tied), 3)``."""
+    """A model in one line: its type and distinguishing options, e.g. ``Mixture(MultivariateNormal(tied), 3)``."""
     if not dataclasses.is_dataclass(model):
         return type(model).__name__
     values = [getattr(model, field.name) for field in dataclasses.fields(model) if field.repr]

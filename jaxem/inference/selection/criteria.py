@@ -1,6 +1,6 @@
-"""Criteria for the choice of a model: -2 log-likelihood and a penalty, lower is better.
+"""Information criteria: -2 log-likelihood plus a penalty, lower is better.
 
-The signs and the scale are those of R and of most other software; mclust's are minus these numbers.
+Sign and scale are those of R and of most other software; mclust reports the negative.
 """
 
 from typing import Any, NamedTuple
@@ -21,14 +21,24 @@ from jaxem.inference.sample_size import sample_size
 
 
 def number_of_parameters(model: Any, params: Params) -> int:
-    """p, the dimension of the parameter space: K weights that sum to one count K - 1, a covariance D (D + 1) / 2.
+    """p, the number of free parameters: K weights that sum to one count K - 1, a covariance matrix D (D + 1) / 2.
 
-    It is the number of unconstrained coordinates, less those directions in which the likelihood does not change
-    (``model.redundant``: the rotations of factors), and at most that of what the data tell of (``model.identified``:
-    D means and D (D + 1) / 2 covariances, Ledermann's bound on factors). What lies exactly on the edge of its space,
-    such as a transition of probability zero, is held there and not counted; nor is what a space holds. An array where
-    ``params`` are traced.
-    Raises ``ValueError`` where the model names no ``constraints``, or the parameters are none of its own.
+    It is the number of unconstrained coordinates, minus the directions in which the likelihood is constant
+    (``model.redundant``: rotations of factors), and at most the number that the data identify (``model.identified``: D
+    means and D (D + 1) / 2 covariances, the Ledermann bound on factors). Parameters exactly on the edge of their space,
+    such as a transition probability of zero, are held there and not counted, and neither are elements that their space
+    holds.
+
+    Arguments:
+        model: the model; it needs ``constraints``.
+        params: the parameters, or a ``Fit``; or their shapes (``jax.ShapeDtypeStruct``), in which case nothing counts
+            as lying on an edge.
+
+    Returns:
+        An int; a scalar array where ``params`` are traced.
+
+    Raises:
+        ValueError: the model has no ``constraints``, or the parameters do not belong to it.
     """
     check_model(model)
     require(model, "a number of parameters", "constraints")
@@ -48,15 +58,15 @@ def number_of_parameters(model: Any, params: Params) -> int:
 
 
 class Measured(NamedTuple):
-    """What the criteria are made of, at ``params``."""
+    """The quantities from which the criteria are computed, at ``params``."""
 
     log_likelihood: Array  # log p(x | params), without the prior
-    entropy: Array | None  # of the posterior; None where the model has none
+    entropy: Array | None  # of the posterior; None where the model has no ``entropy``
     n: Array
 
 
 def measure(model: Any, params: Params, data: Data) -> Measured:
-    """Log-likelihood, posterior entropy and sample size, in one program; ``ValueError`` for a model without a bound."""
+    """Log-likelihood, posterior entropy and sample size; ``ValueError`` for a model without a likelihood or a bound."""
     params, data = admit(model, params, data)
     require(model, "a criterion", "e_step")
     return _measure(model, params, data)
@@ -76,17 +86,45 @@ def _measure(model: Any, params: Params, data: Data) -> Measured:
 
 
 def aic(model: Any, params: Params, data: Data) -> Array:
-    """-2 L + 2 p, a scalar; lower is better. Akaike (1974).
+    """Akaike's information criterion at a maximum of the likelihood; lower is better.
 
-    This and the other criteria are meant at a maximum of the likelihood. Weighted observations count as often as
-    their weight. Raises ``ValueError`` where the model lacks ``constraints`` or a likelihood.
+    .. math:: AIC = -2 L + 2 p
+
+    with p from ``jaxem.inference.number_of_parameters``.
+
+    Arguments:
+        model: the model; it needs ``constraints`` and a likelihood.
+        params: the maximum, or its ``Fit``. The prior is not part of L.
+        data: the data of the fit. Observations count as often as their weight says.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: the model lacks ``constraints`` or a likelihood.
+
+    Source: Akaike (1974).
     """
     p = number_of_parameters(model, params)
     return 2 * p - 2 * measure(model, params, data).log_likelihood
 
 
 def aicc(model: Any, params: Params, data: Data) -> Array:
-    """-2 L + 2 p + 2 p (p + 1) / (n - p - 1), for small n; infinite where n <= p + 1. Hurvich & Tsai (1989)."""
+    r"""AIC with a correction for small n, at a maximum of the likelihood; lower is better.
+
+    .. math:: AIC_c = -2 L + 2 p + \frac{2 p (p + 1)}{n - p - 1}
+
+    Arguments:
+        model, params, data: as in ``jaxem.inference.aic``; n is counted as in ``jaxem.inference.bic``.
+
+    Returns:
+        A scalar; infinite where n <= p + 1.
+
+    Raises:
+        ValueError: as in ``jaxem.inference.aic``.
+
+    Source: Hurvich & Tsai (1989).
+    """
     p = number_of_parameters(model, params)
     left = measure(model, params, data).n - p - 1
     correction = jnp.where(left > 0, 2 * p * (p + 1) / jnp.where(left > 0, left, 1), jnp.inf)
@@ -94,9 +132,21 @@ def aicc(model: Any, params: Params, data: Data) -> Array:
 
 
 def bic(model: Any, params: Params, data: Data) -> Array:
-    """-2 L + p log n, a scalar; lower is better. Schwarz (1978).
+    r"""The Bayesian information criterion at a maximum of the likelihood; lower is better.
 
-    n: the number of rows; for a hidden Markov model that of all steps of all sequences.
+    .. math:: BIC = -2 L + p \log n
+
+    Arguments:
+        model, params, data: as in ``jaxem.inference.aic``. n is the number of rows, each as often as its weight says;
+            for a hidden Markov model it is the number of steps of all sequences.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: as in ``jaxem.inference.aic``.
+
+    Source: Schwarz (1978).
     """
     p = number_of_parameters(model, params)
     L, _, n = measure(model, params, data)
@@ -104,14 +154,22 @@ def bic(model: Any, params: Params, data: Data) -> Array:
 
 
 def icl(model: Any, params: Params, data: Data) -> Array:
-    r"""The integrated completed likelihood, for models with latent classes: BIC and twice the posterior's entropy.
+    r"""The integrated completed likelihood, for models with latent classes: BIC plus twice the posterior entropy.
 
-    .. math:: -2 L + p \log n + 2 H(q), \qquad q = p(z \mid x, \text{params})
+    .. math:: ICL = -2 L + p \log n + 2 H(q), \qquad q = p(z \mid x, \text{params})
 
-    It asks not only for a good density but for classes that can be told apart. H is exact, as in McLachlan & Peel
-    (2000, section 6.10.3); mclust puts each observation into its most probable class instead, which makes H smaller.
+    Lower is better. It favours classes that can be told apart, not only a good density. H is exact, as in McLachlan &
+    Peel (2000, section 6.10.3); mclust assigns each observation to its most probable class instead, which makes H
+    smaller.
 
-    Raises ``ValueError`` where the latent variable is not discrete or the model lacks ``entropy``.
+    Arguments:
+        model, params, data: as in ``jaxem.inference.bic``; the model also needs ``entropy`` and ``predict_proba``.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: the latent variable is not discrete, the model lacks ``entropy``, or as in ``jaxem.inference.aic``.
 
     Source: Biernacki, Celeux & Govaert (2000).
     """

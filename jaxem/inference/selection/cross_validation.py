@@ -1,4 +1,4 @@
-"""How well does a model predict what it has not seen?"""
+"""Cross-validated log-likelihood."""
 
 from typing import Any, NamedTuple
 
@@ -23,30 +23,32 @@ from jaxem.inference.simulation import sound
 
 
 class CrossValidation(NamedTuple):
-    """What ``cross_validate`` found."""
+    """The result of ``cross_validate``; prints as one line."""
 
-    held_out: Array  # (folds,), log p of the observations of a fold, fitted without them; NaN where that fit failed
-    sizes: Array  # (folds,), observations held out (see ``sample_size``)
-    statuses: Array  # (folds,), of the fits
+    held_out: Array  # (folds,), log-likelihood of each fold under the fit to the others; NaN where that fit failed
+    sizes: Array  # (folds,), the number of observations held out (see ``sample_size``)
+    statuses: Array  # (folds,), the status of each fit
 
     @property
     def log_likelihood(self) -> float:
-        """The sum over all folds: log p of every observation, which its fit has not seen. NaN where a fit failed."""
+        """The held-out log-likelihood, summed over all folds; NaN where a fit failed."""
         return float(self.held_out.sum())
 
     @property
     def mean(self) -> float:
-        """The log-likelihood of an observation, over all folds: each observation counts the same, whatever its fold."""
+        """The held-out log-likelihood per observation; every observation counts the same, whatever its fold."""
         return float(self.held_out.sum() / self.sizes.sum())
 
     @property
     def standard_error(self) -> float:
-        r"""The standard error of ``mean``, from how the folds differ.
+        r"""The standard error of ``mean``, estimated from the differences of folds; NaN where a fold is not finite.
 
         .. math:: \frac{1}{\sum_f n_f} \sqrt{\frac{F}{F - 1} \sum_f (L_f - \bar L n_f)^2}, \qquad
                   \bar L = \sum_f L_f / \sum_f n_f
 
-        the error of a ratio of sums (Cochran 1977, section 6.3); with F folds of one size, that of a mean of F numbers.
+        This is the error of a ratio of sums; for F folds of equal size it is that of a mean of F numbers.
+
+        Source: Cochran (1977), section 6.3.
         """
         held_out, sizes = np.asarray(self.held_out, np.float64), np.asarray(self.sizes, np.float64)
         folds = held_out.size
@@ -81,14 +83,29 @@ def cross_validate(
     stop: Rule | None = None,
     max_steps: int = 1000,
 ) -> CrossValidation:
-    """The log-likelihood of each fold under the model fitted (from ``restarts`` starts) to all others, vmapped.
+    r"""The held-out log-likelihood of each fold under the model fitted to all other folds.
 
-    Rows are dealt to the folds at random, those of weight zero last. Where the folds are equal and the data have no
-    weights, each lane sees its own rows, so any model with ``init`` and ``log_likelihood`` will do; else all rows with
-    weights of 0 and 1, and the model must take weights.
+    .. math:: L_f = \log p(x_f \mid \hat\theta_{-f})
 
-    Raises ``ValueError`` where there are fewer than 2 folds, more folds than observations that count, or the model
-    lacks ``init`` or ``log_likelihood``.
+    Rows are assigned to folds at random, rows of weight zero last. The folds run as lanes of one ``vmap``. Where all
+    folds have the same size and the data have no weights, each lane receives its own rows, so any model with ``init``
+    and ``log_likelihood`` can be used. Otherwise each lane receives all rows, those that are left out with weight zero,
+    and the model must accept weights.
+
+    Arguments:
+        model: the model; it needs ``init`` and ``log_likelihood``.
+        data: the data; any weights multiply the observations.
+        key: the key of the folds and of the random starts.
+        folds: the number of folds, at least 2 and at most the number of observations with weight; default 10.
+        restarts: the number of random starts of each fit; default 5.
+        algorithm, tol, stop, max_steps: as in ``jaxem.fit``.
+
+    Returns:
+        A ``CrossValidation``.
+
+    Raises:
+        ValueError: there are fewer than 2 folds, or more folds than observations with weight; or the model lacks
+            ``init`` or ``log_likelihood``.
 
     Source: Smyth (2000), *Model selection for probabilistic clustering using cross-validated likelihood*.
     """
@@ -104,7 +121,7 @@ def cross_validate(
     prng_key("cross_validate", key)
     if folds > n:
         raise ValueError(f"cross_validate: folds must be between 2 and the {n} observations; got {folds}")
-    model.init(key, data)  # outside the trace, so that data which cannot be fitted is a ValueError
+    model.init(key, data)  # outside the trace, so that unsuitable data raise a ValueError
     algorithm = choose(algorithm, model)
     max_steps = check_call("cross_validate", algorithm, max_steps, key, tol, stop)
     return _cross_validate(model, key, data, algorithm, stop, tol, folds, restarts, max_steps)
@@ -118,7 +135,7 @@ def _cross_validate(
     deal_key, fit_key = jax.random.split(key)
     dealt = jax.random.permutation(deal_key, n)
     observations, weights = split_weights(data)
-    apart = n % folds == 0 and weights is None  # each fold's rows by themselves
+    apart = n % folds == 0 and weights is None  # whether each lane receives only its own rows
     if weights is None:
         weights = jnp.ones((n,), trees.float_dtype(data))
     else:

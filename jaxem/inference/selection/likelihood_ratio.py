@@ -1,4 +1,4 @@
-"""One component more? The likelihood-ratio test whose null distribution only the bootstrap knows (McLachlan 1987)."""
+"""The likelihood-ratio test with a bootstrap null distribution, e.g. for the number of components (McLachlan 1987)."""
 
 from typing import Any, NamedTuple
 
@@ -22,22 +22,22 @@ from jaxem.fitting.stopping import Rule, aitken
 from jaxem.inference.simulation import batches, draw, in_batches, prepare, sound
 
 NAMES = ("null", "alternative")
-_MISSED = 0.1  # a T further below zero is a missed maximum: chance moves T by about one, and fits stop closer than that
+_MISSED = 0.1  # T below minus this means a missed maximum; fits stop closer to it, and chance moves T by about 1
 
 
 class LikelihoodRatio(NamedTuple):
-    """What ``likelihood_ratio_test`` found."""
+    """The result of ``likelihood_ratio_test``; prints as a few lines."""
 
     statistic: Array  # 2 (L_alternative - L_null) on the data
-    null_distribution: Array  # (replicates - failed,), the same on data drawn from the fitted null model
-    p_value: Array  # (1 + how many of those are as large) / (1 + their number); NaN where the data say that T is wrong
-    failed: int  # replicates of which one of the two fits failed; left out
+    null_distribution: Array  # (replicates - failed,), the statistic on data drawn from the fitted null model
+    p_value: Array  # (1 + number at least as large) / (1 + their number); NaN where the alternative missed its maximum
+    failed: int  # replicates in which a model could not be fitted; left out
     null: Fit
     alternative: Fit
     restarts: int
-    times_best_found: tuple[int, int]  # starts that found the best fit to the data, of the null and the alternative
-    found_once: int  # replicates in which one start alone found the best fit of a model
-    below: int  # replicates in which the alternative ended below the null, which it holds as a special case
+    times_best_found: tuple[int, int]  # how many starts found the best fit to the data: null, alternative
+    found_once: int  # replicates in which only one start found the best fit of a model
+    below: int  # replicates in which the alternative ended below the null, its special case
 
     def __str__(self) -> str:
         kept, tried = self.null_distribution.size, self.null_distribution.size + self.failed
@@ -83,27 +83,42 @@ def likelihood_ratio_test(
     max_steps: int = 1000,
     batch_size: int | None = None,
 ) -> LikelihoodRatio:
-    r"""Does the ``alternative`` (k + 1 components, say) fit better than chance, were the ``null`` model (k) true?
+    r"""A bootstrap test of the ``null`` model (k components, say) against the ``alternative`` (k + 1).
 
     .. math:: T = 2 \left(\max L_{alternative} - \max L_{null}\right), \qquad
               p = \frac{1 + \#\{T^*_b \ge T\}}{1 + B}, \quad x^*_b \sim p(x \mid \hat\theta_{null})
 
-    T has no chi-squared distribution: under the null a weight lies at the edge of its space, and what the class of
-    that weight looks like is not defined. So it is simulated: each of ``replicates`` data sets is drawn from the fitted
-    null model, and both models are fitted to it as they were to the data, from ``restarts`` random starts. All of it
-    runs in one program, ``batch_size`` replicates at a time (default: as in ``bootstrap``). ``stop``: by default
-    ``jaxem.fitting.aitken(1e-6)``, for T asks for the likelihood only.
+    T does not have a chi-squared distribution: under the null a weight lies at the edge of its space, and the
+    parameters of that class are not identified. The null distribution is therefore simulated: each replicate data set
+    is drawn from the fitted null model, and both models are fitted to it exactly as they were to the data.
 
-    A replicate in which every start of one model failed is left out and counted; a fit that reached ``max_steps``
-    counts with what it reached. The test is as good as its starts are: the result says how many of them found the best
-    fit, on the data and in the replicates. A T below zero, by more than the 0.1 by which fits may stop short, says that
-    those of the alternative missed its maximum: on the data the p-value is then NaN, and replicates are counted in
-    ``below``. A model with a prior does not end at its largest likelihood, so there a negative T says nothing.
+    The test is as good as the starts are; the result says how many of them found the best fit, on the data and in the
+    replicates. If T is below -0.1 (fits stop closer to their maximum than that), the starts of the alternative missed
+    its maximum: on the data the p-value is then NaN, and such replicates are counted in ``below``. The check is skipped
+    where a model has a prior, because its fit does not end at the largest likelihood, so that T may be negative.
 
-    Raises ``ValueError`` where a model lacks ``init`` or a likelihood, or the null model cannot sample (see
-    ``bootstrap``), and ``FitError`` where a fit to the data, or all of those to replicates, failed.
+    Arguments:
+        null: the null model; it needs ``init``, a likelihood, and ``sample_like`` or ``sample``.
+        alternative: the alternative model, of which the null is a special case; it needs ``init`` and a likelihood.
+        data: the data; weights must be whole numbers.
+        key: the key of starts and replicates.
+        replicates: the number B of simulated data sets; default 199. One in which every start of a model failed is left
+            out and counted in ``failed``.
+        restarts: the number of random starts of each fit; default 10.
+        algorithm, max_steps: as in ``jaxem.fit``. A fit that stops at ``max_steps`` counts with the likelihood it
+            reached.
+        stop: the stopping rule; default ``jaxem.fitting.aitken(1e-6)``, because T depends on the likelihood only.
+        batch_size: how many replicates run side by side; default as in ``jaxem.inference.bootstrap``.
 
-    Source: McLachlan (1987); the count of the data among the replicates: Davison & Hinkley (1997), section 4.2.
+    Returns:
+        A ``LikelihoodRatio``.
+
+    Raises:
+        ValueError: a model lacks ``init`` or a likelihood; the null model cannot sample; or weights are not whole
+            numbers.
+        FitError: all fits of a model to the data failed, or no replicate could be fitted by both models.
+
+    Source: McLachlan (1987); Davison & Hinkley (1997), section 4.2, for counting the data among the replicates.
     """
     for model in (null, alternative):
         check_model(model)
@@ -135,9 +150,9 @@ def likelihood_ratio_test(
     good = np.isfinite(simulated)
     simulated, times = simulated[good], times[good]
     if not simulated.size:
-        raise FitError("no replicate could be fitted by both models: use fewer components or a prior")
-    slack = 2 * _apart(data, observed.dtype) * 2  # of two likelihoods, doubled as T is
-    as_large = (~(simulated < observed - slack)).sum()  # nothing speaks for a T that is NaN
+        raise FitError("no replicate could be fitted by both models: use fewer components, or a prior")
+    slack = 2 * _apart(data, observed.dtype) * 2  # two likelihoods, each doubled in T
+    as_large = (~(simulated < observed - slack)).sum()  # where T is NaN all count as large
     p_value = (1 + as_large) / (1 + simulated.size)
     below = 0
     if not any(_has_prior(model, end) for model, end in zip((null, alternative), fits, strict=True)):
@@ -151,7 +166,7 @@ def likelihood_ratio_test(
 
 
 def _apart(data: Data, dtype: Any) -> Array:
-    """How far two likelihoods lie apart that are the same maximum: 1e-6 an observed value."""
+    """The difference below which two likelihoods count as the same maximum: 1e-6 for each observed value."""
     return 1e-6 * size(data, dtype)
 
 
@@ -178,7 +193,7 @@ def _null_distribution(
     replicates: int,
     batch_size: int,
 ) -> tuple[Array, Array]:
-    """T of each replicate, not finite where a model could not be fitted to it, and how many starts found its terms."""
+    """T of each replicate, not finite where a model could not be fitted, and how many starts found each best fit."""
 
     def highest(model: Any, data: Data, key: Array) -> tuple[Array, Array]:
         """The likelihood of the best fit, NaN where all failed, and how many starts found it."""
@@ -192,7 +207,7 @@ def _null_distribution(
             rank = jnp.where(sound(end.status) & jnp.isfinite(objective), objective, -jnp.inf)
             return rank, _likelihood(model, end)
 
-        # One after another where the replicates are: finished fits need not wait.
+        # One at a time where replicates run one at a time, so that finished fits need not wait.
         ranks, likelihoods = in_batches(one, jax.random.split(key, restarts), 1 if batch_size == 1 else restarts)
         best = ranks.argmax()
         found = (ranks >= ranks[best] - _apart(data, ranks.dtype)).sum()

@@ -1,1 +1,1 @@
-"""How precise the estimates are, and how much information is missing."""
+"""Uncertainty of estimates: information, standard errors, intervals, bootstrap, and the rate of EM."""

@@ -1,4 +1,4 @@
-"""The bootstrap: fit again to data like these, and see how far the parameters move (Efron 1979)."""
+"""The bootstrap: refit the model to resampled or simulated data and measure how the estimates vary (Efron 1979)."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -28,36 +28,46 @@ Kind = Literal["parametric", "nonparametric"]
 
 
 class Bootstrap(NamedTuple):
-    """The fits of ``bootstrap``; prints as a table of estimates, standard errors and 95 % intervals."""
+    """The result of ``bootstrap``; prints as a table of estimates, standard errors and 95 % intervals."""
 
     estimate: Params
-    replicates: Params  # as ``estimate``, with a leading axis of the replicates whose fit did not fail
-    objectives: Array  # of those, each on its own data
-    statuses: Array  # (replicates,), of all fits
+    replicates: Params  # like ``estimate``, with a leading axis of the R replicates whose fit did not fail
+    objectives: Array  # (R,), the objective of each of those, on its own data
+    statuses: Array  # (replicates,), the status of every fit, failed ones too
     kind: str
-    aligned: bool  # whether labels (or rotations) were matched with the estimate's
-    still: Params  # which parameters no replicate moved, but for rounding: probabilities of zero or one, what is held
-    names: tuple[str, ...]  # of every parameter
+    aligned: bool  # whether class labels (or rotations) were matched with those of the estimate
+    still: Params  # True where no replicate moved a parameter by more than rounding: held, or a probability of 0 or 1
+    names: tuple[str, ...]  # the name of every parameter
 
     @property
     def failed(self) -> int:
-        """How many fits failed, and are left out."""
+        """The number of fits that failed; they are left out of ``replicates``."""
         return int((~sound(self.statuses)).sum())
 
     @property
     def standard_errors(self) -> Params:
-        """The standard deviation of each parameter over the replicates (with R - 1), shaped like the estimate.
+        """The standard deviation of each parameter over the replicates (divisor R - 1), shaped like the estimate.
 
-        NaN where no replicate moved a parameter (see ``still``): what resampling does not move has no error by it.
+        NaN where no replicate moved the parameter (see ``still``): resampling says nothing about its error.
         """
         deviations = jax.tree.map(lambda leaf: leaf.std(axis=0, ddof=1), self.replicates)
         return _unless(self.still, deviations)
 
     def intervals(self, level: float = 0.95) -> tuple[Params, Params]:
-        """Percentile intervals, (lower, upper), each shaped like the estimate (Efron 1981).
+        """Percentile intervals of every parameter.
 
-        They respect the parameter space, whatever the coordinates; NaN where no replicate moved a parameter. Raises
-        ``ValueError`` for a level outside (0, 1).
+        The intervals stay inside the parameter space and do not depend on the coordinates.
+
+        Arguments:
+            level: the coverage, a probability strictly between 0 and 1; default 0.95.
+
+        Returns:
+            (lower, upper), each shaped like the estimate; NaN where no replicate moved the parameter.
+
+        Raises:
+            ValueError: the level is not in (0, 1).
+
+        Source: Efron (1981).
         """
         number("level (such as 0.95)", level, 0, 1, open_ends=True)
 
@@ -103,24 +113,38 @@ def bootstrap(
     max_steps: int = 1000,
     batch_size: int | None = None,
 ) -> Bootstrap:
-    """Standard errors and intervals of ``params``, a fit to ``data``, from fits to data like these.
+    """Standard errors and percentile intervals of ``params``, a fit to ``data``, from refits to replicate data sets.
 
-    ``"nonparametric"``: n rows drawn with replacement, as weights: the model must take weights. Weights
-    that ``data`` have already count as so many equal rows. ``"parametric"``: data drawn from the model itself by its
-    ``sample_like(key, params, data)`` or ``sample(key, params, n)``.
+    Each replicate is fitted from ``params``, so that it stays near the same maximum. Its class labels are then matched
+    with those of ``params`` (``align``) where the model has ``permute`` and ``predict_proba``; its factors are rotated
+    instead where the model has ``rotate``. A model with neither is assumed to need no matching. All fits run in one
+    compiled program.
 
-    Each replicate is fitted from ``params``, so that it climbs the same hill, and its labels are matched with theirs
-    (``align``) where the model has ``permute``, its factors turned where it has ``rotate``. A model with neither is
-    taken to have none. All fits run in one program, ``batch_size`` at a time (default: on a CPU one
-    after another, elsewhere as many as fill the device).
-    Fits that failed are left out and counted; one that reached ``max_steps`` is kept and counted.
+    A parameter that no replicate moves, such as a probability of zero (which EM never leaves), has the standard error
+    NaN.
 
-    Rows drawn anew say something only where there are rows that differ: one observation (one sequence is one) and rows
-    that are all equal are refused, for their errors would be zero. A parameter that no replicate moves has the error
-    NaN: such is a probability of zero, which EM never leaves.
+    Arguments:
+        model: the model that was fitted.
+        params: the estimate, or its ``Fit``.
+        data: the data of that fit.
+        key: the key of the random draws.
+        replicates: the number of replicates, at least 2; default 1000.
+        kind: ``"nonparametric"`` (default): n rows drawn with replacement, expressed as weights, so the model must
+            accept weights. Weights of ``data`` count rows: as many rows are drawn as the weights sum to.
+            ``"parametric"``: data drawn from the model, by ``sample_like(key, params, data)`` or
+            ``sample(key, params, n)``; weights of ``data`` must then be whole numbers.
+        algorithm, tol, stop, max_steps: as in ``jaxem.fit``. A fit that stops at ``max_steps`` is kept, and counted
+            when the result is printed; a fit that failed is left out and counted in ``failed``.
+        batch_size: how many fits run side by side. Default: on a CPU one, on other devices as many as fill the device.
 
-    Raises ``ValueError`` where ``params`` lie outside the model, the kind is unknown, there are fewer than 2
-    replicates, the model cannot sample, no two rows differ, every fit failed, or none of them moved; and in a trace.
+    Returns:
+        A ``Bootstrap``.
+
+    Raises:
+        ValueError: ``params`` lie outside the model; the kind is unknown; there are fewer than 2 replicates; the model
+            cannot sample; the data are a single observation (one sequence is one observation) or all rows are equal, so
+            that resampling would give errors of zero; the weights sum to fewer than 2 rows; fewer than 2 fits
+            succeeded; no replicate moved any parameter; or the call is inside a trace.
 
     Source: Efron & Tibshirani (1993); O'Hagan, Murphy, Scrucca & Gormley (2019) for mixtures.
     """
@@ -133,7 +157,7 @@ def bootstrap(
     columns = columns_of(data)
     params, data = convert(model, params, data)
     if trees.is_traced(params, data, key):
-        raise ValueError("bootstrap looks at values (which fits failed), so it cannot run inside jit, vmap or grad")
+        raise ValueError("bootstrap needs concrete values (which fits failed): it cannot run inside jit, vmap or grad")
     check_start(model, params, data)
     if kind == "nonparametric":
         _check_rows(data)
@@ -156,23 +180,24 @@ def bootstrap(
     found = Bootstrap(params, fitted, objectives, statuses, kind, _has_labels(model), still, names)
     if all(bool(leaf.all()) for leaf in jax.tree.leaves(found.still)):
         raise ValueError(
-            f"bootstrap: none of {kept.size} fits moved from the estimate, so nothing is known of its error: were any "
-            "steps taken, and do the parameters depend on the data?"
+            f"bootstrap: none of {kept.size} fits moved from the estimate, so its error cannot be estimated. Check "
+            "that max_steps allows steps and that the parameters depend on the data"
         )
     return found
 
 
 def _still(model: Any, replicates: Params, params: Params) -> Params:
-    """Which parameters no replicate moved by more than rounding.
+    """Which parameters no replicate moved by more than rounding error, shaped like the parameters.
 
-    A probability is measured against one: at 1e-100 it is zero, from where EM comes back in no replicate, and how its
-    logarithm moves there is no error of the estimate. Everything else is measured against its own size.
+    The range of a probability is compared with 1: a value of 1e-100 is zero for this purpose, because EM does not leave
+    it in any replicate and changes of its logarithm say nothing about the estimate. Every other parameter is compared
+    with its own size.
     """
 
     def one(space: Space, leaf: Array) -> Array:
         unit = answers.unit(space)
         scale = jnp.abs(leaf).max(axis=0) if unit is None else unit
-        return ~(leaf.max(axis=0) - leaf.min(axis=0) > 64 * jnp.finfo(leaf.dtype).eps * scale)  # NaN does not move
+        return ~(leaf.max(axis=0) - leaf.min(axis=0) > 64 * jnp.finfo(leaf.dtype).eps * scale)  # NaN counts as unmoved
 
     leaves, structure = jax.tree.flatten(replicates)
     found = [one(*both) for both in zip(parameter_spaces(model, params), leaves, strict=True)]
@@ -180,29 +205,29 @@ def _still(model: Any, replicates: Params, params: Params) -> Params:
 
 
 def _check_rows(data: Data) -> None:
-    """Raise ``ValueError`` where rows drawn anew are always the same rows."""
+    """Raise ``ValueError`` where every resampled data set would equal the original."""
     observations, weights = split_weights(data)
     counts = np.ones(count(observations), bool) if weights is None else np.asarray(weights) > 0
     instead = "kind='parametric', which draws new data from the model"
     if counts.sum() < 2:
         raise ValueError(
-            "bootstrap: the data are one observation (one sequence is one), and drawn anew it is always the same, so "
-            f"that every error would be zero. Use {instead}"
+            "bootstrap: the data are one observation (one sequence is one), so every resampled data set is the same "
+            f"and every error would be zero. Use {instead}"
         )
     if weights is not None and _draws(data) < 2:
         raise ValueError(
-            f"bootstrap draws as many rows as the weights sum to, and that is {float(weights.sum()):.3g}. Give weights "
-            f"that count observations, or use {instead}"
+            f"bootstrap draws as many rows as the weights sum to, here {float(weights.sum()):.3g}; at least 2 are "
+            f"needed. Give weights that count observations, or use {instead}"
         )
     if not (_differ_from(observations, int(counts.argmax())) & counts).any():
         raise ValueError(
-            "bootstrap: all observations are equal, and drawn anew they are always the same, so that every error would "
-            f"be zero. Use {instead}"
+            "bootstrap: all observations are equal, so every resampled data set is the same and every error would be "
+            f"zero. Use {instead}"
         )
 
 
 def _differ_from(observations: Data, row: int) -> np.ndarray:
-    """Which observations (N,) are other than that of this row; padding is not looked at."""
+    """Which observations (N,) differ from observation ``row``; padding is ignored."""
     lengths = lengths_of(observations)
     n = count(observations)
     found = np.zeros(n, bool)
@@ -220,7 +245,7 @@ def _has_labels(model: Any) -> bool:
 
 
 def _draws(data: Data) -> int:
-    """How many rows a non-parametric replicate draws: as many as there are, weights counted."""
+    """The number of rows that a non-parametric replicate draws: N, or the sum of the weights."""
     observations, weights = split_weights(data)
     return count(observations) if weights is None else round(float(weights.sum()))
 
@@ -252,7 +277,7 @@ def _replicates(
 
 
 def resample(key: Array, data: Data, draws: int) -> Dataset:
-    """``draws`` rows drawn with replacement, as multinomial weights."""
+    """``draws`` rows drawn with replacement, expressed as multinomial weights."""
     observations, weights = split_weights(data)
     n = count(observations)
     dtype = trees.float_dtype(data)

@@ -1,10 +1,10 @@
-"""What lies at an edge of its space: found, held there, and left out of what is said of the rest.
+"""Parameters at an edge of their space: find them, hold them there, and exclude them from the information.
 
-A probability that is zero, or is on its way there (its logarithm runs off to minus infinity), is a maximum of another
-kind: the objective falls into the space (Karush, Kuhn and Tucker's condition), the gradient need not vanish, and the
-estimate is not normal. So it has no standard error, and that of everything else is conditional on it. Entries of a
-simplex are set to exactly zero, where the chart holds them; single positive numbers and numbers between 0 and 1 stay
-where they are, and their coordinate is left out.
+At a probability that is zero, or converging to it (its logarithm diverges to minus infinity), a maximum obeys the
+Karush-Kuhn-Tucker condition: the objective falls from the edge into the space, and the gradient need not vanish. The
+estimate is not normal there, so it has no standard error, and the errors of the other parameters are conditional on it.
+Entries of a simplex are set to exactly zero, and the chart then holds them. Positive scalars and numbers between 0 and
+1 keep their value, and their coordinate is left out.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ from jaxem.inference.regularity import LOG_STEP, Regularity, Verdict, rounding_o
 
 
 def _leaves(model: Any, params: Params, *vectors: Array) -> list[tuple[Any, ...]]:
-    """(space, leaf, part of each vector (T,) shaped like the leaf) for each leaf."""
+    """(space, leaf, the part of each vector (T,) that belongs to the leaf, in its shape) for each leaf."""
     leaves = jax.tree.leaves(params)
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
     parts = [jnp.split(vector, ends) for vector in vectors]
@@ -35,7 +35,10 @@ def _leaves(model: Any, params: Params, *vectors: Array) -> list[tuple[Any, ...]
 
 @program(quick="few numbers")
 def within_rounding(model: Any, params: Params) -> Array:
-    """Which parameters (T,) are zero, or one, but for rounding, and not exactly: those are structure, and held."""
+    """Which parameters (T,) equal zero or one up to rounding error, but not exactly.
+
+    Exact values are structural zeros, which are held already.
+    """
     total = sum(leaf.size for leaf in jax.tree.leaves(params))
 
     def of(space: Space, leaf: Array) -> Array:
@@ -47,7 +50,7 @@ def within_rounding(model: Any, params: Params) -> Array:
 
 @program(quick="few numbers")
 def rising(model: Any, params: Params, data: Data, out: Array) -> Array:
-    """Which of the parameters ``out (T,)`` are at an edge from which the objective rises into the space."""
+    """Which of the parameters ``out (T,)`` lie at an edge from which the objective rises into the space."""
     q = model.e_step(params, data) if has(model, "q_function") else None
 
     def objective(params: Params) -> Array:
@@ -61,7 +64,7 @@ def rising(model: Any, params: Params, data: Data, out: Array) -> Array:
         edge = answers.edge(space)
         if edge is None:
             return jnp.zeros(leaf.shape, bool)
-        # Of a slope in the parameter's own units nothing says how large it must be.
+        # A slope in the parameter's own units has no natural threshold.
         return edge.inward(leaf, slope) > (0 if answers.unit(space) is None else rounding)
 
     inward = jnp.concatenate([of(*leaf).ravel() for leaf in _leaves(model, params, gradient)])
@@ -70,7 +73,7 @@ def rising(model: Any, params: Params, data: Data, out: Array) -> Array:
 
 @program
 def hold(model: Any, params: Params, held: Array, out: Array) -> tuple[Params, Array]:
-    """The parameters with ``out (T,)`` at their edge, and which coordinates (P,) are left out where they are."""
+    """The parameters with those in ``out (T,)`` held at their edge, and which coordinates (P,) are then left out."""
     new, masks = [], []
     for (space, leaf, part), free in zip(
         _leaves(model, params, out), jax.tree.leaves(_shaped_coordinates(model, params)), strict=True
@@ -84,9 +87,10 @@ def hold(model: Any, params: Params, held: Array, out: Array) -> tuple[Params, A
 
 @program
 def running_off(model: Any, params: Params, complete: Array, verdict: Verdict, data_size: Array) -> Array:
-    """Which parameters (T,) a step to the maximum would take to an edge, where the verdict is that there is one.
+    """Which parameters (T,) a Newton step would move to an edge; all False unless the verdict is ``EDGE``.
 
-    At an edge the step in logs is one, however near the edge; and of a number near enough not even complete data tell.
+    At an edge the Newton step of a logarithm is one, however near the edge is. Very near an edge even complete data
+    give no information about the parameter, and that counts as well.
     """
     u, at = into(model, params), chart(model, params)
     moved = jax.jvp(at, (u,), (verdict.newton,))[1]
@@ -104,7 +108,7 @@ def running_off(model: Any, params: Params, complete: Array, verdict: Verdict, d
 
 
 def _shaped_coordinates(model: Any, params: Params, vector: Array | None = None) -> list[Array]:
-    """The coordinates, or a vector (P,), leaf by leaf."""
+    """The coordinates, or a vector (P,), split into one array for each leaf."""
     leaves = jax.tree.leaves(constraints.inverse(spaces_of(model), params))
     if vector is None:
         return leaves

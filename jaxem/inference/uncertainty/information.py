@@ -1,14 +1,16 @@
-r"""How much the data tell: observed, complete and missing information, each by autodiff and none by hand.
+r"""Observed, complete and missing information, all by automatic differentiation.
 
 With s(u) = d/du' Q(u' | q(u)) at u' = u, which is the gradient of the objective (Fisher's identity),
 
 .. math:: I_{complete} = -\partial^2_{u'} Q(u' | q), \qquad I_{observed} = -\nabla s = -\nabla^2 L, \qquad
           I_{missing} = I_{complete} - I_{observed}
 
-by three routes: ``"hessian"`` of L, which does not pass through the E-step; ``"oakes"``, the derivative of s through
-the E-step (Oakes 1999); ``"sem"``, I_complete (1 - dM), from the Jacobian of the EM map (Meng & Rubin 1991).
-The log-prior, where there is one, belongs to the complete information and so to the observed one, as it does to the
-M-step and to the objective: what is missing is missing from the data only.
+Three routes lead to the observed information. ``"hessian"``: the Hessian of L, which does not use the E-step.
+``"oakes"``: the derivative of s through the E-step (Oakes 1999). ``"sem"``: I_complete (1 - dM), from the Jacobian dM
+of the EM map (Meng & Rubin 1991).
+
+A log-prior is included in the complete information and in the observed one, as it is in the M-step and in the
+objective; the missing information concerns the data only.
 """
 
 import dataclasses
@@ -34,13 +36,13 @@ from jaxem.inference.coordinates import along_all, coordinate_names, edged
 from jaxem.inference.regularity import Regularity, Verdict, judge, refuse, without
 from jaxem.inference.uncertainty import edges
 
-_ROUNDS = 4  # of looking for edges: one more may show once some are held
+_ROUNDS = 4  # rounds of the search for edges: holding some can reveal another
 
 Route = Literal["hessian", "oakes", "sem"]
 
 
 class Products(NamedTuple):
-    """Information times a direction, each (P,); ``None`` where the model has no ``q_function``."""
+    """Information matrices times a direction, each (P,); ``None`` where the model has no ``q_function``."""
 
     observed: Array
     complete: Array | None
@@ -50,12 +52,15 @@ class Products(NamedTuple):
 @register
 @dataclasses.dataclass(frozen=True)
 class Information:
-    """Information in unconstrained coordinates; under ``vmap`` with a leading axis, NaN in lanes without any."""
+    """Information matrices in unconstrained coordinates; prints as a table of their diagonals.
+
+    Under ``vmap`` the matrices have a leading axis of lanes; a lane without regular information is NaN.
+    """
 
     observed: Array  # (P, P)
     complete: Array | None  # (P, P); None where the model has no q_function
     missing: Array | None  # (P, P), complete - observed
-    names: tuple[str, ...] = dataclasses.field(metadata={"static": True})  # of the P coordinates
+    names: tuple[str, ...] = dataclasses.field(metadata={"static": True})  # the names of the P coordinates
 
     def __str__(self) -> str:
         if np.ndim(self.observed) != 2 or trees.is_traced(self.observed):
@@ -72,7 +77,7 @@ class Information:
 
 
 def choose_route(model: Any, route: Route | None) -> Route:
-    """``route``, or the first of the three that the model allows, once it is known to have what that needs."""
+    """``route``, by default the first that the model supports; ``ValueError`` where the model lacks what it needs."""
     if route is None:
         route = "hessian" if has(model, "log_likelihood") else "oakes"
     if route not in ("hessian", "oakes", "sem"):
@@ -101,13 +106,13 @@ def score_at(model: Any, params: Params, data: Data) -> Callable[[Array, Array],
 
 
 def em_map_at(model: Any, params: Params, data: Data) -> Callable[[Array], Array]:
-    """M, from coordinates to coordinates."""
+    """The EM map M, from coordinates to coordinates."""
     at = chart(model, params)
     return lambda u: into(model, trees.cast(expectation.iterate(model, at(u), data), u.dtype), params)
 
 
 def field(model: Any, params: Params, data: Data, what: Route | Literal["complete"]) -> Callable[[Array], Array]:
-    """The vector field on the coordinates whose derivative is wanted: a gradient, or the EM map."""
+    """The vector field whose derivative gives the information: a gradient, or the EM map."""
     if what == "hessian":
         return jax.grad(log_likelihood_at(model, params, data))
     if what == "sem":
@@ -133,10 +138,24 @@ def _products(model: Any, params: Params, data: Data, direction: Array, route: R
 def information_product(
     model: Any, params: Params, data: Data, direction: Array, *, route: Route | None = None
 ) -> Products:
-    """Observed, complete and missing information times ``direction (P,)``, with no matrix: for many parameters.
+    """The observed, complete and missing information, each times ``direction``, without forming a matrix.
 
-    Three passes over the data, and memory for some. Nothing is judged here: this is a derivative, wherever taken.
-    Raises ``ValueError`` where the model lacks what the route needs, or the direction is not (P,).
+    For models with many parameters: it takes a few passes over the data. Edges and maxima are not checked: the result
+    is a derivative at ``params``, whatever that point is.
+
+    Arguments:
+        model: the model.
+        params: the parameters at which to differentiate, or a ``Fit``.
+        data: the data.
+        direction: a vector in unconstrained coordinates, (P,).
+        route: as in ``jaxem.inference.information``.
+
+    Returns:
+        ``Products``: observed, complete and missing information times the direction, each (P,); complete and missing
+        are ``None`` where the model has no ``q_function``.
+
+    Raises:
+        ValueError: the model lacks what the route needs, or the direction is not (P,).
     """
     params, data = convert(model, params, data)
     check_start(model, params, data)
@@ -149,18 +168,18 @@ def information_product(
 
 @program(static_argnames=("what",), quick="very few numbers")
 def _derivative(model: Any, params: Params, data: Data, what: Any) -> tuple[Array, Array]:
-    """A field at the coordinates (P,), and its derivative (P, P): for a gradient, the information."""
+    """A field at the coordinates (P,), and its derivative (P, P): for a gradient, minus it, the information."""
     u, f = into(model, params), field(model, params, data, what)
     values, columns = along_all(lambda v: jax.jvp(f, (u,), (v,)), u)
     return values[0], columns.T if what == "sem" else -(columns + columns.T) / 2
 
 
 class Measured(NamedTuple):
-    """Information at a point, be it a maximum or not, and what is to be said of it."""
+    """Information at a point, whether or not it is a maximum, and the verdict on it."""
 
-    params: Params  # the point: what is at an edge is held there
-    lives: Array  # (P,), which coordinates are not held
-    rising: Array  # (T,), the parameters at an edge from which the objective rises into the space
+    params: Params  # the point, where entries of a simplex that are at an edge are set to zero
+    lives: Array  # (P,), True for coordinates that are not held
+    rising: Array  # (T,), True for parameters at an edge from which the objective rises into the space
     observed: Array
     complete: Array | None
     verdict: Verdict
@@ -169,7 +188,7 @@ class Measured(NamedTuple):
 class _Seen(NamedTuple):
     lives: Array
     verdict: Verdict
-    out: Array  # (T,), the parameters that are on their way to an edge
+    out: Array  # (T,), True for parameters that are converging to an edge
 
 
 @program(quick="few numbers")
@@ -194,7 +213,7 @@ def _look(
 def _measure(
     model: Any, params: Params, data: Data, route: Route, held: Array, rising: Array
 ) -> tuple[Measured, Array]:
-    """Information, whether it is any, and what is on its way to an edge: one small program for each matrix."""
+    """The information, the verdict on it, and what is converging to an edge; one small program for each matrix."""
     gradient = complete = None
     if has(model, "q_function"):
         gradient, complete = _derivative(model, params, data, "complete")
@@ -209,13 +228,13 @@ def _measure(
 
 @program
 def _from_sem(complete: Array, derivative: Array) -> Array:
-    """Complete information (I - dM): what is observed (Meng & Rubin 1991)."""
+    """I_complete (1 - dM), symmetrised: the observed information (Meng & Rubin 1991)."""
     observed = complete @ (jnp.eye(derivative.shape[0], dtype=derivative.dtype) - derivative)
     return (observed + observed.T) / 2
 
 
 def measure(model: Any, params: Params, data: Data, route: Route) -> Measured:
-    """Information at the point, once all that is at an edge, or on its way there, is held at it."""
+    """Information at the point, with every parameter that is at an edge, or converging to one, held there."""
 
     def hold(params: Params, held: Array, out: Array) -> tuple[Params, Array, Array]:
         rising = edges.rising(model, params, data, out)
@@ -240,7 +259,7 @@ def measure(model: Any, params: Params, data: Data, route: Route) -> Measured:
 
 
 def _measure_in_a_trace(hold: Any, look: Any, params: Params, held: Array, out: Array) -> Measured:
-    """The same rounds, where values cannot be looked at: one program, run as often as is needed."""
+    """The same rounds inside a trace: a ``while_loop``, because values cannot be inspected."""
 
     def step(carry: Any) -> Any:
         i, params, held, out, _ = carry
@@ -258,7 +277,7 @@ def _measure_in_a_trace(hold: Any, look: Any, params: Params, held: Array, out: 
 
 
 def regular(model: Any, params: Params, data: Data, route: Route) -> Measured:
-    """Information at a maximum, its edges held; ``InformationError`` where there is none, NaN inside a trace."""
+    """Information at a maximum, with edges held; ``InformationError`` where there is none, NaN inside a trace."""
     found = measure(model, params, data, route)
     observed, complete = found.observed, found.complete
     if not trees.is_traced(observed):
@@ -271,18 +290,35 @@ def regular(model: Any, params: Params, data: Data, route: Route) -> Measured:
 
 
 def information(model: Any, params: Params, data: Data, *, route: Route | None = None) -> Information:
-    r"""Observed, complete and missing information at a maximum, ``(P, P)`` each, in unconstrained coordinates.
+    r"""The observed, complete and missing information at a maximum, in unconstrained coordinates.
 
-    ``route``: ``"hessian"`` (needs ``log_likelihood``), ``"oakes"`` (needs ``q_function``), ``"sem"`` (needs
-    ``q_function`` and ``m_step``); see the head of this file. Default: the first that the model allows. All agree.
+    .. math:: I_{observed} = I_{complete} - I_{missing} = -\nabla^2 L, \qquad
+              I_{complete} = -\partial^2_{u'} Q(u' | q(u)) \big|_{u' = u}
 
-    Raises ``InformationError`` (a ``ValueError``) that names the reason and the parameters where there is no
-    information to be had: no maximum within 0.1 standard errors, a saddle, a direction in which the likelihood is
-    flat. ``ValueError`` where the model lacks what the route needs. Inside a trace (``jit``, ``vmap``), NaN instead.
+    A log-prior, where the model has one, is added to L and to Q.
 
-    What is at an edge of its space, a probability of zero or on its way there, is held there and left out: the
-    information is that of the other coordinates, given it, and ``names`` says which they are. Inside a trace, where
-    shapes cannot depend on values, its rows and columns are NaN.
+    A parameter at an edge of its space, such as a probability that is zero or converging to zero, is held there and its
+    coordinate is left out: the information is that of the other coordinates, conditional on it.
+
+    Arguments:
+        model: the model.
+        params: the maximum, or its ``Fit``.
+        data: the data of the fit.
+        route: how to compute the observed information. ``"hessian"``: the Hessian of L; needs ``log_likelihood``.
+            ``"oakes"``: the derivative of the expected score through the E-step; needs ``q_function``. ``"sem"``: from
+            the Jacobian of the EM map; needs ``q_function`` and ``m_step``. All agree. Default: ``"hessian"`` where the
+            model has ``log_likelihood``, else ``"oakes"``.
+
+    Returns:
+        An ``Information``: ``observed``, ``complete`` and ``missing``, each (P, P), and the ``names`` of the P
+        coordinates. ``complete`` and ``missing`` are ``None`` where the model has no ``q_function``. Inside a trace,
+        where shapes cannot depend on values, rows and columns of held coordinates are NaN.
+
+    Raises:
+        InformationError: (a ``ValueError``) there is no regular information, e.g. because the maximum is more than 0.1
+            standard errors away, the point is a saddle, or the likelihood is flat in some direction. The message names
+            the reason and the parameters. Inside a trace (``jit``, ``vmap``) the result is NaN instead.
+        ValueError: the model lacks what the route needs.
 
     Source: Orchard & Woodbury (1972); Louis (1982); Oakes (1999); Meng & Rubin (1991).
     """

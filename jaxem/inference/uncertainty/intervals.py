@@ -1,4 +1,4 @@
-"""Confidence intervals that stay within the space of each parameter."""
+"""Wald confidence intervals that stay inside the space of each parameter."""
 
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from jaxem.inference.uncertainty.standard_errors import Spread, errors, shaped_l
 
 
 class Intervals(NamedTuple):
-    """The ends of the interval of each parameter, two pytrees like the parameters."""
+    """The lower and upper end of the interval of each parameter, two pytrees like the parameters."""
 
     lower: Params
     upper: Params
@@ -38,17 +38,32 @@ def confidence_intervals(
     robust: bool = False,
     clusters: ArrayLike | None = None,
 ) -> Intervals:
-    r"""Wald intervals of each parameter by itself, on a scale on which it knows no edge, and mapped back.
+    r"""Wald confidence intervals, one for each parameter, computed on an unbounded scale and mapped back.
 
-    With z the normal quantile at (1 + level) / 2 and se the standard error on that scale (delta method): a real number
-    as it is; a positive one by its log; one in the unit interval, and each weight of a simplex, by its logit; the
-    diagonal of a covariance matrix by its log, an entry off the diagonal, which may have either sign, as it is.
-    Parameters in spaces of a user's own without an ``interval`` are taken as real numbers. A parameter that is held at
-    an edge has none: NaN.
+    .. math:: g^{-1}\left(g(\hat\theta) \pm z\, \operatorname{se}\right), \qquad
+              z = \Phi^{-1}\left((1 + level) / 2\right)
 
-    ``route``, ``robust``, ``clusters``, and what is raised: as in ``jaxem.inference.covariance``. Under a trace, NaN.
+    with se the standard error of g(theta) by the delta method. The scale g depends on the space of the parameter: a
+    real number is taken as it is; a positive number by its log; a number in the unit interval, and each weight of a
+    simplex, by its logit; the diagonal of a covariance matrix by its log; an entry off the diagonal, which may have
+    either sign, as it is. Parameters in a user's own space without an ``interval`` are treated as real numbers.
 
-    Source: Wald (1943); for intervals that follow the likelihood, ``jaxem.inference.profile_interval``.
+    Arguments:
+        model: the model.
+        params: the maximum, or its ``Fit``.
+        data: the data of the fit.
+        level: the coverage, a probability strictly between 0 and 1; default 0.95.
+        route, robust, clusters: as in ``jaxem.inference.covariance``.
+
+    Returns:
+        ``Intervals``, (lower, upper), each a pytree like ``params``. A parameter that is held at an edge of its space
+        has no interval: NaN. Inside a trace, all are NaN where ``covariance`` would raise ``InformationError``.
+
+    Raises:
+        InformationError: as in ``jaxem.inference.covariance``.
+        ValueError: the level is not in (0, 1), or as in ``jaxem.inference.covariance``.
+
+    Source: Wald (1943); for intervals that follow the likelihood, see ``jaxem.inference.profile_interval``.
     """
     check_level(level)
     params, data = convert(model, params, data)
@@ -57,7 +72,7 @@ def confidence_intervals(
 
 
 def check_level(level: Any) -> None:
-    """Raise ``ValueError`` where it is no probability."""
+    """Raise ``ValueError`` unless the level is a probability strictly between 0 and 1."""
     number("level (such as 0.95)", level, 0, 1, open_ends=True)
 
 
@@ -76,7 +91,7 @@ def wald(model: Any, params: Params, spread: Spread, level: ArrayLike) -> Interv
     spaces = parameter_spaces(model, params)
     for space, value, se, free_value, free_se in zip(spaces, leaves, own_errors, free, free_errors, strict=True):
         ends.append(answers.interval(space, value, z * se, free_value, z * free_se))
-    # What is held at an edge has no standard error, and no interval of this kind.
+    # A parameter held at an edge has no standard error and therefore no Wald interval.
     ends = [[jnp.where(jnp.isnan(se), jnp.nan, end) for end in both] for both, se in zip(ends, own_errors, strict=True)]
     return Intervals(*(jax.tree.unflatten(structure, side) for side in zip(*ends, strict=True)))
 

@@ -1,11 +1,13 @@
-r"""Intervals that follow the likelihood: where its profile has fallen by as much as chance would have it fall.
+r"""Profile-likelihood intervals.
 
-The profile likelihood of f is the largest objective at which f has a given value. Its interval at a level ends where
+The profile likelihood of f at a value is the largest objective among parameters for which f has that value. Its
+interval at a level ends where
 
 .. math:: f(\theta) \to \max, \min \quad\text{under}\quad L(\theta) = L(\hat\theta) - z^2 / 2
 
-(z the normal quantile): an equation in theta and one multiplier, solved by Newton's method from the Wald interval
-outwards (Venzon & Moolgavkar 1988). It knows nothing of the scale on which f is measured.
+(z: the normal quantile at (1 + level) / 2). This is a system of equations in theta and one multiplier. Newton's method
+solves it in steps from the estimate outwards, the first from the Wald interval (Venzon & Moolgavkar 1988). The result
+does not depend on the scale on which f is measured.
 """
 
 from collections.abc import Callable
@@ -28,12 +30,12 @@ from jaxem.inference.coordinates import along_all
 from jaxem.inference.uncertainty.information import choose_route, log_likelihood_at, regular
 from jaxem.inference.uncertainty.intervals import check_level
 
-_LEVELS = 8  # steps outwards
-_NEWTON = 30  # iterations for each
+_LEVELS = 8  # steps outwards from the estimate
+_NEWTON = 30  # Newton iterations for each step, at most
 
 
 class Interval(NamedTuple):
-    """The ends of an interval of one number."""
+    """The ends of the interval of one number."""
 
     lower: float
     upper: float
@@ -42,19 +44,37 @@ class Interval(NamedTuple):
 def profile_interval(
     model: Any, params: Params, data: Data, function: Callable[[Params], Array], *, level: float = 0.95
 ) -> Interval:
-    """The profile-likelihood interval of ``function(params)``, a scalar, at a maximum ``params``.
+    r"""The profile-likelihood interval of a scalar function of the parameters, at a maximum ``params``.
 
-    E.g. ``lambda p: p.components.means[0, 1]``; a new lambda compiles anew. Unlike a Wald interval it is the same for
-    f and for any monotone function of f, and it need not be symmetric. What is at an edge of its space is held there.
+    .. math:: \left[\min f(\theta),\; \max f(\theta)\right] \quad\text{over}\quad
+              L(\theta) \ge L(\hat\theta) - z^2 / 2, \qquad z = \Phi^{-1}\left((1 + level) / 2\right)
 
-    Raises ``InformationError`` where ``params`` are no maximum (see ``information``), ``ValueError`` where the
-    function is not a scalar or does not depend on the parameters, where the model has neither ``log_likelihood`` nor a
-    bound, inside a trace, and where an end was not found: the profile may never fall so far.
+    with L the log-likelihood plus the log-prior, where there is one. Unlike a Wald interval it is the same for f as for
+    any monotone function of f, and it need not be symmetric. A parameter at an edge of its space is held there.
+
+    Arguments:
+        model: the model.
+        params: the maximum, or its ``Fit``.
+        data: the data of the fit.
+        function: from parameters to a scalar, e.g. ``lambda p: p.components.means[0, 1]``. A new lambda is compiled
+            anew.
+        level: the coverage, a probability strictly between 0 and 1; default 0.95.
+
+    Returns:
+        An ``Interval`` of two floats, (lower, upper).
+
+    Raises:
+        InformationError: ``params`` are not a maximum (see ``jaxem.inference.information``).
+        ValueError: the function is not a scalar or does not depend on the parameters; the model has neither
+            ``log_likelihood`` nor a bound; the call is inside a trace; or an end was not found, because the profile may
+            never fall so far.
+
+    Source: Venzon & Moolgavkar (1988).
     """
     check_level(level)
     params, data = convert(model, params, data)
     if trees.is_traced(params, data):
-        raise ValueError("jaxem.inference.profile_interval looks at values, so it cannot run inside jit, vmap or grad")
+        raise ValueError("jaxem.inference.profile_interval needs concrete values: not inside jit, vmap or grad")
     if not has(model, "log_likelihood"):
         require(model, "the profile likelihood (without log_likelihood)", "q_function", "entropy")
     if not callable(function):
@@ -63,7 +83,7 @@ def profile_interval(
     if not isinstance(shape, jax.ShapeDtypeStruct) or shape.shape != ():
         raise ValueError(f"profile_interval needs a function of the parameters to one number; got {shape}")
     found = regular(model, params, data, choose_route(model, None))
-    params, free = found.params, np.flatnonzero(found.lives)  # what is at an edge is held there
+    params, free = found.params, np.flatnonzero(found.lives)  # parameters at an edge are held
     observed = np.asarray(found.observed, np.float64)[np.ix_(free, free)]
     whole = np.asarray(into(model, params))
 
@@ -95,7 +115,7 @@ class _Local(NamedTuple):
 
 @program(static_argnames=("function",), quick="very few numbers")
 def _local(model: Any, params: Params, data: Data, function: Callable[[Params], Array], u: Array) -> tuple[Array, ...]:
-    """L and f, their gradients and Hessians, at ``u``."""
+    """The objective and f, each with its gradient and Hessian, at ``u``."""
     here = chart(model, params)
     if has(model, "log_likelihood"):
         likelihood = log_likelihood_at(model, params, data)
@@ -116,7 +136,7 @@ def _end(
 ) -> float:
     """Newton's method on  sign f' + mu L' = 0,  L = L(u) - t^2 / 2,  for t = z / 8, ..., z."""
     dtype = u.dtype
-    scale = 1 / np.sqrt(np.abs(np.diagonal(np.asarray(here.L_curve, np.float64))))  # takes the units out
+    scale = 1 / np.sqrt(np.abs(np.diagonal(np.asarray(here.L_curve, np.float64))))  # removes the units
     tolerance = float(np.finfo(dtype).eps) ** 0.5
     top, now, x, mu, solved = float(here.L), here, u, np.inf, False
     for i in range(1, _LEVELS + 1):
@@ -140,13 +160,13 @@ def _end(
                 step = np.linalg.solve(system, -np.append(slope, short))
             except np.linalg.LinAlgError:
                 break
-            shorter = min(1.0, 2.0 / max(np.abs(step[:-1]).max(), 1e-300))  # in standard errors, about
+            shorter = min(1.0, 2.0 / max(np.abs(step[:-1]).max(), 1e-300))  # at most about 2 standard errors
             x, mu = x + shorter * scale * step[:-1], mu + shorter * step[-1]
         if not solved or not mu > 0:
             side = "lower" if sign < 0 else "upper"
             raise ValueError(
                 f"profile_interval: the {side} end was not found: the profile likelihood could not be followed beyond "
-                f"a fall of {((t - z / _LEVELS) ** 2) / 2:.3g} (wanted {z**2 / 2:.3g}). It may be flat or run into an "
-                "edge there; the interval is open on that side, or the level too high"
+                f"a fall of {((t - z / _LEVELS) ** 2) / 2:.3g} ({z**2 / 2:.3g} is needed). It may be flat or reach an "
+                "edge there, so that the interval is unbounded on that side; or use a lower level"
             )
     return float(now.f)

@@ -1,8 +1,9 @@
-r"""How fast EM converges, and along what: the largest eigenvalue of the derivative of the EM map.
+"""The rate of convergence of EM: the largest eigenvalue of the derivative of the EM map, and its eigenvector.
 
-At a maximum dM = I_complete^-1 I_missing: the share of information that is missing along each direction is what an
-iteration leaves of the distance along it (Dempster, Laird & Rubin 1977, section 3). dM is self-adjoint in the inner
-product of I_complete, so Lanczos' method applies (1950): products with dM (``jvp``) and with I_complete, no matrix.
+At a maximum dM = I_complete^-1 I_missing. Along each eigenvector an iteration leaves a share of the distance to the
+maximum that equals the share of information that is missing there (Dempster, Laird & Rubin 1977, section 3). dM is
+self-adjoint in the inner product of I_complete, so Lanczos' method (1950) applies. It needs only products with dM (by
+``jvp``) and with I_complete, never a matrix.
 """
 
 import dataclasses
@@ -36,37 +37,50 @@ from jaxem.inference.regularity import (
 from jaxem.inference.uncertainty.edges import within_rounding
 from jaxem.inference.uncertainty.information import em_map_at, field
 
-_KRYLOV = 48  # vectors of one round: all there are, in a small model
+_KRYLOV = 48  # Lanczos vectors in one round, at most; they span the whole space of a small model
 _ROUNDS = 20
-_LEAP = 1.0  # Newton's longest step, in standard errors (without Q, in sizes of the parameters)
-_APART = 1e-3  # how far a model without Q may be from its fixed point, relative to its parameters
+_LEAP = 1.0  # the longest Newton step, in standard errors (without Q, relative to the size of the parameters)
+_APART = 1e-3  # the largest distance of a model without Q from its fixed point, relative to its parameters
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class ConvergenceRate:
-    """The share of the distance to the maximum that an iteration of EM leaves; NaN fields in a lane without one."""
+    """The share of the distance to the maximum that remains after one iteration of EM.
+
+    Fields are NaN in a lane (one fit under ``vmap``) that has no rate.
+    """
 
     rate: Array  # the largest eigenvalue of dM below one
-    direction: Params  # along which, as a change of the parameters
-    error: Array  # how far an eigenvalue may be from ``rate``: what Lanczos' method left, and the last step's change
-    flat: Array  # whether dM has an eigenvalue one by the model's structure: the likelihood does not change there
+    direction: Params  # its eigenvector, as a change of the parameters: where EM is slowest
+    error: Array  # bound on the error of ``rate``: the residual of Lanczos' method plus the change in its last round
+    flat: Array  # whether dM has an eigenvalue of one by the model's structure: the likelihood is constant there
     flat_direction: Params
-    empirical: Array  # the rate seen at the end of a fit's trace; NaN without
+    empirical: Array  # the rate estimated from the end of a fit's trace; NaN without one
+    # The parameters that move most along the two directions:
     names: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
     flat_names: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
 
     def iterations(self, share: float) -> Array:
-        """How many iterations leave the ``share`` of the distance: log(share) / log(rate)."""
+        r"""The number of iterations after which the given share of the distance to the maximum remains.
+
+        .. math:: \lceil \log(share) / \log(rate) \rceil
+
+        Arguments:
+            share: the share of the distance that remains, in (0, 1); e.g. 0.1 for one decimal digit.
+
+        Returns:
+            A whole number, as a float, shaped like ``rate``.
+        """
         return jnp.ceil(jnp.log(jnp.asarray(share, self.rate.dtype)) / jnp.log(self.rate))
 
     def __str__(self) -> str:
         if trees.is_traced(self.rate) or np.ndim(self.rate):
             return f"ConvergenceRate of {jnp.size(self.rate)} lanes"
-        left = 1 - float(self.rate)  # what its digits are for
+        left = 1 - float(self.rate)  # decides how many digits are shown
         rate, *_ = tables.with_error(self.rate, max(float(self.error), 1e-5 * left))
         rows = [("rate", f"{rate} (within {float(self.error):.0e})"), ("along", ", ".join(self.names))]
-        if self.rate < 1:  # NaN is not
+        if self.rate < 1:  # False for NaN
             rows.append(("iterations for a digit", f"{math.log(0.1) / math.log(max(float(self.rate), 1e-300)):.1f}"))
         if not np.isnan(self.empirical):
             rows.insert(1, ("seen in the trace", tables.number(self.empirical)))
@@ -78,29 +92,29 @@ class ConvergenceRate:
 
 
 class _Spectrum(NamedTuple):
-    """The derivative of the EM map at one point: what Lanczos' method found of it, and Newton's step from there."""
+    """The spectrum of dM at one point, as found by Lanczos' method, and the Newton step from that point."""
 
     params: Params
-    ahead: Params  # after Newton's step towards the fixed point
-    gap: Array  # how far one iteration of EM moves, in the inner product
-    distance: Array  # of that step in standard errors (without Q, relative to the parameters), and of those before it
-    rate: Array  # the largest eigenvalue that can be told from one
-    vector: Array  # (P,), in coordinates
-    residual: Array  # of that pair, and rounding error
-    change: Array  # by how much ``rate`` differed one step before
+    ahead: Params  # the parameters after a Newton step towards the fixed point
+    gap: Array  # the length of one EM step, in the inner product
+    distance: Array  # the length of all Newton steps, in standard errors (without Q, relative to the parameters)
+    rate: Array  # the largest eigenvalue that can be distinguished from one
+    vector: Array  # (P,), its eigenvector in coordinates
+    residual: Array  # of that pair, plus rounding error
+    change: Array  # by how much ``rate`` changed in the last step
     values: Array  # all eigenvalues that were found, ascending
-    place: Array  # of ``rate`` among them
-    near: Array  # how many eigenvalues cannot be told from one
+    place: Array  # the index of ``rate`` in ``values``
+    near: Array  # how many eigenvalues cannot be distinguished from one
     near_value: Array  # the smallest of them
     near_vector: Array
     top: Array  # the largest eigenvalue of all
     top_vector: Array
     diagonal: Array  # (P,) of the inner product
-    least: Array  # how far from one an eigenvalue is to be told from it
+    least: Array  # the smallest resolved difference of an eigenvalue from one
 
     @property
     def error(self) -> Array:
-        """How far an eigenvalue of the derivative at the maximum may be from ``rate``."""
+        """A bound on the difference between ``rate`` and an eigenvalue of the derivative at the maximum."""
         return self.residual + self.change
 
 
@@ -110,19 +124,31 @@ def convergence_rate(model: Any, params: Params, data: Data, *, fit: Fit | None 
     .. math:: \theta_{t+1} - \hat\theta \approx \partial M\, (\theta_t - \hat\theta), \qquad
               \partial M = I_{complete}^{-1} I_{missing}
 
-    ``fit``: its trace gives the empirical rate, from the last gains above rounding (a gain shrinks by rate^2).
-    Where the likelihood is flat by the structure of the model (``model.redundant`` rotations of factors) dM has an
-    eigenvalue one; EM does not move along it, so ``rate`` is the largest below one and ``flat`` says so. Needs an
-    M-step; without ``q_function`` the inner product is that of the parameters, relative to their size.
+    The rate is the largest eigenvalue of dM below one. An eigenvalue of exactly one occurs where the likelihood is flat
+    by the structure of the model (``model.redundant`` such directions, e.g. rotations of factors). EM does not move
+    along these directions; they are reported in ``flat`` and do not count as the rate.
 
-    The derivative belongs to the maximum, which Newton's method finds from ``params`` as nearly as rounding allows. An
-    iteration of EM that moves by g of the inner product there leaves every eigenvalue blurred by about
-    g / sqrt(size of the data): an invariance of the likelihood shows as 1 up to that. Beside it stand rounding errors,
-    measured by how far dM is from self-adjoint. An eigenvalue no further from one than ten times this is not resolved.
+    dM is evaluated at the maximum itself, which Newton's method finds from ``params`` up to rounding error. If an EM
+    iteration there still moves by g in the inner product of I_complete, eigenvalues are uncertain by about
+    g / sqrt(size of the data); rounding error, measured by how far dM is from self-adjoint, adds to that. An eigenvalue
+    within ten times the larger of the two from one is not resolved. For a model without ``q_function`` the inner
+    product is that of the parameters, each array relative to its size.
 
-    Raises ``InformationError`` where ``params`` are no maximum or lie at an edge, and where an eigenvalue cannot be
-    told from one though the structure does not ask for it: EM may be as slow as that, or not move at all.
-    ``ValueError`` where the model lacks an M-step. Inside a trace, NaN instead.
+    Arguments:
+        model: the model; it needs an M-step.
+        params: the maximum, or its ``Fit``.
+        data: the data of the fit.
+        fit: a ``Fit``, whose trace gives the empirical rate, from the last gains of the objective above rounding error
+            (a gain shrinks by rate^2 in each iteration). Default: the empirical rate is NaN.
+
+    Returns:
+        A ``ConvergenceRate``. Inside a trace its fields are NaN where ``InformationError`` would be raised, and it has
+        no names.
+
+    Raises:
+        InformationError: ``params`` are not a maximum or lie at an edge; or an eigenvalue cannot be distinguished from
+            one although the structure of the model does not imply it, so that EM is that slow or does not move at all.
+        ValueError: the model has no M-step.
 
     Source: Dempster, Laird & Rubin (1977); Meng & Rubin (1994) on the rate and its direction.
     """
@@ -147,7 +173,7 @@ def convergence_rate(model: Any, params: Params, data: Data, *, fit: Fit | None 
         names = ", ".join(np.array(parameter_names(model, params))[np.asarray(edge)][:4])
         raise InformationError(
             f"the parameters lie at the edge of their space, at {names}, or are still on their way there: the "
-            "derivative of EM in coordinates says nothing of its rate along these. Set them to zero or one, where they "
+            "derivative of EM in coordinates does not give the rate along these. Set them to zero or one, where they "
             "are held, and fit again for the rate of the others; or fit a model without them"
         )
     _refuse(found, model, params)
@@ -159,12 +185,12 @@ def convergence_rate(model: Any, params: Params, data: Data, *, fit: Fit | None 
 
 
 def _wanted(found: _Spectrum) -> Array:
-    """The accuracy that tells a slow EM from a slower one: a hundredth of what is left of one."""
+    """The error at which the search stops: one per cent of 1 - rate."""
     return 0.01 * (1 - found.rate)
 
 
 def _known(found: _Spectrum) -> Array:
-    """Whether the eigenvalue was found at all: to a quarter of what is left of one."""
+    """Whether the rate is known to within a quarter of 1 - rate."""
     return found.error <= 0.25 * (1 - found.rate)
 
 
@@ -186,7 +212,7 @@ def _refuse(found: _Spectrum, model: Any, params: Params) -> None:
     if found.distance <= STATIONARY and found.top > 1 + found.least:
         text = REASONS[Regularity.NOT_MAXIMUM]
         raise InformationError(text.format(names=named(found.top_vector), amount=float(1 - found.top)))
-    resolved = _resolved(found, model) and _known(found)  # else the distance is no better known
+    resolved = _resolved(found, model) and _known(found)  # if not, the distance is uncertain too
     if not _sound(found, model) and (resolved or not found.gap <= STATIONARY):
         if has(model, "q_function"):
             text = REASONS[Regularity.NOT_STATIONARY]
@@ -204,16 +230,16 @@ def _refuse(found: _Spectrum, model: Any, params: Params) -> None:
     if not _resolved(found, model):
         raise InformationError(
             f"the rate of EM is not resolved: along {named(found.near_vector)} an eigenvalue of the EM map is within "
-            f"{abs(1 - float(found.near_value)):.1e} of one, and cannot be told from it (that takes "
-            f"{float(found.least):.1e}). EM is as slow as that there, or does not move at all: the likelihood may be "
-            f"flat. {better}; the largest eigenvalue that is resolved, {float(found.rate):.6g} along "
+            f"{abs(1 - float(found.near_value)):.1e} of one and cannot be distinguished from it (that takes a "
+            f"difference of {float(found.least):.1e}). Either EM is that slow there, or it does not move because the "
+            f"likelihood is flat. {better}. The largest eigenvalue that is resolved, {float(found.rate):.6g} along "
             f"{named(found.vector)}, is not the rate"
         )
     if not _known(found):
         rate, error = tables.with_error(found.rate, found.error)
         raise InformationError(
             f"the rate of EM is not resolved: along {named(found.vector)} the largest eigenvalue of the EM map is "
-            f"{rate}, but it may be off by {error} and so cannot be told from one. {better}"
+            f"{rate}, with an error of up to {error}, so it cannot be distinguished from one. {better}"
         )
 
 
@@ -224,10 +250,10 @@ def _as_parameters(model: Any, params: Params, vector: Array) -> Params:
 
 @program(quick="very few numbers")
 def _search(model: Any, params: Params, data: Data) -> _Spectrum:
-    """Newton's method to the fixed point, with what Lanczos' method tells of the derivative at each of its points.
+    """Newton's method to the fixed point of EM, with the spectrum of dM from Lanczos' method at each of its points.
 
-    The last point is the first after which an iteration of EM does not move half as far; there Lanczos' method is
-    started anew from the vector found, until the eigenvalue stands.
+    Newton's method ends once it no longer halves the length of EM's own step. At its last point Lanczos' method is
+    restarted from the eigenvectors found, until the eigenvalue is accurate enough.
     """
     u = into(model, params)
     look = lambda there, vector: _spectrum(model, there, data, vector)
@@ -239,10 +265,10 @@ def _search(model: Any, params: Params, data: Data) -> _Spectrum:
         best, moving, rounds, _ = carry
         found = best.vector + best.near_vector + best.top_vector
         new = look(trees.select(moving, best.ahead, best.params), jnp.where(moving, jnp.zeros_like(found), found))
-        nearer = moving & (new.gap < best.gap / 2)  # NaN is not
+        nearer = moving & (new.gap < best.gap / 2)  # False for NaN
         change = jnp.where(moving & (rounds > 0), jnp.abs(new.values - best.values)[new.place], best.change)
         change = jnp.where(nearer, change, jnp.fmin(change, best.change))
-        gone = jnp.where(nearer, best.distance, 0) + new.distance  # the way here, and what is left
+        gone = jnp.where(nearer, best.distance, 0) + new.distance  # the way so far, and what is left
         gone = jnp.where(moving, gone, best.distance)
         best = trees.select(nearer | ~moving | (rounds == 0), new._replace(distance=gone), best)._replace(change=change)
         done = ~nearer & (best.residual <= _wanted(best)) | ~jnp.isfinite(best.residual)
@@ -253,7 +279,7 @@ def _search(model: Any, params: Params, data: Data) -> _Spectrum:
 
 
 def _spectrum(model: Any, params: Params, data: Data, start: Array) -> _Spectrum:
-    """Lanczos' method at ``params``, from ``start (P,)`` or where that is zero from EM's own step."""
+    """Lanczos' method at ``params``, started from ``start (P,)``, or from EM's own step where that is zero."""
     u, em = into(model, params), em_map_at(model, params, data)
     p, dtype = u.shape[0], u.dtype
     push = lambda v: jax.jvp(em, (u,), (v,))[1]
@@ -271,18 +297,18 @@ def _spectrum(model: Any, params: Params, data: Data, start: Array) -> _Spectrum
     diagonal = (signs * jax.lax.map(inner, signs)).sum(axis=0)
 
     m = min(p, _KRYLOV)
-    whole_space = m == p  # then of the unit vectors, else of dM^j v: an eigenvalue that is there twice is found twice
+    whole_space = m == p  # then the basis starts from unit vectors, not dM^j v, which would miss repeated eigenvalues
     seeds = jnp.eye(m, p, dtype=dtype) / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))[None, :]
 
     def step(basis: tuple[Array, Array, Array], at: tuple[Array, Array]) -> tuple[tuple[Array, Array, Array], Array]:
-        """One more vector, orthonormal in the inner product; zero where there is none."""
-        (vectors, images, raw), (j, seed) = basis, at  # v_j, C v_j, and the next v before it is made orthogonal
+        """One more vector, orthonormal in the inner product; zero where the space is exhausted."""
+        (vectors, images, raw), (j, seed) = basis, at  # v_j, C v_j, and the next v before orthogonalisation
         raw = seed if whole_space else raw
         for _ in range(2):
             raw = raw - vectors.T @ (images @ raw)
         image = inner(raw)
         length = jnp.sqrt(jnp.maximum(raw @ image, 0))
-        new = length > 64 * p * jnp.finfo(dtype).eps  # the seeds have length one, and dM makes no vector longer
+        new = length > 64 * p * jnp.finfo(dtype).eps  # seeds have length one, and dM lengthens none
         factor = jnp.where(new, 1 / jnp.where(new, length, 1), 0)
         v = raw * factor
         pushed = push(v)
@@ -290,7 +316,7 @@ def _spectrum(model: Any, params: Params, data: Data, start: Array) -> _Spectrum
         return (vectors, images, pushed), pushed
 
     zeros, first = jnp.zeros((m, p), dtype), start
-    if not whole_space:  # powers of dM times EM's own step span Newton's; a little of everything finds what it lacks
+    if not whole_space:  # powers of dM times EM's own step span Newton's step; a random part reaches all directions
         firsts = jnp.stack([start, moved, push(jax.random.normal(jax.random.key(0), u.shape, dtype))])
         lengths = jnp.sqrt(jnp.maximum((firsts * jax.lax.map(inner, firsts)).sum(axis=1), 0))
         begun = lengths[0] > 0
@@ -306,8 +332,8 @@ def _spectrum(model: Any, params: Params, data: Data, start: Array) -> _Spectrum
         values, vectors = values[order], vectors[:, order]
     ritz = vectors.T @ V  # (m, P)
 
-    # Newton's step, (1 - dM)^-1 of EM's own; where no vector of the basis reaches, EM's own. Along a direction that is
-    # flat by structure EM does not move, and there is nothing to divide by.
+    # Newton's step is (1 - dM)^-1 times EM's own; outside the basis it is EM's own. Along a direction that is flat by
+    # structure EM does not move and 1 - dM is zero, so no division is made there.
     c = CV @ moved
     if known:
         left = jnp.abs(1 - values)
@@ -319,7 +345,7 @@ def _spectrum(model: Any, params: Params, data: Data, start: Array) -> _Spectrum
     steps = jnp.stack([moved, newton])
     squares = (steps * jax.lax.map(inner, steps)).sum(axis=1)
     gap = jnp.sqrt(jnp.maximum(squares[0], 0))  # NaN stays NaN
-    if known:  # in standard errors: the observed information is the complete one less the missing
+    if known:  # in standard errors: observed information = complete - missing
         squares = squares - (jnp.minimum(values, 1)[None, :] * (steps @ CV.T @ vectors) ** 2).sum(axis=1)
     leap = jnp.sqrt(jnp.maximum(squares[1], 0))
     ahead = chart(model, params)(u + newton * jnp.minimum(1, _LEAP / jnp.where(leap > 0, leap, 1)))
@@ -332,7 +358,7 @@ def _spectrum(model: Any, params: Params, data: Data, start: Array) -> _Spectrum
     index = jnp.where(values < 1 - least, values, -jnp.inf).argmax()
     near_index = jnp.where(near, values, jnp.inf).argmin()
     rate, x = jnp.maximum(values[index], 0), ritz[index]
-    rest = W.T @ vectors[:, index] - values[index] * x  # dM x, less what it should be
+    rest = W.T @ vectors[:, index] - values[index] * x  # dM x - lambda x
     residual = jnp.sqrt(jnp.maximum(rest @ inner(rest), 0)) + rounding + rounding_of(1, dtype)
     nothing = jnp.full((), jnp.inf, dtype)
     return _Spectrum(
@@ -347,7 +373,7 @@ def _size(leaf: Array) -> Array:
 
 
 def _empirical(fit: Fit, data_size: Array) -> Array:
-    """From the gains of the objective: the last one that stands well above rounding, and the one ten times as large."""
+    """The rate from two gains of the objective: the last one well above rounding error, and one ten times as large."""
     nothing = jnp.full((), jnp.nan, data_size.dtype)
     if fit.trace is None or fit.objective is None or fit.trace.shape[0] < 3:
         return nothing

@@ -1,4 +1,4 @@
-"""The score of each observation: what the sandwich is filled with."""
+"""The score of each observation, from which the sandwich covariance is computed."""
 
 from typing import Any
 
@@ -16,10 +16,10 @@ from jaxem.inference.coordinates import along_all
 
 @program(quick="few numbers")
 def scores(model: Any, params: Params, data: Data) -> tuple[Array, Array]:
-    r"""d/du log p(x_n | params) of each observation, (N, P), in unconstrained coordinates, and the weights (N,).
+    """The gradient of log p(x_n | params) in unconstrained coordinates for each observation, (N, P), and weights (N,).
 
-    From ``log_prob`` where the model has it; else by Fisher's identity from the data of one row each, the gradient of
-    Q(. | q_n) at fixed q_n = e_step(params, x_n). The log-prior is in neither.
+    From ``log_prob`` where the model has it. Otherwise by Fisher's identity on data of one row each: the gradient of
+    Q(. | q_n) at fixed q_n = e_step(params, x_n). The log-prior is not included.
     """
     observations, weights = counted(data)
     u, at = into(model, params), chart(model, params)
@@ -40,20 +40,20 @@ def scores(model: Any, params: Params, data: Data) -> tuple[Array, Array]:
 
 @program(quick="few numbers")
 def prior_score(model: Any, params: Params) -> Array:
-    """The gradient of the log-prior, (P,); zero without one."""
+    """The gradient of the log-prior, (P,); zero for a model without one."""
     u, at = into(model, params), chart(model, params)
     return jax.grad(lambda w: bound.penalized(model, 0 * w.sum(), at(w)))(u)
 
 
 @program
 def filling(each: Array, weights: Array, clusters: Array | None, information: Array) -> Array:
-    r"""The variance of the summed scores, (P, P): sum_g S_g S_g' - (sum_g S_g)(sum_g S_g)' / G.
+    """The variance of the summed scores, (P, P): sum_g S_g S_g' - (sum_g S_g)(sum_g S_g)' / G.
 
-    S_g is the score of a group: of one observation, ``weights`` of them, or of a cluster. At a maximum of the
-    likelihood the second term is zero; with a prior it is not.
+    S_g is the summed score of cluster g of G; without clusters each observation is a cluster, counted ``weights``
+    times. At a maximum of the likelihood the second term is zero; with a prior it is not.
 
-    NaN where there is no spread to be seen: of one group alone, and along coordinates on which all scores are equal. A
-    variance that is a rounding error of the ``information (P,)`` along a coordinate is none.
+    NaN where the scores have no spread: with a single cluster or observation, and along coordinates on which all scores
+    are equal. A variance within rounding error of the ``information (P,)`` along a coordinate counts as no spread.
     """
     weighted = weights[:, None] * each
     whole = weighted.sum(axis=0)
@@ -68,7 +68,7 @@ def filling(each: Array, weights: Array, clusters: Array | None, information: Ar
 
 
 def groups_that_count(weights: Array, clusters: Array | None) -> Array:
-    """How many observations, or clusters of them, have a weight above zero."""
+    """The number of observations, or of clusters of them, with a weight above zero."""
     counts = (weights > 0).astype(jnp.int32)
     if clusters is None:
         return counts.sum()

@@ -25,12 +25,12 @@ from jaxem.inference.uncertainty.scores import filling, groups_that_count, prior
 
 
 class Spread(NamedTuple):
-    """The covariance of the estimate in coordinates, and how parameters follow them."""
+    """The covariance of the estimate in coordinates, and the map from coordinates to parameters."""
 
     free: Array  # (P, P); zero where a coordinate is held
     jacobian: Array  # (T, P), d params / d coordinates
-    lives: Array  # (P,), which coordinates are not held
-    held: Array  # (T,), the parameters that are held at an edge: they have no standard error
+    lives: Array  # (P,), True for coordinates that are not held
+    held: Array  # (T,), True for parameters that are held at an edge and so have no standard error
 
 
 def covariance(
@@ -42,21 +42,36 @@ def covariance(
     robust: bool = False,
     clusters: ArrayLike | None = None,
 ) -> Array:
-    r"""The covariance of the estimate, (T, T), over all parameters in the order of ``ravel_pytree(params)``.
+    r"""The covariance matrix of the estimate, over all parameters in the order of ``ravel_pytree(params)``.
 
     .. math:: \operatorname{Cov} = J\, I_{observed}^{-1} J', \qquad J = \partial\theta / \partial u
 
-    by the delta method through the constraints: K weights that sum to one have a covariance of rank K - 1.
-    ``robust``: the sandwich I^-1 (sum_n s_n s_n') I^-1 of the scores s_n of the observations, right where the model is
-    wrong but the observations are independent; ``clusters (N,)``: labels, where only clusters are. Neither has a
-    small-sample factor. Weights of the data are frequencies.
+    with u the unconstrained coordinates. The delta method through the constraints makes the covariance of K weights
+    that sum to one a matrix of rank K - 1. The robust form replaces the inverse information by the sandwich
 
-    A parameter at an edge of its space, such as a probability of zero, has none: NaN. It is held there, and the rest is
-    the covariance given that (see ``jaxem.inference.information``).
+    .. math:: I_{observed}^{-1} \left(\sum_n s_n s_n'\right) I_{observed}^{-1}
 
-    Raises ``InformationError`` where there is none at all (see ``information``); NaN inside a trace, where
-    ``clusters`` must be whole numbers from 0 to N - 1. ``ValueError`` where the rows of the data are not independent
-    observations, and where their scores have no spread: one row or cluster with weight, or rows that are all equal.
+    of the scores s_n of the observations. It is consistent where the model is wrong but the observations are
+    independent. There is no small-sample factor.
+
+    Arguments:
+        model: the model.
+        params: the maximum, or its ``Fit``.
+        data: the data of the fit. Weights count as frequencies.
+        route: how to compute the information, as in ``jaxem.inference.information``.
+        robust: whether to return the sandwich; default False.
+        clusters: labels (N,), where only clusters of observations are independent: the sandwich of the summed scores of
+            each cluster. Inside a trace they must be whole numbers from 0 to N - 1. Default: no clusters.
+
+    Returns:
+        (T, T). A parameter at an edge of its space, such as a probability of zero, is held there: its row and column
+        are NaN, and the rest is the covariance conditional on it (see ``jaxem.inference.information``). Inside a trace,
+        NaN where there is no information or the scores have no spread.
+
+    Raises:
+        InformationError: there is no covariance (see ``jaxem.inference.information``).
+        ValueError: for a sandwich, the rows of the data are not independent observations, or their scores have no
+            spread: only one row or cluster has weight, or all rows are equal.
 
     Source: Efron & Hinkley (1978) for the observed information; Huber (1967); White (1982); Liang & Zeger (1986).
     """
@@ -73,9 +88,22 @@ def standard_errors(
     robust: bool = False,
     clusters: ArrayLike | None = None,
 ) -> Params:
-    """The standard error of each parameter, a pytree like ``params``: the roots of the diagonal of ``covariance``.
+    r"""The standard error of each parameter, shaped like ``params``.
 
-    Arguments, sources and what it raises are those of ``jaxem.inference.covariance``.
+    .. math:: \operatorname{se}_t = \operatorname{Cov}_{tt}^{1/2}
+
+    Arguments:
+        model, params, data, route, robust, clusters: as in ``jaxem.inference.covariance``.
+
+    Returns:
+        A pytree like ``params``: the square roots of the diagonal of ``jaxem.inference.covariance``. NaN for a
+        parameter that is held at an edge of its space.
+
+    Raises:
+        InformationError: as in ``jaxem.inference.covariance``.
+        ValueError: as in ``jaxem.inference.covariance``.
+
+    Source: as in ``jaxem.inference.covariance``.
     """
     spread = spread_of(model, params, data, route, robust, clusters)
     return shaped_like(convert(model, params, data)[0], errors(spread))
@@ -95,7 +123,7 @@ def errors(spread: Spread) -> Array:
 
 
 def shaped_like(params: Params, values: Array) -> Params:
-    """A vector (T,) as a tree like the parameters."""
+    """A vector (T,) as a pytree like the parameters."""
     return ravel_pytree(params)[1](values)
 
 
@@ -125,12 +153,12 @@ def spread_of(
 
 def _labels(clusters: ArrayLike, n: int, traced: bool) -> Array:
     if jnp.shape(clusters) != (n,):
-        raise ValueError(f"clusters must be {n} labels, one an observation; got shape {jnp.shape(clusters)}")
+        raise ValueError(f"clusters must be {n} labels, one for each observation; got shape {jnp.shape(clusters)}")
     if traced:
         return jnp.asarray(clusters)
     distinct, labels = np.unique(np.asarray(clusters), return_inverse=True)
     if len(distinct) < 2:
-        raise ValueError("clusters: all observations are in one cluster, and one says nothing of the spread of many")
+        raise ValueError("clusters: all observations are in one cluster; a robust covariance needs at least two")
     return jnp.asarray(labels, jnp.int32)
 
 
@@ -139,30 +167,31 @@ def _check_groups(weights: Array, labels: Array | None) -> None:
         what = "observation" if labels is None else "cluster"
         raise ValueError(
             f"a robust covariance compares the scores of many {what}s, and only one {what} has weight here (one "
-            "sequence is one observation). Use robust=False, the information, or jaxem.inference.bootstrap(..., "
+            "sequence is one observation). Use robust=False (without clusters), or jaxem.inference.bootstrap(..., "
             "kind='parametric')"
         )
 
 
 def _check_differ(between: Array, names: tuple[str, ...]) -> None:
-    """Whether the scores differ along each coordinate."""
+    """Raise ``ValueError`` where the scores are equal along a coordinate."""
     still = np.isnan(np.diagonal(between))
     if still.any():
         raise ValueError(
-            f"the scores of the observations do not differ along {', '.join(np.array(names)[still][:4])}, so they have "
-            "no spread that a robust error could be taken from: are all observations equal? Use robust=False, the "
-            "information, or jaxem.inference.bootstrap(..., kind='parametric')"
+            f"the scores of the observations do not differ along {', '.join(np.array(names)[still][:4])}, so a robust "
+            "standard error cannot be computed: are all observations equal? Use robust=False (without clusters), or "
+            "jaxem.inference.bootstrap(..., kind='parametric')"
         )
 
 
 def _check_scores(observed: Array, each: Array, weights: Array, prior: Array, lives: np.ndarray) -> None:
-    """Whether the scores add up to the gradient of the objective, which at the maximum is zero."""
+    """Raise ``ValueError`` unless the scores add up to the gradient of the objective, zero at the maximum."""
     total = np.where(lives, weights @ each + prior, 0)
     away = float(np.sqrt(max(total @ np.linalg.solve(np.asarray(observed), total), 0)))
     if not away <= 2 * STATIONARY:
         raise ValueError(
             f"the scores of the single observations do not add up to the gradient of the objective (off by {away:.3g} "
-            "standard errors): the rows of these data are not independent observations, so there is no sandwich"
+            "standard errors): the rows of these data are not independent observations, so the robust covariance is "
+            "undefined. Use robust=False (without clusters)"
         )
 
 
@@ -172,7 +201,7 @@ def _spread(model: Any, params: Params, observed: Array, lives: Array, between: 
     chart = flat_chart(model, params)
     jacobian = along_all(lambda v: jax.jvp(chart, (u,), (v,))[1], u).T
     observed = without(observed, lives, 1)
-    scale = 1 / jnp.sqrt(jnp.diagonal(observed))  # the units of the coordinates differ: solve without them
+    scale = 1 / jnp.sqrt(jnp.diagonal(observed))  # coordinates differ in units: solve a dimensionless system
     lower = jnp.linalg.cholesky(observed * scale[:, None] * scale[None, :])
     inverse = without(cho_solve((lower, True), jnp.diag(scale)) * scale[:, None], lives, 0)
     moves = ((jacobian != 0) & lives[None, :]).any(axis=1)

@@ -1,4 +1,4 @@
-"""The table a statistician expects: estimate, standard error, interval."""
+"""A table of estimates, standard errors and intervals."""
 
 from typing import Any, NamedTuple
 
@@ -19,11 +19,11 @@ from jaxem.inference.uncertainty.information import Route
 from jaxem.inference.uncertainty.intervals import check_level, wald
 from jaxem.inference.uncertainty.standard_errors import errors, spread_of
 
-_NAMED = 8  # parameters in the note
+_NAMED = 8  # held parameters that the note lists, at most
 
 
 class Summary(NamedTuple):
-    """One row a parameter, what a symmetric matrix says twice left out; prints as a table."""
+    """One row for each parameter, duplicates in symmetric matrices left out; prints as a table."""
 
     names: tuple[str, ...]
     estimates: np.ndarray
@@ -33,8 +33,8 @@ class Summary(NamedTuple):
     level: float
     objective: float | None  # log-likelihood (+ log-prior)
     observations: float | None  # n, as BIC counts it
-    free: int  # parameters, less what the constraints take and what is held
-    held: tuple[str, ...] = ()  # parameters at an edge of their space: all the rest is given that they lie there
+    free: int  # degrees of freedom: the unconstrained coordinates that are not held
+    held: tuple[str, ...] = ()  # parameters held at an edge of their space; the rest is conditional on them
 
     def __str__(self) -> str:
         head = f"{tables.number(100 * self.level)} %"
@@ -66,17 +66,30 @@ def summary(
     robust: bool = False,
     clusters: ArrayLike | None = None,
 ) -> Summary:
-    """Estimate, standard error and interval of every parameter, by name; ``print`` it.
+    """A table of the estimate, standard error and confidence interval of every parameter, by name; ``print`` it.
 
-    Columns of a data frame and the levels of its categories are called by their names.
+    Columns of a data frame and the levels of its categories appear by their names.
 
-    Intervals are those of ``jaxem.inference.confidence_intervals``, standard errors those of
-    ``jaxem.inference.covariance``, whose options these are, and which say what is raised. Parameters at an edge of
-    their space have none, and a note below the table says so. Looks at values: not inside ``jit`` or ``vmap``.
+    Arguments:
+        model: the model.
+        params: the maximum, or its ``Fit``.
+        data: the data of the fit.
+        level: the coverage of the intervals, a probability strictly between 0 and 1; default 0.95.
+        route, robust, clusters: as in ``jaxem.inference.covariance``.
+
+    Returns:
+        A ``Summary``, with the standard errors of ``jaxem.inference.covariance`` and the intervals of
+        ``jaxem.inference.confidence_intervals``. Parameters at an edge of their space have neither, and a note below
+        the table names them.
+
+    Raises:
+        InformationError: as in ``jaxem.inference.covariance``.
+        ValueError: the level is not in (0, 1); the call is inside ``jit``, ``vmap`` or ``grad``; or as in
+            ``jaxem.inference.covariance``.
     """
     check_level(level)
     if trees.is_traced(params, data):
-        raise ValueError("jaxem.summary makes a table of values, so it cannot run inside jit, vmap or grad")
+        raise ValueError("jaxem.summary needs concrete values: it cannot run inside jit, vmap or grad")
     fitted, columns = params, columns_of(data)
     params, data = convert(model, params, data)
     spread = spread_of(model, params, data, route, robust, clusters)

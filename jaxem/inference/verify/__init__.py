@@ -1,4 +1,4 @@
-"""The laws of EM, measured at a point: ``verify`` and its certificate."""
+"""The laws of EM, measured at a point: ``verify`` and the certificate that it returns."""
 
 from jaxem.inference.verify.certificate import Certificate as Certificate
 from jaxem.inference.verify.certificate import LawViolationError as LawViolationError

@@ -1,4 +1,4 @@
-"""What ``verify`` returns: each law, what was measured, what it was held to, and the verdict."""
+"""The result of ``verify``: each law, its measured residual, its tolerance, and the verdict."""
 
 import dataclasses
 import enum
@@ -10,7 +10,7 @@ from jaxem.core import tables
 
 
 class Verdict(enum.Enum):
-    """The outcome of one law."""
+    """The verdict on one law."""
 
     HOLDS = "holds"
     VIOLATED = "VIOLATED"
@@ -19,59 +19,62 @@ class Verdict(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One law of a certificate."""
+    """The check of one law."""
 
     law: str
     statement: str
-    residual: float  # by how much the law is broken, dimensionless; NaN where it was not measured
+    residual: float  # the amount by which the law is violated, dimensionless; NaN where it was not measured
     tolerance: float  # NaN where it was not measured
     origin: str  # where the tolerance comes from, or why the law was not checked
-    leaf: str | None  # what is farthest off, where the law is about several things, such as a parameter array
+    leaf: str | None  # where the residual is largest, such as a parameter array; None for a law about one number
     verdict: Verdict
-    decisive: bool = True  # whether it says that an E-step or an M-step is right
+    decisive: bool = True  # whether the law can tell a correct E-step or M-step from a wrong one
 
     @property
     def ratio(self) -> float:
-        """The residual over the tolerance: above one the law is violated."""
+        """The residual divided by the tolerance: above one the law is violated."""
         return self.residual / self.tolerance if self.tolerance else float(np.inf * np.sign(self.residual))
 
     @property
     def hidden(self) -> bool:
-        """Whether the law was measured, and rounding error is too large for it to say anything."""
+        """Whether the law was measured but rounding error is too large for a verdict."""
         return self.verdict is Verdict.UNCHECKED and np.isfinite(self.tolerance)
 
 
 class LawViolationError(AssertionError):
-    """A law of EM that does not hold, raised by ``verify(..., strict=True)``."""
+    """A law of EM is violated; raised by ``verify(..., strict=True)``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """The laws of EM for one model at one point: iterates over its checks, finds one by its name, prints as a table."""
+    """The laws of EM for one model at one point.
+
+    Iterates over its checks, finds a check by the name of its law, and prints as a table.
+    """
 
     checks: tuple[Check, ...]
     dtype: str
-    size: float  # observed values
-    point: str = "unknown"  # whether the point is a maximum, a saddle or at an edge: information, not a law
+    size: float  # the number of observed values
+    point: str = "unknown"  # whether the point is a maximum, a saddle or at an edge: for information, not a law
 
     @property
     def ok(self) -> bool:
-        """Whether the certificate vouches for the model.
+        """Whether the certificate shows that the model is correct at this point.
 
-        No law is violated, none is hidden by rounding error, and at least one that can tell a right E-step or M-step
-        from a wrong one holds. All of those need ``q_function``: of a model without it a certificate is neither ok nor
-        violated.
+        True where no law is violated, none is hidden by rounding error, and at least one law holds that can tell a
+        correct E-step or M-step from a wrong one. All laws of that kind need ``q_function``: without it a certificate
+        is never ok, even where no law is violated.
         """
         return not self.violated and not self.hidden and self._decided
 
     @property
     def violated(self) -> tuple[str, ...]:
-        """The names of the laws that do not hold."""
+        """The names of the violated laws."""
         return tuple(check.law for check in self.checks if check.verdict is Verdict.VIOLATED)
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """The names of the laws that were measured and, for rounding error, say nothing."""
+        """The names of the laws that were measured but have no verdict because of rounding error."""
         return tuple(check.law for check in self.checks if check.hidden)
 
     @property
@@ -87,7 +90,8 @@ class Certificate:
     def __getitem__(self, law: str) -> Check:
         """The check of one law, by name.
 
-        Raises ``KeyError`` that lists the names where there is none of that name.
+        Raises:
+            KeyError: there is no law of that name; the message lists the names.
         """
         for check in self.checks:
             if check.law == law:
@@ -95,7 +99,13 @@ class Certificate:
         raise KeyError(f"no law is called {law!r}; these were looked at: {', '.join(c.law for c in self.checks)}")
 
     def raise_if_violated(self) -> None:
-        """Raise ``LawViolationError`` naming each broken law and the parameter at fault."""
+        """Raise ``LawViolationError`` where a law is violated.
+
+        The message names each violated law and where its residual is largest.
+
+        Raises:
+            LawViolationError: a law is violated.
+        """
         broken = [check for check in self.checks if check.verdict is Verdict.VIOLATED]
         if broken:
             raise LawViolationError("; ".join(_complaint(check) for check in broken))

@@ -1,4 +1,4 @@
-"""``verify``: does this model obey the laws of EM, here, on these data?"""
+"""``verify``: measure whether a model obeys the laws of EM at a point."""
 
 from typing import Any
 
@@ -28,26 +28,41 @@ def verify(
     probes: int = 12,
     strict: bool = False,
 ) -> Certificate:
-    r"""Measure every law of EM at ``params`` and say which hold.
+    r"""A certificate of the laws of EM: which of them hold for this model at ``params``.
 
-    The E-step and the M-step are also measured after one EM iteration and at some of the probes, each with the
-    posterior of that point.
+    Among them, with q = e_step(params, data) and B(., params) the surrogate:
 
-    ``probes``: how many random other parameters the inequalities are tried at (drawn from ``key``, default a fixed
-    one), at distances from a tenth of an error bar to three. Works on any model, in float32 and float64. With
-    ``strict``, a violated law raises ``LawViolationError``, naming the law and the parameter array.
+    .. math:: B(\theta, \theta_i) = E_q \log p(x, z \mid \theta) + H(q) \le L(\theta), \qquad
+              B(\theta_i, \theta_i) = L(\theta_i), \qquad L(M(\theta_i)) \ge L(\theta_i)
 
-    The last line says of the point itself whether it is a maximum, a saddle, at an edge, flat, or not stationary. That
-    is information and no law: a right model can be verified anywhere.
+    (the last with the log-prior added to L, where there is one).
 
-    A law that needs what the model lacks is reported as not checked, never as holding: where there is no
-    ``log_likelihood``, nothing can be said of touching, and the table says so.
+    The laws of the E-step and the M-step are also measured after one EM iteration and at some of the probes, each with
+    the posterior at that point. The last line of the certificate says whether the point is a maximum, a saddle, at an
+    edge, flat, or not stationary. That is information, not a law: a correct model can be verified at any point.
 
-    Each residual is dimensionless (see ``laws.py``) and held to a multiple of eps, and to the rounding
-    error that is seen at points a few units in the last place apart. Where that would hide a real fault (means of 1e6
-    in float32) the law is "not checked: rounding hides it", and the certificate is not ``ok``.
+    A law that needs a function the model lacks is reported as not checked, never as holding. Without
+    ``log_likelihood``, for example, it cannot be checked that the bound touches L.
 
-    Raises ``ValueError`` where the parameters lie outside the model or the data cannot be used.
+    Each residual is dimensionless (see ``laws.py``). Its tolerance is a multiple of eps, plus the rounding error that
+    is measured at points a few units in the last place apart. Where rounding error could hide a real fault (means of
+    1e6 in float32), the law is reported as "not checked: rounding hides it", and the certificate is not ``ok``.
+
+    Arguments:
+        model: any model with ``e_step``, in float32 or float64.
+        params: the point, or a ``Fit``.
+        data: the data.
+        key: the key of the random probes; default a fixed one.
+        probes: how many other random parameters the inequalities are tried at, at distances from a tenth of an error
+            bar to three; default 12.
+        strict: whether a violated law raises ``LawViolationError``; default False.
+
+    Returns:
+        A ``Certificate``.
+
+    Raises:
+        ValueError: the parameters lie outside the model, the data cannot be used, or the model has no ``e_step``.
+        LawViolationError: with ``strict``, a law is violated; the message names the law and the parameter array.
 
     Source: Dempster, Laird & Rubin (1977); Neal & Hinton (1998); Minka (1998) for the bound that touches.
     """
@@ -63,7 +78,7 @@ def verify(
     names = _coordinate_names(model, params)
     dtype = trees.float_dtype(params)
     laws = {name: law for name, law in LAWS.items() if law.applies(model, data)}
-    with np.errstate(all="ignore"):  # what is not finite is found so
+    with np.errstate(all="ignore"):  # values that are not finite are reported by the laws
         measured = measure(model, params, data, key, probes)
         checks = [_check(name, law, model, params, measured, names, dtype) for name, law in laws.items()]
         point = _point(model, measured, names)
@@ -74,7 +89,7 @@ def verify(
 
 
 def _point(model: Any, measured: Measured, names: list[str]) -> str:
-    """One line on the point itself."""
+    """One line about the point itself."""
     if measured.surroundings is not None:
         return describe(measured.surroundings, names)
     absent = missing(model, "q_function", "log_likelihood")
@@ -85,7 +100,7 @@ def _point(model: Any, measured: Measured, names: list[str]) -> str:
 def _check(
     name: str, law: Law, model: Any, params: Params, measured: Measured, coordinates: list[str], dtype: Any
 ) -> Check:
-    """Hold one law to what was measured."""
+    """Compare one law with what was measured."""
     decisive = "q_function" in law.needs(model)
     why_not = _why_not(name, law, model, measured, len(coordinates))
     if why_not:
@@ -96,7 +111,7 @@ def _check(
         origin += f" + {law.conditioning(measured):.1e} eps of conditioning"
     if found.rounding:
         origin += f" + rounding of {found.rounding:.1e} as seen"
-    verdict = Verdict.HOLDS if found.residual <= found.tolerance else Verdict.VIOLATED  # NaN holds nothing
+    verdict = Verdict.HOLDS if found.residual <= found.tolerance else Verdict.VIOLATED  # NaN counts as violated
     if verdict is Verdict.VIOLATED:
         excuse = law.excuse(model, measured, found.tolerance)
         if excuse:
@@ -109,7 +124,7 @@ def _check(
 
 
 def _why_not(name: str, law: Law, model: Any, measured: Measured, coordinates: int) -> str | None:
-    """Why a law cannot be checked, if so."""
+    """Why a law cannot be checked; ``None`` where it can."""
     absent = missing(model, *law.needs(model))
     if absent:
         return f"the model lacks {', '.join(absent)}"
@@ -122,7 +137,7 @@ def _why_not(name: str, law: Law, model: Any, measured: Measured, coordinates: i
 
 
 def _place(law: Law, index: int, model: Any, params: Params, measured: Measured, coordinates: list[str]) -> str | None:
-    """What the worst entry of a gap is of."""
+    """The name of what the largest gap belongs to."""
     if index < 0 or law.places == "probes" or not law.places:
         return None
     if law.places == "coordinates":

@@ -1,4 +1,4 @@
-"""Sums over observations that must add up, and values that must not matter: parts, weights, lengths, labels."""
+"""Laws about data: sums over observations add up over parts, and weights, lengths and labels act as they should."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -13,31 +13,31 @@ from jaxem.inference.verify import programs
 
 
 class Parts(NamedTuple):
-    """By how much each sum misses what its parts add up to, relative to what was added."""
+    """The difference between each sum and the total of its parts, relative to the terms added."""
 
     names: tuple[str, ...]
     halves: np.ndarray
-    means: np.ndarray  # by how much it misses their mean
-    weights: np.ndarray | None  # by how much those of two parts of the weights miss that of all; None: no weights
-    ignored: bool  # whether two parts with other rows have equal sums
+    means: np.ndarray  # the difference from the mean of the parts instead
+    weights: np.ndarray | None  # the same for a split of the weights into two parts; None without weights
+    ignored: bool  # whether two parts with different rows have equal sums
 
 
 def adds_up(model: Any) -> bool:
-    """Whether the model says that rows of the data are independent observations."""
+    """Whether the model declares that rows of the data are independent observations."""
     return is_additive(model) or has(model, "log_prob")
 
 
 class Portions:
-    """The sums of a model over parts of its data, all of one shape, so that one program serves them.
+    """The sums of a model over parts of its data, all of one shape, so that one compiled program serves them.
 
-    With h = ceil(N / 2) rows a part, f(first h) + f(last h) = f(all) + f(middle row) where N is odd, and
-    f(middle row) = f(h copies of it) / h. Of one observation, f(x, x) = 2 f(x).
+    With h = ceil(N / 2) rows in a part, f(first h) + f(last h) = f(all) + f(middle row) where N is odd, and f(middle
+    row) = f(h copies of it) / h. For a single observation, f(x, x) = 2 f(x).
     """
 
     def __init__(self, model: Any, data: Data, size: float) -> None:
         self.model, self.size = model, size
-        data = jax.tree.map(np.asarray, data)  # to cut them here compiles nothing
-        self.data: list[tuple[Data, float, float]] = []  # a part, its share in a sum and in a mean
+        data = jax.tree.map(np.asarray, data)  # slicing NumPy arrays compiles nothing
+        self.data: list[tuple[Data, float, float]] = []  # a part, its coefficient in the sum and in the mean
         self.weights: list[Data] = []
         self.why_not, self.differ = "", False
         try:
@@ -61,14 +61,14 @@ class Portions:
             self.weights = [with_weights(observations, part) for part in _split(weights)]
 
     def at(self, params: Any, u: np.ndarray, whole: dict[str, Any], statistics: Any) -> Parts | None:
-        """The gaps at one point, where ``whole`` and ``statistics`` are the sums over all data."""
+        """The gaps at one point; ``whole`` and ``statistics`` are the sums over all data."""
         if not self.data:
             return None
         run = lambda part: programs.portion(self.model, params, part, u)
         try:
             found = [(run(part), share, weight) for part, share, weight in self.data]
             split = [run(part) for part in self.weights]
-        except Exception as error:  # whatever a user's functions raise on a part
+        except Exception as error:  # a user's functions may raise anything on a part
             self.data, self.why_not = [], f"they do not take a part of the data: {type(error).__name__}: {error}"
             return None
         whole = dict(whole)
@@ -99,7 +99,7 @@ class Portions:
 
 
 def _split(weights: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Two parts of weights, uneven from row to row, and of the same type."""
+    """Two parts of the weights, unequal and varying from row to row, of the same dtype."""
     share = np.where(np.arange(len(weights)) % 2, 0.25, 0.75)
     part = np.asarray(weights * share).astype(weights.dtype)
     return part, weights - part
@@ -115,7 +115,7 @@ def _named(sums: dict[str, Any]) -> tuple[tuple[str, ...], list[np.ndarray]]:
 
 
 def relabelled(run: Any, place: Any) -> float | None:
-    """By how much L changes where classes are called by other names; ``None``: the model cannot do that."""
+    """The change in L when classes are permuted; ``None`` where the model cannot do that."""
     if not has(run.model, "permute", "label_keys", "log_likelihood"):
         return None
     other = programs.permuted(run.model, place.params)
@@ -125,9 +125,10 @@ def relabelled(run: Any, place: Any) -> float | None:
 
 
 def looks_behind(run: Any, place: Any, around: np.ndarray) -> tuple[float, float] | None:
-    """By how much L changes with what stands behind a length; and 0 if it changes with the last step, else 1.
+    """The change in L with the values beyond a length; and 0 if L changes with the last step, else 1.
 
-    Each length is one shorter first, so that there is something behind each. ``None``: no lengths, or all are one.
+    Each length is first reduced by one, so that there is a value beyond each. ``None`` where there are no lengths, or
+    no length exceeds one.
     """
     observations, weights = split_weights(jax.tree.map(np.asarray, run.data))
     lengths = lengths_of(observations)
@@ -160,7 +161,7 @@ def looks_behind(run: Any, place: Any, around: np.ndarray) -> tuple[float, float
 
 
 def in_other_order(data: Data) -> Data:
-    """The same observations, each in the place of the next; of sequences the steps."""
+    """The same observations, shifted cyclically by one place; for sequences, the steps shifted."""
     observations, weights = split_weights(jax.tree.map(np.asarray, data))
     if isinstance(observations, Dataset) and observations.lengths is not None:
         seen: Any = np.arange(jax.tree.leaves(observations.values)[0].shape[1])[None, :] < observations.lengths[:, None]

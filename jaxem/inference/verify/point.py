@@ -1,8 +1,8 @@
-r"""Whether a point is a maximum, a saddle or at an edge: what ``verify`` says of it beside the laws.
+"""Whether a point is a maximum, a saddle or at an edge: what ``verify`` reports beside the laws.
 
-With C the complete and I the observed information in natural steps and g the gradient of the objective, the
+Let C be the complete and I the observed information in natural steps, and g the gradient of the objective. The
 generalised eigenvalues I w = lambda C w are shares of the complete information, and (g' I^-1 g)^(1/2) is the distance
-to the maximum in standard errors: the same judgement as in ``regularity``, on what was measured.
+to the maximum in standard errors. The criteria are those of ``regularity``, applied to what ``verify`` measured.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,22 +12,22 @@ import numpy as np
 
 from jaxem.inference.regularity import STATIONARY, rounding_of
 
-_SAME = 1e-6  # KL from one observation's posterior to another's, for each value: less is no difference
-_GAIN = 0.05  # of log-likelihood: ten times what a fit at 0.1 standard errors from its maximum has left
+_SAME = 1e-6  # KL between the posteriors of two observations, per value, below which they count as equal
+_GAIN = 0.05  # of log-likelihood: ten times what a fit 0.1 standard errors from its maximum can still gain
 
 
 class Surroundings(NamedTuple):
-    """What is known of the objective at a point; all in natural steps."""
+    """What is known about the objective near a point, in natural steps."""
 
     gradient: np.ndarray  # (P,), divided by size
     complete: np.ndarray  # (P, P), divided by size
     missing: np.ndarray  # (P, P), divided by size
-    held: np.ndarray  # (P,), coordinates that an edge holds
-    logs: np.ndarray  # (P,), coordinates that run off to infinity at an edge
+    held: np.ndarray  # (P,), True for coordinates that are held at an edge
+    logs: np.ndarray  # (P,), True for coordinates that diverge at an edge
     size: float
-    rounding: float  # of the information, at least eps
-    same: float  # by how much posteriors of different observations differ, for each value; NaN: not known
-    pushed: Callable[[], float]  # what EM gains where it starts beside the point
+    rounding: float  # rounding error of the information, at least eps
+    same: float  # how far the posteriors of different observations differ, per value; NaN where unknown
+    pushed: Callable[[], float]  # the log-likelihood that EM gains from a start beside the point
 
 
 def describe(around: Surroundings, names: Sequence[str]) -> str:
@@ -76,5 +76,5 @@ def describe(around: Surroundings, names: Sequence[str]) -> str:
 
 
 def _list(names: Sequence[str], where: np.ndarray) -> str:
-    """The parameters of these coordinates, each once."""
+    """The names of these coordinates' parameters, each once."""
     return ", ".join(dict.fromkeys(name for name, there in zip(names, where, strict=True) if there))

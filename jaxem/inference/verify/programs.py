@@ -1,6 +1,6 @@
 """The programs that ``verify`` runs: each is compiled once for a model and a shape, and called at every point.
 
-A point is given by parameters, in whose chart it lies, and its coordinates there. Everything is a function of both.
+A point is given by parameters and by coordinates in the chart made at those parameters; every program takes both.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,14 @@ class Start(NamedTuple):
     """Parameters in their own chart."""
 
     u: Any  # (P,)
-    rounded: Any  # (P,), where u goes when every parameter changes by its own size, times a random sign
-    outside: Any  # (leaves,), how far each leaf is from what its chart makes of it, relative to its size
+    rounded: Any  # (P,), the change of u when every parameter changes by its own size, times a random sign
+    outside: Any  # (leaves,), the error of each leaf after a round trip through its chart, relative to its size
     inside: Any  # (leaves,), whether each leaf lies in its space
 
 
 @program(quick="always")
 def start(model: Any, params: Params, signs: Params) -> Start:
-    """The coordinates of parameters, and whether they are parameters."""
+    """The coordinates of the parameters, and whether the parameters lie in their spaces."""
     rounding = jax.tree.map(jnp.multiply, signs, params)
     u, rounded = jax.jvp(lambda p: into(model, p, params), (params,), (rounding,))
     back, leaves = jax.tree.leaves(chart(model, params)(u)), jax.tree.leaves(params)
@@ -42,7 +42,7 @@ def start(model: Any, params: Params, signs: Params) -> Start:
 
 
 def _apart(a: Array, b: Array) -> Array:
-    """The largest difference, relative to the size of either; NaN stays NaN."""
+    """The largest difference, relative to the larger of the two; NaN stays NaN."""
     scale = jnp.maximum(trees.largest(a), trees.largest(b))
     return trees.largest(a - b) / jnp.where(scale == 0, 1, scale)
 
@@ -60,21 +60,21 @@ def _derivatives(function: Callable[[Array], Array], u: Array, direction: Array)
 
 @program(quick="always")
 def log_likelihood(model: Any, params: Params, data: Data, u: Array, direction: Array) -> Derivatives:
-    """L, its gradient, and its Hessian along a direction."""
+    """L, its gradient, and its Hessian times a direction."""
     at = chart(model, params)
     return _derivatives(lambda w: model.log_likelihood(at(w), data), u, direction)
 
 
 @program(quick="always")
 def q_function(model: Any, params: Params, data: Data, q: Posterior, u: Array, direction: Array) -> Derivatives:
-    """Q(. | q), without the prior."""
+    """Q(. | q) without the prior, its gradient, and its Hessian times a direction."""
     at = chart(model, params)
     return _derivatives(lambda w: model.q_function(at(w), q, data), u, direction)
 
 
 @program(quick="always")
 def log_prior(model: Any, params: Params, u: Array, direction: Array) -> Derivatives:
-    """The log-prior."""
+    """The log-prior, its gradient, and its Hessian times a direction."""
     at = chart(model, params)
     return _derivatives(lambda w: jnp.asarray(model.log_prior(at(w)), w.dtype), u, direction)
 
@@ -82,13 +82,13 @@ def log_prior(model: Any, params: Params, u: Array, direction: Array) -> Derivat
 class Expected(NamedTuple):
     q: Any
     entropy: Any  # H(q)
-    size: Any  # observed values
-    evidence: Any  # log p(x): its normaliser, else, where there is no other way, the bound
+    size: Any  # the number of observed values
+    evidence: Any  # log p(x): the normaliser of q, or the bound where the model has no log_likelihood either
 
 
 @program(quick="always")
 def posterior(model: Any, params: Params, data: Data, u: Array) -> Expected:
-    """The E-step, and what it knows."""
+    """The E-step, with entropy, size and evidence."""
     at = chart(model, params)(u)
     q = model.e_step(at, data)
     entropy = model.entropy(q, data) if has(model, "entropy") else None
@@ -106,13 +106,13 @@ def divergence(model: Any, data: Data, q: Posterior, p: Posterior) -> Array:
 
 class Step(NamedTuple):
     params: Any  # after one EM iteration
-    maximized: Any  # (T,), by how much maximize(statistics) misses m_step, each leaf relative to its size
-    statistics: Any  # of all data
+    maximized: Any  # (T,), maximize(statistics) - m_step, each leaf relative to its size
+    statistics: Any  # the sums over all data
 
 
 @program(quick="always")
 def step(model: Any, params: Params, data: Data, q: Posterior, u: Array) -> Step:
-    """One EM iteration as ``fit`` takes it, and beside it the parts of the M-step."""
+    """One EM iteration as ``fit`` takes it, and the parts of the M-step."""
     at = chart(model, params)(u)
     new = trees.cast(expectation.iterate(model, at, data), u.dtype)
     statistics = expectation.sums_of(model.statistics(q, data)) if is_additive(model) else None
@@ -125,7 +125,7 @@ def step(model: Any, params: Params, data: Data, q: Posterior, u: Array) -> Step
 
 
 def _size(leaf: Array, pairs: Any) -> Array:
-    """The size of a leaf; one that is zero but for rounding has that of the rounding."""
+    """The size of a leaf, at least the rounding error of the largest leaf."""
     floor = jnp.finfo(leaf.dtype).eps * trees.largest(pairs)
     scale = jnp.maximum(trees.largest(leaf), floor)
     return jnp.where(scale == 0, 1, scale)
@@ -133,7 +133,7 @@ def _size(leaf: Array, pairs: Any) -> Array:
 
 @program(quick="always")
 def portion(model: Any, params: Params, data: Data, u: Array) -> dict[str, Any]:
-    """What should add up over observations: of a part of the data each sum that the model has, by name."""
+    """Every sum over observations that the model has, by name, on a part of the data."""
     at = chart(model, params)(u)
     q = model.e_step(at, data)
     found: dict[str, Any] = {}
@@ -152,13 +152,13 @@ def portion(model: Any, params: Params, data: Data, u: Array) -> dict[str, Any]:
 
 @program(quick="always")
 def from_sums(model: Any, params: Params, data: Data, q: Posterior, u: Array) -> Array:
-    """Q(u | q) from statistics alone; up to a constant."""
+    """Q(u | q) computed from the statistics alone, up to a constant."""
     at = chart(model, params)
     return model.expected_log_joint(at(u), model.statistics(q, data))
 
 
 @program(quick="always")
 def permuted(model: Any, params: Params) -> Params:
-    """The same model, its classes called by other names."""
+    """The same model with its classes permuted cyclically."""
     k = model.label_keys(params).shape[0]
     return model.permute(params, jnp.roll(jnp.arange(k), 1))
