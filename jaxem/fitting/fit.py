@@ -53,7 +53,8 @@ def fit(
         params: the start, a tree like the model's parameters; it is cast to the floating dtype of the data.
         data: the observations: an array, a tree of arrays, a data frame, a ``jaxem.dataset``, or data spread over
             devices by ``jaxem.shard``.
-        algorithm: default ``None``: ``EM()``, or ``GEM()`` for a model that has a bound but no M-step.
+        algorithm: default ``None``: ``EM()``, or ``GEM()`` for a model with ``q_function`` and ``entropy`` but no
+            M-step.
         tol: tolerance of the default rule, log-likelihood left per observed value (see
             ``jaxem.fitting.stopping.default_rule``); default 1e-10. It has no effect where ``stop`` is given.
         stop: a stopping rule in place of the default rule; default ``None``. An algorithm with a noisy objective (it
@@ -67,9 +68,10 @@ def fit(
         A ``Fit``. Its ``status`` says how the fit ended; nothing but ``CONVERGED`` is convergence.
 
     Raises:
-        ValueError: the start lies outside the model's parameter spaces, the data cannot be fitted, the model lacks what
-            the algorithm needs, or an option is wrong. All this is checked before anything is traced; inside a trace
-            (``jit``, ``vmap``) bad values become a ``Status`` instead.
+        ValueError: before anything is traced: the start lies outside the model's parameter spaces, the data cannot be
+            fitted, the model lacks what the algorithm needs, or an option is wrong. While tracing: the M-step returns
+            another structure, shape or dtype than the start, or ``stop`` reads an objective that the model does not
+            have. Inside a trace (``jit``, ``vmap``) bad values become a ``Status`` instead.
     """
     fitted, data = fit_alone(model, params, data, algorithm=algorithm, tol=tol, stop=stop, max_steps=max_steps, key=key)
     return implicit.attach(model, data, fitted)
