@@ -1,4 +1,4 @@
-"""Stepwise EM on running statistics (Cappé & Moulines 2009): many M-steps in one pass over the data."""
+"""Online (stepwise) EM on running statistics (Cappé & Moulines 2009): many M-steps in one pass over the data."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple

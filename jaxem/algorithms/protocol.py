@@ -14,7 +14,7 @@ class State(NamedTuple):
     params: Params
     objective: Array | None  # None for a model without a bound
     evaluations: Array  # E-steps so far
-    fallbacks: Array  # steps refused so far, because they would have lowered the objective
+    fallbacks: Array  # steps refused so far, which would have lowered the objective or left the model
     settled: Array  # False while the algorithm knows that it only failed to move, or has more to gain
     memory: Any  # whatever else the algorithm carries
 

@@ -27,7 +27,7 @@ class Status(enum.IntEnum):
     DECREASED = 3  # the objective fell by more than rounding error
     DEGENERATE = 4  # a component emptied or became singular
     PRECISION = 5  # rounding error is all that moves the parameters, and more may be left than the rule allows
-    INVALID = 6  # the data or the start lie outside what the model allows, found in a trace
+    INVALID = 6  # the data or the start lie outside what the model allows; found in a trace or in sharded data
 
 
 CAUSES = {
@@ -76,7 +76,10 @@ class FitWarning(UserWarning):
 
 
 class FitError(RuntimeError):
-    """A fit did not converge, or its derivative is undefined; raised by ``check`` and by derivatives of a fit."""
+    """A fit did not converge, or its derivative is undefined.
+
+    Raised by ``check``, by derivatives of a fit, and by comparisons of models whose fits failed.
+    """
 
 
 @register
@@ -93,7 +96,7 @@ class Fit:
     trace: Array | None  # (max_steps + 1,), objective of each iterate, the start first; NaN after the end
     steps: Array  # iterations taken
     evaluations: Array  # E-steps computed
-    fallbacks: Array  # steps that were refused because they would have lowered the objective
+    fallbacks: Array  # refused steps, which would have lowered the objective or left the model
     status: Array  # a Status, as int32
     left: Array | float = math.nan  # estimated rise of the objective still to come; NaN where unknown
     coincident: Array | bool = False  # whether every latent class equals another, which EM cannot separate
