@@ -71,7 +71,7 @@ def fit(
         ValueError: before anything is traced: the start lies outside the model's parameter spaces, the data cannot be
             fitted, the model lacks what the algorithm needs, or an option is wrong. While tracing: the M-step returns
             another structure, shape or dtype than the start, or ``stop`` reads an objective that the model does not
-            have. Inside a trace (``jit``, ``vmap``) bad values become a ``Status`` instead, as do those of sharded data.
+            have. Inside a trace (``jit``, ``vmap``), and in sharded data, bad values become a ``Status`` instead.
     """
     fitted, data = fit_alone(model, params, data, algorithm=algorithm, tol=tol, stop=stop, max_steps=max_steps, key=key)
     return implicit.attach(model, data, fitted)
