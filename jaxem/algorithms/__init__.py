@@ -1,4 +1,4 @@
-"""Algorithms: how to climb the objective."""
+"""Algorithms: ways to maximise the objective."""
 
 from jaxem.algorithms.anderson import Anderson as Anderson
 from jaxem.algorithms.annealed import AnnealedEM as AnnealedEM

@@ -1,4 +1,4 @@
-"""Damped Anderson acceleration with restarts and a gate (Henderson & Varadhan 2019, DAAREM)."""
+"""Damped Anderson acceleration with restarts and monotonicity control (DAAREM; Henderson & Varadhan 2019)."""
 
 import dataclasses
 import math
@@ -18,45 +18,60 @@ from jaxem.core.data import Data
 from jaxem.core.model import Params
 from jaxem.core.records import register
 
-_GROWTH = 4.0  # of the longest leap allowed
+_GROWTH = 4.0  # factor by which the longest extrapolated step allowed grows
 
 
 class Memory(NamedTuple):
-    inner: State  # of the algorithm that is accelerated, at the same parameters
-    living: Array  # (p,), which coordinates lived in the chart of u and f
-    u: Array  # (p,), the coordinates before this step
-    f: Array  # (p,), and what the map added to them
-    du: Array  # (m, p), differences of successive u; zero where there are none yet
-    df: Array  # (m, p), of successive f
-    held: Array  # how many there are; -1 at the start, where not even u and f are known
-    trust: Array  # s: successes count for it, refusals against it
-    cap: Array  # the longest leap allowed, in plain steps
-    steps: Array  # (p,), the longest step so far of each coordinate
+    """What Anderson carries from one iteration to the next; p coordinates, a history of at most m steps."""
+
+    inner: State  # state of the accelerated algorithm, at the same parameters
+    living: Array  # (p,), which coordinates were free in the chart of u and f
+    u: Array  # (p,), coordinates before the last step
+    f: Array  # (p,), what the map added to them, M(u) - u
+    du: Array  # (m, p), differences of successive u; zero in unused rows
+    df: Array  # (m, p), differences of successive f; zero in unused rows
+    held: Array  # number of rows in use; -1 at the start, where u and f are unknown too
+    trust: Array  # s: raised by a success, lowered by a refusal
+    cap: Array  # longest extrapolated step allowed, as a multiple of the length of f
+    steps: Array  # (p,), longest step of each coordinate so far
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class Anderson:
-    r"""Extrapolation from the last m steps of another algorithm, as if its map M were linear.
+    r"""Anderson acceleration: extrapolates from the last m steps of another algorithm as if its map M were linear.
 
     In unconstrained coordinates, with f_k = M(u_k) - u_k, and the last differences of u and of f in the columns of X
     and F,
 
     .. math:: u_{k+1} = u_k + f_k - (X + F)\, \gamma, \qquad \gamma = (F'F + \lambda I)^{-1} F' f_k .
 
-    The damping lambda shortens the coefficients to \|gamma\|^2 = delta \|gamma_{\lambda = 0}\|^2,
-    delta = 1 / (1 + ``alpha``^(``kappa`` - s)): strong at first, and fading as s, the number of successes, grows. After
-    m steps the history starts afresh.
+    The damping lambda shortens the coefficients to \|gamma\|^2 = delta \|gamma_{\lambda = 0}\|^2, where
+    delta = 1 / (1 + ``alpha``^(``kappa`` - s)). Damping is strong at first and fades as s, the number of successes,
+    grows. The history is cleared after m steps.
 
-    ``order``: m, at most; default min(10, ceil(p / 2)) for p coordinates. ``alpha`` = 1.2, ``kappa`` = 25: the paper's
-    values. Two things are stricter than there. A step that ends lower than it began (the paper allows 0.01), or outside
-    the model, is replaced by M(u), counted in ``fit.fallbacks``, and cuts s by m, as a cycle that falls does in the
-    paper. And a leap is at most so many times as long as f: 4 at first, 4 times more whenever a leap of that length
-    succeeds, half as many when one fails; for at the edge of a space, where a coordinate runs off to infinity at a
-    constant pace, the coefficients have no bound.
+    Two rules are stricter than in the paper. First, a step that ends with a lower objective than it began with (the
+    paper allows 0.01), or outside the model, is replaced by M(u) and counted in ``fit.fallbacks``. It also lowers s by
+    m, as a cycle that lowers the objective does in the paper. Second, the extrapolated step has a greatest length, as a
+    multiple of the length of f: 4 at first, 4 times more whenever a step of that length succeeds, half as much when a
+    step fails. Without this limit the coefficients have no bound at the edge of a space, where a coordinate moves to
+    infinity at a constant pace.
 
-    An iteration costs one evaluation, two with a fall-back. Coordinates with units, as means have, are measured against
-    their own steps. Needs an objective.
+    An iteration costs one evaluation, or two where the step is refused. Coordinates that have units, such as means, are
+    measured by their own steps, so units change no decision. The model must have an objective.
+
+    Arguments:
+        inner: the algorithm to accelerate; default ``EM()``. It must be monotone, draw no random numbers, and have
+            ``propose`` and ``move``.
+        order: m, the greatest number of steps in the history; default ``None``: min(10, ceil(p / 2)) for p coordinates.
+        alpha: base of the damping, at least 1; default 1.2, the paper's value.
+        kappa: number of successes at which delta is one half; default 25, the paper's value.
+
+    Raises:
+        ValueError: ``order`` is not a whole number of at least 1, ``alpha`` or ``kappa`` is not a number in its range,
+            or ``inner`` cannot be accelerated.
+
+    Source: Henderson & Varadhan (2019).
     """
 
     inner: Climber = dataclasses.field(default_factory=EM)
@@ -99,13 +114,13 @@ class Anderson:
     def step(self, model: Any, state: State, data: Data) -> State:
         memory = state.memory
         plain, found = self.inner.propose(model, memory.inner, data)
-        # In the chart of the plain step: what it has set to exactly zero stays there.
+        # The chart is that of the plain step, so that what the plain step has set to exactly zero stays zero.
         u = into(model, state.params, plain)
         f = into(model, plain) - u
         steps = extrapolation.longest_steps(f, memory.steps)
         unit = extrapolation.units(model, plain, steps)
 
-        # Coordinates of another chart are not to be compared with these: the history starts afresh.
+        # Coordinates of different charts cannot be compared, so a new chart clears the history.
         lives = living(model, plain)
         same = (lives == memory.living).all()
         before = jnp.where(same, memory.held, -1)
@@ -138,7 +153,7 @@ class Anderson:
         return end._replace(memory=Memory(end, lives, u, f, du, df, held, trust, cap, steps))
 
     def _share(self, trust: Array) -> Array:
-        """delta, the share of the undamped coefficients' squared length that is left."""
+        """delta, the squared length of the damped coefficients relative to the undamped ones."""
         alpha, kappa = (jnp.asarray(x, trust.dtype) for x in (self.alpha, self.kappa))
         return 1 / (1 + alpha ** (kappa - trust))
 
@@ -146,7 +161,8 @@ class Anderson:
 def _coefficients(df: Array, f: Array, share: Array) -> Array:
     """The damped least-squares coefficients gamma (m,) of f in the rows of ``df (m, p)``.
 
-    With F = U diag(d) V', gamma(lambda) = V diag(d / (d^2 + lambda)) U'f; lambda is found by bisection of the length.
+    With F = U diag(d) V', gamma(lambda) = V diag(d / (d^2 + lambda)) U'f. Bisection finds the lambda at which gamma has
+    the length that ``share`` asks for.
     """
     v, d, ut = jnp.linalg.svd(df, full_matrices=False)  # df = F' = V diag(d) U'
     largest = d.max()
@@ -163,7 +179,7 @@ def _coefficients(df: Array, f: Array, share: Array) -> Array:
         return (jnp.where(length > target, middle, low), jnp.where(length > target, high, middle)), None
 
     scale = 2 * jnp.log(jnp.where(largest > 0, largest, 1))
-    # From lambda far below the least solvable d^2 to where the coefficients have shrunk to any share that occurs.
+    # From far below the smallest solvable d^2 to a lambda large enough for any share that occurs.
     start = (scale + 3 * jnp.log(eps), scale + 30)
     (low, high), _ = jax.lax.scan(halve, start, length=40)
     damping = jnp.exp((low + high) / 2)

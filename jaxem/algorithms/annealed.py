@@ -1,4 +1,4 @@
-"""Deterministic annealing EM (Ueda & Nakano 1998): a flat posterior first, the true one in the end."""
+"""Deterministic annealing EM (Ueda & Nakano 1998): begins with a flattened posterior and ends with the exact one."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -21,29 +21,36 @@ from jaxem.core.trees import float_dtype
 class Memory(NamedTuple):
     """What AnnealedEM carries from one iteration to the next."""
 
-    summary: Any  # of the tempered q at the current parameters
-    met: Array  # E-steps before this one
+    summary: Any  # summary of the tempered q at the current parameters
+    met: Array  # number of E-steps before the last one
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class AnnealedEM:
-    r"""EM whose E-step takes a power of the posterior, which ``schedule`` raises to 1.
+    r"""EM with a tempered posterior: the E-step uses a power of the posterior, and the power rises to 1.
 
     .. math:: q(z) \propto p(x, z \mid \theta)^{\beta_t}, \qquad \theta \leftarrow \text{m\_step}(q)
 
-    ``schedule``: an optax schedule, count -> inverse temperature beta = 1 / T > 0 of the E-step at the start (count 0)
-    and of each one after it; default 0.7 + 0.015 count, 1 from the 20th on. At a small beta all observations belong a
-    little to every class, and the bound has fewer hills to be stuck on. At beta = 1 the iteration is that of EM.
+    At a small beta every observation belongs partly to every class, and the bound has fewer local optima. At beta = 1
+    the iteration is that of EM.
 
-    How small is a matter of the model. Classes that differ only in a mean may start near beta = 0, where they merge,
-    and part again one by one. Classes that have a variance each never part again once they have merged (below a beta
-    of about 0.5): they stay what one class would be. The default is for these.
+    The best first value of beta depends on the model. Classes that differ only in a mean may start near beta = 0: they
+    merge there, and separate again one by one. Classes that each have a variance never separate once they have merged
+    (below a beta of about 0.5), and the fit stays that of one class. The default is meant for these.
 
-    The objective is the log-likelihood (plus the log-prior), which may fall while beta is not 1; ``fit`` calls nothing
-    converged before a step was made at 1.
+    The objective is the log-likelihood (plus the log-prior). It may fall while beta is not 1. ``fit`` reports no
+    convergence before a step was made at beta = 1.
 
-    ``block_size``: as in ``EM``. Needs ``tempered_e_step`` and an M-step.
+    The model must have ``tempered_e_step`` and an M-step.
+
+    Arguments:
+        schedule: an optax schedule, count -> inverse temperature beta = 1 / T > 0. Count 0 is the E-step at the start,
+            and each later E-step adds 1. Default 0.7 + 0.015 count, which is 1 from count 20 on.
+        block_size: observations per block, as in ``EM``; default ``None``: as many as fit the cache.
+
+    Raises:
+        ValueError: ``schedule`` is not a function, or ``block_size`` is not a whole number of at least 1.
 
     Source: Ueda & Nakano (1998).
     """
@@ -73,7 +80,7 @@ class AnnealedEM:
 
     def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:
         dtype = float_dtype(state.params)
-        # What is rounding error of one may stand there for good.
+        # A schedule may stay within rounding error of 1 for good.
         cold = jnp.abs(self._beta(state.memory.met, dtype) - 1) <= 8 * jnp.finfo(dtype).eps
         params = expectation.maximize(model, state.params, state.memory.summary, data)
         return params, state._replace(settled=cold)

@@ -1,4 +1,4 @@
-"""Blocks of parameters, for M-steps that maximise over one after the other."""
+"""Groups of parameters, for M-steps that maximise over one group after another."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,14 +13,20 @@ from jaxem.core.trees import leaf_names
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Some of the parameters, and how a conditional M-step climbs over them while the others stand still.
+    """A group of parameters, and how a conditional M-step maximises over it while the others are fixed.
 
-    ``names``: parameters by their dotted names (``"weights"``, ``"components.means"``); a name stands for all below it
-    (``"components"``).
+    Arguments:
+        names: dotted names of parameters (``"weights"``, ``"components.means"``), one or a tuple of them. A name stands
+            for all parameters below it (``"components"``).
+        maximize: a function ``maximize(params, q, data) -> params``, the maximiser of Q (plus the log-prior) over this
+            group in closed form, with the other parameters as in ``params``. Only this group of its result is used.
+            Default ``None``: the optimiser of ``GEM`` raises the function step by step.
+        likelihood: whether the optimiser raises the log-likelihood itself instead of Q (the model needs
+            ``log_likelihood``); default False.
 
-    ``maximize(params, q, data) -> params``: the maximiser of Q (plus the log-prior) over this block in closed form, the
-    other parameters being those of ``params``; only this block of what it returns is used. Without it the block climbs
-    by the optimiser. ``likelihood``: climb the log-likelihood itself instead of Q (needs ``log_likelihood``).
+    Raises:
+        ValueError: a name is not a text, there is none, ``maximize`` is not a function, or it comes with
+            ``likelihood=True``.
     """
 
     names: str | tuple[str, ...]
@@ -31,18 +37,19 @@ class Block:
         if isinstance(self.names, str):
             object.__setattr__(self, "names", (self.names,))
         if not isinstance(self.names, tuple) or not all(isinstance(name, str) for name in self.names):
-            raise ValueError(f"a Block needs names of parameters, as texts; got {brief(self.names)}")
+            raise ValueError(f"a Block needs names of parameters, each a str; got {brief(self.names)}")
         if self.maximize is not None and not callable(self.maximize):
             raise ValueError(f"a Block's maximize must be a function (params, q, data); got {brief(self.maximize)}")
         if not self.names:
             raise ValueError("a Block needs the name of at least one parameter")
         if self.maximize is not None and self.likelihood:
-            raise ValueError("a Block with likelihood=True climbs by the optimiser; maximize is for Q")
+            raise ValueError("a Block with likelihood=True is maximised by the optimiser; maximize is for Q")
 
     def holds(self, params: Params) -> Any:
-        """A tree like ``params``, True at the leaves of this block.
+        """A tree like ``params``, True at the leaves of this group.
 
-        Raises ``ValueError`` for a name that no parameter has.
+        Raises:
+            ValueError: no parameter has one of the names.
         """
         found = leaf_names(params)
         for name in self.names:
@@ -57,11 +64,11 @@ def _below(leaf: str, name: str) -> bool:
 
 
 def part(holds: Any, tree: Any) -> Any:
-    """The leaves of a block; ``None`` in place of the others."""
+    """The leaves of a group; ``None`` in place of the others."""
     return jax.tree.map(lambda inside, leaf: leaf if inside else None, holds, tree)
 
 
 def merge(holds: Any, block: Any, tree: Any) -> Any:
-    """``tree`` with the leaves of a block put in."""
+    """``tree`` with the leaves of a group replaced by those of ``block``."""
     leaves = iter(jax.tree.leaves(block))
     return jax.tree.map(lambda inside, leaf: next(leaves) if inside else leaf, holds, tree)

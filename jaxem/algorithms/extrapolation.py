@@ -1,4 +1,4 @@
-"""What accelerators share: units of length in the coordinates of all parameters, and the gate."""
+"""What accelerators share: units of length for the unconstrained coordinates, and the test that accepts a step."""
 
 from typing import Any
 
@@ -17,17 +17,18 @@ Tree = Any
 
 
 def longest_steps(step: Array, before: Array) -> Array:
-    """For each coordinate the longest step that it has made so far, (p,)."""
+    """The longest step of each coordinate so far, (p,)."""
     longest = jnp.maximum(before, jnp.abs(step))
     return jnp.where(jnp.isfinite(longest), longest, before)
 
 
 def units(model: Any, like: Params, longest: Array) -> Array:
-    """What the length of each coordinate is measured in, (p,), so that the data's units change no decision.
+    """The unit of length of each coordinate, (p,), so that the units of the data change no decision.
 
-    The charts of constrained spaces are free of units: 1. An unconstrained number is measured so that the longest step
-    it has made is as long as the longest of those others. Steps of less than eps^(5/8) of the number itself do not
-    count: one that only rounding error moves would be measured by that error, and weigh as much as the others.
+    Coordinates of constrained spaces have no units: they get 1. The unit of an unconstrained number makes its longest
+    step as long as the longest step of those other coordinates. A step shorter than eps^(5/8) of the number counts as
+    that long; else a number that only rounding error moves would be measured by that error, and weigh as much as the
+    others.
     """
     spaces = spaces_of(model)
     free = constraints.inverse(spaces, like)
@@ -41,7 +42,7 @@ def units(model: Any, like: Params, longest: Array) -> Array:
 
 
 def passes(model: Any, bold: State, plain: Array, data: Data) -> Array:
-    """Whether a bold step ended no lower than the objective ``plain``, rounding aside, and within the model."""
+    """Whether an extrapolated step kept the objective at or above ``plain``, up to rounding, and inside the model."""
     value = bold.objective
     assert value is not None  # accelerators require an objective
     good = (value >= plain - bound.resolution(plain, size(data, plain.dtype))) & trees.all_finite(bold.params)
@@ -49,9 +50,12 @@ def passes(model: Any, bold: State, plain: Array, data: Data) -> Array:
 
 
 def check_inner(name: str, inner: Climber) -> None:
-    """Raise ``ValueError`` for an algorithm that cannot be accelerated."""
+    """Raise ``ValueError`` where ``inner`` cannot be accelerated."""
     instance(f"{name}: inner", inner, "an algorithm, such as EM()", "init", "step")
     if not hasattr(inner, "propose"):
         raise ValueError(f"{name} cannot wrap {type(inner).__name__}: its step is not a map of the parameters alone")
     if inner.random() or not inner.monotone:
-        raise ValueError(f"{name} compares objectives, and those of this {type(inner).__name__} may fall by themselves")
+        raise ValueError(
+            f"{name} compares objectives to judge its steps, and those of this {type(inner).__name__} may fall by "
+            "themselves; give it a monotone algorithm without random numbers, such as EM()"
+        )

@@ -1,4 +1,4 @@
-"""Generalised EM: the M-step by gradient ascent (Dempster, Laird & Rubin 1977; Neal & Hinton 1998)."""
+"""Generalised EM: an M-step by gradient ascent (Dempster, Laird & Rubin 1977; Neal & Hinton 1998)."""
 
 import dataclasses
 import functools
@@ -27,54 +27,65 @@ from jaxem.core.records import register
 class Memory(NamedTuple):
     """What GEM carries from one iteration to the next."""
 
-    q: Any  # the posterior at the current parameters; None where the M-step sees batches
-    paces: tuple[Pace | None, ...]  # of each block; None where it has a maximiser
-    units: Array  # (P,), of all coordinates that may move; for many of them, which are measured from the last units on
+    q: Any  # posterior at the current parameters; None where the M-step works on batches
+    paces: tuple[Pace | None, ...]  # one for each group of parameters; None where it has a maximiser in closed form
+    units: Array  # (P,), units of all free coordinates; where P is large, each measurement starts from the last units
     key: Array | None
-    defined: Array  # whether Q had a gradient
-    climbs: Array  # so far
+    defined: Array  # whether the gradient of Q was finite
+    climbs: Array  # number of M-steps so far
 
 
 @functools.cache
 def _default_optimizer() -> optax.GradientTransformationExtraArgs:
-    return optax.lbfgs()  # one object, so that two GEM() are equal and share one compiled program
+    return optax.lbfgs()  # one object for all, so that two GEM() are equal and share one compiled program
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class GEM:
-    r"""An M-step of ``steps`` ascents of Q(theta | q) in unconstrained coordinates, by any optax optimiser.
+    r"""Generalised EM: an M-step of ``steps`` ascents of Q(theta | q) in unconstrained coordinates, by optax.
 
-    A step of the optimiser is taken only if Q (with the log-prior) does not fall; else the next try takes half
-    of it. So the ascent law holds at any learning rate.
+    A step of the optimiser is taken only if Q (plus the log-prior) does not fall; otherwise the next try takes half of
+    it. So the objective never falls, whatever the learning rate.
 
-    No unit counts. The optimiser sees the mean of Q per observed value, in coordinates measured by the curvature of Q
-    (``algorithms/metric.py``): there a step of gradient ascent at a learning rate of one is about a Newton step, and a
-    unit of length about the standard error of one observation. So a learning rate means the same for any model, in any
-    units and for any amount of data. The optimiser's state is carried over (schedules, momentum); all but its schedules
-    starts afresh where the curvature has changed, which is asked at iterations 1, 2, 4, 8, ..., and always with L-BFGS,
-    which would take the change of Q from one iteration to the next for curvature.
+    Units make no difference. The optimiser works on Q per observed value, in coordinates measured by the curvature of Q
+    (``algorithms/metric.py``). There a step of gradient ascent with learning rate 1 is about a Newton step, and a unit
+    of length is about the standard error of one observation. So a learning rate means the same for any model, in any
+    units and for any amount of data. The optimiser's state (schedules, momentum) is kept between iterations. Where the
+    curvature has changed, which is checked at iterations 1, 2, 4, 8, ..., all of it but the schedules is reset. L-BFGS
+    is reset at every iteration, because it would mistake the change of Q between iterations for curvature.
 
-    Slow is not settled: with a timid optimiser the parameters hardly move long before the optimum. So ``fit``
-    calls a GEM fit converged only when, besides the stopping rule, a Newton step on Q, with gradient g and Hessian H at
-    the parameters of the E-step, would gain at most ``gain_tol`` an observed value (or what rounding error hides, but
-    no more than 5e-5):
+    A slow optimiser hardly moves the parameters long before the optimum, so small steps alone prove nothing. ``fit``
+    reports convergence only when, besides the stopping rule, a Newton step on Q, with gradient g and Hessian H at the
+    parameters of the E-step, would gain at most ``gain_tol`` per observed value (or at most what rounding error hides,
+    but no more than 5e-5 in all):
 
     .. math:: \tfrac12 g' |H|^{-1} g \le gain\_tol \cdot size(data).
 
-    Of more than 32 coordinates the gain is found by conjugate gradients. What is not known (a curvature that is NaN,
-    conjugate gradients that have not seen all) is not settled. A gradient that is NaN ends the fit as ``NON_FINITE``.
+    For more than 32 coordinates the gain is found by conjugate gradients. An unknown gain (a curvature that is NaN, or
+    conjugate gradients that did not finish) is not convergence. A gradient that is NaN ends the fit as ``NON_FINITE``.
 
-    ``optimizer``: default ``optax.lbfgs()``. A freshly built optax optimiser is a new function to JAX and
-    compiles anew: build it once and reuse it. Needs ``q_function`` and ``entropy``.
+    The model must have ``e_step``, ``q_function`` and ``entropy``. With ``batch_size`` its observations must be
+    independent; it then needs ``log_prob``, or additive statistics.
 
-    ``blocks``: climb over one ``Block`` of parameters after the other, each by the optimiser or by a closed form (ECM,
-    Meng & Rubin 1993), on Q or, the last ones, on the log-likelihood itself (ECME, Liu & Rubin 1994). Parameters in no
-    block are held fixed.
+    Arguments:
+        optimizer: any optax optimiser; default ``None``: ``optax.lbfgs()``. JAX compiles anew for a newly built
+            optimiser, so build it once and reuse it.
+        steps: tries of the optimiser per M-step and group of parameters; default 10.
+        gain_tol: greatest gain per observed value that a Newton step may promise at convergence; default 1e-10.
+        blocks: groups of parameters, a tuple of ``Block``, maximised one after another, each by the optimiser or in
+            closed form (ECM, Meng & Rubin 1993), on Q or on the log-likelihood itself (ECME, Liu & Rubin 1994). Groups
+            on the log-likelihood come last. Parameters in no group are held fixed. Default ``()``: one group of all.
+        batch_size: observations per step of the optimiser, drawn anew with the ``key`` of ``fit``; default ``None``:
+            all. With batches the whole iteration is judged by the objective: where the objective fell, the iteration is
+            refused (counted in ``fit.fallbacks``), and the next one goes half as far.
 
-    ``batch_size``: each ascent sees as many observations, drawn anew with ``fit``'s key, for models whose
-    observations are independent. The whole iteration is then judged by the objective: where that fell, it is refused
-    (counted as a fall-back), and the next one goes half as far.
+    Raises:
+        ValueError: ``steps`` or ``batch_size`` is not a whole number of at least 1, ``gain_tol`` is negative or not
+            finite, ``optimizer`` is no optax optimiser, ``blocks`` is not a tuple of ``Block``, a group on the
+            log-likelihood comes before one on Q, or a group in closed form is combined with ``batch_size``.
+
+    Source: Dempster, Laird & Rubin (1977); Neal & Hinton (1998).
     """
 
     optimizer: optax.GradientTransformation | None = dataclasses.field(default=None, metadata={"static": True})
@@ -97,8 +108,8 @@ class GEM:
         likelihood = [block.likelihood for block in self.blocks]
         if likelihood != sorted(likelihood):
             raise ValueError(
-                "GEM: blocks that climb the likelihood must come after those that climb Q, which holds only at the "
-                "parameters of the E-step"
+                "GEM: blocks that climb the likelihood must come after those that climb Q, because raising Q raises "
+                "the objective only from the parameters of the E-step; reorder blocks"
             )
         if self.batch_size is not None and any(block.maximize for block in self.blocks):
             raise ValueError("GEM: a block with a closed form needs all observations; leave batch_size out")
@@ -112,7 +123,7 @@ class GEM:
 
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
         if self.batch_size is not None and not (is_additive(model) or has(model, "log_prob")):
-            # What has neither may have no observations at all.
+            # A model with neither may have no observations to draw.
             require(model, "GEM in batches", "log_prob")
         whole = self._all(model, params)
         paces = [
@@ -169,7 +180,7 @@ class GEM:
         return self.blocks or (Block(tuple(trees.leaf_names(params))),)
 
     def _all(self, model: Any, params: Params) -> Coordinates:
-        """The coordinates of all blocks."""
+        """The coordinates of all groups of parameters."""
         inside = [block.holds(params) for block in self._blocks(params)]
         return coordinates(model, params, jax.tree.map(lambda *each: any(each), *inside))
 
@@ -192,7 +203,7 @@ class GEM:
         data: Data,
         key: Array | None,
     ) -> tuple[Params, Pace]:
-        """The parameters after climbing over one block, from ``params``, by the bound touching at ``state.params``."""
+        """The parameters after the ascent over one group, from ``params``, on the bound at ``state.params``."""
         at = coordinates(model, params, block.holds(params))
         optimizer = self._optimizer(at, data)
         pace = ascent.measured(optimizer, pace, metric)
@@ -211,11 +222,11 @@ class GEM:
             end = ascent.climb(optimizer, on_all, at.u, pace, self.steps)
         else:
             end = ascent.drift(optimizer, on_batch, at.u, pace, jax.random.split(key, self.steps))
-        # There and back is the same but for rounding: what did not move stays the same to the bit.
+        # Mapping to coordinates and back rounds, so parameters that did not move are returned as they were.
         return trees.select(end.moved, at.forward(end.free), params), end.pace
 
     def _judged(self, model: Any, old: State, new: State, data: Data) -> State:
-        """An iteration on batches, if it raised the objective; else the state before it, to try half as far."""
+        """The state after an iteration on batches if the objective did not fall, else the old one at half the pace."""
         faster, held_back = [], []
         for pace, block in zip(new.memory.paces, self._blocks(old.params), strict=True):
             optimizer = self._optimizer(coordinates(model, old.params, block.holds(old.params)), data)
@@ -230,13 +241,13 @@ class GEM:
             memory=new.memory._replace(paces=tuple(held_back)),
         )
         assert new.objective is not None and old.objective is not None
-        better = trees.select(new.objective >= old.objective, kept, refused)  # NaN is not
-        # Without a gradient there is no way up to be tried again.
+        better = trees.select(new.objective >= old.objective, kept, refused)  # NaN is refused
+        # Without a gradient a shorter step is no use, so the fit ends as NON_FINITE.
         undefined = new._replace(params=jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), new.params))
         return trees.select(new.memory.defined, better, undefined)
 
 
 def _climbed(model: Any, block: Block, params: Params, q: Any, data: Data, share: float) -> Array:
-    """What a block climbs: Q, or the log-likelihood, of data that are one of ``share`` parts, and the log-prior."""
+    """The function that a group maximises: ``share`` times Q or the log-likelihood of ``data``, plus the log-prior."""
     value = model.log_likelihood(params, data) if block.likelihood else model.q_function(params, q, data)
     return bound.penalized(model, share * value, params)

@@ -1,4 +1,4 @@
-"""Classification EM (Celeux & Govaert 1992): the most probable latent values instead of all of them."""
+"""Classification EM (Celeux & Govaert 1992): the most probable latent values in place of their posterior."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -17,18 +17,25 @@ from jaxem.core.records import register
 @register
 @dataclasses.dataclass(frozen=True)
 class HardEM:
-    r"""Alternate a classification and the exact M-step: z <- argmax_z p(z | x, theta), theta <- m_step(z).
+    r"""Classification EM: alternates z <- argmax_z p(z | x, theta) and the exact M-step theta <- m_step(z).
 
-    It climbs the bound over all q that are sure of z, and so ``Fit.objective`` is not the log-likelihood but the
-    classification likelihood (plus the log-prior)
+    It maximises the evidence lower bound over distributions q that put all mass on one z. So ``Fit.objective`` is not
+    the log-likelihood but the classification likelihood (plus the log-prior)
 
-    .. math:: C(\theta) = \max_z \log p(x, z \mid \theta) \le \log p(x \mid \theta),
+    .. math:: C(\theta) = \max_z \log p(x, z \mid \theta) \le \log p(x \mid \theta).
 
-    which never falls, and stands still after finitely many steps. Faster than EM and biased: classes come out smaller
-    and further apart than they are. For an HMM it is Viterbi training; for spherical classes of one size and weight,
-    k-means. A class that loses all its observations ends the fit as ``DEGENERATE`` where the model says so.
+    The objective never falls, and stops changing after finitely many steps. HardEM is faster than EM and biased: the
+    estimated classes are smaller and further apart than the true ones. For an HMM it is Viterbi training; for spherical
+    classes of equal size and weight it is k-means. A class that loses all its observations ends the fit as
+    ``DEGENERATE`` where the model reports it.
 
-    ``block_size``: as in ``EM``. Needs ``c_step``, ``q_function``, ``entropy`` and an M-step.
+    The model must have ``c_step``, ``q_function``, ``entropy`` and an M-step.
+
+    Arguments:
+        block_size: observations per block, as in ``EM``; default ``None``: as many as fit the cache.
+
+    Raises:
+        ValueError: ``block_size`` is not a whole number of at least 1.
 
     Source: Celeux & Govaert (1992).
     """
@@ -58,7 +65,7 @@ class HardEM:
         return expectation.maximize(model, state.params, state.memory, data), state
 
     def move(self, model: Any, state: State, params: Params, data: Data) -> State:
-        # The bound at a q without entropy is Q = max_z log p(x, z).
+        # This q has no entropy, so the bound is Q = max_z log p(x, z).
         return met(model, state, params, data, self.block_size, "mode")
 
     def sums(self, state: State) -> tuple[Params, Any]:

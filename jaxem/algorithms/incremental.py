@@ -1,4 +1,4 @@
-"""Incremental EM (Neal & Hinton 1998): an M-step after each block of the data, on statistics kept block by block."""
+"""Incremental EM (Neal & Hinton 1998): an M-step after each block of the data, on statistics stored per block."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -17,32 +17,41 @@ from jaxem.core.records import register
 
 
 class Memory(NamedTuple):
-    """The sums of each block, all taken about ``origin`` and, between two steps, at the current parameters."""
+    """The sums of each block, taken about ``origin``; between two steps all are at the current parameters."""
 
-    first: Any  # of the blocks but the last, each leaf with a leading axis of blocks - 1
-    last: Any
+    first: Any  # sums of all blocks but the last; each leaf has a leading axis of blocks - 1
+    last: Any  # sums of the last block
     origin: Params
 
     def total(self) -> Any:
-        """The statistics of all data. Summed anew: what is zero in every block is zero, and nothing is below it."""
+        """The statistics of all data, added up anew, so that rounding makes no zero sum non-zero or negative."""
         return jax.tree.map(lambda first, last: first.sum(axis=0) + last, self.first, self.last)
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class IncrementalEM:
-    r"""An M-step, then the E-step of one block of the data; an M-step, then the E-step of the next.
+    r"""Incremental EM: alternates an M-step with the E-step of one block of the data at a time.
 
     .. math:: \theta \leftarrow \text{maximize}\Big(\sum_b s_b\Big), \quad
               s_b \leftarrow \text{statistics}(\text{e\_step}(\theta, \text{block } b)), \quad b = 1, 2, \dots
 
-    Each M-step and each renewal raises the bound E_q log p(x, z | theta) + H(q). A step goes through the blocks but the
-    last, then meets all data at the parameters reached: that gives their objective, and renews every block. So at its
-    start the bound touches the log-likelihood, at its end it lies below, and the log-likelihood never falls.
+    Each M-step and each E-step of a block raises the bound E_q log p(x, z | theta) + H(q). A step goes through all
+    blocks but the last, then takes the E-step of all data at the new parameters, which gives their objective and
+    renews every block. The bound touches the log-likelihood at the start of a step and lies below it at the end, so the
+    log-likelihood never falls.
 
-    ``blocks``: how many parts the data are cut into, in their order (at most one a row); one block is EM. A step costs
-    two E-steps, and where EM is slow it goes up to e = 2.7 times as far as an iteration of EM: the more blocks, the
-    nearer to that. Needs ``e_step``, ``statistics`` and ``maximize``.
+    A step costs two E-steps. Where EM is slow it goes up to e = 2.7 times as far as an iteration of EM; more blocks
+    come closer to that.
+
+    The model must have ``e_step``, ``statistics`` and ``maximize``.
+
+    Arguments:
+        blocks: number of blocks that the data are divided into, in their order; default 10, at most one per row. One
+            block is EM.
+
+    Raises:
+        ValueError: ``blocks`` is not a whole number of at least 1.
 
     Source: Neal & Hinton (1998).
     """
@@ -75,7 +84,7 @@ class IncrementalEM:
         return (state.memory.origin, state.memory.total())
 
     def _pass(self, model: Any, params: Params, memory: Memory, data: Data) -> Params:
-        """The parameters after the renewal of each block but the last, and an M-step after each."""
+        """The parameters after the E-step of each block but the last, with an M-step after each."""
 
         def renew(carry: tuple[Params, Memory], index: Array) -> tuple[tuple[Params, Memory], None]:
             params, memory = carry
@@ -87,7 +96,7 @@ class IncrementalEM:
         return jax.lax.scan(renew, (params, memory), jnp.arange(self._blocks(data) - 1))[0][0]
 
     def _met(self, model: Any, state: State, params: Params, data: Data) -> State:
-        """The state at these parameters, after the E-step of every block."""
+        """The state after the E-step of every block at ``params``."""
         origin = state.memory.origin
         blocks, rows = self._blocks(data), self._rows(data)
 
@@ -107,7 +116,7 @@ class IncrementalEM:
         return min(self.blocks, count(data))
 
     def _rows(self, data: Data) -> int:
-        """Rows of each block but the last, which has the rows left over too."""
+        """Rows of each block but the last, which also has the rows left over."""
         return count(data) // self._blocks(data)
 
     def _block(self, data: Data, index: Array) -> Data:

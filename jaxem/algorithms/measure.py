@@ -1,4 +1,4 @@
-"""Q about the parameters of the E-step: its slopes and curvatures, the metric by them, and whether all was gained."""
+"""Derivatives of Q at the parameters of the E-step, the metric they define, and whether a Newton step would gain."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,29 +16,29 @@ from jaxem.core import bound, constraints, expectation, passes
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, spaces_of
 
-_HIDDEN = 5e-5  # of an objective; more than this (0.01 standard errors of one parameter) no rounding error excuses
-_ROUNDS = 12  # of equilibration before the first climb
+_HIDDEN = 5e-5  # greatest gain that rounding error may hide; it is 0.01 standard errors of one parameter
+_ROUNDS = 12  # rounds of equilibration before the first ascent
 
 
 class Coordinates(NamedTuple):
-    """The unconstrained coordinates of some of the parameters, the others standing still."""
+    """The unconstrained coordinates of some of the parameters; the others are fixed."""
 
     holds: Any  # a tree like the parameters, True at the leaves that may move
     u: Array  # (P,)
-    unravel: Callable[[Array], Any]  # u -> a tree, ``None`` in place of the others
+    unravel: Callable[[Array], Any]  # u -> a tree, ``None`` at the fixed leaves
     forward: Callable[[Array], Params]  # u -> all parameters
 
 
 class Measured(NamedTuple):
-    """Derivatives per observed value, in the coordinates of all that may move."""
+    """Derivatives of Q per observed value, in all free coordinates."""
 
     gradient: Array  # (P,)
-    hessian: Array | None  # (P, P), where there are few
+    hessian: Array | None  # (P, P); None where P is large
     metric: Metric
-    settled: Array  # whether a Newton step would gain no more than is asked, or than rounding error hides
+    settled: Array  # whether a Newton step would gain no more than the tolerance, or than rounding error hides
 
     def restricted(self, index: np.ndarray) -> Metric:
-        """The metric of these coordinates alone."""
+        """The metric of the coordinates at ``index`` alone."""
         origin = self.metric.origin
         if index.size == origin.size:
             return self.metric
@@ -49,7 +49,7 @@ class Measured(NamedTuple):
 
 
 def coordinates(model: Any, params: Params, holds: Any) -> Coordinates:
-    """Those of the leaves that ``holds`` says, at ``params``."""
+    """The coordinates at ``params`` of the leaves where ``holds`` is True."""
     spaces = spaces_of(model)
     free = constraints.inverse(spaces, params)
     u, unravel = ravel_pytree(parts.part(holds, free))
@@ -59,24 +59,28 @@ def coordinates(model: Any, params: Params, holds: Any) -> Coordinates:
 
 
 def places(inside: Any, outer: Coordinates) -> np.ndarray:
-    """Where the coordinates of the leaves of ``inside`` lie among those of ``outer``."""
+    """The indices, among the coordinates of ``outer``, of those whose leaf is True in ``inside``."""
     held = parts.part(outer.holds, inside)
     sizes = [leaf.size for leaf in jax.tree.leaves(jax.eval_shape(outer.unravel, outer.u))]
     return np.flatnonzero(np.repeat(jax.tree.leaves(held), sizes))
 
 
 def few(p: int) -> bool:
-    """Whether the Hessian of so many coordinates is formed."""
+    """Whether the Hessian of ``p`` coordinates is formed."""
     return p <= metrics.LARGEST_MATRIX
 
 
 def measure(
     model: Any, params: Params, q: Any, value: Array, data: Data, at: Coordinates, units: Array, first: Array, tol: Any
 ) -> Measured:
-    """Q at ``params``, the parameters of the E-step ``q`` (``None``: it is taken again, block by block).
+    """Derivatives and metric of Q at ``params``, the parameters of the E-step ``q``.
 
-    ``value``: the objective there. ``units``: those of the last metric, for many coordinates; at the ``first`` call
-    they are found from nothing. ``tol``: the gain per observed value that is small enough.
+    Arguments:
+        q: the posterior; ``None``: the E-step is repeated, block by block.
+        value: the objective at ``params``.
+        units: (P,), units of the last metric, used where P is large.
+        first: whether this is the first call, which corrects the units in more rounds.
+        tol: the gain per observed value that is small enough.
     """
     observed = size(data, value.dtype)
     share = 1 / jnp.where(observed > 0, observed, 1)
@@ -84,7 +88,7 @@ def measure(
     enough = jnp.maximum(enough, jnp.minimum(bound.resolution(value, observed), _HIDDEN))
 
     def derivative(slope: Callable[..., Any]) -> Any:
-        """``slope(function)`` of Q, in one piece or as a sum over the data, and of the log-prior."""
+        """``slope(function)`` of Q plus the log-prior; Q whole, or as a sum over blocks."""
         on = lambda q, data: slope(lambda u: model.q_function(at.forward(u), q, data))
         expected = over_blocks(model, params, data, on) if q is None else on(q, data)
         prior = slope(lambda u: bound.penalized(model, jnp.zeros_like(value), at.forward(u)))
@@ -115,6 +119,6 @@ def measure(
 
 
 def over_blocks(model: Any, params: Params, data: Data, function: Callable[..., Any]) -> Any:
-    """The sum of ``function(q, data)`` over blocks of the data, q being the posterior at ``params``."""
+    """The sum of ``function(q, block)`` over blocks of the data; q is the posterior of the block at ``params``."""
     size = expectation.default_block_size(model, params, data)
     return passes.accumulate(lambda block: function(model.e_step(params, block), block), data, size)

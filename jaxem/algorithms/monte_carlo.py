@@ -1,4 +1,4 @@
-"""EM for a posterior that can only be drawn from: Monte Carlo EM and stochastic-approximation EM."""
+"""EM for a posterior that can only be sampled: Monte Carlo EM and stochastic-approximation EM."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -18,30 +18,38 @@ from jaxem.core.model import Params, has
 from jaxem.core.records import register
 from jaxem.core.trees import float_dtype
 
-_AVERAGED = 1 / 20  # the step size from which on noise is small beside that of one draw
+_AVERAGED = 1 / 20  # at this step size or below, the noise is small beside that of one draw
 
 
 class Memory(NamedTuple):
-    """What both carry from one iteration to the next."""
+    """What both algorithms carry from one iteration to the next."""
 
     statistics: Any
-    origin: Params  # what they are taken about
-    steps: Array  # so far
+    origin: Params  # the parameters that the statistics are taken about
+    steps: Array  # iterations so far
     key: Array
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class MonteCarloEM:
-    r"""The E-step by ``n_samples`` draws from the posterior; all draws are new at each iteration.
+    r"""Monte Carlo EM: the E-step averages ``n_samples`` draws from the posterior, all new at each iteration.
 
     .. math:: s = \frac1S \sum_{i=1}^S \text{statistics}(z_i), \quad z_i \sim p(z \mid x, \theta), \qquad
               \theta \leftarrow \text{maximize}(s)
 
-    The parameters end up moving about the optimum, by an amount that falls like 1 / sqrt(n_samples). The model needs
-    ``sample_posterior``, ``statistics`` and ``maximize``, and no ``e_step``. The objective is its ``log_likelihood``
-    (else what its ``e_step`` says of it), plus the log-prior; ``None`` where it has neither, and then only
-    ``max_steps`` ends the fit, unless a rule is given. Evaluations: each draw counts as one, and so does the objective.
+    The parameters do not come to rest: they vary about the optimum, by an amount that falls like 1 / sqrt(n_samples).
+
+    The model must have ``sample_posterior``, ``statistics`` and ``maximize``; it needs no ``e_step``. The objective is
+    its ``log_likelihood`` (or, without one, the value from its ``e_step``), plus the log-prior. A model with neither
+    has the objective ``None``, and then only ``max_steps`` ends the fit, unless a stopping rule is given. Each draw
+    counts as one evaluation, and so does the objective.
+
+    Arguments:
+        n_samples: S, the number of draws per iteration; default 10.
+
+    Raises:
+        ValueError: ``n_samples`` is not a whole number of at least 1.
 
     Source: Wei & Tanner (1990).
     """
@@ -64,22 +72,30 @@ class MonteCarloEM:
 
     def step(self, model: Any, state: State, data: Data) -> State:
         params, memory = _maximize(model, state), state.memory
-        # Nothing is kept, so nothing keeps the statistics from being taken about the newest parameters.
+        # No statistics are kept, so the new ones may be taken about the new parameters.
         return _drawn(model, state, params, data, memory._replace(origin=params), self.n_samples)
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class SAEM:
-    r"""Stochastic-approximation EM: draws of all iterations are averaged, so that a few an iteration are enough.
+    r"""Stochastic-approximation EM: averages draws over iterations, so that few draws per iteration are enough.
 
     .. math:: s \leftarrow (1 - \gamma_t)\, s + \gamma_t \frac1S \sum_{i=1}^S \text{statistics}(z_i), \quad
               z_i \sim p(z \mid x, \theta), \qquad \theta \leftarrow \text{maximize}(s)
 
-    ``schedule``: an optax schedule, count of iterations -> step size gamma in (0, 1]; default 1 for the first 50, to
-    reach the neighbourhood of an optimum, then 1 / (count - 49): the average of what follows, and the noise dies out.
-    ``fit`` calls nothing converged while gamma is above 1/20, an average of fewer than about 20 iterations.
-    ``n_samples``, what the model needs, objective and evaluations: as in ``MonteCarloEM``. With gamma = 1 it is that.
+    With gamma = 1 it is ``MonteCarloEM``. ``fit`` reports no convergence while gamma is above 1/20, an average over
+    fewer than about 20 iterations. What the model must have, the objective and the number of evaluations are as in
+    ``MonteCarloEM``.
+
+    Arguments:
+        schedule: an optax schedule, count of iterations -> step size gamma in (0, 1]. Default: 1 for the first 50
+            iterations, to come near an optimum, then 1 / (count - 49), which averages the later iterations, so that the
+            noise vanishes.
+        n_samples: S, the number of draws per iteration; default 1.
+
+    Raises:
+        ValueError: ``schedule`` is not a function, or ``n_samples`` is not a whole number of at least 1.
 
     Source: Delyon, Lavielle & Moulines (1999).
     """
@@ -124,7 +140,7 @@ def _maximize(model: Any, state: State) -> Params:
 
 
 def _drawn(model: Any, state: State, params: Params, data: Data, memory: Memory, n_samples: int) -> State:
-    """The state at these parameters, with the average statistics of new draws there."""
+    """The state at ``params``, with the average statistics of new draws there."""
     key, here = jax.random.split(memory.key)
 
     def of_one_draw(key: Array) -> Any:
@@ -145,7 +161,7 @@ def _drawn(model: Any, state: State, params: Params, data: Data, memory: Memory,
 
 
 def _objective(model: Any, params: Params, data: Data) -> Array | None:
-    """log p(x | params) + log p(params), without a draw."""
+    """log p(x | params) + log p(params), computed without sampling."""
     if has(model, "log_likelihood"):
         return bound.penalized(model, model.log_likelihood(params, data), params)
     return expectation.expect(model, params, data).objective if has(model, "e_step") else None

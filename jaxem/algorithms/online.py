@@ -1,4 +1,4 @@
-"""Stepwise EM on running statistics (Cappé & Moulines 2009): many M-steps in one pass over the data."""
+"""Online (stepwise) EM on running statistics (Cappé & Moulines 2009): many M-steps in one pass over the data."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -22,33 +22,40 @@ from jaxem.core.trees import float_dtype
 class Memory(NamedTuple):
     """What OnlineEM carries from one pass to the next."""
 
-    running: Any  # statistics, of as many observations as there are
-    latest: Any  # those of all data at the current parameters, where they make one batch; else None
-    origin: Params  # what all statistics are taken about: those at different parameters must add up
-    batches: Array  # met so far
+    running: Any  # running statistics, scaled to the number of observations
+    latest: Any  # statistics of all data at the current parameters where they are one batch, else None
+    origin: Params  # all statistics are taken about these parameters, so that they can be added
+    batches: Array  # number of batches so far
     key: Array | None
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class OnlineEM:
-    r"""An M-step after each batch of ``batch_size`` observations, on statistics that forget slowly.
+    r"""Online (stepwise) EM: an M-step after each batch of observations, on running statistics.
 
     .. math:: s \leftarrow (1 - \gamma_t)\, s + \gamma_t \tfrac{N}{B}\, \text{statistics}(\text{batch}), \qquad
               \theta \leftarrow \text{maximize}(s)
 
-    One step is one pass over the data, shuffled anew with ``fit``'s key and cut into equal batches of at most
-    ``batch_size`` rows (the last one is filled up with rows of the one before). So ``max_steps=1`` is one pass. It
-    costs two E-steps: the batches, and the objective of all data at the parameters reached. Before the first pass s
-    are the statistics at the start.
+    One step is one pass over the data, so ``max_steps=1`` is one pass. The rows are shuffled anew with the ``key`` of
+    ``fit`` and divided into equal batches of at most ``batch_size`` rows (the last batch is filled up with rows of the
+    one before). A step costs two E-steps: one for the batches, and one for the objective of all data at the new
+    parameters. Before the first pass, s holds the statistics at the start.
 
-    ``schedule``: an optax schedule, count of batches before this one -> step size gamma in (0, 1]; default
-    (count + 2)^-0.6. An exponent in (1/2, 1] makes it converge; near 1/2 it forgets the start sooner, near 1 it is
-    steadier. ``batch_size=None``: all rows are one batch, nothing is drawn, a step costs one E-step, and at gamma = 1
-    it is EM. The objective is noisy and may fall: ``fit`` stops by ``plateau`` unless told otherwise.
+    The objective is noisy and may fall: ``fit`` stops by ``plateau`` unless another rule is given. All statistics are
+    taken about the start, so a start far from the data costs digits.
 
-    Needs ``e_step``, ``statistics`` and ``maximize``. All statistics are taken about the start, so a start far from the
-    data costs digits.
+    The model must have ``e_step``, ``statistics`` and ``maximize``.
+
+    Arguments:
+        schedule: an optax schedule, count of batches before this one -> step size gamma in (0, 1]; default
+            (count + 2)^-0.6. The iteration converges for an exponent in (1/2, 1]: near 1/2 it forgets the start sooner,
+            near 1 it is steadier.
+        batch_size: rows per batch; default 1000. ``None``: all rows are one batch, nothing is drawn, a step costs one
+            E-step, and with gamma = 1 the algorithm is EM.
+
+    Raises:
+        ValueError: ``schedule`` is not a function, or ``batch_size`` is not a whole number of at least 1.
 
     Source: Cappé & Moulines (2009); in passes and batches: Liang & Klein (2009).
     """
@@ -98,7 +105,7 @@ class OnlineEM:
         )
 
     def _pass(self, model: Any, state: State, data: Data, key: Array) -> tuple[Params, Any, Array]:
-        """Parameters, running statistics and number of batches after all batches of the data in a new order."""
+        """Parameters, running statistics and number of batches after one pass over the data in a random order."""
         n, batches, origin = count(data), self._batches(data), state.memory.origin
         size = -(-n // batches)
         order = jax.random.permutation(key, n)

@@ -1,4 +1,4 @@
-"""How to climb: what an algorithm is."""
+"""The protocol of an algorithm."""
 
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -9,30 +9,35 @@ from jaxem.core.model import Params
 
 
 class State(NamedTuple):
-    """Where an algorithm stands; the objective belongs to *these* parameters."""
+    """State of an algorithm; ``objective`` is the objective at exactly ``params``."""
 
     params: Params
     objective: Array | None  # None for a model without a bound
-    evaluations: Array  # E-steps paid for so far
-    fallbacks: Array  # bold steps refused so far, because they would have lowered the objective
-    settled: Array  # False while the algorithm knows that it merely failed to move, or could still climb
-    memory: Any  # what the algorithm itself carries
+    evaluations: Array  # E-steps so far
+    fallbacks: Array  # steps refused so far, which would have lowered the objective or left the model
+    settled: Array  # False while the algorithm knows that it only failed to move, or has more to gain
+    memory: Any  # whatever else the algorithm carries
 
 
 class Algorithm(Protocol):
-    """``init`` evaluates the start, ``step`` climbs once; ``monotone`` promises that no step lowers the objective.
+    """A way to maximise the objective: ``init`` evaluates the start, ``step`` makes one iteration.
 
     An algorithm is a frozen dataclass registered as a pytree. It never judges itself: ``fit`` does.
+
+    Three attributes are optional. ``sums(state) -> (origin, statistics)``: the sums over all data at the parameters of
+    the state, and the parameters they were taken about; the gradient of Q from these sums is that of the function being
+    maximised. ``exact``: whether that function is the log-likelihood (plus the log-prior) itself. ``by_sums``: whether
+    the algorithm reads the data only through ``expectation.expect``, so that they may be sharded over devices.
     """
 
-    monotone: ClassVar[bool]  # whether a lower objective is an error (``Status.DECREASED``)
+    monotone: ClassVar[bool]  # True promises that no step lowers the objective; a fall is then ``Status.DECREASED``
 
     def random(self) -> bool:
-        """Whether it draws random numbers, and needs a key."""
+        """Whether the algorithm draws random numbers, and so needs a key."""
         ...
 
     def requires(self) -> tuple[str, ...]:
-        """The names of what a model must offer; ``"objective"`` for any way of knowing one."""
+        """The names of the functions that a model must have; ``"objective"`` stands for any that give an objective."""
         ...
 
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
@@ -43,22 +48,17 @@ class Algorithm(Protocol):
         """The state after one more iteration."""
         ...
 
-    # It may also have ``sums(state) -> (origin, statistics)``: the sums over all data at the parameters of the state,
-    # and what they were taken about; the gradient of Q by them is that of what is climbed. And ``exact``: whether what
-    # is climbed is the log-likelihood (plus the log-prior) itself. And ``by_sums``: whether it meets the data in
-    # ``expectation.expect`` only, so that they may be spread over devices.
-
 
 class Climber(Algorithm, Protocol):
-    """An algorithm whose step is a map of the parameters, ``step = move(propose)``: what accelerators wrap.
+    """An algorithm that accelerators can wrap: its step is a map of the parameters, ``step = move(propose)``.
 
-    Between the two the parameters may be exchanged for others, and what they cost is paid only once.
+    An accelerator may put other parameters between the two, and still pays for one E-step.
     """
 
     def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:
-        """The next parameters, not yet evaluated, and the state after having found them."""
+        """The next parameters, not yet evaluated, and the state after finding them."""
         ...
 
     def move(self, model: Any, state: State, params: Params, data: Data) -> State:
-        """The state at these parameters, which the data are met with once."""
+        """The state at ``params``, after one E-step there."""
         ...

@@ -19,27 +19,40 @@ from jaxem.core.records import register
 
 
 class Memory(NamedTuple):
-    inner: State  # of the algorithm that is accelerated, at the same parameters
-    longest: Array  # the longest step length allowed
-    steps: Array  # (p,), the longest step so far of each coordinate
+    """What SQUAREM carries from one iteration to the next."""
+
+    inner: State  # state of the accelerated algorithm, at the same parameters
+    longest: Array  # greatest step length s allowed
+    steps: Array  # (p,), longest step of each coordinate so far
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class SQUAREM:
-    r"""Two steps of another algorithm, a leap along the parabola through them, and a step from there.
+    r"""Squared extrapolation: two steps of another algorithm, a leap along the parabola through them, and a third step.
 
     In unconstrained coordinates u, with M the map of the inner algorithm,
 
     .. math:: r = M(u) - u,\quad v = M(M(u)) - M(u) - r,\quad u' = M(u + 2 s\, r + s^2 v) .
 
-    ``scheme``: the step length s = -r'v / v'v (1), -r'r / r'v (2), or \|r\| / \|v\| (3), at least 1, where the leap
-    ends at M(M(u)), and at most the longest allowed: 1 at first, ``growth`` times more whenever a leap of that length
-    succeeds, half as long when one fails.
+    The step length s is at least 1, where the leap ends at M(M(u)). The greatest length allowed is 1 at first, grows by
+    the factor ``growth`` whenever a leap of that length succeeds, and is halved when a leap fails.
 
-    A leap that ends below M(u), or outside the model, is replaced by M(u) and counted in ``fit.fallbacks``: the
-    objective never falls. An iteration costs three evaluations. Coordinates with units, as means have, are measured
-    against their own steps. Needs an objective.
+    An iteration that ends with a lower objective than M(u), or outside the model, is replaced by M(u) and counted in
+    ``fit.fallbacks``, so the objective never falls. An iteration costs three evaluations. Coordinates that have units,
+    such as means, are measured by their own steps, so units change no decision. The model must have an objective.
+
+    Arguments:
+        inner: the algorithm to accelerate; default ``EM()``. It must be monotone, draw no random numbers, and have
+            ``propose`` and ``move``.
+        scheme: the step length s = -r'v / v'v (1, the default), -r'r / r'v (2), or \|r\| / \|v\| (3).
+        growth: factor by which the greatest length grows, at least 1; default 4.
+
+    Raises:
+        ValueError: ``scheme`` is not 1, 2 or 3, ``growth`` is not a number of at least 1, or ``inner`` cannot be
+            accelerated.
+
+    Source: Varadhan & Roland (2008).
     """
 
     inner: Climber = dataclasses.field(default_factory=EM)
@@ -78,7 +91,7 @@ class SQUAREM:
         middle = self.inner.move(model, found, once, data)
         twice, found = self.inner.propose(model, middle, data)
 
-        # In the chart of the last one: what an iteration has set to exactly zero stays there.
+        # The chart is that of the second step, so that what an iteration has set to exactly zero stays zero.
         u0, u1, u2 = (into(model, params, twice) for params in (state.params, once, twice))
         r, v = u1 - u0, u2 - 2 * u1 + u0
         steps = extrapolation.longest_steps(r, steps)

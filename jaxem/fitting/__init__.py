@@ -1,4 +1,4 @@
-"""The fitting loop, stopping rules, restarts, and how a fit ended."""
+"""The fitting loop, stopping rules, restarts, and the result of a fit."""
 
 from jaxem.fitting.fit import fit as fit
 from jaxem.fitting.many import fit_many as fit_many

@@ -1,4 +1,4 @@
-"""Values that functions of a model close over: a fit has no derivative in them, and says so."""
+"""Traced values that functions of a model close over: a derivative in them is refused by an error."""
 
 import dataclasses
 import functools
@@ -18,9 +18,9 @@ REFUSAL = (
 
 
 def guard(*records: Any) -> None:
-    """Make a derivative in what the functions of ``records`` close over a ``ValueError``, where anybody asks for it.
+    """Raise ``ValueError`` at a derivative with respect to a value that a function in ``records`` closes over.
 
-    It stands in the program before the loop, of which the derivative would end in an error that names no cause.
+    The check comes before the loop, whose derivative would raise an error that names no cause.
     """
     closed: list[Tracer] = []
     seen: set[int] = set()
@@ -44,7 +44,7 @@ def _rule(primals: Any, tangents: Any) -> Any:
 
 
 def _walk(value: Any, closed: list[Tracer], seen: set[int], leaves: bool) -> None:
-    """Collect the traced values that functions within ``value`` close over; ``leaves``: those of it itself too."""
+    """Add to ``closed`` the traced values that functions in ``value`` close over; with ``leaves``, its own too."""
     if id(value) in seen:
         return
     seen.add(id(value))
@@ -78,5 +78,5 @@ def _walk(value: Any, closed: list[Tracer], seen: set[int], leaves: bool) -> Non
 def _is_filled(cell: Any) -> bool:
     try:
         return cell.cell_contents is not cell
-    except ValueError:  # a name that has no value yet
+    except ValueError:  # the name has no value yet
         return False

@@ -1,4 +1,4 @@
-"""Who drives: ``fit``, the only loop of the library. It judges every step."""
+"""The fitting loop: ``fit`` runs an algorithm and judges every step. No other file of the library has such a loop."""
 
 import math
 from collections.abc import Callable
@@ -37,25 +37,41 @@ def fit(
     max_steps: int = 1000,
     key: Array | None = None,
 ) -> Fit:
-    r"""Climb from ``params`` until the stopping rule is met: theta <- M(theta), jitted, one ``while_loop``.
+    r"""The fit of a model to data from one start: theta <- M(theta) until the stopping rule is met.
 
-    ``params`` fixes the start and is cast to the floating dtype of the data. ``algorithm``: ``EM()``, or ``GEM()``
-    for a model without an M-step. ``tol``: the default rule (see ``jaxem.fitting.stopping.default_rule``), unless
-    ``stop`` is given. An algorithm whose objective is noisy (it draws random numbers, and is not monotone) stops by
-    ``plateau()`` instead, and where there is no objective by ``max_steps`` only. ``max_steps`` is the length of the
-    trace, so another one compiles anew; another tolerance, other data of equal shapes, or an equal model do not.
-    ``key`` is for algorithms that draw random numbers.
+    The iteration is one compiled ``while_loop``. A second call with another tolerance, other data of equal shapes or an
+    equal model does not compile again.
 
-    ``params`` and ``objective`` can be differentiated in the data, the observation weights and the model's own arrays
-    (a prior's), by the implicit function theorem (see ``jaxem.fitting.implicit``): in any mode, in memory that the
-    number of steps does not matter to. An undefined derivative is NaN in a trace, a ``FitError`` outside. The start,
-    the rules and the record (``trace``, ``steps``) are constants.
+    The ``params`` and ``objective`` of the result can be differentiated, in any mode, with respect to the data, the
+    observation weights and the model's own arrays (those of a prior, for example). The derivative follows from the
+    implicit function theorem (see ``jaxem.fitting.implicit``), in memory that does not depend on the number of steps.
+    Where it is undefined it is NaN in a trace and a ``FitError`` outside. The start, the stopping rule, ``trace`` and
+    ``steps`` are constants.
 
-    Returns a ``Fit``, whose ``status`` says how it ended; nothing but ``CONVERGED`` is convergence.
+    Arguments:
+        model: what is fitted: a ready-made model, a ``jaxem.Model``, or any object with the functions it needs.
+        params: the start, a tree like the model's parameters; it is cast to the floating dtype of the data.
+        data: the observations: an array, a tree of arrays, a data frame, a ``jaxem.dataset``, or data spread over
+            devices by ``jaxem.shard``.
+        algorithm: default ``None``: ``EM()``, or ``GEM()`` for a model with ``q_function`` and ``entropy`` but no
+            M-step.
+        tol: tolerance of the default rule, log-likelihood left per observed value (see
+            ``jaxem.fitting.stopping.default_rule``); default 1e-10. It has no effect where ``stop`` is given.
+        stop: a stopping rule in place of the default rule; default ``None``. An algorithm with a noisy objective (it
+            draws random numbers and is not monotone) then stops by ``plateau()``, or, without an objective, by
+            ``max_steps`` only.
+        max_steps: greatest number of iterations; default 1000. It sets the length of ``trace``, so another value
+            compiles anew.
+        key: a random key, for an algorithm that draws random numbers; default ``None``.
 
-    Raises ``ValueError``, before anything is traced, where the start lies outside the model's parameter spaces,
-    the data cannot be fitted, or the model lacks what the algorithm needs. Inside a trace (``jit``, ``vmap``) bad
-    values become a ``Status``.
+    Returns:
+        A ``Fit``. Its ``status`` says how the fit ended; nothing but ``CONVERGED`` is convergence.
+
+    Raises:
+        ValueError: before anything is traced: the start lies outside the model's parameter spaces, the data cannot be
+            fitted, the model lacks what the algorithm needs, or an option is wrong. While tracing: the M-step returns
+            another structure, shape or dtype than the start, or ``stop`` reads an objective that the model does not
+            have. Inside a trace (``jit``, ``vmap``), and in sharded data, bad values become a ``Status`` instead.
     """
     fitted, data = fit_alone(model, params, data, algorithm=algorithm, tol=tol, stop=stop, max_steps=max_steps, key=key)
     return implicit.attach(model, data, fitted)
@@ -72,7 +88,7 @@ def fit_alone(
     max_steps: int,
     key: Array | None,
 ) -> tuple[Fit, Data]:
-    """``fit`` without its derivative, by which a compiled program would keep hold of the model; and the data as met."""
+    """``fit`` without its derivative, which would make a compiled program keep the model; and the converted data."""
     algorithm = choose(algorithm, model)
     max_steps = check_call("fit", algorithm, max_steps, key, tol, stop)
     params, data = convert(model, params, data)
@@ -88,21 +104,21 @@ def fit_alone(
 
 
 def check_spread(model: Any, algorithm: Any) -> None:
-    """Raise ``ValueError`` where an algorithm meets the data in another way than by sums over blocks of rows."""
+    """Raise ``ValueError`` where ``algorithm`` reads the data in another way than by sums over blocks of rows."""
     name = type(algorithm).__name__
     while hasattr(algorithm, "inner"):
         algorithm = algorithm.inner
     if not getattr(algorithm, "by_sums", False):
         raise ValueError(
-            f"{name} takes rows in an order of its own, or all at once, and these are spread over devices: use EM, "
-            "HardEM, AnnealedEM, or an accelerator of one of them"
+            f"{name} takes rows in an order of its own, or all at once, which it cannot do with data spread over "
+            "devices: use EM, HardEM, AnnealedEM, or an accelerator of one of them"
         )
     if not is_additive(model):
         require(model, f"{name} on data that are spread over devices", "statistics", "maximize")
 
 
 def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:
-    """``algorithm``, or the default for this model, once the model is known to offer what it needs."""
+    """``algorithm``, or the default for this model; ``ValueError`` where the model lacks what it needs."""
     check_model(model)
     if algorithm is None:
         bounded = has(model, "q_function", "entropy")
@@ -119,7 +135,7 @@ def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:
 
 
 def check_call(name: str, algorithm: Algorithm, max_steps: int, key: Array | None, tol: Any, stop: Rule | None) -> int:
-    """Raise ``ValueError`` for options that are none; ``max_steps`` as an int."""
+    """``max_steps`` as an int; ``ValueError`` where an option of ``fit`` is invalid."""
     if algorithm.random() and key is None:
         raise ValueError(f"{type(algorithm).__name__} draws random numbers: give {name} a key, e.g. jax.random.key(0)")
     if key is not None:
@@ -131,7 +147,7 @@ def check_call(name: str, algorithm: Algorithm, max_steps: int, key: Array | Non
 
 
 def choose_rule(stop: Rule | None, tol: Any, algorithm: Algorithm, has_objective: bool) -> Rule:
-    """``stop``, or the algorithm's default rule, once there is known to be what it reads."""
+    """``stop``, or the algorithm's default rule; ``ValueError`` where ``stop`` reads an objective and there is none."""
     if stop is None:
         return noisy_rule(has_objective) if noisy(algorithm) else default_rule(tol)
     if stop.needs_objective and not has_objective:
@@ -143,7 +159,7 @@ def choose_rule(stop: Rule | None, tol: Any, algorithm: Algorithm, has_objective
 
 
 class Climb(NamedTuple):
-    """A fit on its way."""
+    """The state of a fit during its iteration."""
 
     state: State
     trace: Array | None
@@ -151,7 +167,7 @@ class Climb(NamedTuple):
     status: Array  # a Status, or RUNNING
     noise: Array  # rounding error of the objective beyond ``rounding``
     remaining: Remaining
-    left: Array  # what is left to climb, in units of the objective; NaN where nobody knows
+    left: Array  # estimated rise of the objective still to come; not finite where unknown
 
 
 @program(static_argnames=("max_steps", "unchecked"))
@@ -167,7 +183,7 @@ def _fit(
     unchecked: bool,
 ) -> Fit:
     climb = start(model, params, data, algorithm, max_steps, key)
-    if unchecked:  # outside a trace what is not valid was an error already
+    if unchecked:  # outside a trace, invalid input has already raised an error
         status = jnp.where(is_valid(model, params, data), climb.status, Status.INVALID)
         climb = climb._replace(status=status.astype(jnp.int32))
     step = stepper(model, data, algorithm, stop, tol, max_steps)
@@ -175,7 +191,7 @@ def _fit(
 
 
 def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int, key: Array | None) -> Climb:
-    """Before the first step."""
+    """The climb before its first step, with the status of the start."""
     state = algorithm.init(model, params, data, key)
     check_step(algorithm, model, state, data)
     trace = None
@@ -184,7 +200,7 @@ def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int
     noise = jnp.zeros((), trees.float_dtype(params))
     if state.objective is not None and not getattr(model, "accurate", False):
         seen = expectation.noise(lambda at: algorithm.init(model, at, data, key).objective, params)
-        # Noise smaller than one unit in the last place of Q does not show where moving by some eps changes no digit.
+        # ``seen`` misses noise below one unit in the last place of Q, because moving by some eps may change no digit.
         noise = 8 * seen + jnp.finfo(noise.dtype).eps * bound.terms(model, params, data)
     data_size = size(data, trees.float_dtype(params))
     failure = _failure(model, state, None, algorithm.monotone, data_size, noise)
@@ -195,7 +211,7 @@ def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int
 
 
 def stepper(model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, max_steps: int) -> Callable[[Climb], Climb]:
-    """One step and the verdict on it; a climb that has ended stays as it is."""
+    """The function that makes one step and judges it; a climb that has ended is returned unchanged."""
 
     def step(climb: Climb) -> Climb:
         old, running = climb.state, climb.status == RUNNING
@@ -205,15 +221,15 @@ def stepper(model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, max_ste
         new = new._replace(params=trees.stored(new.params, climb.steps >> 31))
         failure = _failure(model, new, old, algorithm.monotone, data_size, climb.noise)
         good = running & (failure == RUNNING)
-        # A bad step is paid for, and otherwise as if it had not been taken.
+        # A bad step counts as evaluations; everything else stays as before it.
         state = trees.select(good, new, old)
         state = state._replace(evaluations=jnp.where(running, new.evaluations, old.evaluations))
         steps = climb.steps + good.astype(jnp.int32)
         trace = climb.trace
         if trace is not None:
-            trace = trace.at[steps].set(state.objective)  # after a failure or the end: what stands there already
+            trace = trace.at[steps].set(state.objective)  # after a failure or the end this changes nothing
         known, left, more, blurred, relative, leaps = climb.remaining, climb.left, jnp.inf, False, False, False
-        if hasattr(rule, "blocked"):  # it reads what is left
+        if hasattr(rule, "blocked"):  # only such a rule reads ``left``
             blur = jnp.zeros_like(data_size)
             if old.objective is not None:
                 blur = rounding(old.objective, data_size) + climb.noise
@@ -236,12 +252,12 @@ def stepper(model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, max_ste
 
 
 def noisy(algorithm: Algorithm) -> bool:
-    """Whether the objective of an algorithm is."""
+    """Whether the objective of ``algorithm`` is noisy: it draws random numbers, and is not monotone."""
     return algorithm.random() and not algorithm.monotone
 
 
 def advance(step: Callable[[Climb], Climb], climb: Climb, steps: Array) -> Climb:
-    """So many steps more, or fewer where the climb (or every lane of it) ends."""
+    """The climb after at most ``steps`` more steps; fewer where it (every lane of it) ends sooner."""
 
     def running(carry: tuple[Array, Climb]) -> Array:
         taken, climb = carry
@@ -255,7 +271,7 @@ def advance(step: Callable[[Climb], Climb], climb: Climb, steps: Array) -> Climb
 
 
 def result(model: Any, climb: Climb) -> Fit:
-    """The fit that a climb has become."""
+    """The climb as a ``Fit``."""
     state = climb.state
     alike = model.coincide(state.params) if has(model, "coincide") else jnp.bool_(False)
     counts = climb.steps, state.evaluations, state.fallbacks
@@ -269,7 +285,7 @@ def _or_nan(left: Array) -> Array:
 def _failure(
     model: Any, new: State, old: State | None, monotone: bool, data_size: Array, noise: Array | float
 ) -> Array:
-    """The status of a step that failed, or ``RUNNING``: the cause nearest to the root of the trouble."""
+    """The status of a failed step, or ``RUNNING``. Of several causes the last one tested counts, as the root cause."""
     status = jnp.int32(RUNNING)
     if old is not None and old.objective is not None and new.objective is not None and monotone:
         fell = new.objective < old.objective - rounding(old.objective, data_size) - noise
@@ -281,6 +297,6 @@ def _failure(
     if has(model, "degenerate"):
         degenerate = model.degenerate(new.params)
         if jnp.shape(degenerate) != ():
-            raise ValueError(f"degenerate must return one truth value; got shape {jnp.shape(degenerate)}")
+            raise ValueError(f"the model's degenerate must return one truth value; got shape {jnp.shape(degenerate)}")
         status = jnp.where(degenerate, Status.DEGENERATE, status)
     return status.astype(jnp.int32)

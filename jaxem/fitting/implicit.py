@@ -4,11 +4,11 @@ At a fixed point theta = M(theta; x) of EM, with A = I - dM/dtheta,
 
 .. math:: \dot\theta = A^{-1}\, \frac{\partial M}{\partial x}\, \dot x,
 
-whatever path led there: memory and time do not depend on the number of iterations. Only products of A with vectors are
-computed, and those solve the system (see ``core/linear.py``). A model without an M-step has
-F(u; x) = -gradient of the objective in unconstrained coordinates u in the place of theta - M(theta; x).
+whatever path led there, so memory and time do not depend on the number of iterations. The system is solved by products
+of A with vectors alone (see ``core/linear.py``). For a model without an M-step, theta - M(theta; x) is replaced by
+F(u; x) = -gradient of the objective in unconstrained coordinates u.
 
-The objective L needs no solve: dL/dtheta vanishes at the optimum, so its derivative is the partial one at fixed theta.
+The objective L needs no solve: dL/dtheta is zero at the optimum, so its derivative is the partial one at fixed theta.
 
 Sources: Krantz & Parks (2002), *The Implicit Function Theorem*; Blondel et al. (2022), *Efficient and modular implicit
 differentiation*.
@@ -36,21 +36,22 @@ from jaxem.core.trees import largest
 from jaxem.fitting.closures import REFUSAL
 from jaxem.fitting.result import CAUSES, Fit, FitError, Status
 
-_NEWTON_STEPS = 2  # each squares the distance to the fixed point, which a converged fit has below 1e-2
-_NEAR = 1e-2  # how far, relative to each array of parameters, the fixed point may be from where the fit stopped
+_NEWTON_STEPS = 2  # each squares the distance to the fixed point, which is below 1e-2 in a converged fit
+_NEAR = 1e-2  # greatest distance from the end of the fit to the fixed point, relative to each array of parameters
 
 
 def constant(tree: Any) -> Any:
-    """``tree``, a constant to autodiff."""
+    """``tree`` as a constant to automatic differentiation."""
     return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, Tracer) else leaf, tree)
 
 
 def attach(model: Any, data: Data, fit: Fit) -> Fit:
     """``fit`` with the derivative of ``params`` and ``objective`` with respect to ``model`` and ``data``.
 
-    Where the fit did not converge both are undefined. Where A is singular (loadings that rotate), or the fit is not
-    near a fixed point of EM, that of ``params`` is. An undefined derivative is NaN in a trace; outside of one it raises
-    ``FitError``, at once where the fit did not converge, else when a gradient flows back through ``params``.
+    Both derivatives are undefined where the fit did not converge. That of ``params`` is also undefined where A is
+    singular (loadings that rotate), or where the fit is not near a fixed point of EM. An undefined derivative is NaN in
+    a trace. Outside a trace it raises ``FitError``: at once where the fit did not converge, otherwise when a gradient
+    flows back through ``params``.
     """
     if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((model, data, fit))):
         return fit
@@ -71,7 +72,7 @@ def _rule(primals: Any, tangents: Any) -> Any:
     require(model, "the derivative of a fit", "e_step")
     refined, quality = _refine(*constant((model, data, params, objective, status)))
     trouble = _trouble(constant(status), quality)
-    # Attached anew, so that the derivative can itself be differentiated.
+    # Attached again, so that the derivative can itself be differentiated.
     params, _ = _attached(model, data, params, objective, status)
     refined, _ = _attached(model, data, refined, objective, status)
 
@@ -96,10 +97,10 @@ def _is_zero(tangent: Any) -> bool:
 
 
 def _along(model: Any, data: Data, moving: tuple[int, ...]) -> tuple[list[Array], Callable[[list[Array]], Any]]:
-    """The leaves of (model, data) that move, and the function that puts others in their place."""
+    """The leaves of (model, data) at the indices ``moving``, and the function that replaces them."""
     leaves, treedef = jax.tree.flatten((model, data))
     if isinstance(data, Dataset) and data.weights is not None and len(leaves) - 1 in moving:
-        # An observation of weight zero is never looked at, but what it would add is the derivative in its weight.
+        # A row of weight zero is skipped, but the derivative in its weight is what the row would add.
         weights = leaves[-1]
         leaves[-1] = jnp.where(weights > 0, weights, jnp.finfo(weights.dtype).eps ** 2 * weights.max())
 
@@ -114,7 +115,7 @@ def _along(model: Any, data: Data, moving: tuple[int, ...]) -> tuple[list[Array]
 def _objective_tangent(
     model: Any, data: Data, params: Params, ended: Array, status: Array, dots: list[Array], moving: tuple[int, ...]
 ) -> Array:
-    """dL at fixed parameters."""
+    """The tangent of the objective at fixed parameters."""
     values, put = _along(model, data, moving)
 
     def objective(values: list[Array]) -> Array:
@@ -126,18 +127,18 @@ def _objective_tangent(
 
 
 def _same(ended: Array, objective: Array, data: Data) -> Array:
-    """Whether what the algorithm climbed is the objective of the model, to half of the digits of what is added up.
+    """Whether the algorithm's objective is that of the model, to half of the digits of the sum.
 
-    (Classification EM climbs another one.)
+    (Classification EM has another objective.)
     """
     scale = jnp.abs(objective) + size(data, objective.dtype)
     return jnp.abs(ended - objective) <= jnp.finfo(objective.dtype).eps ** 0.5 * scale
 
 
 def _guard(sound: Array, tangents: Any) -> Any:
-    """The identity where ``sound``, else NaN, forward and backward. Before and behind a linear map it makes both NaN.
+    """The identity where ``sound``, else NaN. Placed on both sides of a linear map, it makes both directions NaN.
 
-    But where no tangent is, no effect is: what a lane does not contribute to does not suffer from it.
+    Zero tangents stay zero, so that a lane without a derivative does not spoil a result that it does not enter.
     """
 
     def keep(_: Any, t: Any) -> Any:
@@ -148,12 +149,12 @@ def _guard(sound: Array, tangents: Any) -> Any:
 
 
 class _Equation(NamedTuple):
-    """F(z) = 0, with z of order one."""
+    """The equation of the fixed point, F(z) = 0, scaled so that z is of order one."""
 
     z: Array  # (P,), where the fit ended
     residual: Callable[[Any, Data, Array], Array]  # model, data, z -> F(z), (P,)
     params: Callable[[Array], Params]  # z -> theta
-    inside: Callable[[Array], Array]  # z -> the same, moved by rounding error where it had left its space
+    inside: Callable[[Array], Array]  # z -> z, put back into its space where rounding error has left it
 
 
 def _equation(model: Any, params: Params) -> _Equation:
@@ -173,7 +174,7 @@ def _equation(model: Any, params: Params) -> _Equation:
 
     def slope(model: Any, data: Data, z: Array) -> Array:
         left = -jax.grad(lambda z: expectation.expect(model, at(z), data).objective)(z)
-        return jnp.where(lives, left, z)  # what the chart holds stays where it is, at zero
+        return jnp.where(lives, left, z)  # coordinates that the chart holds stay at zero
 
     def inside(z: Array) -> Array:
         if not closed_form:
@@ -184,43 +185,44 @@ def _equation(model: Any, params: Params) -> _Equation:
 
 
 def _scale(tree: Any) -> Any:
-    """The size of each array, but not less than half of the digits of the largest."""
+    """The size of each array, like ``tree``, and at least eps^(1/2) times that of the largest array."""
     overall = largest(tree)
     least = jnp.finfo(overall.dtype).eps ** 0.5 * jnp.where(overall > 0, overall, 1)
     return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.maximum(largest(leaf), least)), tree)
 
 
 class _Quality(NamedTuple):
-    """What is known of the fixed point and of A there."""
+    """How well the fixed point and A^-1 are determined."""
 
-    distance: Array  # from where the fit stopped to the fixed point, relative to each array
+    distance: Array  # from the end of the fit to the fixed point, relative to each array
     gain: Array  # |A^-1|
-    error: Array  # |A^-1| times what is left of F, or rounding error: the relative error of the derivative
-    allowed: Array
-    same: Array  # whether the objective that was climbed is that of the model
-    sound: Array
+    error: Array  # |A^-1| times the residual F or rounding error: the relative error of the derivative
+    allowed: Array  # greatest error allowed
+    same: Array  # whether the algorithm's objective is that of the model
+    sound: Array  # whether the derivative is defined
 
 
 @program
 def _refine(model: Any, data: Data, params: Params, objective: Array | None, status: Array) -> tuple[Params, _Quality]:
     """The fixed point by Newton's method, and how well it and the inverse of A are determined.
 
-    The distance to a fixed point is at most about |A^-1| |F|. Where A is singular at the fixed point it is nearly so
-    around it, by no more than F (a rotation of theta rotates F): then that product is of order one however small F
-    is. At a regular fixed point it is the error left, so both are one question: whether it is small.
+    The distance to a fixed point is at most about |A^-1| |F|. Where A is singular at the fixed point, its smallest
+    singular value nearby is no more than about |F| (a rotation of theta rotates F), so the product is of order one
+    however small F is. At a regular fixed point the product is the error left. So one test serves both: whether it is
+    small.
     """
     equation = _equation(model, params)
     eps = jnp.finfo(equation.z.dtype).eps
     allowed = jnp.asarray(eps ** (1 / 3), equation.z.dtype)
     residual = functools.partial(equation.residual, model, data)
 
-    # Two steps of Newton's method, a probe, and one step of inverse iteration from it: one program, four times.
+    # Two Newton steps, a solve for a probe, and one step of inverse iteration from it: one program, run four times.
     def stage(carry: tuple[Array, Array], newton: Array) -> tuple[tuple[Array, Array], linear.Solution]:
         z, probe = carry
         f, a = jax.linearize(residual, z)
         solution = linear.solve(a, jnp.where(newton, f, probe))
         new = equation.inside(z - solution.x)
-        nearer = newton & (linear.norm(residual(new)) < linear.norm(f))  # NaN is not
+        nearer = newton & (linear.norm(residual(new)) < linear.norm(f))  # False for NaN
         probe = jnp.where(newton, probe, solution.x / linear.norm(solution.x))
         return (jnp.where(nearer, new, z), probe), solution
 
@@ -243,7 +245,7 @@ def _refine(model: Any, data: Data, params: Params, objective: Array | None, sta
 def _params_tangent(
     model: Any, data: Data, params: Params, quality: _Quality, dots: list[Array], moving: tuple[int, ...]
 ) -> Params:
-    """A^-1 dM: the tangent of the fixed point."""
+    """The tangent of the fixed point, A^-1 dM."""
     equation = _equation(model, params)
     values, put = _along(model, data, moving)
 
@@ -264,7 +266,10 @@ def _params_tangent(
 
 
 def _trouble(status: Array, quality: _Quality) -> str | None:
-    """Why the derivative of the parameters is undefined, where that can be seen; raises where all of them are."""
+    """Why the derivative of ``params`` is undefined, or ``None`` where it is defined or values are traced.
+
+    Raises ``FitError`` where that of the objective is undefined too.
+    """
     if isinstance(status, Tracer) or isinstance(quality.sound, Tracer):
         return None
     ended = Status(int(status))
@@ -275,8 +280,8 @@ def _trouble(status: Array, quality: _Quality) -> str | None:
         )
     if not quality.same:
         raise FitError(
-            "the algorithm climbed another objective than the model's (as classification EM does), so a fixed point of "
-            "EM says nothing of the derivative of this fit. Fit with EM, GEM or an accelerator."
+            "the algorithm climbed another objective than the model's (as classification EM does), so the derivative "
+            "of this fit does not follow from a fixed point of EM. Fit with EM, GEM or an accelerator."
         )
     if quality.sound:
         return None
@@ -302,8 +307,8 @@ def _raise(cotangent: Any, tangent: Any, *, message: str) -> Any:
 
 @functools.cache
 def _refusal() -> Any:
-    """The identity on tangents, through which no gradient flows back: only then is it known that one was asked for."""
-    from jax.extend.core import Primitive  # as slow to import as all of this package, and seldom needed
+    """The identity on tangents that raises when a gradient flows back: only then is it known that one is wanted."""
+    from jax.extend.core import Primitive  # imported here: it takes as long as this whole package, and is seldom needed
     from jax.interpreters import ad, batching, mlir
 
     refuse = Primitive("undefined_derivative")

@@ -1,7 +1,7 @@
-"""Many climbs that do not wait for each other.
+"""Many fits that do not wait for each other.
 
-``vmap(fit)`` runs until its slowest lane has ended, and every lane pays for that. Here the lanes climb in groups that
-stay in the cache, some steps at a time; between, those that have ended are left out, and the others close ranks.
+``vmap(fit)`` runs every lane until the slowest one has ended. Here the lanes run in batches that fit the cache, a few
+steps at a time. Between these runs the lanes that have ended are dropped, and the rest form new batches.
 """
 
 import os
@@ -23,8 +23,8 @@ from jaxem.core.model import Params, has
 from jaxem.fitting.fit import RUNNING, Climb, advance, result, start, stepper
 from jaxem.fitting.result import Fit
 
-_STEPS = 16  # between two looks at who has ended: few are wasted then, and a look costs less than one of them
-_FEWER = 8  # for the last lanes to end there are groups of an eighth of the size; each size is a program of its own
+_STEPS = 16  # steps between two checks of which lanes have ended: few are wasted, and a check costs less than a step
+_FEWER = 8  # the last lanes run in batches of an eighth of the size; each size is compiled as a program of its own
 
 
 def climb_all(
@@ -38,9 +38,11 @@ def climb_all(
     batch_size: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> Fit:
-    """Lane l starts from ``params[l]``, has ``keys[l]``, and climbs on ``datasets[where[l]]``.
+    """The fits of L lanes: lane l starts from ``params[l]``, has ``keys[l]``, and is fitted to ``datasets[where[l]]``.
 
-    ``how``: algorithm, rule and tolerance.
+    Arguments:
+        how: algorithm, stopping rule and tolerance.
+        batch_size: lanes that run side by side; ``None``: as many as fit the cache.
     """
     if batch_size is not None:
         batch_size = whole_number("batch_size", batch_size, 1)
@@ -50,8 +52,8 @@ def climb_all(
     width = min(batch_size or _default_width(model, params, datasets, max_steps), -(-lanes // _streams()))
     sizes = sorted({-(-width // _FEWER), width})
     streams = min(_streams(), -(-lanes // width))
-    # One stream of programs for each core, with lanes of its own: one runs while another is looked at. The last group
-    # of each is filled with lanes that it has already.
+    # Each core has a stream of programs with lanes of its own, so that one runs while another is checked. The last
+    # batch of each stream is filled up with lanes that the stream has already.
     own = [np.arange(s, lanes, streams) for s in range(streams)]
     height = -(-len(own[0]) // width) * width
     own = [np.resize(part, height) for part in own]
@@ -59,7 +61,7 @@ def climb_all(
     if trees.holds_tracers(tables):
         raise ValueError(
             "a function of the model closes over a value that is traced (by grad, vmap, ...): make it a leaf of the "
-            "model, or a part of the data"
+            "model (a field of a pytree class), or a part of the data"
         )
     waiting = []
     for part, table in zip(own, tables, strict=True):
@@ -88,18 +90,18 @@ def climb_all(
 
 
 def _streams() -> int:
-    """How many programs run at a time: small ones use one core each, and an accelerator runs one after another."""
+    """How many programs run at a time: one per core, as small programs use one core each; one on an accelerator."""
     if jax.default_backend() != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _default_width(model: Any, params: Params, datasets: Data, max_steps: int) -> int:
-    """How many lanes have their data, posterior and trace in the cache."""
+    """How many lanes fit the cache with their data, posterior and trace."""
     one = jax.eval_shape(lambda tree: rows(tree, 0), (params, datasets))
     q = jax.eval_shape(model.e_step, *one) if has(model, "e_step") else None
     size = trees.size_in_bytes((one, q)) + max_steps * trees.float_dtype(one).itemsize
-    return rows_in_cache(2 * size)  # as much again for what is computed on the way
+    return rows_in_cache(2 * size)  # twice, to leave room for intermediate values
 
 
 @program(static_argnames=("max_steps", "width"))
@@ -114,7 +116,7 @@ def _start(
     max_steps: int,
     width: int,
 ) -> Climb:
-    """The climbs of these lanes before their first step, ``width`` at a time."""
+    """The climbs of ``lanes`` before their first step, computed ``width`` at a time."""
 
     def one(places: tuple[Array, Array]) -> Climb:
         lane, data = places
@@ -137,7 +139,7 @@ def _climb(
     steps: Array,
     max_steps: int,
 ) -> tuple[Climb, Array]:
-    """So many steps more of the lanes ``group`` of the table, side by side, and how they stand then."""
+    """The table after at most ``steps`` more steps of the lanes at ``group``, side by side, and their statuses."""
     data = rows(datasets, where)
 
     def step(climbs: Climb) -> Climb:
@@ -150,6 +152,6 @@ def _climb(
 
 @program
 def _collect(model: Any, tables: list[Climb], places: Array) -> Fit:
-    """The fits in the order of their lanes."""
+    """The fits, in the order of their lanes."""
     climbs = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *tables)
     return jax.vmap(result, in_axes=(None, 0))(model, climbs)

@@ -1,4 +1,4 @@
-"""One fit for each of many data sets, or the best of many starts for each."""
+"""Fits to many data sets: one fit for each, or the best of many starts for each."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,21 +41,34 @@ def fit_many(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fit:
-    """One fit for each of B data sets: what ``vmap(fit)`` returns, to rounding error, without waiting for the slowest.
+    """One fit for each of B data sets: the result of ``vmap(fit)`` up to rounding, without waiting for the slowest.
 
-    ``datasets``: data with a leading axis of data sets, or a list of them. Of unequal lengths they are padded to the
-    longest with observations of weight 0, which the model must understand. ``params``: a start for each,
-    on a leading axis; with ``params_axis=None`` one for all. ``key``, for algorithms that draw random numbers: lane b
-    gets ``jax.random.split(key, B)[b]``. ``batch_size``: lanes that climb side by side (default: as many as fit the
-    cache, or fill the device). ``progress(ended, B)`` is called whenever a group has made some steps. The other
-    arguments are those of ``fit``.
-
-    The result is a ``Fit`` of B lanes, and can be differentiated as that of ``fit``: in a lane where the derivative is
-    undefined it is NaN. Who goes on is decided between compiled programs, so ``fit_many`` cannot itself be traced by
-    ``jit`` or ``vmap``. There are two sizes of group, a program each, whoever ends when; with equal shapes a second
+    The result can be differentiated like that of ``fit``; in a lane where the derivative is undefined it is NaN. Which
+    lanes go on is decided between compiled programs, so ``fit_many`` itself cannot be traced by ``jit`` or ``vmap``.
+    Lanes run in batches of two sizes, with one program for each, in whatever order they end; with equal shapes a second
     call compiles nothing.
 
-    Raises ``ValueError`` where ``fit`` does, and names the data set.
+    Arguments:
+        model: what is fitted, as for ``fit``.
+        params: the starts, a tree with a leading axis of B data sets, or one start where ``params_axis`` is None.
+        datasets: data with a leading axis of B data sets, or a list of B data sets. Data sets of unequal lengths are
+            padded to the longest with observations of weight 0; the model must support weights.
+        params_axis: 0 (default): one start for each data set, on a leading axis. None: one start for all.
+        algorithm: as for ``fit``.
+        tol: as for ``fit``.
+        stop: as for ``fit``.
+        max_steps: as for ``fit``.
+        key: a random key, for an algorithm that draws random numbers; lane b uses ``jax.random.split(key, B)[b]``.
+        batch_size: lanes that run side by side; default ``None``: as many as fit the cache, or fill the device.
+        progress: a function ``progress(ended, B)``, called whenever a batch of lanes has made some steps; default
+            ``None``.
+
+    Returns:
+        A ``Fit`` of B lanes: every field has a leading axis of data sets.
+
+    Raises:
+        ValueError: as for ``fit``, with the number of the data set; or ``params`` has no leading axis of B; or an
+            argument is traced by ``jit`` or ``vmap``.
     """
     algorithm = choose(algorithm, model)
     max_steps = check_call("fit_many", algorithm, max_steps, key, tol, stop)
@@ -88,13 +101,29 @@ def fit_many_restarts(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Restarts:
-    """``fit_restarts`` for each of B data sets, all B x R fits side by side as those of ``fit_many``.
+    """The best of many starts for each of B data sets: all B x ``restarts`` fits run like the lanes of ``fit_many``.
 
-    Data set b is fitted as by ``fit_restarts(model, datasets[b], key=jax.random.split(key, B)[b])``. Every field of the
-    result has a leading axis of data sets. ``progress(ended, B * restarts)``; the other arguments are those of
-    ``fit_many``. Of the result only ``best`` can be differentiated.
+    Data set b is fitted as by ``fit_restarts(model, datasets[b], key=jax.random.split(key, B)[b])``. Only ``best`` of
+    the result can be differentiated.
 
-    Raises ``ValueError`` where ``fit_restarts`` does, and names the data set.
+    Arguments:
+        model: what is fitted; it must have ``init`` and an objective.
+        datasets: as for ``fit_many``.
+        key: a random key.
+        restarts: number of starts for each data set; default 20.
+        algorithm: as for ``fit``.
+        tol: as for ``fit``.
+        stop: as for ``fit``.
+        max_steps: as for ``fit``.
+        batch_size: as for ``fit_many``.
+        progress: a function ``progress(ended, B * restarts)``, as for ``fit_many``.
+
+    Returns:
+        A ``Restarts``; every field has a leading axis of data sets.
+
+    Raises:
+        ValueError: as for ``fit_restarts``, with the number of the data set; or an argument is traced by ``jit`` or
+            ``vmap``.
     """
     check_model(model)
     require(model, "fit_many_restarts", "init")
@@ -108,7 +137,7 @@ def fit_many_restarts(
     lanes = lanes_of(datasets)
     known, data, how = implicit.constant((model, datasets, (algorithm, stop, tol)))
     _refuse_traces("fit_many_restarts", (known, data, how, key))
-    known.init(key, rows(data, 0))  # outside a trace, so that data which cannot be fitted are an error
+    known.init(key, rows(data, 0))  # outside a trace, where data that cannot be fitted raise an error
     starts, keys = _starts(known, key, data, lanes, restarts)
     check_starts(known, jax.tree.map(lambda leaf: leaf[::restarts], starts), data)
     where = np.repeat(np.arange(lanes), restarts)
@@ -122,7 +151,7 @@ def _check_axis(params: Params, lanes: int) -> None:
         if leaf.ndim == 0 or leaf.shape[0] != lanes:
             raise ValueError(
                 f"{lanes} data sets need a start each, on a leading axis of {name}; its shape is {leaf.shape}. "
-                "For one start for all of them: params_axis=None"
+                "To use one start for all data sets, pass params_axis=None"
             )
 
 
@@ -135,7 +164,7 @@ def _refuse_traces(name: str, values: Any) -> None:
 
 
 def _attach(model: Any, datasets: Data, fits: Fit) -> Fit:
-    """The fits with their derivatives, where any are asked for."""
+    """The fits with their derivatives, where model or data are traced."""
     if not trees.is_traced(model, datasets):
         return fits
     return jax.vmap(implicit.attach, in_axes=(None, 0, 0))(model, datasets, fits)
@@ -155,6 +184,7 @@ def _starts(model: Any, key: Array, datasets: Data, lanes: int, restarts: int) -
 
 @program(static_argnames=("lanes",))
 def _best_of_each(fits: Fit, datasets: Data, lanes: int) -> Restarts:
+    """The best fit of each data set, from all fits in the order of data sets."""
     fits = jax.tree.map(lambda leaf: leaf.reshape(lanes, -1, *leaf.shape[1:]), fits)
     sizes = jax.vmap(lambda data: size(data, trees.float_dtype(fits.objective)))(datasets)
     return jax.vmap(best_of)(fits, sizes)

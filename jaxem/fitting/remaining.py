@@ -1,40 +1,40 @@
-r"""What is left to climb: estimated after each step, in units of the log-likelihood.
+r"""The rise of the objective still to come, estimated after each step, in units of the log-likelihood.
 
-Near a maximum EM is linear. With e the distance that is left, I_o the observed and I_c the complete information, g the
-gradient of the objective and Delta the step,
+Near a maximum EM is linear. With e the distance to the maximum, I_o the observed and I_c the complete information, g
+the gradient of the objective and Delta the step,
 
 .. math:: g = I_o e, \quad \Delta = I_c^{-1} g, \quad I_o = I_c (1 - r), \qquad
           \tfrac12 e' I_o e = \frac{\tfrac12\, g' \Delta}{1 - r}, \qquad \Delta_{t+1} = r\, \Delta_t
 
-along the slowest direction, whose rate is r. So d = g' Delta / 2 says how far the step went in units of its own
-information, and d / (1 - r) what was left before it; r^2 of that is left behind it. A step that gains nothing that can
-be seen may be one of many thousands: only the rate tells. In standard errors of the slowest direction,
-(2 left)^(1/2) is left: 5e-5 of log-likelihood is a hundredth of one.
+along the slowest direction, whose rate is r. So d = g' Delta / 2 measures the step in units of its own information:
+d / (1 - r) was left before the step, and r^2 times that is left after it. A step whose gain is too small to see may be
+one of many thousands, so the rate is needed. The distance left is (2 left)^(1/2) standard errors of the slowest
+direction; a log-likelihood of 5e-5 is a hundredth of one.
 
-*Where d comes from.* The gradient of Q at the parameters of its own E-step is that of the objective (Fisher), and where
-Q is a function of the sums it costs nothing. Sums are taken about the parameters, so that g is a small number known to
-full precision, long after the differences of the objective are rounding error: those resolve eps L, of which a million
-observations in 32 bits make a unit of log-likelihood. Without the sums d is the gain of the objective; once that is
-rounding error, the gradient is computed by a pass over the data in 32 bits, and in 64 bits, or where there is no
-gradient, d goes with the squared length of the step. Without any objective it is the square of the relative change of
-the parameters, and what is left is a relative distance, squared.
+*Where d comes from.* The gradient of Q at the parameters of its own E-step is that of the objective (Fisher's
+identity). Where Q is a function of the sums, it costs nothing. Sums are taken about the parameters, so g is a small
+number known to full precision, long after differences of the objective have become rounding error. Those resolve only
+eps L, which is a unit of log-likelihood for a million observations in 32 bits. Without the sums d is the gain of the
+objective. Once that gain is rounding error, d comes from a gradient computed by a pass over the data in 32 bits; in 64
+bits, or where there is no gradient, d is proportional to the squared length of the step. Without any objective d is the
+square of the relative change of the parameters, and what is left is a squared relative distance.
 
-*Rounding of the parameters.* They are known to eps of their size only, so a step is to be read as up to so much longer
-than it is: where they stand still because the next number is too far away, d is not zero.
+*Rounding of the parameters.* Parameters are known only to eps times their size, so a step may be longer by that much
+than it looks. Where the parameters do not move because the next number is too far away, d is not zero.
 
-*The rate* is seen between landmarks, steps at which d has fallen by a factor e^(1/2): over as many steps as that takes,
-so that noise of a single step does not matter, and never over more. Guards: the rate of the last step alone counts
-where it is the slower one; d that rises starts the landmarks afresh (a plateau, from which gains grow, has no rate);
-and what is left must have fallen twice in a row: where a slower direction takes over, or one in which gains grow, it
-seems to grow.
+*The rate* is measured between landmarks, steps at which d has fallen by a factor e^(1/2). It is measured over as many
+steps as that takes, and no more, so that noise of a single step does not matter. There are three guards. The rate of
+the last step alone is used where it is the slower one. A rise of d resets the landmarks, because a plateau, from which
+gains grow, has no rate. The estimate must have fallen twice in a row, because it seems to grow where a slower
+direction, or one in which gains grow, takes over.
 
-*Leaps* of an accelerator say little by their length. With sums at both ends d is that of the step that EM would make
-from where the leap ended, and 1 - r is Delta' I_o Delta / Delta' I_c Delta along it: the change of the gradient over
-the curvature of Q; the least of the last leaps counts.
+*Leaps* of an accelerator tell little by their length. With sums at both ends, d is that of the step that EM would take
+from the end of the leap, and 1 - r is Delta' I_o Delta / Delta' I_c Delta along the leap: the change of the gradient
+divided by the curvature of Q. The smallest 1 - r of the last leaps is used.
 
-*Rounding as the end.* Steps of EM point one way. Where five short ones did not, and d did not fall, rounding error
-moves the parameters; likewise where they stood still twice. What is left is then estimated by the rate that was seen
-before (0.999 where none was), and the fit has got as far as it can.
+*The end by rounding error.* Successive steps of EM point in one direction. Where five short ones did not, and d did not
+fall, only rounding error moves the parameters; the same holds where they did not move twice in a row. What is left is
+then estimated by the rate measured before (0.999 where none was), and the fit has come as far as it can.
 """
 
 from typing import Any, NamedTuple
@@ -49,28 +49,30 @@ from jaxem.core.data import Data
 from jaxem.core.model import Params, has, is_additive, spaces_of
 from jaxem.core.spaces import Simplex, answers
 
-_FALL = 0.5  # of log d, from one landmark to the next
-_SLOWEST = 1e-5  # the least 1 - r that is told from nothing
-_UNSEEN = 1e-3  # 1 - r where no rate was seen before rounding was all that was left
-_FALLING = 2  # falls of what is left, in a row
-_FORGET = 1.5  # times 1 - r of an earlier leap may be that of this one
-_BLURRED = 5  # steps of rounding error
-_ULPS = 4  # by which a step may be longer than it seems
-_FINE = 64  # times what rounding error makes is no rounding error
+_FALL = 0.5  # fall of log d from one landmark to the next
+_SLOWEST = 1e-5  # the smallest 1 - r that can be told from zero
+_UNSEEN = 1e-3  # 1 - r assumed where no rate was measured before rounding error took over
+_FALLING = 2  # falls of the estimate in a row before it is used
+_FORGET = 1.5  # the smallest 1 - r of earlier leaps is multiplied by this at each leap
+_BLURRED = 5  # steps of rounding error after which nothing else is taken to move the parameters
+_ULPS = 4  # units in the last place by which a step may be longer than it looks
+_FINE = 64  # a step this many times longer than rounding error is real
 
 
 class Measured(NamedTuple):
-    """One step."""
+    """Measures of one step."""
 
-    d: Array  # g' Delta / 2, or what stands for it
-    along: Array  # the square of its length
-    turn: Array  # its product with the step before
-    fine: Array  # whether it is far longer than what rounding error alone would make
-    unit: Array | None  # d over ``along``, where the objective resolved it last
-    rest: Array | None = None  # 1 - r along the step, where that was a leap with sums at both ends
+    d: Array  # g' Delta / 2, or what replaces it
+    along: Array  # squared length of the step
+    turn: Array  # inner product with the step before
+    fine: Array  # whether the step is far longer than rounding error
+    unit: Array | None  # d / ``along`` at the last step whose gain the objective resolved
+    rest: Array | None = None  # 1 - r along the step, for a leap with sums at both ends
 
 
 class Landmark(NamedTuple):
+    """A step that the rate is measured from or to."""
+
     step: Array
     log_d: Array
 
@@ -78,28 +80,28 @@ class Landmark(NamedTuple):
 class Remaining(NamedTuple):
     """What is known after some steps."""
 
-    last: Array  # what is left by the last step alone, be it less or more than by the one before
+    last: Array  # what is left, estimated from the last step without the guard that it must fall
     older: Landmark
     newer: Landmark
     log_d: Array  # of the last step
     step: Params  # the last step
     along: Array  # of the last step
     unit: Array | None  # of the last step; None where a gradient is always known
-    still: Array  # steps of rounding error since d last fell
-    level: Array  # the largest d of these
-    rest: Array | None  # the least 1 - r of the last leaps; None where there are none
-    falling: Array  # steps by which ``last`` fell without a break
+    still: Array  # steps of rounding error since d last fell or rose
+    level: Array  # largest d of these steps
+    rest: Array | None  # smallest 1 - r of the last leaps; None where there are none
+    falling: Array  # consecutive steps at which ``last`` did not rise
 
 
 def by_sums(model: Any, algorithm: Any) -> bool:
-    """Whether the gradient of the objective costs nothing."""
+    """Whether the gradient of the objective follows from the algorithm's sums, without a pass over the data."""
     if hasattr(algorithm, "inner"):
         return by_sums(model, algorithm.inner)
     return hasattr(algorithm, "sums") and is_additive(model) and has(model, "expected_log_joint")
 
 
 def nothing_known(model: Any, algorithm: Any, params: Params) -> Remaining:
-    """Before the first step."""
+    """The record before the first step."""
     dtype = trees.float_dtype(params)
     unknown, zero = jnp.asarray(jnp.inf, dtype), jnp.zeros((), dtype)
     mark, step = Landmark(jnp.int32(0), -unknown), jax.tree.map(jnp.zeros_like, params)
@@ -121,15 +123,22 @@ def nothing_known(model: Any, algorithm: Any, params: Params) -> Remaining:
 def estimate(
     known: Remaining, steps: Array, step: Params, m: Measured, settled: Array, relative: bool
 ) -> tuple[Remaining, Array, Array]:
-    """What is left after one more step, the number ``steps`` of the fit; ``relative``: d is a squared distance.
+    """What is left to climb after one more step.
 
-    Returns what is known then, what is left (infinite while unknown), and whether the steps are rounding error.
+    Arguments:
+        steps: the number of this step in the fit.
+        settled: whether the algorithm regards itself as settled.
+        relative: whether d is a squared relative distance.
+
+    Returns:
+        The new record, what is left (infinite while unknown), and whether rounding error is all that moves the
+        parameters.
     """
     log_d = jnp.log(jnp.maximum(m.d, jnp.finfo(m.d.dtype).tiny))
     one_way = (m.turn > 0.5 * jnp.sqrt(m.along * known.along)) & (m.along > 0)
     clear = one_way | m.fine
     here = Landmark(steps, log_d)
-    # A step of a few units in the last place may seem to rise by as many: it is no new plateau.
+    # The d of a step of a few units in the last place may rise by rounding, which is no new plateau.
     fell, rose = clear & (log_d <= known.newer.log_d - _FALL), clear & m.fine & ~(log_d < known.newer.log_d + _FALL)
     older = trees.select(rose, here, trees.select(fell, known.newer, known.older))
     newer = trees.select(rose | fell, here, known.newer)
@@ -138,7 +147,7 @@ def estimate(
     frozen = (trees.largest(step) == 0) & (trees.largest(known.step) == 0)
     blurred = (still >= _BLURRED) | (frozen & settled)
 
-    fall = jnp.minimum(_fall(older, here), known.log_d - log_d)  # of log d in a step: -2 log r
+    fall = jnp.minimum(_fall(older, here), known.log_d - log_d)  # fall of log d per step, -2 log r
     fall = jnp.where(blurred, _fall(older, newer), fall)
     d = jnp.where(blurred, jnp.maximum(level, m.d), m.d)
     r = jnp.exp(-fall / 2)
@@ -152,13 +161,13 @@ def estimate(
     last = jnp.where(jnp.isnan(last), jnp.inf, last)
     falling = jnp.where((last <= known.last) & (known.last < jnp.inf), known.falling + 1, 0)
     left = jnp.where(blurred | (falling >= _FALLING), last, jnp.inf)
-    if slowest is not None:  # an estimate of where the leap ended
+    if slowest is not None:  # these estimates hold at the end of a leap: they need not fall, the larger of two counts
         left = jnp.maximum(last, known.last)
     return Remaining(last, older, newer, log_d, step, m.along, m.unit, still, level, slowest, falling), left, blurred
 
 
 def _fall(older: Landmark, newer: Landmark) -> Array:
-    """How far log d fells in a step between two places; 0 where it did not fall far enough to tell."""
+    """The fall of log d per step between two landmarks; 0 where it did not fall far enough to tell."""
     whole = older.log_d - newer.log_d
     steps = jnp.maximum(newer.step - older.step, 1).astype(whole.dtype)
     return jnp.where(whole >= _FALL, whole / steps, 0)
@@ -167,9 +176,9 @@ def _fall(older: Landmark, newer: Landmark) -> Array:
 def measure(
     model: Any, algorithm: Any, old: State, new: State, data: Data, known: Remaining, blur: Array
 ) -> tuple[Params, Measured, bool]:
-    """The step from ``old`` to ``new``, what it measures, and whether that is a relative distance.
+    """The step from ``old`` to ``new``, its measures, and whether d is a squared relative distance.
 
-    ``blur``: rounding error of the objective.
+    ``blur`` is the rounding error of the objective.
     """
     step = jax.tree.map(jnp.subtract, new.params, old.params)
     if by_sums(model, algorithm):
@@ -180,7 +189,7 @@ def measure(
             measured = _after_a_leap(model, new.params, algorithm.sums(new), old.params, sums, gradient, step, measured)
         return step, measured, False
     eps = jnp.finfo(blur.dtype).eps
-    # Without a gradient lengths are relative to what each array holds.
+    # Without a gradient, lengths are relative to the size of each array.
     scaled = jax.tree.map(lambda x, by: x / (trees.largest(by) ** 2 + jnp.finfo(x.dtype).tiny), step, old.params)
     along, turn = trees.dot(scaled, step), trees.dot(scaled, known.step)
     change = trees.relative_change(new.params, old.params)
@@ -207,8 +216,11 @@ def measure(
 def _after_a_leap(
     model: Any, params: Params, sums: Any, before: Params, sums_before: Any, gradient: Params, step: Params, m: Measured
 ) -> Measured:
-    """What is left behind a leap does not follow from its length. So d is that of the step EM would make from there,
-    and 1 - r what the gradient's change along the leap, its I_o, is of I_c."""
+    """The measures after a leap, whose length does not tell what is left.
+
+    d is that of the step EM would take from the end of the leap. 1 - r is I_o / I_c along the leap, where I_o comes
+    from the change of the gradient.
+    """
     here = expectation.slope_from_sums(model, params, *sums)
     plain = expectation.maximize_sums(model, *sums)
     d = _by_gradient(model, params, here, None, jax.tree.map(jnp.subtract, plain, params), None).d
@@ -220,9 +232,9 @@ def _after_a_leap(
 
 
 def _has_slope(model: Any, params: Params, data: Data) -> bool:
-    """Whether the gradient can be had: a loop or a callback in a user's function may have no derivative."""
+    """Whether the gradient can be computed: a loop or a callback in a user's function may have no derivative."""
     try:
-        # The model by closure: as an argument JAX would hold on to it, and to the functions of its user.
+        # The model comes by closure: JAX would keep an argument alive, and the user's functions with it.
         return jax.eval_shape(lambda params, data: expectation.slope(model, params, data), params, data) is not None
     except (TypeError, ValueError, NotImplementedError):
         return False
@@ -231,8 +243,10 @@ def _has_slope(model: Any, params: Params, data: Data) -> bool:
 def _by_gradient(
     model: Any, params: Params, gradient: Params, beside: Params | None, step: Params, known: Remaining | None
 ) -> Measured:
-    """A step away from ``params``, where the objective has this gradient; ``beside``: the same where only rounding
-    makes it another."""
+    """The measures of a step from ``params``, where the objective has the gradient ``gradient``.
+
+    ``beside`` is the gradient at a point that differs by rounding only; it shows the rounding error of the gradient.
+    """
     spaces = spaces_of(model) if has(model, "constraints") else None
     tangential = lambda slope: _tangential(spaces, params, slope)
     gradient = tangential(gradient)
@@ -253,8 +267,10 @@ def _by_gradient(
 
 
 def _tangential(spaces: Any, params: Params, gradient: Params) -> Params:
-    """The gradient without what no motion inside the spaces can follow; where no spaces are named, without what only
-    the sum of an array could follow that looks like probabilities."""
+    """The gradient along directions that stay inside the spaces.
+
+    Where the model names no spaces, each array is treated as a simplex if it looks like probabilities.
+    """
     if spaces is None:
         return jax.tree.map(
             lambda leaf, slope: Simplex().tangential(leaf, slope) if leaf.ndim else slope, params, gradient

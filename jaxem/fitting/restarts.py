@@ -1,4 +1,4 @@
-"""Many starts, one program: EM finds a local optimum, so ask how many starts found the best one."""
+"""Fits from many starts in one program. EM finds local optima, so the number of starts that found the best counts."""
 
 from typing import Any, NamedTuple
 
@@ -22,12 +22,12 @@ from jaxem.fitting.stopping import Rule
 
 
 class Restarts(NamedTuple):
-    """The fits of ``fit_restarts``."""
+    """The result of ``fit_restarts``: the best fit, and how every start ended."""
 
-    best: Fit  # the highest objective among the fits that did not fail
-    objectives: Array  # (restarts,), of every start
-    statuses: Array  # (restarts,)
-    times_best_found: Array  # starts whose fit ended within 1e-6 an observed value of the best objective
+    best: Fit  # the fit with the highest objective among those that did not fail
+    objectives: Array  # (restarts,), objective of each fit
+    statuses: Array  # (restarts,), status of each fit
+    times_best_found: Array  # number of fits within 1e-6 per observed value of the best objective
 
     def __str__(self) -> str:
         statuses, n = self.statuses, self.statuses.shape[-1]
@@ -35,7 +35,7 @@ class Restarts(NamedTuple):
             return f"Restarts of {statuses.size // n} data sets, {n} starts each\n{self.best}"
         codes, times = np.unique(np.asarray(statuses), return_counts=True)
         ends = ", ".join(f"{count} {Status(code).name}" for code, count in zip(codes, times, strict=True))
-        if not usable(self.best.status):  # it is the best only of what failed
+        if not usable(self.best.status):  # every fit failed
             return f"{n} starts, all of which failed ({ends}); below is the highest of them\n{self.best}"
         ends = f" ({ends})" if (np.asarray(statuses) != Status.CONVERGED).any() else ""
         return f"{n} starts{ends}; best objective found {int(self.times_best_found)} times\n{self.best}"
@@ -54,13 +54,28 @@ def fit_restarts(
     stop: Rule | None = None,
     max_steps: int = 1000,
 ) -> Restarts:
-    """Fit from ``restarts`` random starts, ``model.init(key_r, data)``, vmapped, and keep the best.
+    """The best fit from ``restarts`` random starts ``model.init(key_r, data)``, all run side by side by ``vmap``.
 
-    A fit that ended ``NON_FINITE``, ``DECREASED`` or ``DEGENERATE`` is never the best one, however high its
-    objective (an unbounded likelihood is no optimum), unless all did; ``best.status`` tells. The other arguments are
-    those of ``fit``. Of the result only ``best`` can be differentiated.
+    A failed fit (``NON_FINITE``, ``DECREASED``, ``DEGENERATE`` or ``INVALID``) is never the best, however high its
+    objective (an unbounded likelihood is no optimum), unless all fits failed; ``best.status`` tells. Only ``best`` of
+    the result can be differentiated.
 
-    Raises ``ValueError`` where the model lacks ``init`` or has no objective to compare fits by.
+    Arguments:
+        model: what is fitted; it must have ``init`` and an objective.
+        data: as for ``fit``.
+        key: a random key, for the starts and for an algorithm that draws random numbers.
+        restarts: number of starts; default 20.
+        algorithm: as for ``fit``.
+        tol: as for ``fit``.
+        stop: as for ``fit``.
+        max_steps: as for ``fit``.
+
+    Returns:
+        A ``Restarts``: the best fit, the objective and status of every start, and how many starts found the best.
+
+    Raises:
+        ValueError: the model lacks ``init`` or what the algorithm needs, it has no objective to compare fits by, the
+            data cannot be fitted, or an option is wrong.
     """
     check_model(model)
     require(model, "fit_restarts", "init")
@@ -70,10 +85,10 @@ def fit_restarts(
     check_counts(data)
     algorithm = choose(algorithm, model)
     max_steps = check_call("fit_restarts", algorithm, max_steps, key, tol, stop)
-    model.init(key, data)  # outside the trace, so that data which cannot be fitted is a ValueError
+    model.init(key, data)  # outside a trace, where data that cannot be fitted raise a ValueError
     if not has_objective(model):
         raise ValueError(f"fit_restarts compares objectives, and the model has none: {HOW_TO_HAVE_ONE}")
-    # The derivative is that of the best alone: that of a fit which failed is NaN.
+    # Only the best fit gets a derivative; that of a failed fit would be NaN.
     arguments = implicit.constant((model, key, data, algorithm, stop, tol))
     fits: Any = _fit_all(*arguments, restarts, max_steps)
     found = best_of(fits, size(implicit.constant(data), fits.objective.dtype))
@@ -99,7 +114,7 @@ def best_of(fits: Fit, data_size: Array) -> Restarts:
     objectives = fits.objective
     assert objectives is not None
     sound = usable(fits.status)
-    # Unsound fits are compared only among themselves; NaN never wins.
+    # Failed fits are compared only where all failed; NaN never wins.
     candidates = jnp.where(sound | ~sound.any(), objectives, -jnp.inf)
     candidates = jnp.where(jnp.isnan(candidates), -jnp.inf, candidates)
     index = candidates.argmax()

@@ -1,4 +1,4 @@
-"""What a fit ends with: ``Fit``, ``Status``, and ``check``, which turns a failure into an exception."""
+"""The result of a fit: ``Fit``, ``Status``, and ``check``, which turns a failure into an exception."""
 
 import dataclasses
 import enum
@@ -19,15 +19,15 @@ from jaxem.core.trees import leaf_names
 
 
 class Status(enum.IntEnum):
-    """How a fit ended. Everything but ``CONVERGED`` is a fit that did not converge."""
+    """How a fit ended. Only ``CONVERGED`` is convergence."""
 
-    CONVERGED = 0
-    MAX_STEPS = 1
-    NON_FINITE = 2
-    DECREASED = 3
-    DEGENERATE = 4
-    PRECISION = 5
-    INVALID = 6
+    CONVERGED = 0  # the stopping rule was met
+    MAX_STEPS = 1  # max_steps was reached first
+    NON_FINITE = 2  # a parameter or the objective became NaN or infinite
+    DECREASED = 3  # the objective fell by more than rounding error
+    DEGENERATE = 4  # a component emptied or became singular
+    PRECISION = 5  # rounding error is all that moves the parameters, and more may be left than the rule allows
+    INVALID = 6  # the data or the start lie outside what the model allows; found in a trace or in sharded data
 
 
 CAUSES = {
@@ -62,7 +62,7 @@ CAUSES = {
     ),
 }
 
-USABLE = (Status.CONVERGED, Status.MAX_STEPS, Status.PRECISION)  # nothing failed; the first has ended, too
+USABLE = (Status.CONVERGED, Status.MAX_STEPS, Status.PRECISION)  # nothing failed, though only the first converged
 
 
 _COINCIDENT = (
@@ -72,31 +72,34 @@ _COINCIDENT = (
 
 
 class FitWarning(UserWarning):
-    """A fit that converged, and of which there is something to be said."""
+    """A fit converged, but its result needs attention (see ``Fit.warnings``)."""
 
 
 class FitError(RuntimeError):
-    """A fit that did not converge, raised by ``check``."""
+    """A fit did not converge, or its derivative is undefined.
+
+    Raised by ``check``, by derivatives of a fit, and by comparisons of models whose fits failed.
+    """
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """The result of ``fit``; under ``vmap`` every field has a leading lane axis.
+    """The result of ``fit``: parameters, objective, and how the fit ended.
 
-    On failure (``NON_FINITE``, ``DECREASED``, ``DEGENERATE``) ``params`` is the last good iterate; where the input was
-    ``INVALID``, the start.
+    Under ``vmap`` every field has a leading axis of lanes. After a failure (``NON_FINITE``, ``DECREASED``,
+    ``DEGENERATE``) ``params`` is the last good iterate; where the input was ``INVALID`` it is the start.
     """
 
     params: Params
-    objective: Array | None  # log-likelihood (+ log-prior) at exactly these params; None without a bound
-    trace: Array | None  # (max_steps + 1,), the objective of each iterate from the start on; NaN after the end
+    objective: Array | None  # log-likelihood (plus log-prior) at exactly these params; None without a bound
+    trace: Array | None  # (max_steps + 1,), objective of each iterate, the start first; NaN after the end
     steps: Array  # iterations taken
-    evaluations: Array  # E-steps paid for
-    fallbacks: Array  # bold steps of an accelerator that were refused, and replaced by plain ones
+    evaluations: Array  # E-steps computed
+    fallbacks: Array  # refused steps, which would have lowered the objective or left the model
     status: Array  # a Status, as int32
-    left: Array | float = math.nan  # of the objective, still to be won by the estimate at the end; NaN where not known
-    coincident: Array | bool = False  # whether every latent class is the same as another, which EM cannot part
+    left: Array | float = math.nan  # estimated rise of the objective still to come; NaN where unknown
+    coincident: Array | bool = False  # whether every latent class equals another, which EM cannot separate
 
     @property
     def converged(self) -> Array:
@@ -105,7 +108,7 @@ class Fit:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is to be said of a fit besides its status; looks at values."""
+        """Warnings besides the status, as texts; needs concrete values, so it cannot run in a trace."""
         lanes = np.atleast_1d(np.asarray(self.coincident) & np.isin(self.status, USABLE))
         if not lanes.any():
             return ()
@@ -152,16 +155,24 @@ def _lanes(fit: Fit, status: np.ndarray) -> str:
 
 
 def usable(status: Array) -> Array:
-    """Whether fits did not fail; one that ran out of steps or of digits did not."""
+    """Whether fits did not fail; ``MAX_STEPS`` and ``PRECISION`` are not failures."""
     return jnp.isin(status, jnp.asarray(USABLE, status.dtype))
 
 
 def check(fit: Fit) -> Fit:
-    """Return ``fit`` unchanged where it converged (every lane of it), else raise ``FitError``.
+    """``fit`` itself, unchanged, if every lane of it converged; otherwise a ``FitError`` is raised.
 
-    What ``fit.warnings`` says besides (classes that coincide) becomes a Python warning, a ``FitWarning``.
-    The message names the status, its likely causes, and the lanes. Works on concrete results only: raises
-    ``ValueError`` inside a trace.
+    Each text of ``fit.warnings`` (classes that coincide) becomes a Python warning, a ``FitWarning``.
+
+    Arguments:
+        fit: the result of ``fit`` or ``fit_many``, or the ``best`` of many starts; concrete, not traced.
+
+    Returns:
+        ``fit``.
+
+    Raises:
+        FitError: a lane did not converge. The message names the status, its likely causes, and the lanes.
+        ValueError: ``fit`` is not a ``Fit``, or it is traced (inside ``jit``, ``vmap`` or ``grad``).
     """
     instance("jaxem.check: the argument", fit, "a Fit (of many starts, their .best)", "params", "status", "steps")
     if isinstance(fit.status, Tracer):

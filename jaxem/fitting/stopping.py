@@ -1,6 +1,6 @@
-"""When to stop: small rules that look at the last steps, and combine.
+"""Stopping rules, which can be combined.
 
-A rule is a frozen dataclass with ``met(progress) -> bool``. Tolerances are dynamic: another one compiles nothing.
+A rule is a frozen dataclass with ``met(progress) -> bool``. Tolerances are dynamic: a new value does not compile again.
 Every rule is scale-free: differences of objectives are taken per observed value, changes of parameters relative to
 their size.
 """
@@ -19,26 +19,26 @@ from jaxem.core.model import Params
 from jaxem.core.records import register
 from jaxem.core.trees import float_dtype, relative_change
 
-_HUNDREDTH = 0.01  # of a standard error
-_MANY = 5e5  # observed values, beyond which ``tol`` for each would leave more than that
+_HUNDREDTH = 0.01  # standard errors that may be left
+_MANY = 5e5  # for more observed values the default tolerance per value would leave more than that
 
 
 class Progress(NamedTuple):
-    """What a rule may look at after each step."""
+    """What a stopping rule can read after each step."""
 
     params: Params
     previous: Params
-    trace: Array | None  # the objective of each iterate so far, NaN after it
-    steps: Array  # taken so far, at least 1
-    size: Array  # the number of observed values
+    trace: Array | None  # objective of each iterate so far, then NaN
+    steps: Array  # steps so far, at least 1
+    size: Array  # number of observed values
     noise: Array | float = 0.0  # rounding error of the objective beyond ``rounding``
-    left: Array | float = jnp.inf  # what is left to climb (see ``remaining``)
+    left: Array | float = jnp.inf  # estimated rise of the objective still to come (see ``remaining``)
     blurred: Array | bool = False  # whether rounding error is all that moves the parameters
-    relative: bool = False  # whether ``left`` is not an objective but a relative distance, squared
-    leaps: bool = False  # whether it was estimated from the lengths of leaps alone
+    relative: bool = False  # whether ``left`` is a squared relative distance instead
+    leaps: bool = False  # whether ``left`` was estimated from the lengths of an accelerator's steps alone
 
     def objective(self, back: int | Array) -> Array:
-        """The objective ``back`` iterations ago (one or many); NaN before the start."""
+        """The objective ``back`` iterations ago (a number or an array of them); NaN before the start."""
         index = self.steps - back
         return jnp.where(index >= 0, self.trace[jnp.maximum(index, 0)], jnp.nan)  # pyright: ignore
 
@@ -46,13 +46,13 @@ class Progress(NamedTuple):
 class Rule(Protocol):
     """A stopping rule.
 
-    One that reads ``Progress.left`` also has ``blocked(progress)``: whether rounding error keeps it from being met for
-    ever. For other rules what is left is not estimated.
+    A rule that reads ``Progress.left`` also has ``blocked(progress)``: whether rounding error will always keep it from
+    being met. For rules without ``blocked``, ``left`` is not estimated.
     """
 
     @property
     def needs_objective(self) -> bool:
-        """Whether it reads the trace."""
+        """Whether the rule reads the objective."""
         ...
 
     def met(self, progress: Progress) -> Array:
@@ -61,9 +61,9 @@ class Rule(Protocol):
 
 
 def rounding(objective: Array, size: Array) -> Array:
-    """The rounding error to expect in an objective over ``size`` values: 32 times what one can show.
+    """The rounding error to expect in an objective over ``size`` values: 32 times the smallest visible difference.
 
-    32 covers the operations of one term and the error growth of the compensated or square-root-blocked sums.
+    The factor 32 covers the operations of one term and the error growth of compensated or square-root-blocked sums.
     """
     return 32 * bound.resolution(objective, size)
 
@@ -75,7 +75,7 @@ class _ParameterChange:
     needs_objective = False
 
     def met(self, progress: Progress) -> Array:
-        # No step can be resolved finer than a few units in the last place.
+        # Steps shorter than a few units in the last place cannot be resolved.
         finest = 16 * jnp.finfo(float_dtype(progress.params)).eps
         change = relative_change(progress.params, progress.previous)
         return change <= jnp.maximum(jnp.asarray(self.tol, change.dtype), finest)
@@ -121,7 +121,7 @@ class _Plateau:
         rise = values[half:].mean() - values[:half].mean()
         bends = jnp.diff(values, n=2)
         variance = (bends**2).mean() / 6
-        return rise <= 2 * jnp.sqrt(2 * variance / half)  # NaN, before there are as many, is not
+        return rise <= 2 * jnp.sqrt(2 * variance / half)  # False for NaN, before the window is full
 
 
 @jax.tree_util.register_static
@@ -147,11 +147,11 @@ class _LittleLeft:
         else:
             asked, enough = tol * jnp.minimum(progress.size, _MANY), jnp.asarray(_HUNDREDTH**2 / 2, dtype)
         met = progress.left <= jnp.where(progress.blurred, jnp.maximum(asked, enough), asked)
-        # A short leap need not be one that ended near: the parameters must have come to rest, too.
+        # A leap may be short far from the optimum, so the parameters must also have come to rest.
         return met & parameter_change(self.tol**0.5).met(progress) if progress.leaps else met
 
     def blocked(self, progress: Progress) -> Array:
-        """Whether it will never be met."""
+        """Whether rounding error will always keep the rule from being met."""
         return progress.blurred & ~self.met(progress)
 
 
@@ -182,35 +182,69 @@ class _AnyOf:
 
 
 def _allowed(tol: Any, objective: Array, progress: Progress) -> Array:
-    """A tolerance per observed value, as a difference of objectives; never finer than rounding (an eighth of the
-    slack that the ascent law is given)."""
+    """The difference of objectives that a tolerance per observed value allows.
+
+    It is never finer than rounding error, here an eighth of the slack of the ascent law.
+    """
     asked = jnp.asarray(tol, objective.dtype) * progress.size
     return jnp.maximum(asked, rounding(objective, progress.size) / 8 + progress.noise)
 
 
 def parameter_change(tol: float) -> Rule:
-    r"""Stop when no parameter array changes by more than ``tol`` relative to its largest element.
+    r"""A rule that stops when no parameter array changes by more than ``tol`` relative to its largest element.
 
     .. math:: \|\theta_\ell^{t+1} - \theta_\ell^t\|_\infty \le tol \cdot \|\theta_\ell\|_\infty
               \quad\text{for every array } \theta_\ell
 
-    Works without a bound. At a linear rate r the distance left is r / (1 - r) times the last change.
+    The rule needs no objective. At a linear rate r the distance left is r / (1 - r) times the last change.
+
+    Arguments:
+        tol: greatest relative change; at least 16 eps is used, as smaller changes are rounding error.
+
+    Returns:
+        A stopping rule, for the argument ``stop`` of ``fit``.
+
+    Raises:
+        ValueError: ``tol`` is negative or not finite.
     """
     number("jaxem.fitting.parameter_change: tol", tol, 0, math.inf)
     return _ParameterChange(tol)
 
 
 def objective_change(tol: float) -> Rule:
-    """Stop when the objective rises by at most ``tol`` an observed value: |L_t - L_{t-1}| <= tol * size(data)."""
+    r"""A rule that stops when the objective changes by at most ``tol`` per observed value.
+
+    .. math:: |L_t - L_{t-1}| \le tol \cdot size(data)
+
+    Arguments:
+        tol: greatest change per observed value; the whole change allowed is at least rounding error.
+
+    Returns:
+        A stopping rule, for the argument ``stop`` of ``fit``.
+
+    Raises:
+        ValueError: ``tol`` is negative or not finite.
+    """
     number("jaxem.fitting.objective_change: tol", tol, 0, math.inf)
     return _ObjectiveChange(tol)
 
 
 def aitken(tol: float) -> Rule:
-    r"""Stop when the objective's extrapolated limit is within ``tol`` an observed value.
+    r"""A rule that stops when the extrapolated limit of the objective is at most ``tol`` per observed value away.
 
     .. math:: a = \frac{L_t - L_{t-1}}{L_{t-1} - L_{t-2}}, \quad
-              L_\infty = L_{t-1} + \frac{L_t - L_{t-1}}{1 - a}, \quad L_\infty - L_t \le tol \cdot size(data)
+              L_\infty = L_{t-1} + \frac{L_t - L_{t-1}}{1 - a}, \quad |L_\infty - L_t| \le tol \cdot size(data)
+
+    The extrapolation needs 0 <= a < 1. The rule also stops where the last two changes are both rounding error.
+
+    Arguments:
+        tol: greatest distance per observed value; the whole distance allowed is at least rounding error.
+
+    Returns:
+        A stopping rule, for the argument ``stop`` of ``fit``.
+
+    Raises:
+        ValueError: ``tol`` is negative or not finite.
 
     Source: Boehning, Dietz, Schaub, Schlattmann & Lindsay (1994).
     """
@@ -219,20 +253,29 @@ def aitken(tol: float) -> Rule:
 
 
 def plateau(window: int = 20) -> Rule:
-    r"""Stop when a noisy objective no longer rises: from the mean of the older half of the last ``window`` iterations
-    to that of the newer half, by no more than two standard errors of such a difference.
+    r"""A rule that stops when a noisy objective no longer rises.
+
+    The last ``window`` iterations are divided into an older and a newer half. The rule is met when the mean objective
+    rises from one to the other by no more than two standard errors of such a difference.
 
     .. math:: \bar L_{new} - \bar L_{old} \le 2 \sqrt{2 \sigma^2 / h}, \quad h = window / 2, \quad
               \sigma^2 = \operatorname{mean}\,(L_{t+1} - 2 L_t + L_{t-1})^2 / 6
 
-    The noise is judged by second differences, in which a steady rise leaves no trace: an ascent without noise goes on
-    for as long as it is one, be it even or geometric at any rate. Noise that hangs together from one iteration to the
-    next is judged too small, and the fit goes on a little longer. A rise that the noise hides, of less than about
-    2 sigma (2 / h)^(1/2) over half a window, is not seen: a wider window sees it. Nothing here has a unit.
+    The noise is estimated from second differences, which do not contain a steady rise. So an ascent without noise goes
+    on for as long as it rises, linearly or geometrically at any rate. Noise that is correlated between iterations is
+    underestimated, and the fit goes on a little longer. A rise of less than about 2 sigma (2 / h)^(1/2) over half a
+    window is hidden by the noise; a wider window finds it. The rule does not depend on units.
 
-    Raises ``ValueError`` for a window that is not an even number of at least 8.
+    Arguments:
+        window: number of iterations, even and at least 8; default 20.
 
-    Source: the difference estimator of variance of von Neumann (1941), of second order.
+    Returns:
+        A stopping rule, for the argument ``stop`` of ``fit``.
+
+    Raises:
+        ValueError: ``window`` is not an even whole number of at least 8.
+
+    Source: von Neumann (1941), the difference estimator of variance, here of second order.
     """
     if isinstance(window, bool) or not isinstance(window, int) or window < 8 or window % 2:
         raise ValueError(f"jaxem.fitting.plateau: window must be an even number of at least 8; it is {window}")
@@ -240,12 +283,32 @@ def plateau(window: int = 20) -> Rule:
 
 
 def all_of(*rules: Rule) -> Rule:
-    """Stop when every rule is met."""
+    """A rule that stops when every one of ``rules`` is met.
+
+    Arguments:
+        rules: one or more stopping rules.
+
+    Returns:
+        A stopping rule, for the argument ``stop`` of ``fit``.
+
+    Raises:
+        ValueError: there is no rule, or one is not a stopping rule.
+    """
     return _AllOf(_some(rules, "all_of"))
 
 
 def any_of(*rules: Rule) -> Rule:
-    """Stop when one of the rules is met."""
+    """A rule that stops when at least one of ``rules`` is met.
+
+    Arguments:
+        rules: one or more stopping rules.
+
+    Returns:
+        A stopping rule, for the argument ``stop`` of ``fit``.
+
+    Raises:
+        ValueError: there is no rule, or one is not a stopping rule.
+    """
     return _AnyOf(_some(rules, "any_of"))
 
 
@@ -264,21 +327,28 @@ def _some(rules: tuple[Rule, ...], name: str) -> tuple[Rule, ...]:
 
 
 def default_rule(tol: float) -> Rule:
-    r"""At most ``tol`` an observed value is left to climb, as ``jaxem.fitting.remaining`` estimates it.
+    r"""The default rule of ``fit``: stops when the rise still to come is at most ``tol`` per observed value.
 
     .. math:: \hat L_\infty - L_t \le tol \cdot \min(size(data), 5 \cdot 10^5)
 
-    What is left and not what was gained: at a rate of 0.999 an iteration gains a five-hundredth of it. At the default
-    1e-10 no fit of any size ends with more than 5e-5 left, a hundredth of a standard error. Where rounding error is all
-    that still moves the parameters, 5e-5 is enough for any ``tol``, and more is ``Status.PRECISION``.
+    The rise still to come is estimated by ``jaxem.fitting.remaining``. It differs from the last gain: at a rate of
+    0.999 an iteration gains a five-hundredth of it. With the default 1e-10 no fit of any size ends with more than 5e-5
+    left, a hundredth of a standard error. Where rounding error is all that still moves the parameters, 5e-5 is enough
+    for any ``tol``, and more is ``Status.PRECISION``.
 
-    Without an objective the relative distance of the parameters is held to ``tol`` (or 4 eps), at the end of the
-    precision to a hundredth of size(data)^(-1/2).
+    Without an objective, the relative distance of the parameters to their limit must be at most ``tol`` (or 4 eps).
+    Where rounding error is all that moves the parameters, a hundredth of size(data)^(-1/2) is enough.
+
+    Arguments:
+        tol: greatest rise per observed value that may be left; ``fit`` has the default 1e-10.
     """
     return _LittleLeft(tol)
 
 
 def noisy_rule(has_objective: bool) -> Rule:
-    """``plateau()``; where there is no objective, nothing but ``max_steps``: noise moves the parameters for ever, and a
-    step size that falls makes them seem settled wherever they are."""
+    """The default rule for a noisy objective: ``plateau()``, or a rule that never stops where there is no objective.
+
+    Without an objective only ``max_steps`` can end the fit: noise moves the parameters for ever, and a falling step
+    size makes them seem to have converged wherever they are.
+    """
     return plateau() if has_objective else _Never()

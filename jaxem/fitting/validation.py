@@ -1,4 +1,4 @@
-"""What can be said of the input before anything is traced; a bad input is a ``ValueError`` that says where."""
+"""Checks of the input before anything is traced. Bad input raises a ``ValueError`` that says where it is."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,31 +18,30 @@ from jaxem.core.model import Params, has, spaces_of
 def check_start(model: Any, params: Params, data: Data) -> None:
     """Raise ``ValueError`` where the start lies outside its spaces or the model refuses the data.
 
-    In a trace shapes are all that can be looked at; ``is_valid`` says the rest.
+    In a trace only shapes are checked; ``is_valid`` checks the values there.
     """
     check_shapes(model, params, data)
     if trees.is_traced(model, params, data):
         return
-    spread = isinstance(data, Sharded)  # its values are not brought together; ``is_valid`` looks at them
+    spread = isinstance(data, Sharded)  # sharded values are not gathered here; ``is_valid`` checks them
     for name, good, what in _membership(_inside, spaces_of(model), params):
         if not good:
-            if has(model, "diagnose") and not spread:  # a start made from data of which none can be made
+            if has(model, "diagnose") and not spread:  # the data may allow no valid start: then say why
                 model.diagnose(data)
-            raise ValueError(f"the start of {name} must be {what}; it is not. Look at its values.")
+            raise ValueError(f"the start of {name} must be {what}; it is not. Correct its values.")
     if has(model, "validate") and not spread:
         model.validate(params, data)
 
 
 def is_valid(model: Any, params: Params, data: Data) -> Array:
-    """Whether ``check_start`` would pass, for values that are traced: weights and lengths, spaces, and the model's
-    ``allows(params, data)``."""
+    """Whether traced values would pass ``check_start``: weights, lengths, spaces and ``model.allows``."""
     inside = jnp.stack(jax.tree.leaves(constraints.contains(spaces_of(model), params))).all()
     allowed = model.allows(params, data) if has(model, "allows") else True
     return inside & counts_are_sound(data) & allowed
 
 
 def _membership(inside: Callable[[Any, Params], Any], spaces: Any, params: Params) -> Iterator[tuple[str, Array, str]]:
-    """Of each leaf its name, what ``inside(spaces, params)`` says of it, and what its space asks."""
+    """For each leaf its name, the result of ``inside(spaces, params)``, and the description of its space."""
     found = jax.tree.leaves(inside(spaces, params))
     return zip(trees.leaf_names(params), found, constraints.describe(spaces, params), strict=True)
 
@@ -53,9 +52,9 @@ def _inside(spaces: Any, params: Params) -> Array:
 
 
 def check_starts(model: Any, params: Params, datasets: Data) -> None:
-    """Raise ``ValueError`` where ``check_start`` would, for one of many starts and data sets, and name it.
+    """Raise ``ValueError`` with the number of the first of many data sets that ``check_start`` would refuse.
 
-    All observations are looked at as if they were of one data set; only where that fails, data set by data set.
+    All observations are checked together as one data set; only where that fails are the data sets checked one by one.
     """
     if has(model, "validate"):
         starts, data = jax.tree.map(np.asarray, (params, datasets))
@@ -78,7 +77,7 @@ def _each_inside(spaces: Any, params: Params) -> Array:
 def _passes_pooled(model: Any, params: Params, datasets: Data) -> bool:
     _, weights = split_weights(datasets)
     if weights is not None and not (weights > 0).any(axis=-1).all():
-        return False  # of one data set all are zero: of the pool they are not
+        return False  # one data set has no positive weight, which the pooled data would hide
     try:
         pooled = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), datasets)
         model.validate(rows(params, 0), pooled)
@@ -92,7 +91,7 @@ def _validate(model: Any, params: Params, datasets: Data, b: int) -> None:
 
 
 def _of_data_set(b: int, check: Callable[[int], None]) -> None:
-    """A check whose ``ValueError`` names the data set."""
+    """Run ``check(b)``, and add the number of the data set to its ``ValueError``."""
     try:
         check(b)
     except ValueError as error:
@@ -100,7 +99,7 @@ def _of_data_set(b: int, check: Callable[[int], None]) -> None:
 
 
 def check_step(algorithm: Any, model: Any, state: Any, data: Data) -> None:
-    """Raise ``ValueError`` where a step does not return parameters like the start (seen while tracing)."""
+    """Raise ``ValueError`` where a step returns parameters unlike the start; runs while tracing."""
     start, new = state.params, jax.eval_shape(lambda: algorithm.step(model, state, data)).params
     expected, found = jax.tree.structure(start), jax.tree.structure(new)
     if expected != found:
@@ -108,11 +107,13 @@ def check_step(algorithm: Any, model: Any, state: Any, data: Data) -> None:
         if names[0] == names[1]:
             names = [type(start).__name__, type(new).__name__]
         raise ValueError(
-            f"the M-step returns another structure than the start has. Start: {names[0]}; M-step: {names[1]}"
+            f"the M-step returns another structure than the start has. Start: {names[0]}; M-step: {names[1]}. Return "
+            "a tree like the start"
         )
     leaves = zip(trees.leaf_names(start), jax.tree.leaves(start), jax.tree.leaves(new), strict=True)
     for name, a, b in leaves:
         if (a.shape, a.dtype) != (b.shape, b.dtype):
             raise ValueError(
-                f"the M-step returns {name} as {b.dtype}{list(b.shape)}, but the start is {a.dtype}{list(a.shape)}"
+                f"the M-step returns {name} as {b.dtype}{list(b.shape)}, but the start is {a.dtype}{list(a.shape)}. "
+                "They must agree"
             )
