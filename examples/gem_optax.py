@@ -8,7 +8,7 @@ The E-step is exact: lambda_n given count_n ~ Gamma(r + count_n, r + mu_n). The 
 equation in digamma functions; neither has a solution to write down. Without lambda the counts are negative binomial,
 which is the independent route to the log-likelihood.
 
-Source of the counts: Zucchini, MacDonald & Langrock (2016), table 1.1. Blocks: Meng & Rubin (1993), Liu & Rubin (1994).
+Source of the counts: Zucchini, MacDonald & Langrock (2016), table 1.1. Groups: Meng & Rubin (1993), Liu & Rubin (1994).
 """
 
 from collections.abc import Sequence
@@ -86,9 +86,9 @@ ALGORITHMS = {
     "Adam, cosine schedule": jaxem.GEM(optax.adam(optax.cosine_decay_schedule(0.3, 1000)), steps=10),
     "Adam, learning rate 1000": jaxem.GEM(optax.adam(1000.0), steps=10),
     "batches of 32": jaxem.GEM(optax.adam(0.01), steps=10, batch_size=32),
-    "ECM": jaxem.GEM(blocks=(jaxem.algorithms.Block("coefficients"), jaxem.algorithms.Block("shape"))),
+    "ECM": jaxem.GEM(groups=(jaxem.algorithms.Group("coefficients"), jaxem.algorithms.Group("shape"))),
     "ECME": jaxem.GEM(
-        blocks=(jaxem.algorithms.Block("coefficients"), jaxem.algorithms.Block("shape", likelihood=True))
+        groups=(jaxem.algorithms.Group("coefficients"), jaxem.algorithms.Group("shape", likelihood=True))
     ),
     "SQUAREM of L-BFGS": jaxem.SQUAREM(jaxem.GEM()),
 }

@@ -1,4 +1,4 @@
-"""Generalised EM: by L-BFGS it is EM; by blocks it is ECM and ECME; by batches it is unbiased, and never falls."""
+"""Generalised EM: by L-BFGS it is EM; by groups it is ECM and ECME; by batches it is unbiased, and never falls."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from closeness import assert_within, eps
 
 import jaxem
 from jaxem import EM, GEM, Model, Status
-from jaxem.algorithms import Block
+from jaxem.algorithms import Group
 from jaxem.core import bound, constraints, trees
 from jaxem.families import Normal, NormalParams, Poisson, PoissonParams
 from jaxem.models import Mixture, MixtureParams
@@ -55,7 +55,7 @@ def test_l_bfgs_follows_the_path_of_em(name):
     assert em.trace[5] - em.trace[0] > 1  # a way worth following
 
 
-# By blocks
+# By groups
 
 
 def new_weights(params: Any, q: Any, x: Any) -> Any:
@@ -68,31 +68,31 @@ def new_means(params: Any, q: Any, x: Any) -> Any:
 
 
 def new_variances(params: Any, q: Any, x: Any) -> Any:
-    """About the means that stand now, those of the block before."""
+    """About the means that stand now, those of the group before."""
     r = q.probabilities
     square = (r * (x[:, None] - params.components.means[None, :]) ** 2).sum(axis=0)
     return params._replace(components=params.components._replace(variances=square / r.sum(axis=0)))
 
 
 CLOSED = (
-    Block("weights", new_weights),
-    Block("components.means", new_means),
-    Block("components.variances", new_variances),
+    Group("weights", new_weights),
+    Group("components.means", new_means),
+    Group("components.variances", new_variances),
 )
 
 
-def test_closed_blocks_in_the_right_order_are_em():
+def test_closed_groups_in_the_right_order_are_em():
     run = lambda algorithm: jaxem.fit(NORMAL, START, X, algorithm=algorithm, stop=NEVER, max_steps=8)
-    em, ecm = run(EM()), run(GEM(blocks=CLOSED))
+    em, ecm = run(EM()), run(GEM(groups=CLOSED))
     # Sums about other origins: rounding of sixty terms, carried through eight iterations.
     jax.tree.map(lambda a, b: assert_within(a, b, 8 * 60 * EPS * np.abs(b).max()), ecm.params, em.params)
     # In the other order the variances are about the old means: another, slower way to the same optimum.
-    other = jaxem.fit(NORMAL, START, X, algorithm=GEM(blocks=CLOSED[::-1]), stop=NEVER, max_steps=8)
+    other = jaxem.fit(NORMAL, START, X, algorithm=GEM(groups=CLOSED[::-1]), stop=NEVER, max_steps=8)
     assert steps_of(other).min() >= 0 and float(other.objective) < float(em.objective) - 1e-6
 
 
-def test_parameters_in_no_block_are_fixed_to_the_bit():
-    fit = jaxem.fit(NORMAL, START, X, algorithm=GEM(LBFGS, blocks=(Block("components.means"),)), max_steps=50)
+def test_parameters_in_no_group_are_fixed_to_the_bit():
+    fit = jaxem.fit(NORMAL, START, X, algorithm=GEM(LBFGS, groups=(Group("components.means"),)), max_steps=50)
     assert fit.status == Status.CONVERGED and steps_of(fit).min() >= -slack(fit.objective, 60)
     np.testing.assert_array_equal(fit.params.weights, START.weights)
     np.testing.assert_array_equal(fit.params.components.variances, START.components.variances)
@@ -104,9 +104,9 @@ def test_parameters_in_no_block_are_fixed_to_the_bit():
     assert np.abs(fit.params.components.means - START.components.means).min() > 0.1
 
 
-def test_blocks_on_the_likelihood_converge_faster():
+def test_groups_on_the_likelihood_converge_faster():
     """ECME: weights in closed form, then the components on the log-likelihood itself (Liu & Rubin 1994)."""
-    ecme = GEM(LBFGS, steps=20, blocks=(Block("weights", new_weights), Block("components", likelihood=True)))
+    ecme = GEM(LBFGS, steps=20, groups=(Group("weights", new_weights), Group("components", likelihood=True)))
     run = lambda algorithm: jaxem.check(jaxem.fit(NORMAL, START, X, algorithm=algorithm))
     em, fit = run(EM()), run(ecme)
     assert steps_of(fit).min() >= -slack(fit.objective, 60)
@@ -117,16 +117,16 @@ def test_blocks_on_the_likelihood_converge_faster():
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: Block(()), "a Block needs the name"),
-        (lambda: Block("weights", new_weights, likelihood=True), "maximize is for Q"),
+        (lambda: Group(()), "a Group needs the name"),
+        (lambda: Group("weights", new_weights, likelihood=True), "maximize is for Q"),
         (lambda: GEM(steps=0), "steps must be at least 1; it is 0"),
         (
-            lambda: GEM(blocks=(Block("weights", likelihood=True), Block("components"))),
-            "blocks that climb the likelihood must come after",
+            lambda: GEM(groups=(Group("weights", likelihood=True), Group("components"))),
+            "groups that climb the likelihood must come after",
         ),
-        (lambda: GEM(SGD, blocks=CLOSED, batch_size=3), "a block with a closed form needs all observations"),
+        (lambda: GEM(SGD, groups=CLOSED, batch_size=3), "a group with a closed form needs all observations"),
         (
-            lambda: jaxem.fit(NORMAL, START, X, algorithm=GEM(blocks=(Block("components.mean"),))),
+            lambda: jaxem.fit(NORMAL, START, X, algorithm=GEM(groups=(Group("components.mean"),))),
             r"components\.mean\b.*weights, components\.means, components\.variances",
         ),
         (lambda: jaxem.fit(NORMAL, START, X, algorithm=GEM(SGD, batch_size=3)), "key"),

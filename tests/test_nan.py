@@ -12,7 +12,7 @@ from cases import CASES, case
 
 import jaxem
 from jaxem import GEM, SQUAREM, Anderson, Status
-from jaxem.algorithms import Block, metric
+from jaxem.algorithms import Group, metric
 from jaxem.core import bound, trees
 from jaxem.core.rows import Statistics
 
@@ -43,8 +43,8 @@ ALGORITHMS = {
     "L-BFGS": GEM(LBFGS),
     "sgd": GEM(SGD),
     "adam": GEM(ADAM, steps=1),
-    "blocks": GEM(SGD, blocks=(Block("a"), Block("b"))),
-    "on the likelihood": GEM(SGD, blocks=(Block("a"), Block("b", likelihood=True))),
+    "groups": GEM(SGD, groups=(Group("a"), Group("b"))),
+    "on the likelihood": GEM(SGD, groups=(Group("a"), Group("b", likelihood=True))),
     "batches": GEM(SGD, batch_size=2),
     "SQUAREM": SQUAREM(GEM(SGD)),
     "Anderson": Anderson(GEM(SGD)),
@@ -70,7 +70,7 @@ def test_the_masked_sum_of_squares_as_reported(precision):
     assert run([1, 3]) == Status.CONVERGED
 
 
-@pytest.mark.parametrize("algorithm", ["L-BFGS", "sgd", "blocks", "batches", "SQUAREM"])
+@pytest.mark.parametrize("algorithm", ["L-BFGS", "sgd", "groups", "batches", "SQUAREM"])
 @pytest.mark.parametrize("model", [CURVATURE, PRIOR_CURVATURE], ids=["one coordinate", "prior"])
 def test_a_curvature_that_is_nan_settles_nothing(model, algorithm):
     """The way up is known, and taken; that it has ended is not."""
@@ -79,7 +79,7 @@ def test_a_curvature_that_is_nan_settles_nothing(model, algorithm):
     assert fit.objective > fit.trace[0] + 1
 
 
-@pytest.mark.parametrize("algorithm", ["L-BFGS", "sgd", "blocks", "SQUAREM"])
+@pytest.mark.parametrize("algorithm", ["L-BFGS", "sgd", "groups", "SQUAREM"])
 def test_a_gradient_that_becomes_nan_on_the_way(algorithm):
     """Beyond a = 1 there is none; the optimum lies there."""
     fit = jaxem.fit(LATE, START, DATA, algorithm=ALGORITHMS[algorithm], max_steps=30)
@@ -90,7 +90,7 @@ def test_a_gradient_that_becomes_nan_on_the_way(algorithm):
 def test_a_closed_form_without_a_gradient_beside_it_is_not_settled():
     """The closed form is right, and reaches the mean of what was seen; but nothing tells that it has."""
     means = lambda p, q, y: {"a": jnp.nanmean(y), "b": jnp.nanmean(y) - 3}
-    fit = jaxem.fit(MASKED, START, MISSING, algorithm=GEM(blocks=(Block(("a", "b"), means),)), max_steps=10)
+    fit = jaxem.fit(MASKED, START, MISSING, algorithm=GEM(groups=(Group(("a", "b"), means),)), max_steps=10)
     assert fit.status == Status.MAX_STEPS and fit.params["a"] == 2
 
 

@@ -11,7 +11,7 @@ from closeness import assert_within, eps
 
 import jaxem
 from jaxem import GEM, Status
-from jaxem.algorithms import Block, metric
+from jaxem.algorithms import Group, metric
 from jaxem.core.data import size
 
 RNG = np.random.default_rng(4)
@@ -114,7 +114,7 @@ def test_data_taken_twice_change_no_step(optimizer):
 
 @pytest.mark.parametrize("optimizer", ["L-BFGS", "sgd"])
 def test_blocks_are_measured_by_themselves(optimizer):
-    algorithm = GEM(OPTIMIZERS[optimizer], steps=4, blocks=(Block("v"), Block(("m", "w"))))
+    algorithm = GEM(OPTIMIZERS[optimizer], steps=4, groups=(Group("v"), Group(("m", "w"))))
     build, units = CASES["columns far from the origin"]
     plain, other = (run(problem, algorithm, 60) for problem in (build(), build(**units)))
     assert int(plain.status) == int(other.status) == Status.CONVERGED and int(plain.steps) == int(other.steps)

@@ -2,9 +2,9 @@
 
 from jaxem.algorithms.anderson import Anderson as Anderson
 from jaxem.algorithms.annealed import AnnealedEM as AnnealedEM
-from jaxem.algorithms.blocks import Block as Block
 from jaxem.algorithms.em import EM as EM
 from jaxem.algorithms.generalized import GEM as GEM
+from jaxem.algorithms.groups import Group as Group
 from jaxem.algorithms.hard import HardEM as HardEM
 from jaxem.algorithms.incremental import IncrementalEM as IncrementalEM
 from jaxem.algorithms.monte_carlo import SAEM as SAEM

@@ -11,9 +11,9 @@ import optax
 from jax import Array
 
 from jaxem.algorithms import ascent, metric
-from jaxem.algorithms import blocks as parts
+from jaxem.algorithms import groups as parts
 from jaxem.algorithms.ascent import Function, Optimizer, Pace
-from jaxem.algorithms.blocks import Block
+from jaxem.algorithms.groups import Group
 from jaxem.algorithms.measure import Coordinates, coordinates, few, measure, over_blocks, places
 from jaxem.algorithms.metric import Metric
 from jaxem.algorithms.protocol import State
@@ -73,7 +73,7 @@ class GEM:
             optimiser, so build it once and reuse it.
         steps: tries of the optimiser per M-step and group of parameters; default 10.
         gain_tol: greatest gain per observed value that a Newton step may promise at convergence; default 1e-10.
-        blocks: groups of parameters, a tuple of ``Block``, maximised one after another, each by the optimiser or in
+        groups: groups of parameters, a tuple of ``Group``, maximised one after another, each by the optimiser or in
             closed form (ECM, Meng & Rubin 1993), on Q or on the log-likelihood itself (ECME, Liu & Rubin 1994). Groups
             on the log-likelihood come last. Parameters in no group are held fixed. Default ``()``: one group of all.
         batch_size: observations per step of the optimiser, drawn anew with the ``key`` of ``fit``; default ``None``:
@@ -82,7 +82,7 @@ class GEM:
 
     Raises:
         ValueError: ``steps`` or ``batch_size`` is not a whole number of at least 1, ``gain_tol`` is negative or not
-            finite, ``optimizer`` is no optax optimiser, ``blocks`` is not a tuple of ``Block``, a group on the
+            finite, ``optimizer`` is no optax optimiser, ``groups`` is not a tuple of ``Group``, a group on the
             log-likelihood comes before one on Q, or a group in closed form is combined with ``batch_size``.
 
     Source: Dempster, Laird & Rubin (1977); Neal & Hinton (1998).
@@ -91,7 +91,7 @@ class GEM:
     optimizer: optax.GradientTransformation | None = dataclasses.field(default=None, metadata={"static": True})
     steps: int = dataclasses.field(default=10, metadata={"static": True})
     gain_tol: float = 1e-10
-    blocks: tuple[Block, ...] = dataclasses.field(default=(), metadata={"static": True})
+    groups: tuple[Group, ...] = dataclasses.field(default=(), metadata={"static": True})
     batch_size: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     monotone: ClassVar[bool] = True
@@ -103,22 +103,22 @@ class GEM:
         number("GEM: gain_tol", self.gain_tol, 0, math.inf)
         if self.optimizer is not None:
             instance("GEM: optimizer", self.optimizer, "an optax optimiser, such as optax.adam(0.1)", "init", "update")
-        if not isinstance(self.blocks, tuple) or not all(isinstance(block, Block) for block in self.blocks):
-            raise ValueError(f"GEM: blocks must be a tuple of jaxem.algorithms.Block; got {brief(self.blocks)}")
-        likelihood = [block.likelihood for block in self.blocks]
+        if not isinstance(self.groups, tuple) or not all(isinstance(group, Group) for group in self.groups):
+            raise ValueError(f"GEM: groups must be a tuple of jaxem.algorithms.Group; got {brief(self.groups)}")
+        likelihood = [group.likelihood for group in self.groups]
         if likelihood != sorted(likelihood):
             raise ValueError(
-                "GEM: blocks that climb the likelihood must come after those that climb Q, because raising Q raises "
-                "the objective only from the parameters of the E-step; reorder blocks"
+                "GEM: groups that climb the likelihood must come after those that climb Q, because raising Q raises "
+                "the objective only from the parameters of the E-step; reorder groups"
             )
-        if self.batch_size is not None and any(block.maximize for block in self.blocks):
-            raise ValueError("GEM: a block with a closed form needs all observations; leave batch_size out")
+        if self.batch_size is not None and any(group.maximize for group in self.groups):
+            raise ValueError("GEM: a group with a closed form needs all observations; leave batch_size out")
 
     def random(self) -> bool:
         return self.batch_size is not None
 
     def requires(self) -> tuple[str, ...]:
-        likelihood = any(block.likelihood for block in self.blocks)
+        likelihood = any(group.likelihood for group in self.groups)
         return ("e_step", "q_function", "entropy", *(("log_likelihood",) if likelihood else ()))
 
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
@@ -127,8 +127,8 @@ class GEM:
             require(model, "GEM in batches", "log_prob")
         whole = self._all(model, params)
         paces = [
-            None if block.maximize else self._start(model, params, block, whole.u.size, data)
-            for block in self._blocks(params)
+            None if group.maximize else self._start(model, params, group, whole.u.size, data)
+            for group in self._groups(params)
         ]
         key = key if self.random() else None
         memory = Memory(None, tuple(paces), jnp.ones_like(whole.u), key, jnp.bool_(True), jnp.int32(0))
@@ -148,14 +148,14 @@ class GEM:
         found = measure(model, state.params, memory.q, value, data, whole, memory.units, first, self.gain_tol)
         defined = trees.all_finite(found.gradient)
         params, paces, key = state.params, [], memory.key
-        for block, pace in zip(self._blocks(params), memory.paces, strict=True):
-            holds = block.holds(params)
-            if block.maximize is not None:
-                reached = block.maximize(params, memory.q, data)
+        for group, pace in zip(self._groups(params), memory.paces, strict=True):
+            holds = group.holds(params)
+            if group.maximize is not None:
+                reached = group.maximize(params, memory.q, data)
             else:
                 key, here = (None, None) if key is None else jax.random.split(key)
                 metric = found.restricted(places(holds, whole))
-                reached, pace = self._ascend(model, block, params, pace, metric, state, data, here)
+                reached, pace = self._ascend(model, group, params, pace, metric, state, data, here)
             params = parts.merge(holds, parts.part(holds, reached), params)
             paces.append(pace)
         units = found.metric.forward if found.hessian is None else memory.units
@@ -167,7 +167,7 @@ class GEM:
             q = model.e_step(params, data)
             objective = bound.objective(model, params, q, data)
         else:
-            q, on = None, lambda q, block: bound.evidence(model, params, q, block)
+            q, on = None, lambda q, part: bound.evidence(model, params, q, part)
             objective = bound.penalized(model, over_blocks(model, params, data, on), params)
         memory = state.memory._replace(q=q)
         return state._replace(params=params, objective=objective, evaluations=state.evaluations + 1, memory=memory)
@@ -176,26 +176,26 @@ class GEM:
     def _transform(self) -> optax.GradientTransformationExtraArgs:
         return optax.with_extra_args_support(self.optimizer or _default_optimizer())
 
-    def _blocks(self, params: Params) -> tuple[Block, ...]:
-        return self.blocks or (Block(tuple(trees.leaf_names(params))),)
+    def _groups(self, params: Params) -> tuple[Group, ...]:
+        return self.groups or (Group(tuple(trees.leaf_names(params))),)
 
     def _all(self, model: Any, params: Params) -> Coordinates:
         """The coordinates of all groups of parameters."""
-        inside = [block.holds(params) for block in self._blocks(params)]
+        inside = [group.holds(params) for group in self._groups(params)]
         return coordinates(model, params, jax.tree.map(lambda *each: any(each), *inside))
 
     def _optimizer(self, at: Coordinates, data: Data) -> Optimizer:
         observed = size(data, at.u.dtype)
         return Optimizer(self._transform, at.unravel, jnp.where(observed > 0, observed, 1))
 
-    def _start(self, model: Any, params: Params, block: Block, p: int, data: Data) -> Pace:
-        at = coordinates(model, params, block.holds(params))
+    def _start(self, model: Any, params: Params, group: Group, p: int, data: Data) -> Pace:
+        at = coordinates(model, params, group.holds(params))
         return ascent.start(self._optimizer(at, data), metric.identity(at.u, few(p)))
 
     def _ascend(
         self,
         model: Any,
-        block: Block,
+        group: Group,
         params: Params,
         pace: Any,
         metric: Metric,
@@ -204,19 +204,19 @@ class GEM:
         key: Array | None,
     ) -> tuple[Params, Pace]:
         """The parameters after the ascent over one group, from ``params``, on the bound at ``state.params``."""
-        at = coordinates(model, params, block.holds(params))
+        at = coordinates(model, params, group.holds(params))
         optimizer = self._optimizer(at, data)
         pace = ascent.measured(optimizer, pace, metric)
 
         def on_all(u: Array) -> Array:
-            return _climbed(model, block, at.forward(u), state.memory.q, data, 1.0)
+            return _climbed(model, group, at.forward(u), state.memory.q, data, 1.0)
 
         def on_batch(key: Array) -> Function:
             n, size = count(data), self.batch_size
             assert size is not None
             batch = rows(data, jax.random.randint(key, (size,), 0, n))
             q = model.e_step(state.params, batch)
-            return lambda u: _climbed(model, block, at.forward(u), q, batch, n / size)
+            return lambda u: _climbed(model, group, at.forward(u), q, batch, n / size)
 
         if key is None:
             end = ascent.climb(optimizer, on_all, at.u, pace, self.steps)
@@ -228,8 +228,8 @@ class GEM:
     def _judged(self, model: Any, old: State, new: State, data: Data) -> State:
         """The state after an iteration on batches if the objective did not fall, else the old one at half the pace."""
         faster, held_back = [], []
-        for pace, block in zip(new.memory.paces, self._blocks(old.params), strict=True):
-            optimizer = self._optimizer(coordinates(model, old.params, block.holds(old.params)), data)
+        for pace, group in zip(new.memory.paces, self._groups(old.params), strict=True):
+            optimizer = self._optimizer(coordinates(model, old.params, group.holds(old.params)), data)
             faster.append(pace._replace(scale=jnp.minimum(2 * pace.scale, 1)))
             held_back.append(ascent.slower(optimizer, pace, ~ascent.holds_nan(pace.optimizer)))
         kept = new._replace(memory=new.memory._replace(paces=tuple(faster)))
@@ -247,7 +247,7 @@ class GEM:
         return trees.select(new.memory.defined, better, undefined)
 
 
-def _climbed(model: Any, block: Block, params: Params, q: Any, data: Data, share: float) -> Array:
+def _climbed(model: Any, group: Group, params: Params, q: Any, data: Data, share: float) -> Array:
     """The function that a group maximises: ``share`` times Q or the log-likelihood of ``data``, plus the log-prior."""
-    value = model.log_likelihood(params, data) if block.likelihood else model.q_function(params, q, data)
+    value = model.log_likelihood(params, data) if group.likelihood else model.q_function(params, q, data)
     return bound.penalized(model, share * value, params)

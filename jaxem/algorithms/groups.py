@@ -12,7 +12,7 @@ from jaxem.core.trees import leaf_names
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
+class Group:
     """A group of parameters, and how a conditional M-step maximises over it while the others are fixed.
 
     Arguments:
@@ -37,13 +37,13 @@ class Block:
         if isinstance(self.names, str):
             object.__setattr__(self, "names", (self.names,))
         if not isinstance(self.names, tuple) or not all(isinstance(name, str) for name in self.names):
-            raise ValueError(f"a Block needs names of parameters, each a str; got {brief(self.names)}")
+            raise ValueError(f"a Group needs names of parameters, each a str; got {brief(self.names)}")
         if self.maximize is not None and not callable(self.maximize):
-            raise ValueError(f"a Block's maximize must be a function (params, q, data); got {brief(self.maximize)}")
+            raise ValueError(f"a Group's maximize must be a function (params, q, data); got {brief(self.maximize)}")
         if not self.names:
-            raise ValueError("a Block needs the name of at least one parameter")
+            raise ValueError("a Group needs the name of at least one parameter")
         if self.maximize is not None and self.likelihood:
-            raise ValueError("a Block with likelihood=True is maximised by the optimiser; maximize is for Q")
+            raise ValueError("a Group with likelihood=True is maximised by the optimiser; maximize is for Q")
 
     def holds(self, params: Params) -> Any:
         """A tree like ``params``, True at the leaves of this group.
@@ -68,7 +68,7 @@ def part(holds: Any, tree: Any) -> Any:
     return jax.tree.map(lambda inside, leaf: leaf if inside else None, holds, tree)
 
 
-def merge(holds: Any, block: Any, tree: Any) -> Any:
-    """``tree`` with the leaves of a group replaced by those of ``block``."""
-    leaves = iter(jax.tree.leaves(block))
+def merge(holds: Any, group: Any, tree: Any) -> Any:
+    """``tree`` with the leaves of a group replaced by those of ``group``."""
+    leaves = iter(jax.tree.leaves(group))
     return jax.tree.map(lambda inside, leaf: next(leaves) if inside else leaf, holds, tree)
