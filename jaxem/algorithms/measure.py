@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxem.algorithms import blocks as parts
+from jaxem.algorithms import groups as parts
 from jaxem.algorithms import metric as metrics
 from jaxem.algorithms.metric import Metric
 from jaxem.core import bound, constraints, expectation, passes
