@@ -13,7 +13,7 @@ from jax.core import Tracer
 def whole_number(name: str, value: Any, least: int) -> int:
     """``value`` as an int; ``ValueError`` where it is not an integer (bools and floats are not) or below ``least``."""
     if isinstance(value, Tracer):
-        raise ValueError(f"{name} must be a plain number, since the compiled program depends on it; jit or vmap traced it")
+        raise ValueError(f"{name} must be a plain number, because it decides what is compiled; jit or vmap traced it")
     try:
         found = None if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:
@@ -60,7 +60,7 @@ def prng_key(name: str, key: Any) -> None:
 
 
 def instance(name: str, value: Any, what: str, *attributes: str) -> None:
-    """Raise ``ValueError`` where ``value`` is a class, or lacks one of the attributes of ``what`` it must be."""
+    """Raise ``ValueError`` where ``value`` is a class or lacks one of ``attributes``; ``what`` says what it must be."""
     if isinstance(value, type):
         raise ValueError(f"{name} must be {what}; it is the class {value.__name__}: write {value.__name__}(...)")
     lacking = [attribute for attribute in attributes if not hasattr(value, attribute)]

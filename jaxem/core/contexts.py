@@ -1,7 +1,7 @@
 """Contexts: what an iteration prepares once from the parameters. They hold only arrays, so that ``vmap`` works.
 
 A context may hold parts in two forms, quick and careful. One condition then chooses the form of all parts, once for
-each block of rows and outside all other computation: two conditions would make a block half as slow again.
+each block of rows and outside all other computation: with two conditions a block would take half as long again.
 """
 
 import dataclasses

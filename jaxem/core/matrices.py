@@ -31,7 +31,7 @@ def cholesky(a: Array) -> Array:
     .. math:: L_{jj} = \Bigl(a_{jj} - \sum_{m<j} L_{jm}^2\Bigr)^{1/2}, \qquad
               L_{ij} = \Bigl(a_{ij} - \sum_{m<j} L_{im} L_{jm}\Bigr) / L_{jj}
 
-    Golub & Van Loan (2013), section 4.2.
+    Source: Golub & Van Loan (2013), section 4.2.
     """
     d = a.shape[-1]
     if not is_small(a):

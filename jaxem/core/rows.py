@@ -113,19 +113,44 @@ class FromRows:
         return q._replace(at=params)
 
     def e_step(self, params: Params, data: Data) -> Posterior:
-        """The posterior p(z | x, params) of each observation, with ``at`` set to ``params``."""
+        """The posterior p(z | x, params) of each observation.
+
+        Returns:
+            A record whose arrays have N rows, except ``at``, which is ``params``; ``log_normalizer (N,)`` is one of
+            them.
+        """
         return self._posterior("infer", params, data)
 
     def c_step(self, params: Params, data: Data) -> Posterior:
-        """The posterior with all probability on the most probable z of each observation."""
+        """The posterior with all probability on the most probable z, in the form that ``e_step`` returns."""
         return self._posterior("mode", params, data)
 
     def tempered_e_step(self, params: Params, data: Data, inverse_temperature: Array | float) -> Posterior:
-        """q proportional to p(x, z | params)^inverse_temperature; its ``log_normalizer`` is still log p(x)."""
+        r"""The tempered posterior of each observation, in the form that ``e_step`` returns.
+
+        .. math:: q(z) \propto p(x, z \mid \theta)^\beta
+
+        Arguments:
+            params: the parameters.
+            data: N observations.
+            inverse_temperature: the exponent, a scalar; 1 gives the posterior.
+
+        Returns:
+            A posterior, whose ``log_normalizer`` is still log p(x | params).
+        """
         return self._posterior("tempered", params, data, inverse_temperature)
 
     def sample_posterior(self, key: Array, params: Params, data: Data) -> Posterior:
-        """One draw of z for each observation, in the form of ``e_step``'s posterior."""
+        """One draw of z for each observation from its posterior, in the form that ``e_step`` returns.
+
+        Arguments:
+            key: a random key.
+            params: the parameters.
+            data: N observations.
+
+        Returns:
+            A posterior with all probability on the draw.
+        """
         return self._posterior("draw", params, data, key)
 
     def statistics(self: Any, q: Posterior, data: Data) -> Statistics:
@@ -164,17 +189,28 @@ class FromRows:
         return self.expected(self._context(statistics.at, None), params, statistics.sums)
 
     def q_function(self: Any, params: Params, q: Posterior, data: Data) -> Array:
-        """The expected complete-data log-likelihood Q = E_q log p(x, z | params), a scalar."""
+        r"""The expected complete-data log-likelihood Q, a scalar.
+
+        .. math:: Q(\theta \mid q) = \sum_n w_n\, E_{q_n} \log p(x_n, z_n \mid \theta)
+
+        Arguments:
+            params: the parameters at which Q is evaluated; they may differ from ``q.at``.
+            q: a posterior, as ``e_step`` returns it.
+            data: the same observations.
+
+        Returns:
+            A scalar.
+        """
         x, w = counted(data)
         return total(choose(self.prepare(params, x), lambda c: self.complete(c, q, x)), w)
 
     def entropy(self: Any, q: Posterior, data: Data) -> Array:
-        """The entropy -E_q log q, a scalar."""
+        """The entropy -E_q log q of a posterior, a scalar, summed over observations."""
         x, w = counted(data)
         return total(self.entropy_rows(self._context(q.at, None), q, x), w)
 
     def divergence(self: Any, q: Posterior, p: Posterior, data: Data) -> Array:
-        """The divergence KL(q || p) between two posteriors, a scalar."""
+        """The divergence KL(q || p) between two posteriors, a scalar, summed over observations."""
         return total(self.divergence_rows(q, p), split_weights(data)[1])
 
     def log_normalizer(self, q: Posterior, data: Data) -> Array:

@@ -1,7 +1,7 @@
 """Optional properties of a space, with a default for each.
 
 A space must have the five attributes of ``Space``. Each function here reads one optional attribute of the same name; a
-space without it is treated like real numbers, if nothing else is said.
+space without it is treated like real numbers, unless stated otherwise.
 """
 
 import itertools

@@ -62,7 +62,7 @@ class Space(Protocol):
 class Edge(Protocol):
     """The edge of a space, where coordinates run off to infinity.
 
-    ``value``, ``slope``, ``step``, ``out`` and results are shaped like the point, if nothing else is said.
+    ``value``, ``slope``, ``step``, ``out`` and results are shaped like the point, unless stated otherwise.
     """
 
     def strays(self, value: Array, rounding: float) -> Array:
@@ -70,7 +70,7 @@ class Edge(Protocol):
         ...
 
     def inward(self, value: Array, slope: Array) -> Array:
-        """The slope of the objective as each element moves from the edge into the space, from the gradient ``slope``."""
+        """The slope of the objective as an element moves from the edge into the space, from the gradient ``slope``."""
         ...
 
     def place(self, value: Array, out: Array) -> tuple[Array, Array]:
