@@ -13,7 +13,7 @@ from jax.core import Tracer
 def whole_number(name: str, value: Any, least: int) -> int:
     """``value`` as an int; ``ValueError`` where it is not an integer (bools and floats are not) or below ``least``."""
     if isinstance(value, Tracer):
-        raise ValueError(f"{name} must be a plain number, because it decides what is compiled; jit or vmap traced it")
+        raise ValueError(f"{name} decides what is compiled and must be a plain number; it is traced by jit or vmap")
     try:
         found = None if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:

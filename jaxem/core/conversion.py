@@ -109,5 +109,5 @@ def of_fit(params: Params) -> Params:
     if hasattr(params, "params") and hasattr(params, "status"):
         return params.params
     if hasattr(params, "best") and hasattr(params, "times_best_found"):
-        raise ValueError("params is the result of many starts, not one fit; pass its .best")
+        raise ValueError("the parameters are the result of many starts, not of one fit; give its .best")
     return params

@@ -30,8 +30,8 @@ class Statistics(NamedTuple):
 class Rows(Protocol):
     """The functions that a structure writes.
 
-    Here x are observations without weights and c is a context. A posterior q is a record whose arrays, except ``at``,
-    have a row for each observation; ``log_normalizer (N,)`` is one of them.
+    Here x are observations without weights and c is a context. A posterior q is a record whose arrays have a row for
+    each observation, except ``at`` and what all observations share; ``log_normalizer (N,)`` is one of them.
     """
 
     def declare(self) -> parameters.Declared:
@@ -116,8 +116,8 @@ class FromRows:
         """The posterior p(z | x, params) of each observation.
 
         Returns:
-            A record whose arrays have N rows, except ``at``, which is ``params``; ``log_normalizer (N,)`` is one of
-            them.
+            A record whose arrays have N rows, except ``at``, which is ``params``, and what all observations share;
+            ``log_normalizer (N,)`` is one of them.
         """
         return self._posterior("infer", params, data)
 
