@@ -1,11 +1,11 @@
-"""What acceleration saves, and that it costs nothing: EM, SQUAREM and Anderson from the same starts.
+"""E-steps saved by SQUAREM and Anderson, and the log-likelihood they reach, against EM from the same starts.
 
     python benchmarks/acceleration.py --output benchmarks/results/acceleration.json
 
-The London Times deaths as Varadhan & Roland (2008) fit them, and every model of the table of cases
-(``tests/cases.py``), in float64, each until the parameters move by less than 1e-8 of their size. Cost is counted in
-E-steps over all data (``fit.evaluations``). "Behind" is by how much the log-likelihood an observed value ends below
-that of plain EM; ``rounding`` is what double precision hides of it.
+The models are the London Times deaths as Varadhan & Roland (2008) fit them, and every model in the table of cases
+(``tests/cases.py``), in float64. Each is fitted until the parameters change by less than 1e-8 of their size. Cost is
+counted in E-steps over all data (``fit.evaluations``). "behind" is how far the log-likelihood per observed value ends
+below that of plain EM; "rounding" is the rounding error of double precision in it.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def slow(row: dict) -> bool:
 
 
 def saving(rows: Iterable[dict]) -> dict:
-    """The median of E-steps of EM (or as many as it was allowed) over those of each other."""
+    """For each algorithm, the median ratio of the E-steps of EM (or of its limit) to those of the algorithm."""
     rows = list(rows)
     return {
         name: round(statistics.median(row["EM"]["evaluations"] / row[name]["evaluations"] for row in rows), 2)

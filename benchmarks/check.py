@@ -1,4 +1,4 @@
-"""Hold a stored result of ``peers.py`` to the bars; exit with 1 if one is missed.
+"""Compare a stored result of ``peers.py`` with the thresholds below; exit with 1 if one is missed.
 
 python benchmarks/check.py benchmarks/results/peers.json
 """
@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-# (work, peer, how many times faster at least)
+# (benchmark, peer, least number of times faster)
 FASTER = [
     ("GMM full, N = 200k, D = 16, K = 32, float64", "scikit-learn", 12.0),
     ("GMM full, N = 200k, D = 16, K = 32, float32", "scikit-learn", 25.0),
@@ -29,7 +29,7 @@ FASTER = [
 
 
 def verdicts(results: dict) -> list[tuple[bool, str]]:
-    """Each bar: whether it is met, and a line that says so."""
+    """For each threshold, whether it is met, and a line of text with the figures."""
     rows = {row["work"]: row["sides"] for row in results["works"]}
     found = []
     for work, peer, least in FASTER:

@@ -1,14 +1,15 @@
-"""What the intervals promise and keep, and what the routes to them agree on.
+"""Coverage of confidence intervals, and agreement of the routes to the observed information.
 
     python benchmarks/coverage.py --output benchmarks/results/coverage.json
 
-Coverage: of so many data sets simulated from a model, the share in which the 95 % interval of each parameter holds the
-truth; sampling, fits and intervals of all of them in one program. A data set whose information is refused (no maximum
-inside the space) counts as not covered. Each fit starts at the truth, so that the classes keep their numbers.
+Coverage: the share of data sets, simulated from a model, in which the 95 % interval of each parameter contains the
+truth. Sampling, fits and intervals of all data sets run in one program. A data set whose information is refused (no
+maximum inside the space) counts as not covered. Each fit starts at the truth, so that the classes keep their numbers.
 
-Routes: for every model of the table of cases (``tests/cases.py``) by how much Oakes' identity and SEM differ from the
-Hessian, relative to its largest entry in units of the complete information; the smallest eigenvalue of what is missing;
-the rate of EM from the information, from the EM map, and from the trace. Or the reason why there is no information.
+Routes, for every model in the table of cases (``tests/cases.py``): the difference of Oakes' identity and of SEM from
+the Hessian, relative to its largest entry in units of the complete information; the smallest eigenvalue of the missing
+information; the rate of EM from the information, from the EM map and from the trace. Where there is no information, the
+reason is reported instead.
 """
 
 import argparse

@@ -2,12 +2,12 @@
 
     python benchmarks/density_accuracy.py --output benchmarks/results/density_accuracy.json
 
-Parameters and observations are drawn in the dtype under test, over the range that is printed, and taken as exact; the
-reference is found from them in 50 digits. Two numbers each. "Of the result": the error over the spacing of the dtype at
-the result, or at one where terms of both signs meet and the result is smaller. "Of its terms": over the spacing at the
-largest number that the definition adds up; a change of the inputs in their last place moves the result as far. Where a
-covariance matrix is given, the distance among the terms counts as often as the condition of the correlations says
-(Higham 2002, 10.1).
+Parameters and observations are drawn in the dtype under test, over the range that is printed, and taken as exact. The
+reference is computed from them with 50 digits. Two errors are reported. "Of the result" is the error over the spacing
+of the dtype at the result, or at 1.0 where terms have both signs and the result is smaller than that. "Of its terms" is
+the error over the spacing at the largest number that the definition adds up; a change of the inputs in their last place
+moves the result by as much. Where a covariance matrix is given, the distance term is multiplied by the condition number
+of the correlations (Higham 2002, 10.1).
 """
 
 import argparse
@@ -48,7 +48,7 @@ FORMS = ("full", "tied", "diag", "spherical")
 
 
 class Draw(NamedTuple):
-    """One comparison: what the library finds, and of each number the exact value and its largest term."""
+    """One comparison: the numbers that the library returns, and for each the exact value and its largest term."""
 
     found: np.ndarray
     exact: list[Any]
@@ -59,11 +59,11 @@ class Density(NamedTuple):
     name: str
     ranges: str
     draws: Callable[[np.random.Generator, np.dtype], Iterator[Draw]]
-    of_one_sign: bool = False  # written so that all terms have one sign
+    of_one_sign: bool = False  # whether the definition is written so that all terms have one sign
 
 
 def _exact(a: Any) -> Any:
-    """Numbers of any shape as nested lists of 50 digits."""
+    """An array of any shape as nested lists of multi-precision numbers."""
     a = np.asarray(a)
     return [_exact(row) for row in a] if a.ndim else mpf(float(a))
 
@@ -76,7 +76,7 @@ _log_density = jax.jit(log_density)
 
 
 def _pairs(family: Any, params: Any, x: Any, one: Callable[..., tuple[Any, Any]], k: int) -> Draw:
-    """Every pair of an observation and a class; ``one(leaves of the class, x_n) -> (log-density, largest term)``."""
+    """All pairs of an observation and a class; ``one(leaves of the class, x_n)`` gives log-density and largest term."""
     found = np.asarray(_log_density(family, params, x), np.float64)
     classes = [[_exact(leaf[i]) for leaf in jax.tree.leaves(params)] for i in range(k)]
     both = [one(classes[i], row) for row in _exact(x) for i in range(k)]
@@ -164,7 +164,7 @@ def _as_matrix(form: str, covariance: Any, d: int) -> Any:
 
 
 def _multivariate(form: str, by: Any, rows: int, d: int) -> Callable[..., Iterator[Draw]]:
-    """``by``: the product kernel that must be in charge, or ``None`` for deviations from each mean."""
+    """``by``: the product kernel that must be chosen, or ``None`` for deviations from each mean."""
 
     def draws(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
         k = 3
@@ -181,7 +181,7 @@ def _multivariate(form: str, by: Any, rows: int, d: int) -> Callable[..., Iterat
             chosen = products.chosen(form, rows, k, d)
             assert chosen is by
             if by is not None and not bool(by.view(form, *params).safe):
-                continue  # the careful form takes over, which has its own row
+                continue  # the careful form is used here; it has a row of its own
             found = np.asarray(_log_density(MultivariateNormal(form), params, x), np.float64)
             shown = rng.integers(0, rows, 25)
             exact_x, exact_m, exact_c = _exact(x[shown]), _exact(params.means), _exact(params.covariances)
@@ -272,7 +272,7 @@ def _prior(form: str) -> Callable[..., Iterator[Draw]]:
                 trace = sum(inner[i, i] for i in range(d))
                 value = nu / 2 * (mp.log(mp.det(lam)) - d * mp.log(2)) - _log_multigamma(nu / 2, d)
                 value += -(nu + d + 1) / 2 * mp.log(mp.det(matrix)) - trace / 2
-                # What the logarithm of a determinant and a trace change by, of scale or covariance in its last place.
+                # The change of log-determinant and trace where scale or covariance changes in its last place.
                 size = max(abs(nu * d - trace), mp.sqrt(nu) * d, d * d)
             else:
                 shape, rate = nu / 2, sum(scale[i][i] for i in range(d)) / d / 2
@@ -321,7 +321,7 @@ DENSITIES = [
 
 
 def largest_errors(density: Density, dtype: np.dtype, rounds: int, seed: int = 0) -> tuple[float, float]:
-    """In ulp: of the result, and of its terms."""
+    """The largest errors in ulp: of the result, and of its terms."""
     rng = np.random.default_rng(seed)
     eps, top = mpf(float(np.finfo(dtype).eps)), mpf(float(np.finfo(dtype).max))
     worst = [mpf(0), mpf(0)]
@@ -330,7 +330,7 @@ def largest_errors(density: Density, dtype: np.dtype, rounds: int, seed: int = 0
             for found, exact, terms in density.draws(rng, dtype):
                 for a, b, size in zip(found, exact, terms, strict=True):
                     if abs(b) > top / 4:
-                        continue  # not a number of this dtype
+                        continue  # beyond the range of this dtype
                     error = abs(mpf(float(a)) - b)
                     for i, of in enumerate((abs(b), size)):
                         least = mpf(float(np.finfo(dtype).tiny)) if density.of_one_sign and i == 0 else 1

@@ -1,9 +1,9 @@
-"""How the time of an EM iteration grows: with N, D, K of a Gaussian mixture, T of an HMM, the number of data sets.
+"""How the time of an EM iteration grows with N, D, K of a Gaussian mixture, T of an HMM, and the number of data sets.
 
     python benchmarks/growth.py --output benchmarks/results/growth.json
 
-Each size is fitted for so many iterations that it takes a measurable time, the best of three; the slope is that of
-log time against log size over the upper half of the sizes (1: in proportion). Draws a picture beside the JSON.
+Each size is fitted for enough iterations to take a measurable time; the best of three runs counts. The slope is that of
+log time against log size over the upper half of the sizes (1: in proportion). A picture is drawn beside the JSON.
 """
 
 import argparse
@@ -29,7 +29,7 @@ MOST = 1024
 @register
 @dataclasses.dataclass(frozen=True)
 class After:
-    """Stops after so many steps; another number compiles nothing anew."""
+    """Stopping rule: stop after ``steps`` steps. Another number does not compile anew."""
 
     steps: jax.Array
 
@@ -40,7 +40,7 @@ class After:
 
 
 def per_iteration(model, params, data) -> float:
-    """Seconds an iteration: a long fit less a short one, so that what a call costs is out."""
+    """Seconds per iteration, from a long fit minus a short one, so that the cost of a call cancels."""
     run = lambda steps: jaxem.fit(model, params, data, stop=After(jnp.int32(steps)), max_steps=MOST)
     jax.block_until_ready(run(1))  # compiled
     seconds = {}
@@ -80,7 +80,7 @@ def hmm(t: int) -> float:
 
 
 def lanes(count: int) -> float:
-    """Seconds a data set of 200 x 2, three classes, fitted to 1e-6 on the mean log-likelihood, all at once."""
+    """Seconds to fit ``count`` data sets of 200 x 2 with three classes at once, to 1e-6 on the mean log-likelihood."""
     rng = np.random.default_rng(0)
     centres = rng.normal(0, 2.5, (count, 3, 2))
     labels = rng.integers(0, 3, (count, 200))

@@ -1,8 +1,8 @@
-"""Peak memory of a Gaussian mixture fit, N = 2M, D = 8, K = 64, float32, in units of the data's own size.
+"""Peak memory of a Gaussian mixture fit, N = 2M, D = 8, K = 64, float32, relative to the size of the data.
 
-Two figures: what XLA says that the compiled fit needs beyond the data (temporary and output buffers), and by how much
-the resident memory of the process rose at most while the compiled fit ran for the first time, after a small fit had
-loaded all code.
+Two figures are reported: the memory beyond the data that the compiled fit needs according to XLA (temporary and output
+buffers), and the largest rise of the resident memory of the process during the first run of the compiled fit. A small
+fit has loaded all code before that run.
 """
 
 import json
@@ -20,7 +20,7 @@ N, D, K = 2_000_000, 8, 64
 
 
 def resident(what: str) -> int:
-    """Bytes of resident memory now (``VmRSS``), or at most since ``forget_the_peak`` (``VmHWM``); Linux."""
+    """Bytes of resident memory now (``VmRSS``), or its peak since ``forget_the_peak`` (``VmHWM``); Linux only."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(what))
 

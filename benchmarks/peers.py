@@ -1,14 +1,16 @@
-"""jaxem beside its peers: equal data, equal starts, equal iterations, on this machine, in one run.
+"""Speed of jaxem and its peers with equal data, starts and iterations, on this machine, in one run.
 
     python benchmarks/peers.py --output benchmarks/results/peers.json
 
-Each work (``works.py``) runs in a process of its own, its sides one after the other in an order that turns round from
-round to round. Of each side: the first call (compilation and all), the median and the range of the warm ones, and the
-log-likelihood that it reached, so that nobody is faster by doing less; of jaxem also the share of the rate that this
-machine reaches on a large matrix product, counting the operations of the work's own products. Ratios are medians of the
-ratios within a round. Then memory (``memory.py``) and start-up (``startup.py``). Needs the extra ``bench``.
+Each benchmark (``works.py``) runs in a process of its own. Its sides run one after the other, in an order that is
+reversed from round to round. Reported for each side are the first call with its compilation, the median and range of
+the warm calls, and the log-likelihood reached, which shows that no side is faster by doing less. For jaxem the share of
+the machine's rate on a large matrix product is reported too, from the operations in the products of the benchmark.
+Ratios are medians of the ratios within a round. Memory (``memory.py``) and start-up (``startup.py``) follow. The extra
+``bench`` is needed.
 
-Beside the JSON it writes the Markdown table of the README and a picture. ``check.py`` holds the result to the bars.
+The script writes JSON and a picture, and prints the Markdown table of the README. ``check.py`` compares the result with
+its thresholds.
 """
 
 import argparse
@@ -28,14 +30,14 @@ PACKAGES = {"scikit-learn", "gmmx", "hmmlearn", "dynamax", "jax", "numpy"}
 
 
 def timed(run: Callable[[], float]) -> tuple[float, float]:
-    """Seconds, and what it returned."""
+    """The seconds that a call takes, and what it returns."""
     begin = time.perf_counter()
     value = run()
     return time.perf_counter() - begin, value
 
 
 def product_rate(dtype: str) -> float:
-    """Operations a second of a large matrix product: the best of five."""
+    """Operations per second of a large matrix product, the best of five runs."""
     import jax
     import jax.numpy as jnp
 
@@ -47,12 +49,12 @@ def product_rate(dtype: str) -> float:
 
 
 def measure(name: str, rounds: int) -> dict:
-    """One work, all sides, in this process."""
+    """The times and results of one benchmark, all sides in this process."""
     import jax
     from works import WORKS
 
     jax.config.update("jax_enable_x64", WORKS[name].dtype == "float64")
-    warnings.filterwarnings("ignore")  # the peers say that they did not converge: none should
+    warnings.filterwarnings("ignore")  # peers warn of no convergence, which is intended here
     sides = WORKS[name].build()
     cold, reached = {}, {}
     for side, run in sides.run.items():
@@ -82,7 +84,7 @@ def measure(name: str, rounds: int) -> dict:
 
 
 def in_a_child(script: str, *arguments: str) -> dict:
-    """What a script of this folder prints as its last line, run in a process of its own."""
+    """The last line that a script of this folder prints, as JSON; it runs in a process of its own."""
     command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -126,7 +128,7 @@ def table(results: dict) -> str:
 
 
 def draw(results: dict, path: Path) -> None:
-    """Times faster than each peer, on a logarithmic axis."""
+    """Draw how many times faster jaxem is than each peer, on a logarithmic axis."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,10 +1,10 @@
-"""Every algorithm on every model that adds up over observations, in both precisions: what each promises, checked.
+"""Check of what algorithms promise: each one on every model with additive statistics, in both precisions.
 
     python benchmarks/promises.py --output benchmarks/results/promises.json
 
-The promises are those of ``tests/algorithms.py``: the objective belongs to the parameters, a monotone algorithm never
-falls, the lanes of a ``vmap`` under ``jit`` are the fits that each would be alone. ``--share 0/4``: every fourth pair,
-from the first.
+The promises are those in ``tests/algorithms.py``: the objective belongs to the parameters, a monotone algorithm never
+lowers it, and the lanes of a ``vmap`` under ``jit`` equal separate fits. ``--share 0/4`` checks every fourth pair of
+algorithm and model, from the first one.
 """
 
 import argparse

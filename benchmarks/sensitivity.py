@@ -1,11 +1,11 @@
-"""The smallest error that each law still sees, and how often right and wrong models are taken for what they are.
+"""The smallest error that each law detects, and the certificates of right and wrong models.
 
     python benchmarks/sensitivity.py --output benchmarks/results/sensitivity.json
 
-One error for each law, on a mixture of two normals (70 values), or of sequences with weights: its size is cut by ten
-until the law no longer sees it. An inequality sees only what outweighs the distance of its probes. Right models are
-those of ``tests/user_models.py`` and ``tests/cases.py``, at a start and ten iterations on; wrong ones those of
-``tests/test_mutants.py``.
+Each law is tested with one kind of error, in a mixture of two normals (70 values) or in weighted sequences. The size of
+the error is divided by ten until the law no longer detects it. An inequality detects only errors that outweigh the
+distance of its probes. Right models are those of ``tests/user_models.py`` and ``tests/cases.py``, at a start and after
+ten iterations; wrong models are those of ``tests/test_mutants.py``.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def likelihood_slope(m, a):
 
 
 def likelihood_bend(m, a):
-    """As many more observations' worth of information as the share a says."""
+    """Information added to the log-likelihood, in proportion to the share ``a`` and the number of observations."""
     more = lambda p, x: (p.components.means**2).sum() * x.shape[0]
     return {"log_likelihood": lambda p, x: m.log_likelihood(p, x) + a * more(p, x)}
 
@@ -75,7 +75,7 @@ def m_step_weights(m, a):
 
 
 def first_row(m, a):
-    """The first observation counts 1 - a in the statistics."""
+    """Statistics in which the first observation counts 1 - a."""
 
     def statistics(q, x):
         r = q.probabilities
@@ -85,7 +85,7 @@ def first_row(m, a):
 
 
 def sums(m, a):
-    """Times N^-a: sums at 0, means at 1."""
+    """Statistics times N^-a: sums at a = 0, means at a = 1."""
     return test_mutants.scaled(m, lambda x: float(x.shape[0]) ** -a)
 
 
@@ -110,18 +110,18 @@ def permute(m, a):
 
 
 def powers(m, a):
-    """Weights to the power of 1 + a."""
+    """Observation weights to the power of 1 + a."""
     power = lambda w: jnp.where(w > 0, jnp.where(w > 0, w, 1) ** (1 + a), 0)
     return everywhere(m, lambda x: jaxem.dataset(x.values, weights=power(x.weights)))
 
 
 def behind(m, a):
-    """A share a of the likelihood with every length one longer."""
+    """A log-likelihood of which the share ``a`` is that with every sequence one step longer."""
     longer = with_lengths(lambda x: jnp.minimum(x.lengths + 1, x.values.shape[1]))
     return {"log_likelihood": lambda p, x: (1 - a) * m.log_likelihood(p, x) + a * m.log_likelihood(p, longer(x))}
 
 
-# Law, the error, the model, whether additive, in what its size is.
+# Law, error, model, whether it is additive, and the unit of the error's size.
 ERRORS = [
     ("touch", likelihood, "normal mixture", False, "share of L"),
     ("tangent", likelihood_slope, "normal mixture", False, "units of the data, of means in L"),
@@ -146,7 +146,7 @@ ERRORS = [
 
 
 def smallest(precision: str) -> dict[str, float | None]:
-    """For each law the least power of ten that it sees; None: not even a tenth."""
+    """For each law the smallest power of ten that it detects; None where it does not detect even 0.1."""
     found: dict[str, float | None] = {}
     groups = {(name, additive) for _, _, name, additive, _ in ERRORS}
     for name, additive in sorted(groups):
@@ -155,7 +155,7 @@ def smallest(precision: str) -> dict[str, float | None]:
         for law, change, *_ in rows:
             least = None
             for k in range(1, 17):
-                # A log-likelihood that is too large breaks one inequality, one that is too small another.
+                # Some inequalities are broken by a log-likelihood that is too large, others by one too small.
                 sizes = [sign * 10.0**-k for sign in (1, -1)]
                 if not any(seen(law, changes, change, name, additive, precision, size) for size in sizes):
                     break
@@ -171,14 +171,14 @@ def seen(law, changes, change, name, additive, precision, size) -> bool:
     else:
         model, params, data = case(name, precision)
     which = jnp.int32(changes.index(change) + 1)
-    if law == "ascent":  # only near the maximum can an iteration fall
+    if law == "ascent":  # an iteration can lower the objective only near the maximum
         params = jaxem.fit(model, params, data, tol=1e-12 if precision == "float64" else 1e-6, max_steps=3000).params
     wrong = Mutants(model, which, jnp.asarray(size, precision), changes, additive)
     return law in jaxem.verify(wrong, params, data).violated
 
 
 def confusion(precision: str) -> dict[str, int]:
-    """How many right and wrong models are said to be ok, violated, or neither."""
+    """The numbers of right and wrong models whose certificates are ok, violated, or without a verdict."""
     counts = {f"{kind}, {verdict}": 0 for kind in ("right", "wrong") for verdict in ("ok", "violated", "no verdict")}
 
     def count(kind, certificate):

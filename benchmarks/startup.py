@@ -1,4 +1,4 @@
-"""Start-up, in cold processes: the import, and the time to a fitted Old Faithful, without and with a compilation cache.
+"""Start-up time in cold processes: the import, and a first fit of Old Faithful with and without a compilation cache.
 
 Each figure is the median of several processes. The import of jaxem is compared with ``import jax, optax`` alone.
 """
@@ -25,7 +25,7 @@ fit = jaxem.check(jaxem.fit(model, model.init(jax.random.key(0), x), x))
 
 
 def seconds(code: str, cache: str | None = None) -> float:
-    # Modules compiled to bytecode once, as those of an installed package are.
+    # Modules are compiled to bytecode once, as in an installed package.
     unwanted = ("JAX_", "PYTHONDONTWRITEBYTECODE")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
     if cache:
@@ -45,7 +45,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as cache:
-        seconds(FIT, cache)  # fills the cache, and the file system's
+        seconds(FIT, cache)  # fills the compilation cache and that of the file system
         for _ in range(rounds):
             for name, code, where in (
                 ("python", "", None),

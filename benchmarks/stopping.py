@@ -1,10 +1,10 @@
-"""What the default stopping rule costs, and what it leaves: steps, and log-likelihood still to be won at the end.
+"""Steps taken under the default stopping rule, and log-likelihood still to gain where it stops.
 
     python benchmarks/stopping.py --output benchmarks/results/stopping.json
 
-Every model of the table of cases (``tests/cases.py``) and some that are slow, each from its start by plain EM in both
-precisions. "Left" is the estimate of the fit, "truly left" the log-likelihood (in 64 bits) at the end of the same climb
-carried on in 64 bits until its parameters stand still, less that at the end of the fit.
+The models are those in the table of cases (``tests/cases.py``) and some slow ones, each fitted from its start by plain
+EM in both precisions. "left" is the estimate of the fit. "truly left" is the log-likelihood that the same climb reaches
+when it continues in 64 bits until the parameters no longer change, minus that at the end of the fit, both in 64 bits.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def overlapping(n):
 
 
 def heywood(dtype):
-    """A variable that is a factor itself: its noise variance has its supremum at zero."""
+    """Factor analysis with a variable that is itself a factor: its noise variance has the supremum at zero."""
     rng = np.random.default_rng(1)
     z = rng.normal(size=(150, 1))
     x = z * np.array([1.0, 0.7, 0.6, 0.5]) + rng.normal(size=(150, 4)) * np.array([1e-3, 0.7, 0.8, 0.9])
@@ -56,7 +56,7 @@ def heywood(dtype):
 
 
 def missing(rate, n=10_000):
-    """The mean of a normal sample of which so large a share is missing: EM leaves ``rate`` of the distance."""
+    """The mean of a normal sample with a share ``rate`` missing: an EM iteration leaves that share of the distance."""
 
     def build(dtype):
         m = round(n * rate / (1 - rate))
@@ -102,7 +102,7 @@ def row(model, start, data) -> dict:
         lambda leaf: jnp.asarray(leaf, jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
         (fit.params, data, model),
     )
-    inside = chart(wide[2], wide[0])(into(wide[2], wide[0]))  # weights sum to one in 64 bits, too
+    inside = chart(wide[2], wide[0])(into(wide[2], wide[0]))  # weights that sum to one in 64 bits too
     wide = inside, *wide[1:]
     here = value(wide[2], wide[0], wide[1])
     still = jaxem.fitting.parameter_change(1e-13)

@@ -1,7 +1,7 @@
-"""The works of the table: equal data, equal starts, equal iterations for every side.
+"""The benchmarks of the table, with equal data, starts and iterations for every side (jaxem and its peers).
 
-A work is built in a process of its own and gives its sides: functions without arguments that do the work once, wait for
-the result, and return the log-likelihood per observation (or step) that they reached.
+A benchmark is built in a process of its own and returns its sides. A side is a function without arguments that runs
+once, waits for the result, and returns the log-likelihood per observation (or time step) that it reached.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,8 +24,8 @@ Side = Callable[[], float]
 
 class Sides(NamedTuple):
     run: dict[str, Side]
-    operations: float | None = None  # of the matrix products of one run of ours, for the share of the machine's rate
-    scale: Mapping[str, float] = MappingProxyType({})  # by how much the time of a side that does a share is multiplied
+    operations: float | None = None  # in the matrix products of one run of jaxem; compared with the machine's rate
+    scale: Mapping[str, float] = MappingProxyType({})  # factor on the time of a side that does only a share of the work
 
 
 class Work(NamedTuple):
@@ -34,8 +34,8 @@ class Work(NamedTuple):
 
 
 def mixture_start(n: int, d: int, k: int, covariance: str, dtype: str):
-    """Overlapping classes: well separated ones leave responsibilities that are subnormal numbers, on which BLAS
-    crawls."""
+    """Data and start of a mixture with overlapping classes; responsibilities of well separated ones are subnormal
+    numbers, which are slow in BLAS."""
     rng = np.random.default_rng(0)
     centres = rng.normal(0, 1, (k, d))
     x = (centres[rng.integers(0, k, n)] + rng.normal(size=(n, d))).astype(dtype)
@@ -47,7 +47,7 @@ def mixture_start(n: int, d: int, k: int, covariance: str, dtype: str):
 
 
 def mixture(n: int, d: int, k: int, covariance: str, dtype: str) -> Sides:
-    """A Gaussian mixture against scikit-learn, gmmx (which has float32 only), and its own two matrix products."""
+    """A Gaussian mixture against scikit-learn, gmmx (float32 only), and the two matrix products that it needs."""
     x, means, spread, precisions = mixture_start(n, d, k, covariance, dtype)
     weights = np.full(k, 1 / k)
     model = Mixture(MultivariateNormal(covariance), k)
@@ -98,13 +98,13 @@ def gmmx_side(x: np.ndarray, weights: np.ndarray, means: np.ndarray, spread: np.
 
     def run() -> float:
         found = EMFitter(max_iter=ITERATIONS, tol=-1.0, reg_covar=0.0).fit(data, start)
-        return float(found.log_likelihood)  # one iteration behind its parameters
+        return float(found.log_likelihood)  # of the parameters one iteration earlier
 
     return run
 
 
 def products_side(n: int, features: int, k: int, dtype: str) -> Side:
-    """The products that the quadratic form cannot do without, on whole arrays, and nothing else."""
+    """Only the two matrix products that the quadratic form needs, on whole arrays."""
     rng = np.random.default_rng(0)
     phi, w, r = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((n, features), (features, k), (n, k)))
 
@@ -121,7 +121,7 @@ def products_side(n: int, features: int, k: int, dtype: str) -> Side:
 
 
 def hidden_markov(n: int, t: int, k: int) -> Sides:
-    """A Gaussian HMM of two dimensions, diagonal covariances, float64, against hmmlearn and dynamax."""
+    """A two-dimensional Gaussian HMM with diagonal covariances, in float64, against hmmlearn and dynamax."""
     d = 2
     rng = np.random.default_rng(0)
     means = rng.normal(0, 2, (k, d))
@@ -158,12 +158,12 @@ def hidden_markov(n: int, t: int, k: int) -> Sides:
             covars_prior=0,
             covars_weight=1,
             min_covar=0,
-            implementation="scaling",  # its fastest
+            implementation="scaling",  # the fastest one
         )
         peer.startprob_, peer.transmat_ = initial, transition
         peer.means_, peer.covars_ = start, np.full((k, d), 2.0)
         peer.fit(x.reshape(n * t, d), np.full(n, t))
-        return float(peer.monitor_.history[-1]) / (n * t)  # of the last E-step: one iteration behind
+        return float(peer.monitor_.history[-1]) / (n * t)  # of the last E-step, before the last M-step
 
     return Sides({"jaxem": ours, "hmmlearn": hmmlearn, "dynamax": dynamax_side(x, initial, transition, start)})
 
@@ -173,7 +173,7 @@ def dynamax_side(x: np.ndarray, initial: np.ndarray, transition: np.ndarray, mea
 
     n, t, d = x.shape
     k = len(initial)
-    # Priors as flat as it takes without a probability of zero, at which it returns NaN.
+    # Priors as flat as possible: flatter ones lead to a probability of zero, where dynamax returns NaN.
     model = DiagonalGaussianHMM(
         k,
         d,
@@ -190,14 +190,14 @@ def dynamax_side(x: np.ndarray, initial: np.ndarray, transition: np.ndarray, mea
         emission_scale_diags=jnp.full((k, d), np.sqrt(2.0)),
     )
     data = jnp.asarray(x)
-    # It compiles anew at each call; under a jit of ours it does not.
+    # fit_em compiles anew at each call; inside this jit it does not.
     em = jax.jit(lambda params, x: model.fit_em(params, props, x, num_iters=ITERATIONS, verbose=False)[0])
     score = jax.jit(lambda params, x: jax.vmap(lambda each: model.marginal_log_prob(params, each))(x).sum())
     reached: list[float] = []
 
     def run() -> float:
         found = jax.block_until_ready(em(params, data))
-        if not reached:  # in the first, untimed run
+        if not reached:  # only in the first run, which is not among the warm ones
             reached.append(float(score(found, data)) / (n * t))
         return reached[0]
 
@@ -205,12 +205,12 @@ def dynamax_side(x: np.ndarray, initial: np.ndarray, transition: np.ndarray, mea
 
 
 def many(lanes: int, n: int, d: int, k: int) -> Sides:
-    """Many small data sets, each to its own convergence: 1e-6 on the mean log-likelihood."""
+    """Many small data sets, each fitted to convergence: 1e-6 on the mean log-likelihood."""
     rng = np.random.default_rng(0)
     centres = rng.normal(0, 2.5, (lanes, k, d))
     labels = rng.integers(0, k, (lanes, n))
     x = np.take_along_axis(centres, labels[:, :, None], axis=1) + rng.normal(size=(lanes, n, d))
-    means = x[:, :k]  # rows are in no order: as good as drawn
+    means = x[:, :k]  # rows are in random order, so that these are random draws
     variances = x.var(axis=1)
     covariances = np.tile((variances[:, :, None] * np.eye(d))[:, None], (1, k, 1, 1))
     model = Mixture(MultivariateNormal("full"), k)
@@ -232,7 +232,7 @@ def many(lanes: int, n: int, d: int, k: int) -> Sides:
         for i in range(sample):
             peer = GaussianMixture(
                 k,
-                tol=1e-6,  # and its reg_covar of 1e-6: without, it raises where a class collapses
+                tol=1e-6,  # with the default reg_covar of 1e-6: at 0 it raises where a class collapses
                 max_iter=most,
                 weights_init=np.full(k, 1 / k),
                 means_init=means[i],

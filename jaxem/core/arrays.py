@@ -1,4 +1,4 @@
-"""One array of real numbers as it enters: what it may be, and what is refused. No value changes silently."""
+"""Conversion of one array of real numbers: what is accepted, and what is refused. No value changes silently."""
 
 import numbers
 from typing import Any
@@ -16,7 +16,7 @@ X64 = 'enable 64 bits (jax.config.update("jax_enable_x64", True))'
 
 
 def as_array(value: Any, name: str, check_digits: bool = True) -> Array:
-    """One array of real numbers; see ``as_data``. ``name`` says in a message what it is."""
+    """``value`` as one array of real numbers (see ``as_data``). Messages call it ``name``."""
     if isinstance(value, jax.Array) or (isinstance(value, list) and trees.holds_tracers(value)):
         return _widened(jnp.asarray(value), name)
     array = to_numpy(value, name)
@@ -43,18 +43,18 @@ def _check_narrowed(array: np.ndarray, found: np.ndarray, name: str, check_digit
 
 
 def check_precision(array: Any, dtype: Any, name: str) -> None:
-    """Raise ``ValueError`` where ``dtype`` would lose what is small beside the spread of an array of numbers."""
+    """Raise ``ValueError`` where rounding to ``dtype`` loses digits that matter to the spread of an array."""
     column = loses_digits(np.asarray(array), np.dtype(dtype))
     if column is not None:
         where = f"{name}: column {column} loses" if column >= 0 else f"{name}: the values lose"
         raise ValueError(
-            f"{where} digits that matter when rounded to {np.dtype(dtype)}, for they lie far from zero for their "
-            f"spread. Subtract an offset (a typical value) first, or {X64}"
+            f"{where} digits that matter when rounded to {np.dtype(dtype)}: the distance from zero is too large for "
+            f"the spread. Subtract an offset (a typical value) first, or {X64}"
         )
 
 
 def _widened(array: Array, name: str) -> Array:
-    """An array of JAX's own, its short types made wider, which is exact."""
+    """A JAX array with short dtypes widened, which is exact."""
     dtype = array.dtype
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(f"{name} must be real numbers; they are complex ({dtype})")
@@ -70,7 +70,7 @@ def _strong(array: Array) -> Array:
 
 
 def _fitting(array: np.ndarray, name: str) -> np.ndarray:
-    """Whole numbers as signed ones of 32 bits, or of 64 where they need or have them."""
+    """Whole numbers as signed integers of 32 bits, or of 64 where they have or need 64."""
     limits = np.iinfo(jax.dtypes.canonicalize_dtype(np.int64))
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
     if low < limits.min or high > limits.max:
@@ -85,7 +85,7 @@ def _fitting(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def to_numpy(value: Any, name: str) -> np.ndarray:
-    """An array of real numbers in a dtype of their own; ``ValueError`` where they are none."""
+    """``value`` as a NumPy array of real numbers; ``ValueError`` where it is anything else."""
     if isinstance(value, np.ma.MaskedArray):
         if np.ma.getmaskarray(value).any():
             raise ValueError(
@@ -100,8 +100,8 @@ def to_numpy(value: Any, name: str) -> np.ndarray:
     except Exception as error:  # whatever a container of another library raises
         if isinstance(value, list | tuple):
             raise ValueError(
-                f"{name}: a list of parts of unequal shape is no array; sequences differ in their first axis only, and "
-                "different variables make a tuple"
+                f"{name}: a list of parts of unequal shape is no array. Sequences may differ only in their first "
+                "axis; put different variables into a tuple"
             ) from error
         raise ValueError(f"{name}: an array of numbers is needed; got {brief(value)}") from error
     array = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
@@ -112,7 +112,7 @@ _KINDS = {"U": "texts", "S": "texts", "T": "texts", "M": "dates", "m": "spans of
 
 
 def _numeric(array: np.ndarray, name: str) -> np.ndarray:
-    """An array of real numbers; one of objects where all of them are."""
+    """The array, checked to hold real numbers; an array of objects is converted where all of them are numbers."""
     if array.dtype.kind == "O":
         array = _from_objects(array, name)
     if array.dtype.kind == "c":
@@ -127,7 +127,7 @@ def _numeric(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _from_objects(array: np.ndarray, name: str) -> np.ndarray:
-    """Objects that are numbers, as NumPy would have them without the detour."""
+    """An array of Python objects as an array of numbers; ``ValueError`` where one is not a number."""
     wrong = next((entry for entry in array.ravel() if not _is_number(entry)), array)
     if wrong is not array:
         absent = wrong is None or "NA" in type(wrong).__name__

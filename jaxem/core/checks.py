@@ -1,4 +1,4 @@
-"""Options of the public functions: each is checked once, before anything is traced, by one sentence."""
+"""Checks of the options of public functions, each made once, before anything is traced."""
 
 import math
 import operator
@@ -11,9 +11,9 @@ from jax.core import Tracer
 
 
 def whole_number(name: str, value: Any, least: int) -> int:
-    """``value`` as an int; ``ValueError`` where it is none, is a bool or a float, or lies below ``least``."""
+    """``value`` as an int; ``ValueError`` where it is not an integer (bools and floats are not) or below ``least``."""
     if isinstance(value, Tracer):
-        raise ValueError(f"{name} decides what is compiled, so it must be a plain number; it is traced by jit or vmap")
+        raise ValueError(f"{name} decides what is compiled and must be a plain number; it is traced by jit or vmap")
     try:
         found = None if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:
@@ -25,14 +25,14 @@ def whole_number(name: str, value: Any, least: int) -> int:
 
 
 def whole_field(record: Any, name: str, least: int, *, optional: bool = False) -> None:
-    """A field of a frozen dataclass as ``whole_number``, or ``None`` where it is ``optional``."""
+    """Replace a field of a frozen dataclass by its ``whole_number``; ``None`` is kept where it is ``optional``."""
     value = getattr(record, name)
     if not (optional and value is None):
         object.__setattr__(record, name, whole_number(f"{type(record).__name__}: {name}", value, least))
 
 
 def number(name: str, value: Any, low: float, high: float, *, open_ends: bool = False) -> None:
-    """Raise ``ValueError`` where ``value`` is no finite number from ``low`` to ``high``; one that is traced passes."""
+    """Raise ``ValueError`` where ``value`` is not a finite number from ``low`` to ``high``; traced values pass."""
     if isinstance(value, Tracer):
         return
     scalar = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and not isinstance(value, bool)
@@ -47,7 +47,7 @@ def number(name: str, value: Any, low: float, high: float, *, open_ends: bool = 
 
 
 def prng_key(name: str, key: Any) -> None:
-    """Raise ``ValueError`` where ``key`` is not one random key, typed or of the older kind (two 32-bit numbers)."""
+    """Raise ``ValueError`` where ``key`` is not one random key, either typed or of the old kind (two uint32)."""
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     shape = np.shape(key) if typed or isinstance(key, np.ndarray | jax.Array) else None
     if typed and shape == ():
@@ -55,12 +55,12 @@ def prng_key(name: str, key: Any) -> None:
     if not typed and shape == (2,) and key.dtype == np.uint32:
         return
     if typed:
-        raise ValueError(f"{name} needs one random key; it got keys of shape {shape}. Use jax.vmap for one call a key")
+        raise ValueError(f"{name} needs one random key; it got keys of shape {shape}. Use jax.vmap to map over keys")
     raise ValueError(f"{name} needs a random key, e.g. jax.random.key(0); it got {brief(key)}")
 
 
 def instance(name: str, value: Any, what: str, *attributes: str) -> None:
-    """Raise ``ValueError`` where ``value`` is a class, or lacks what makes it ``what``."""
+    """Raise ``ValueError`` where ``value`` is a class or lacks one of ``attributes``; ``what`` says what it must be."""
     if isinstance(value, type):
         raise ValueError(f"{name} must be {what}; it is the class {value.__name__}: write {value.__name__}(...)")
     lacking = [attribute for attribute in attributes if not hasattr(value, attribute)]
@@ -69,13 +69,13 @@ def instance(name: str, value: Any, what: str, *attributes: str) -> None:
 
 
 def flag(name: str, value: Any) -> None:
-    """Raise ``ValueError`` where ``value`` is neither True nor False."""
+    """Raise ``ValueError`` where ``value`` is not True or False."""
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be True or False; it is {brief(value)}")
 
 
 def brief(value: Any) -> str:
-    """A value in a few characters, for a message: numbers and short texts as they are, else the type."""
+    """A value in a few characters, for a message: numbers and short strings in full, else the type."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if value is None or isinstance(value, bool | int | float | complex | np.generic):

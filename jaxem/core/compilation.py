@@ -1,11 +1,12 @@
-"""Compiled programs: how thoroughly each one is compiled, and how many of them are kept.
+"""Compiled programs: how thoroughly each is optimised, and how many are kept.
 
-A compiled program takes a megabyte or two and, on a CPU, some hundred memory maps, of which Linux allows a process
-65,530. ``jax.jit`` keeps up to 8,192 programs, and every function that they were compiled for. So the library keeps its
-programs itself, each in a ``jax.jit`` of its own: what is dropped here is dropped by JAX.
+A compiled program takes one or two megabytes and, on a CPU, about a hundred memory maps, of which Linux allows a
+process 65,530. ``jax.jit`` keeps up to 8,192 programs and every function that they were compiled for. So the library
+keeps its programs itself, each in a ``jax.jit`` of its own: JAX drops what is dropped here.
 
-A program is dropped when a function that it was compiled for is gone (a lambda, an optimiser: no other ever equals it),
-when as many others as are kept were used after it, or when the process comes near its limit of memory maps.
+A program is dropped when a function that it was compiled for no longer exists (a lambda or an optimiser, which no
+other object ever equals), or when the table is full and it was used longest ago. Half of the programs, those used
+longest ago, are dropped when the process takes more than half of its memory maps.
 """
 
 import inspect
@@ -26,17 +27,17 @@ _LOOKED = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionE
 
 Quick = Literal["never", "very few numbers", "few numbers", "always"]
 
-# Up to so many numbers in its arguments. On 2**16 no pass takes long, on 2**12 not even one for every parameter.
+# Most numbers in the arguments of a quick program. A pass over 2**16 is fast, and over 2**12 even one per parameter.
 _QUICK_UP_TO = {"never": 0, "very few numbers": 2**12, "few numbers": 2**16, "always": math.inf}
-_PROGRAMS = Kept(256)  # all that can be asked of one small model takes some 30
-_TRACES = Kept(1024)  # of programs within programs, which hold no memory maps
-_BETWEEN_LOOKS = 16  # programs, of which the largest hold some 300 maps
+_PROGRAMS = Kept(256)  # all public functions on one small model take about 30
+_TRACES = Kept(1024)  # programs within programs, which hold no memory maps
+_BETWEEN_LOOKS = 16  # programs compiled between two counts of the maps; the largest hold some 300 maps
 _compiled = count()
 _MAPS, _LIMIT = "/proc/self/maps", "/proc/sys/vm/max_map_count"
 
-# Little optimisation; and, where JAX has them, the older fusions of the CPU: half the time to compile, half the maps.
+# Little optimisation and, where JAX has them, the older fusions of the CPU: half the compile time, half the maps.
 _QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
-# On so few numbers the older fusions alone take up to half off the time to compile, for up to a third more to run.
+# For few numbers the older fusions alone save up to half of the compile time and cost up to a third more run time.
 _SMALL: dict[str, Any] = {}
 _SMALL_UP_TO = 2**11
 if jax.__version_info__[:2] == (0, 10):
@@ -58,13 +59,19 @@ def program(
     donate_argnames: tuple[str, ...] = (),
     quick: Quick = "never",
 ) -> Any:
-    """``jax.jit``, as a decorator, but for what is kept (see the head of this file).
+    """A decorator like ``jax.jit``, except for what is kept (see the head of this file).
 
     Arguments:
+        function: what to compile; without it a decorator is returned.
         static_argnames: the arguments that are compared, not traced.
-        donate_argnames: the arguments whose memory the result may take.
-        quick: when to compile with little optimisation, on a CPU: in a sixth of the time, to a program that takes two
-            to ten times as long. For what runs once. A program within another is compiled like that one.
+        donate_argnames: the arguments whose memory the result may reuse.
+        quick: when to compile with little optimisation on a CPU: ``"never"``, ``"always"``, or up to 2^12 (``"very few
+            numbers"``) or 2^16 (``"few numbers"``) numbers in the arguments. Compilation then takes a sixth of the
+            time, and the program takes two to ten times as long: meant for what runs once. A program within another is
+            compiled like the outer one.
+
+    Returns:
+        The compiled function, or a decorator.
     """
     if function is None:
         return lambda function: _program(function, static_argnames, donate_argnames, quick)
@@ -105,7 +112,7 @@ def _program(function: Any, static: tuple[str, ...], donated: tuple[str, ...], q
 
 
 def _options(quick: Quick, leaves: list[Any]) -> dict[str, Any]:
-    """How to compile for these arguments; a program within another is compiled like that one."""
+    """The compiler options for these arguments; a program within another is compiled like the outer one."""
     if jax.default_backend() != "cpu" or is_traced(leaves):
         return {}
     numbers = sum(getattr(leaf, "size", 1) for leaf in leaves)
@@ -115,7 +122,8 @@ def _options(quick: Quick, leaves: list[Any]) -> dict[str, Any]:
 
 
 class _Compiled:
-    """A function for arguments of one structure, which is held no longer than a call, with the functions in it."""
+    """A function compiled for arguments of one structure. That structure, and the functions in it, are held only
+    during a call."""
 
     def __init__(
         self, function: Any, traced: list[int], fixed: list[int], donate: Any, options: dict[str, Any]
@@ -139,15 +147,15 @@ class _Compiled:
             return self._run(*leaves)
         except _LOOKED as error:
             raise ValueError(
-                "a function looks at values while it is traced, such as a function of the model with an if, float() or "
-                "NumPy: write it with jax.numpy (jnp.where for an if)"
+                "a function looks at values while it is traced; for example, a function of the model uses if, float() "
+                "or NumPy. Write it with jax.numpy (jnp.where instead of if)"
             ) from error
         finally:
             self._here.rest = before
 
 
 def _look_at_maps() -> None:
-    """Now and then, drop half of the programs where half of the memory maps that a process may have are taken."""
+    """Once every 16 programs: drop half of them where more than half of the memory maps of the process are taken."""
     if next(_compiled) % _BETWEEN_LOOKS:
         return
     try:

@@ -1,6 +1,6 @@
-"""Trees of parameters and the spaces of their leaves: coordinates and back, and what each leaf must be.
+"""Trees of parameters and the spaces of their leaves: charts, and checks of each leaf.
 
-A tree of spaces may be a prefix of the parameters' tree: one space then serves all leaves below it.
+A tree of spaces may be a prefix of the tree of parameters: one space then serves all leaves below it.
 """
 
 from collections.abc import Callable
@@ -21,18 +21,18 @@ from jaxem.core.spaces import Space as Space
 from jaxem.core.spaces import UnitInterval as UnitInterval
 from jaxem.core.spaces import answers
 
-Spaces = Any  # a tree of spaces, or a prefix of the parameters' tree
+Spaces = Any  # a tree of spaces, or a prefix of the tree of parameters
 
 _OF_A_SPACE = ("forward", "inverse", "free", "contains", "description")
 
 
 def is_space(node: Any) -> bool:
-    """Whether this node of a tree is a space (and not a tree of spaces)."""
+    """Whether this node of a tree is a space, not a tree of spaces."""
     return not isinstance(node, tuple | list | dict) and all(hasattr(node, name) for name in _OF_A_SPACE)
 
 
 def each(function: Callable[..., Any], spaces: Spaces, *trees: Any) -> Any:
-    """``function(space, leaf, ...)`` of the leaves of the trees and the space of each."""
+    """The tree of ``function(space, leaf, ...)``, for each leaf of the trees and its space."""
 
     def apply(space: Space, *parts: Any) -> Any:
         return jax.tree.map(lambda *leaves: function(space, *leaves), *parts)
@@ -46,22 +46,22 @@ def leaves(spaces: Spaces, params: Any) -> list[Space]:
 
 
 def forward(spaces: Spaces, free: Any, like: Any = None) -> Any:
-    """A tree of coordinates -> the tree of parameters, by the charts made at ``like``; ``None``: nothing is held."""
+    """The parameters of a tree of coordinates, by the charts made at ``like``; ``None``: nothing is held."""
     return each(lambda space, *parts: space.forward(*parts), spaces, free, *(() if like is None else (like,)))
 
 
 def inverse(spaces: Spaces, params: Any, like: Any = None) -> Any:
-    """A tree of parameters -> the tree of their coordinates, in the charts made at ``like``, or at ``params``."""
+    """The coordinates of a tree of parameters, in the charts made at ``like`` (default: at ``params``)."""
     return each(lambda space, *parts: space.inverse(*parts), spaces, params, *(() if like is None else (like,)))
 
 
 def free(spaces: Spaces, params: Any) -> Any:
-    """For each coordinate of the charts made at ``params`` whether it lives: whether it moves any parameter."""
+    """For each coordinate of the charts made at ``params``, whether it is live: whether it moves any parameter."""
     return each(lambda space, leaf: space.free(leaf), spaces, params)
 
 
 def check_structure(spaces: Spaces, params: Any) -> None:
-    """Raise ``ValueError`` where the parameters are not a tree such as the spaces describe."""
+    """Raise ``ValueError`` where the tree of parameters does not match the tree of spaces."""
     try:
         jax.tree.map(lambda space, part: None, spaces, params, is_leaf=is_space)
     except ValueError as error:
@@ -93,7 +93,7 @@ def check_axes(spaces: Spaces, params: Any) -> None:
 
 
 def _first_difference(expected: Any, found: Any, where: str) -> tuple[str, Any, Any]:
-    """Where two trees part, and what stands there in either."""
+    """Where two trees first differ, and the node of each there."""
     alike = type(expected) is type(found) and isinstance(expected, tuple | list | dict)
     if alike and len(expected) == len(found) and not (isinstance(expected, dict) and expected.keys() != found.keys()):
         names = list(expected) if isinstance(expected, dict) else getattr(expected, "_fields", range(len(expected)))
@@ -107,7 +107,7 @@ def _first_difference(expected: Any, found: Any, where: str) -> tuple[str, Any, 
 
 
 def outline(tree: Any) -> str:
-    """What a node of a tree is, in a few words."""
+    """A node of a tree in a few words."""
     kind = type(tree).__name__
     if hasattr(tree, "_fields"):
         return f"{kind}({', '.join(tree._fields)})"
@@ -119,15 +119,15 @@ def outline(tree: Any) -> str:
 
 
 def settle(spaces: Spaces, params: Any, eps: Any) -> Any:
-    """``params`` moved into their spaces, which each leaf misses by no more than the precision that it came in with,
-    ``eps``."""
+    """``params`` with each leaf moved into its space where it misses that by no more than the precision ``eps`` of
+    its source."""
     return each(_settled, spaces, params, eps)
 
 
 def _settled(space: Space, leaf: Array, eps: float) -> Array:
-    if not hasattr(space, "settle"):  # then there is no need to look at values
+    if not hasattr(space, "settle"):  # no need to look at values
         return leaf
-    if isinstance(leaf, Tracer):  # a derivative must not be led along the space where nothing was widened
+    if isinstance(leaf, Tracer):  # where no leaf was widened a derivative must not be projected onto the space
         return answers.settle(space, leaf, eps) if eps > float(jnp.finfo(leaf.dtype).eps) else leaf
     values = np.asarray(leaf)
     settled = answers.settle(space, values, eps)
@@ -135,10 +135,10 @@ def _settled(space: Space, leaf: Array, eps: float) -> Array:
 
 
 def contains(spaces: Spaces, params: Any) -> Any:
-    """For each leaf whether it lies in its space."""
+    """For each leaf, whether it lies in its space."""
     return each(lambda space, leaf: space.contains(leaf), spaces, params)
 
 
 def describe(spaces: Spaces, params: Any) -> list[str]:
-    """For each leaf of the parameters what its space asks of it."""
+    """For each leaf of the parameters, what its space requires, in words."""
     return [space.description for space in leaves(spaces, params)]

@@ -1,7 +1,7 @@
-"""What an iteration prepares once from the parameters: a *context*, arrays only, so that it passes through ``vmap``.
+"""Contexts: what an iteration prepares once from the parameters. They hold only arrays, so that ``vmap`` works.
 
-A context may hold the same thing in a quick form and in a careful one. One question is then asked for all of them, once
-for each block of rows and outside everything else: asked twice, a block would cost half as much again.
+A context may hold parts in two forms, quick and careful. One condition then chooses the form of all parts, once for
+each block of rows and outside all other computation: with two conditions a block would take half as long again.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ R = TypeVar("R")
 @register
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One part of a context in two forms: ``quick`` where that is accurate enough, else ``careful``."""
+    """A part of a context in two forms: ``quick``, used where it is accurate enough, and ``careful``."""
 
     safe: Array  # (), whether ``quick`` is accurate enough
     quick: Any
@@ -31,10 +31,10 @@ class Choice:
 @register
 @dataclasses.dataclass(frozen=True)
 class Apart(Generic[R]):
-    """A part of a context whose choices are made where it is used, by ``choose(part.context, ...)``.
+    """A part of a context whose choices are made only where it is used, by ``choose(part.context, ...)``.
 
-    Where little of a block depends on the choice (the loop over the steps of a chain does not) the rest would be
-    compiled twice.
+    It saves compiling a block twice where little of it depends on the choice (the loop over the steps of a chain does
+    not).
     """
 
     context: R
@@ -49,8 +49,8 @@ def _is_leaf(node: Any) -> bool:
 
 
 def choose(context: Context, function: Callable[[Context], R]) -> R:
-    """``function(context)`` with each ``Choice`` in the context replaced by one of its forms: all of them by the quick
-    one where all are safe, else all by the careful one."""
+    """``function(context)`` with each ``Choice`` replaced by its quick form where all are safe, else by its careful
+    form."""
     choices = [node for node in jax.tree.leaves(context, is_leaf=_is_leaf) if _is_choice(node)]
     if not choices:
         return function(context)

@@ -1,4 +1,4 @@
-"""Model, parameters and data as they enter every public function together."""
+"""Conversion of parameters and data, and checks against the model: the first step of every public function."""
 
 from typing import Any
 
@@ -17,23 +17,25 @@ from jaxem.core.model import Params, check_model, has, spaces_of
 
 
 def convert(model: Any, params: Params, data: Data) -> tuple[Params, Data]:
-    """``as_data(data)``, and ``as_params`` in its floating dtype."""
+    """The parameters by ``as_params``, in the floating dtype of the data, and the data by ``as_data``."""
     check_model(model)
     data = as_data(data)
     return as_params(model, params, float_dtype(data)), data
 
 
 def admit(model: Any, params: Params, data: Data) -> tuple[Params, Data]:
-    """``convert``, and what can be said at once of whether the two fit each other and the model: shapes, weights,
-    lengths. Values outside what the model allows pass: what is asked of them has an answer for each observation."""
+    """``convert``, with a check that shapes, weights and lengths fit each other and the model.
+
+    Values outside the support of the model pass: the callers have an answer for each observation.
+    """
     params, data = convert(model, params, data)
     check_shapes(model, params, data)
     return params, data
 
 
 def check_shapes(model: Any, params: Params, data: Data) -> None:
-    """Raise ``ValueError`` where the parts of the data do not belong together (see ``check_counts``), or the shapes of
-    parameters and data do not fit the model, as far as it says."""
+    """Raise ``ValueError`` where the parts of the data do not belong together (see ``check_counts``), or where shapes
+    do not fit the model, if it has ``check_shapes``."""
     if not isinstance(data, Sharded):
         check_counts(data)
     if has(model, "check_shapes"):
@@ -43,20 +45,22 @@ def check_shapes(model: Any, params: Params, data: Data) -> None:
 
 
 def float_dtype(data: Data) -> jnp.dtype:
-    """The dtype in which ``data`` are computed with: that of the observations, whatever their weights have."""
+    """The dtype of computations with ``data``: that of the observations, whatever the dtype of their weights."""
     observations, _ = split_weights(data)
     return trees.float_dtype(observations)
 
 
 def as_params(model: Any, params: Params, dtype: jnp.dtype | None = None) -> Params:
-    """Parameters of ``model`` as arrays of ``dtype`` (default: their own widest), shaped like its constraints.
+    """Parameters of ``model`` as arrays of ``dtype`` (default: the widest among them), with the structure of its
+    constraints.
 
-    A ``Fit`` stands for its ``params``. Where the constraints of the model are a tree, a list at one of its leaves is
-    an array; where they are one space for all, a list is a tree. Values that came in at a lower precision than
-    ``dtype`` lie in their space to that precision only; they are moved into it (probabilities sum to one again).
+    A ``Fit`` is replaced by its ``params``. A list is an array where it stands at a leaf of a tree of constraints, or
+    where the constraints are one space of vectors or matrices; where they are one space of numbers, a list is a tree.
+    Values of lower precision than ``dtype`` lie in their space only to that precision; they are moved into it
+    (probabilities sum to one again).
 
-    Raises ``ValueError`` for another structure, for what is not real numbers, and for numbers that overflow ``dtype``
-    or vanish in it.
+    Raises ``ValueError`` for another structure, for values that are not real numbers, and for numbers that overflow or
+    underflow in ``dtype``.
     """
     params = of_fit(params)
     spaces = spaces_of(model)
@@ -94,16 +98,16 @@ def _cast(leaf: Array, dtype: jnp.dtype, name: str) -> Array:
 
 
 def _eps(given: Any, dtype: jnp.dtype) -> float:
-    """The precision that a leaf came in with, where that is lower than ``dtype``."""
+    """The relative precision of a leaf as it was given, at best that of ``dtype``."""
     own = float(jnp.finfo(dtype).eps)
     floating = hasattr(given, "dtype") and jnp.issubdtype(given.dtype, jnp.floating)
     return max(own, float(jnp.finfo(given.dtype).eps)) if floating else own
 
 
 def of_fit(params: Params) -> Params:
-    """The parameters of a ``Fit``; anything else as it is."""
+    """The parameters of a ``Fit``; any other value unchanged. Raises ``ValueError`` for a result of many starts."""
     if hasattr(params, "params") and hasattr(params, "status"):
         return params.params
     if hasattr(params, "best") and hasattr(params, "times_best_found"):
-        raise ValueError("the parameters are the result of many starts; give its .best")
+        raise ValueError("the parameters are the result of many starts, not of one fit; give its .best")
     return params

@@ -1,7 +1,7 @@
 """Parameters as one vector of unconstrained coordinates, and back.
 
-A chart is made at a point, and what lies exactly on the edge there is held (see ``spaces``). Coordinates can be
-compared only where they belong to one chart.
+A chart is made at a point and holds what lies exactly on the edge there (see ``spaces``). Only coordinates of the same
+chart can be compared.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jaxem.core.model import Params, spaces_of
 
 
 def into(model: Any, params: Params, like: Params | None = None) -> Array:
-    """Parameters -> coordinates (P,), in the chart made at ``like``, or at the parameters themselves."""
+    """The coordinates (P,) of the parameters, in the chart made at ``like`` (default: at ``params``)."""
     return ravel_pytree(constraints.inverse(spaces_of(model), params, like))[0]
 
 
@@ -27,5 +27,5 @@ def chart(model: Any, like: Params) -> Callable[[Array], Params]:
 
 
 def living(model: Any, params: Params) -> Array:
-    """Which coordinates (P,) of the chart made at ``params`` move any parameter; the others are held."""
+    """Which coordinates (P,) of the chart made at ``params`` are live: the others move no parameter."""
     return ravel_pytree(constraints.free(spaces_of(model), params))[0]

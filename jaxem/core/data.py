@@ -1,4 +1,4 @@
-"""Data: a record whose arrays share a leading axis of independent observations."""
+"""Data as a record whose arrays share a leading axis of independent observations."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,34 +13,48 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxem.core.records import register
 
-Data = Any  # a Dataset, or the tree of its values where there is nothing else
+Data = Any  # a Dataset, or only the tree of its values where it holds nothing else
 
 
 class Columns(NamedTuple):
-    """What the columns of a data frame are called."""
+    """The names of the columns of a data frame, and their levels."""
 
     names: tuple[str, ...]
-    levels: tuple[tuple[str, ...] | None, ...]  # of each column: its categories, in the order of their codes
+    levels: tuple[tuple[str, ...] | None, ...]  # for each column its categories in the order of their codes, or None
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Everything that describes N independent observations; made and checked by ``jaxem.dataset``.
+    """Everything that describes N independent observations. ``jaxem.dataset`` makes and checks it.
 
-    Functions that a user writes get the values alone where there is nothing else, and this record otherwise.
+    Functions that a user writes receive this record, or the values alone where it holds nothing else.
+
+    Arguments:
+        values: what is modelled, a tree of arrays (N, ...), or (N, T, ...) for sequences.
+        given: covariates, which are conditioned on: a tree of arrays (N, ...); default none.
+        observed: booleans shaped like ``values``, False where a cell is missing; default: no cell is missing.
+        lengths: (N,), whole numbers from 1 to T; steps after the end of a sequence are never used; default: all full.
+        weights: (N,), how many times each observation counts; default: once each.
+        names: the columns of each part that came as a data frame; ``columns`` reads them. Static under ``jit``.
     """
 
-    values: Any  # what is modelled: a tree of arrays (N, ...), or (N, T, ...) for sequences
-    given: Any = None  # covariates, which are conditioned on: a tree of arrays (N, ...)
-    observed: Any = None  # like ``values``, bool: False where a cell is missing; None: nothing is
-    lengths: Array | None = None  # (N,), whole numbers from 1 to T; what lies behind a sequence's end is never used
-    weights: Array | None = None  # (N,), how many times each observation counts; None: once
+    values: Any
+    given: Any = None
+    observed: Any = None
+    lengths: Array | None = None
+    weights: Array | None = None
     names: tuple[tuple[str, Columns], ...] | None = dataclasses.field(default=None, metadata={"static": True})
 
     def columns(self, part: str = "values") -> Columns | None:
-        """The columns of a part that came as a data frame: ``"values"``, ``"given"``, or ``"values.name"`` in a tree;
-        ``None`` where it did not."""
+        """The columns of a part that came as a data frame.
+
+        Arguments:
+            part: ``"values"`` (default), ``"given"``, or a name in a tree such as ``"values.name"``.
+
+        Returns:
+            ``Columns(names, levels)``; ``None`` where the part did not come as a data frame.
+        """
         return dict(self.names or ()).get(part)
 
     def __repr__(self) -> str:
@@ -54,7 +68,7 @@ class Dataset:
 
 
 def plain(data: Data) -> Data:
-    """The values alone where a data set holds nothing else; without names, which no computation depends on."""
+    """The data without names, which no computation depends on; the values alone where there is nothing else."""
     if not isinstance(data, Dataset):
         return data
     alone = all(part is None for part in (data.given, data.observed, data.lengths, data.weights))
@@ -64,16 +78,15 @@ def plain(data: Data) -> Data:
 @register
 @dataclasses.dataclass(frozen=True)
 class Sharded:
-    """Observations spread over the devices of a mesh, equally many on each; made by ``jaxem.shard``."""
+    """Observations spread over the devices of a mesh, equally many on each. ``jaxem.shard`` makes it."""
 
-    data: Dataset  # rows that fill a device up have weight 0
+    data: Dataset  # rows of padding have weight 0
     mesh: Mesh = dataclasses.field(metadata={"static": True})
 
     def total(self, of_part: Callable[[Any, Data], Any], operands: Any) -> Any:
-        """The sum over devices of ``of_part(operands, data)``, a tree of sums over observations, of which each device
-        adds up its own.
+        """The sum over devices of ``of_part(operands, part)``, a tree of sums over the observations of one device.
 
-        What ``of_part`` needs comes as operands: an array that it closed over would belong to all devices together.
+        Every array that ``of_part`` needs must be in ``operands``: one that it closed over would belong to all devices.
         """
         rows, everywhere = PartitionSpec(self.mesh.axis_names), PartitionSpec()
 
@@ -86,13 +99,13 @@ class Sharded:
         return over_devices(operands, self.data)
 
     def replicated(self, tree: Any) -> Any:
-        """Every array of a tree on each device."""
+        """A copy of every array of a tree on each device."""
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), tree)
 
 
 def split_weights(data: Data) -> tuple[Data, Array | None]:
-    """The observations and their weights, ``None`` where each counts once."""
+    """The observations without weights, and the weights (N,); ``None`` where each counts once."""
     data = data.data if isinstance(data, Sharded) else data
     if isinstance(data, Dataset):
         return plain(dataclasses.replace(data, weights=None)), data.weights
@@ -100,34 +113,34 @@ def split_weights(data: Data) -> tuple[Data, Array | None]:
 
 
 def with_weights(observations: Data, weights: Any) -> Dataset:
-    """Observations without weights, weighted."""
+    """The observations as a record with these weights."""
     if isinstance(observations, Dataset):
         return dataclasses.replace(observations, weights=weights)
     return Dataset(observations, weights=weights)
 
 
 def values_of(data: Data) -> Any:
-    """What is modelled."""
+    """The values of the data, which are what is modelled."""
     data = data.data if isinstance(data, Sharded) else data
     return data.values if isinstance(data, Dataset) else data
 
 
 def lengths_of(data: Data) -> Array | None:
-    """The lengths of the sequences (N,), ``None`` where all are full."""
+    """The lengths of the sequences (N,); ``None`` where all are full."""
     data = data.data if isinstance(data, Sharded) else data
     return data.lengths if isinstance(data, Dataset) else None
 
 
 def counted(data: Data) -> tuple[Data, Array | None]:
-    """The observations that count, and their weights.
+    """The observations with harmless values where the weight is zero, and the weights.
 
-    One of weight zero is replaced by the first that counts: whatever it holds, NaN included, it does no harm, not even
-    to a derivative.
+    An observation of weight zero is replaced by the first one of another weight. Whatever it held, NaN included, then
+    affects neither values nor derivatives.
     """
     observations, weights = split_weights(data)
     if weights is None:
         return observations, None
-    counts = weights != 0  # one that is NaN or negative is no reason to look away
+    counts = weights != 0  # a NaN or negative weight counts, so that it is not hidden
     first = counts.argmax()
 
     def stand_in(leaf: Array) -> Array:
@@ -138,10 +151,10 @@ def counted(data: Data) -> tuple[Data, Array | None]:
 
 
 def check_counts(data: Data) -> None:
-    """Raise ``ValueError`` for weights, lengths and masks that are none; where they are traced, for their shapes only.
+    """Raise ``ValueError`` for invalid weights, lengths, masks or covariates; of traced ones only shapes are checked.
 
-    Weights are (N,), finite and not negative, one of them above zero; lengths are (N,), from 1 to T; covariates have a
-    row for each observation; ``observed`` is shaped like the values.
+    Weights are (N,), finite, not negative and not all zero. Lengths are (N,), from 1 to T. Covariates have a row for
+    each observation. ``observed`` is shaped like the values.
     """
     if not isinstance(data, Dataset):
         return
@@ -168,13 +181,13 @@ def check_counts(data: Data) -> None:
 
 
 def _steps(values: Any) -> int | None:
-    """T, the second axis that all arrays share; ``None`` where they do not."""
+    """T, the length of the second axis that all arrays share; ``None`` where they do not share one."""
     found = {leaf.shape[1] if leaf.ndim > 1 else None for leaf in jax.tree.leaves(values)}
     return found.pop() if len(found) == 1 else None
 
 
 def counts_are_sound(data: Data) -> Array:
-    """Whether ``check_counts`` would pass, for values that are traced."""
+    """Whether traced lengths and weights have values that ``check_counts`` would accept."""
     sound = jnp.bool_(True)
     data = data.data if isinstance(data, Sharded) else data
     if not isinstance(data, Dataset):
@@ -194,10 +207,7 @@ def _weights_are_sound(weights: Any) -> Any:
 
 
 def count(data: Data) -> int:
-    """The number of observations: the length of the leading axis.
-
-    Raises ``ValueError`` where the leaves do not share one.
-    """
+    """The number of observations: the length of the leading axis. ``ValueError`` where the leaves do not share it."""
     lengths = {leaf.shape[0] if leaf.ndim else -1 for leaf in map(jnp.asarray, jax.tree.leaves(data))}
     if len(lengths) != 1 or -1 in lengths:
         raise ValueError(
@@ -208,11 +218,10 @@ def count(data: Data) -> int:
 
 
 def size(data: Data, dtype: jnp.dtype) -> Array:
-    """The number of scalar values observed: of those modelled, without padding, missing cells and covariates; weights
-    counted.
+    """The (weighted) number of scalar values observed, without padding, missing cells and covariates.
 
-    It is what a log-likelihood grows with, and so the scale of every tolerance on one: data taken twice,
-    or in other units, lead to the same decisions.
+    A log-likelihood grows with it, so it is the scale of every tolerance on one: data taken twice, or in other units,
+    lead to the same decisions.
     """
     observations, weights = split_weights(data)
     values, lengths = values_of(observations), lengths_of(observations)
@@ -232,7 +241,7 @@ def size(data: Data, dtype: jnp.dtype) -> Array:
 
 
 def inside(mask: Array, lengths: Array | None) -> Array:
-    """A mask (N, T, ...) that is False behind the end of each sequence."""
+    """The mask (N, T, ...), set to False after the end of each sequence."""
     if lengths is None:
         return mask
     steps = jnp.arange(mask.shape[1], dtype=lengths.dtype)[None, :] < lengths[:, None]
@@ -250,9 +259,9 @@ def rows(data: Data, index: int | Array) -> Data:
 
 
 def total(values: Array, weights: Array | None = None) -> Array:
-    """The (weighted) sum of one value an observation, ``values (N,)``; NaN where a weight is negative or NaN.
+    """The (weighted) sum of ``values (N,)``, one for each observation; NaN where a weight is negative or NaN.
 
-    Summed in rows of about sqrt(N), so that the rounding error grows like sqrt(N) and not like N.
+    More than 1024 values are added up in pieces of about sqrt(N), so that rounding error grows like sqrt(N), not N.
     """
     if weights is not None:
         weights = jnp.where(weights >= 0, weights.astype(values.dtype), jnp.nan)

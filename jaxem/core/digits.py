@@ -1,27 +1,28 @@
-"""Whether data keep the digits that matter in a narrower dtype."""
+"""Whether data keep the digits that matter when they are rounded to a narrower dtype."""
 
 import numpy as np
 
-_ROWS = 4096  # looked at of each column
-_FEWEST = 8  # rows of which a column can be judged by itself, and neighbours that make a window
-_WINDOWS = 20  # parts of the data that a window is one of
-_ERROR = 0.03  # of the width of a window: about a hundredth of the spread of a cluster
-_SHARE = 0.1  # of the windows in which so much is lost
+_ROWS = 4096  # largest number of rows that are looked at in each column
+_FEWEST = 8  # rows that a column needs to be judged by itself, and least neighbours in a window
+_WINDOWS = 20  # a window is this part of the data: N / 20 neighbours
+_ERROR = 0.03  # error that counts as a loss, over the width of a window: about 0.01 of the spread of a cluster
+_SHARE = 0.1  # share of the windows with a loss beyond which a column is refused
 
 
 def loses_digits(array: np.ndarray, dtype: np.dtype) -> int | None:
-    r"""The first column (last axis) that rounding to ``dtype`` changes too much; -1 for an array judged as one.
+    r"""The first column (last axis) that loses too much when rounded to ``dtype``; -1 for an array judged as a whole.
 
-    Where data lie far from zero, rounding may swallow what is small beside them: 1.7e9 seconds in 32 bits are known to
-    64 seconds. What has to survive is the spread of each cluster. It is seen without knowing the clusters: in the
-    sorted column, m = max(N / 20, 8) neighbours span a width w; among those of a normal cluster with 3/10 of the data
-    w is about 0.4 standard deviations or more. An error e counts as a loss where
+    Rounding may destroy small differences between values far from zero: 32 bits hold 1.7e9 seconds to within 64
+    seconds. The spread of each cluster has to survive. It is estimated without knowing the clusters: in the sorted
+    column m = max(N / 20, 8) neighbours span a width w. Within a normal cluster that holds 3/10 of the data, w is about
+    0.4 standard deviations or more. Too much is lost where an error e exceeds its bound,
 
-    .. math:: e > 0.03\, w
+    .. math:: e > 0.03\, w,
 
-    in more than a tenth of the windows: then a value moves by more than about a hundredth of a standard deviation, and
-    the estimates by as much of theirs. Neighbours that differ by rounding of the wider dtype only are ties; ties stay
-    ties, and lose nothing. Columns are looked at by themselves where they have 8 rows, else all values together.
+    in more than a tenth of the windows. A value then moves by more than about a hundredth of a standard deviation, and
+    an estimate by about a hundredth of its own. Neighbours that differ only by rounding error of the wider dtype are
+    ties; ties stay ties and lose nothing. The columns of a matrix of at least 8 rows are judged one by one; otherwise
+    all values are judged together.
 
     Returns ``None`` where nothing is lost, or no value is rounded at all.
     """
@@ -49,7 +50,7 @@ def loses_digits(array: np.ndarray, dtype: np.dtype) -> int | None:
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """|a - b| in floats, exact for whole numbers too large for them."""
+    """|a - b| as floats, from an exact difference for whole numbers below 2^62."""
     if a.dtype.kind in "iu" and np.abs(a.astype(float)).max(initial=0) < 2.0**62:
         a, b = a.astype(np.int64), b.astype(np.int64)
     else:

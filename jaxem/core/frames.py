@@ -1,7 +1,7 @@
-"""Data frames at the door: columns of numbers and of categories, by name.
+"""Data frames as input: columns of numbers and categories, with their names.
 
-Any library that narwhals knows (pandas, polars, pyarrow, ...); without narwhals whatever has ``columns`` and
-``to_numpy``.
+Any library that narwhals supports works (pandas, polars, pyarrow, ...). Without narwhals, so does any object with
+``columns`` and ``to_numpy`` whose columns are all numbers.
 """
 
 from typing import Any
@@ -15,17 +15,17 @@ _HOW = "make it a category (pandas: .astype('category'), polars: .cast(pl.Enum([
 
 
 def is_table(value: Any) -> bool:
-    """Whether this is a data frame: named columns, and no dtype of its own."""
+    """Whether this is a data frame: it has named columns and no single dtype."""
     kind = type(value)
-    columns = getattr(kind, "column_names", getattr(kind, "columns", None))  # asked of the type: it may be dear
+    columns = getattr(kind, "column_names", getattr(kind, "columns", None))  # asked of the type: the object may be slow
     return columns is not None and not callable(columns) and not isinstance(value, tuple) and not hasattr(kind, "dtype")
 
 
 def read(frame: Any, name: str) -> tuple[np.ndarray, np.ndarray, Columns]:
-    """A data frame as an array (N, D), which of its cells are observed, and its columns.
+    """A data frame as an array (N, D), the mask of its observed cells, and its columns.
 
-    A category becomes its code: its place among the levels that its type declares. A missing cell holds another value
-    of its column. Raises ``ValueError`` for columns of texts, dates or anything else that is no number.
+    A category becomes its code, which is its index among the levels that its dtype declares. A missing cell gets
+    another value of its column. Raises ``ValueError`` for columns of text, dates or anything else that is not a number.
     """
     try:
         import narwhals.stable.v2 as nw
@@ -49,7 +49,7 @@ def _column(series: Any, name: str) -> tuple[np.ndarray, np.ndarray, tuple[str, 
     observed, levels = ~np.asarray(series.is_null().to_numpy(), bool), None
     if series.dtype == nw.Categorical and series.implementation.is_polars():
         raise ValueError(
-            f"{name} is Categorical, and another frame need not share its codes: cast it to pl.Enum([...])"
+            f"{name} is Categorical, whose codes may differ between data frames: cast it to pl.Enum([...])"
         )
     if series.dtype in (nw.Categorical, nw.Enum):
         found = series.cat.get_categories().to_list()
@@ -64,7 +64,7 @@ def _column(series: Any, name: str) -> tuple[np.ndarray, np.ndarray, tuple[str, 
     else:
         raise ValueError(f"{name} holds no numbers but {str(series.dtype).lower()}: {_HOW}")
     if array.dtype.kind == "O":
-        raise ValueError(f"{name} holds numbers that JAX has no type for ({series.dtype}): convert it to floats")
+        raise ValueError(f"{name} has dtype {series.dtype}, which JAX does not have: convert it to floats")
     return fill(array, observed, name) if array.size else array, observed, levels
 
 

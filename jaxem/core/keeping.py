@@ -1,4 +1,4 @@
-"""A bounded table whose keys do not keep alive the functions in them."""
+"""A bounded table whose keys do not keep the functions in them alive."""
 
 import dataclasses
 import threading
@@ -12,14 +12,14 @@ import jax
 
 
 class Same(weakref.ref):
-    """An object that equals nothing but itself, held weakly. Equal to another of these as long as the object lives."""
+    """A weak reference, compared by identity: it equals another reference to the same object while that lives."""
 
     __slots__ = ("key", "number")
 
     def __init__(self, thing: Any, gone: Callable[["Same"], None] | None = None) -> None:
         super().__init__(thing, gone)  # pyright: ignore[reportCallIssue]
         self.number = id(thing)
-        self.key: Hashable = None  # of the table that it is in
+        self.key: Hashable = None  # the key of the table that contains this reference
 
     def __hash__(self) -> int:
         return self.number
@@ -30,10 +30,10 @@ class Same(weakref.ref):
 
 
 def loose(thing: Any, hold: Callable[[Any], Hashable] = Same) -> Hashable:
-    """A key that is equal for equal things, in which ``hold`` stands for whatever equals nothing but itself.
+    """A key that is equal for equal things, with ``hold(part)`` in place of each part that equals only itself.
 
-    That is a function, a bound method, an object without an ``__eq__`` of its own. They are looked for in tuples, in
-    dataclasses and in what a pytree holds beside its leaves.
+    Such parts are functions, bound methods and objects without their own ``__eq__``. They are found in tuples, in
+    dataclasses and in the static data of a pytree.
     """
     kind = type(thing)
     if kind in _PLAIN or isinstance(thing, type):
@@ -63,7 +63,10 @@ _PLAIN = (type(None), bool, int, float, str)
 
 
 class Kept:
-    """A table of at most ``most`` values, by what was used last. A value goes, too, where an object in its key does."""
+    """A table of at most ``most`` values; beyond that, the value used longest ago is dropped.
+
+    A value is also dropped when an object in its key dies.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -85,7 +88,7 @@ class Kept:
         return value
 
     def put(self, parts: tuple[Any, ...], value: Any) -> None:
-        """Keep a value, and drop the one that was used longest ago where there are too many."""
+        """Keep a value. Where there are too many, drop the one used longest ago."""
         held: list[Same] = []
 
         def hold(thing: Any) -> Same:
@@ -100,7 +103,7 @@ class Kept:
         self.drop(len(self) - self._most)
 
     def drop(self, number: int) -> None:
-        """Drop so many values, those that were used longest ago."""
+        """Drop ``number`` values, those used longest ago."""
         with self._lock:
             for _ in range(min(number, len(self._values))):
                 self._values.popitem(last=False)
@@ -111,11 +114,11 @@ class Kept:
         self._bury()
 
     def _bury(self) -> None:
-        """Drop the values of dead objects. An object may die at any moment, even of a thread that holds the lock."""
+        """Drop the values of dead objects. An object may die at any time, even in the thread that holds the lock."""
         while self._dead and self._lock.acquire(blocking=False):
             try:
                 self._values.pop(self._dead.popleft().key, None)
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread took it first
                 pass
             finally:
                 self._lock.release()

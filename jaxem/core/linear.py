@@ -1,4 +1,4 @@
-"""Linear systems A x = b, where A is known by its products with vectors."""
+"""Linear systems A x = b, where A is given by its products with vectors."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-LARGEST_MATRIX = 128  # up to so many unknowns A is formed; beyond, so many vectors are kept
+LARGEST_MATRIX = 128  # most unknowns for which A is formed; also the number of vectors that GMRES keeps
 _RESTARTS = 8
 
 
@@ -19,7 +19,7 @@ class Solution(NamedTuple):
 
 
 def solve(a: Callable[[Array], Array], b: Array) -> Solution:
-    """A x = b. Where b is small as many products as GMRES would take give A itself, for all right-hand sides."""
+    """The solution of A x = b. Up to 128 unknowns A is formed, which takes no more products than GMRES would."""
     if b.shape[0] > LARGEST_MATRIX:
         return _gmres(a, b)
     matrix = jax.lax.map(a, jnp.eye(b.shape[0], dtype=b.dtype)).T
@@ -28,11 +28,11 @@ def solve(a: Callable[[Array], Array], b: Array) -> Solution:
 
 
 def _gmres(a: Callable[[Array], Array], b: Array) -> Solution:
-    """A x = b from products with A alone, restarted (Saad & Schultz 1986)."""
+    """The solution of A x = b by restarted GMRES (Saad & Schultz 1986)."""
     n = LARGEST_MATRIX
 
     def expand(carry: tuple[Array, Array], j: Array) -> tuple[tuple[Array, Array], Array]:
-        """Arnoldi: one more orthonormal vector; the projections on the others, made twice, are a column of H."""
+        """One Arnoldi step: a new orthonormal vector, and a column of H from two projections on the earlier ones."""
         basis, v = carry
         w = a(v)
         size = norm(w)
@@ -41,7 +41,7 @@ def _gmres(a: Callable[[Array], Array], b: Array) -> Solution:
         second = basis @ w
         w = w - second @ basis
         length = norm(w)
-        v = jnp.where(length > 4 * eps * size, w / length, 0)  # nothing new: the space is complete
+        v = jnp.where(length > 4 * eps * size, w / length, 0)  # zero where the Krylov space is complete
         return (basis.at[j + 1].set(v), v), (first + second).at[j + 1].set(length)
 
     def cycle(x: Array, left: Array) -> tuple[Array, Array, Array]:
@@ -50,7 +50,7 @@ def _gmres(a: Callable[[Array], Array], b: Array) -> Solution:
         basis = jnp.zeros((n + 1, b.shape[0]), b.dtype).at[0].set(v)
         (basis, _), h = jax.lax.scan(expand, (basis, v), jnp.arange(n))
         q, r = jnp.linalg.qr(h.T)
-        unused = jnp.diagonal(r) == 0  # behind the end of the space
+        unused = jnp.diagonal(r) == 0  # columns after the Krylov space was complete
         y = solve_triangular(r + jnp.diag(unused.astype(r.dtype)), jnp.where(unused, 0, beta * q[0]))
         return x + y @ basis[:-1], left - (y @ h) @ basis, norm(h[0])
 
@@ -65,5 +65,5 @@ def _gmres(a: Callable[[Array], Array], b: Array) -> Solution:
 
 
 def norm(v: Array) -> Array:
-    """The Euclidean length."""
+    """The Euclidean norm."""
     return jnp.sqrt((v**2).sum())

@@ -1,11 +1,11 @@
-"""Cholesky factors of matrices, in batches.
+"""Cholesky factors, triangular solves and eigenvalues of batches of matrices.
 
-LAPACK is called once for each matrix of a batch, which costs more than the arithmetic of a small one. Up to
-``UNROLLED`` rows the formulas are written out instead, so that XLA runs them over the batch, element by element.
+LAPACK is called once for each matrix of a batch, which costs more than the arithmetic of a small matrix. For up to
+``UNROLLED`` rows the formulas are written out instead, so that XLA runs them over the whole batch.
 
-A large batch given to LAPACK as one is spread over the threads of a CPU by a thread that waits for the others; where
-as many such calls run at a time as there are threads (two, on a machine of two cores), all of them wait for ever
-(jaxlib 0.10.2). So on a CPU the matrices go to it one by one, whatever ``vmap`` has made a batch of.
+A large batch given to LAPACK at once is spread over the threads of a CPU by a thread that waits for the others. Where
+as many such calls run at a time as there are threads (two, on a machine with two cores), all of them wait for ever
+(jaxlib 0.10.2). So on a CPU the matrices are given to LAPACK one by one, even those that ``vmap`` made a batch of.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ UNROLLED = 4
 
 
 def is_small(a: Array) -> bool:
-    """Whether formulas for ``a (..., D)`` are written out."""
+    """Whether the formulas for matrices with last axis D, ``a (..., D)``, are written out."""
     return a.shape[-1] <= UNROLLED
 
 
@@ -31,7 +31,7 @@ def cholesky(a: Array) -> Array:
     .. math:: L_{jj} = \Bigl(a_{jj} - \sum_{m<j} L_{jm}^2\Bigr)^{1/2}, \qquad
               L_{ij} = \Bigl(a_{ij} - \sum_{m<j} L_{im} L_{jm}\Bigr) / L_{jj}
 
-    Golub & Van Loan (2013), section 4.2.
+    Source: Golub & Van Loan (2013), section 4.2.
     """
     d = a.shape[-1]
     if not is_small(a):
@@ -41,7 +41,7 @@ def cholesky(a: Array) -> Array:
     for j in range(d):
         pivot = a[..., j, j] - _dot(lower[j], lower[j])
         definite = definite & (pivot > 0)  # NaN is not
-        # The root of a number that is no pivot would have an infinite slope, and NaN beside it in a derivative.
+        # A root of zero or of a negative number would put an infinite slope or NaN into derivatives.
         lower[j].append(jnp.sqrt(jnp.where(definite, pivot, 1)))
         for i in range(j + 1, d):
             symmetric = (a[..., i, j] + a[..., j, i]) / 2
@@ -52,7 +52,7 @@ def cholesky(a: Array) -> Array:
 
 
 def solve_lower(lower: Array, b: Array) -> Array:
-    """L^-1 b by forward substitution, ``lower (..., D, D)``, ``b (..., D, M)``; their leading axes are equal."""
+    """L^-1 b by forward substitution, for ``lower (..., D, D)`` and ``b (..., D, M)`` with equal leading axes."""
     d = lower.shape[-1]
     if not is_small(lower):
         return _each(_solve_lower, lower, b)
@@ -63,7 +63,7 @@ def solve_lower(lower: Array, b: Array) -> Array:
 
 
 def solve(lower: Array, b: Array) -> Array:
-    """(L L')^-1 b, ``lower (..., D, D)``, ``b (..., D, M)``; their leading axes are equal."""
+    """(L L')^-1 b, for ``lower (..., D, D)`` and ``b (..., D, M)`` with equal leading axes."""
     d = lower.shape[-1]
     if not is_small(lower):
         return _each(_solve, lower, b)
@@ -76,27 +76,27 @@ def solve(lower: Array, b: Array) -> Array:
 
 
 def inverse(lower: Array) -> Array:
-    """L^-1, ``lower (..., D, D)``."""
+    """L^-1, for ``lower (..., D, D)``."""
     return solve_lower(lower, jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype), lower.shape))
 
 
 def eigh(a: Array) -> tuple[Array, Array]:
-    """The eigenvalues (D,) of a symmetric ``a (D, D)``, ascending, and its eigenvectors in columns."""
+    """The ascending eigenvalues (D,) of a symmetric ``a (D, D)``, and its eigenvectors in columns."""
     return _lapack_eigh(a)
 
 
 def log_determinant(lower: Array) -> Array:
-    """log|L L'|, (...)."""
+    """log|L L'|, (...), for ``lower (..., D, D)``."""
     return 2 * jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(axis=-1)
 
 
 def product(a: Array, b: Array) -> Array:
-    """a b, never in the reduced precision that an accelerator may prefer: what cancels needs all of it."""
+    """The matrix product a b in full precision, on accelerators too, because terms that cancel need it."""
     return jnp.matmul(a, b, precision=None if jax.default_backend() == "cpu" else "highest")
 
 
 def _dot(a: list[Array], b: list[Array]) -> Array | float:
-    """sum_m a_m b_m; 0 for none."""
+    """sum_m a_m b_m; 0 for empty lists."""
     return sum((x * y for x, y in zip(a, b, strict=True)), start=0.0)
 
 
@@ -108,7 +108,7 @@ def _each(function: Callable[..., Array], a: Array, *b: Array) -> Array:
 
 
 def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` of one matrix, which ``vmap`` makes a loop on a CPU."""
+    """``function`` of one matrix; on a CPU ``vmap`` turns it into a loop."""
     alone = sequential_vmap(function)
     return lambda *arrays: (alone if jax.default_backend() == "cpu" else function)(*arrays)
 
@@ -118,7 +118,7 @@ _lapack_eigh = _one_by_one(lambda a: tuple(jnp.linalg.eigh(a)))
 _lapack_solve_lower = _one_by_one(lambda lower, b: linalg.solve_triangular(lower, b, lower=True))
 _lapack_solve = _one_by_one(lambda lower, b: linalg.cho_solve((lower, True), b))
 
-# The derivatives are written out, since that of a loop made by ``sequential_vmap`` runs forward only.
+# Derivatives are written out because a loop made by ``sequential_vmap`` has only a forward-mode one.
 
 
 @jax.custom_jvp

@@ -1,6 +1,6 @@
-"""Missing cells: told from numbers at the door, where each becomes a finite value and a mask that says so.
+"""Missing cells of the data: each becomes a finite value, and a mask records which cells were observed.
 
-No NaN enters a derivative so: the derivative of ``where(mask, x, 0)`` is NaN where x is.
+So no NaN enters a derivative: the derivative of ``where(mask, x, 0)`` is NaN where x is NaN.
 """
 
 from typing import Any
@@ -17,10 +17,11 @@ from jaxem.core.data import inside
 
 
 def split(value: Any, name: str) -> tuple[Any, Any]:
-    """An array in which every cell holds a number, and which of them were observed (``None``: all, by their type).
+    """An array with a number in every cell, and the mask of observed cells (``None`` where the dtype has no NaN).
 
-    NaN, masked entries, ``None`` and the nulls of other libraries are missing. Such a cell holds the first observed
-    value of its column (last axis), or of the array. Raises ``ValueError`` where nothing is observed.
+    NaN, masked entries, ``None`` and the null values of other libraries are missing. A missing cell gets the first
+    observed value of its column (last axis), or of the array where its column has none. Raises ``ValueError`` where
+    nothing is observed, unless the array is traced.
     """
     if isinstance(value, jax.Array) or (isinstance(value, list) and trees.holds_tracers(value)):
         array = as_array(value, name)
@@ -49,7 +50,7 @@ def _is_null(entry: Any) -> bool:
 
 
 def fill(array: np.ndarray, observed: np.ndarray, name: str) -> np.ndarray:
-    """The array with the first observed value of its column, or of the array, in each missing cell."""
+    """The array with each missing cell set to the first observed value of its column, or else of the array."""
     if observed.all():
         return array
     if not observed.any():
@@ -70,7 +71,7 @@ def _fill_traced(array: Array, observed: Array) -> Array:
 
 
 def refuse(name: str, tree: Any, lengths: Array | None, weights: Array | None) -> None:
-    """Raise ``ValueError`` for a NaN that counts: not in a row of weight zero, not behind the end of a sequence."""
+    """Raise ``ValueError`` for a NaN in a row whose weight is not zero and before the end of its sequence."""
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.floating):
             continue

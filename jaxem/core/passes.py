@@ -1,4 +1,4 @@
-"""One pass over the observations, in blocks that stay in the cache: the only place that walks over data."""
+"""One pass over the observations, in blocks that stay in the cache: the only place that loops over data."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,23 +10,27 @@ from jax import Array
 from jaxem.core import trees
 from jaxem.core.data import Data, Sharded, count, take
 
-# Bytes a block may hold (its rows of data and of posterior): about the second-level cache of one CPU core; an
-# accelerator wants work enough to fill it.
+# Bytes of a block (its rows of data and of posterior): about the second-level cache of one CPU core; an accelerator
+# needs enough work to fill it.
 _BLOCK_BYTES = {"cpu": 2**20}
 _BLOCK_BYTES_ELSEWHERE = 2**29
-# Long rows (sequences, whole data sets) want to be side by side: so many, while they are no more than so many blocks.
+# Long rows (sequences, whole data sets) run faster side by side: up to _ABREAST of them share a block, as long as the
+# block holds no more than _BLOCKS times the bytes above.
 _ABREAST, _BLOCKS = 128, 8
 
 
 def rows_in_cache(size: float) -> int:
-    """How many rows of so many bytes make a block."""
+    """The number of rows of ``size`` bytes in a block."""
     rows = _BLOCK_BYTES.get(jax.default_backend(), _BLOCK_BYTES_ELSEWHERE) / max(size, 1)
     return max(int(max(rows, min(_ABREAST, _BLOCKS * rows))), 1)
 
 
 def reduce(one_block: Callable[[Any, Data], Any], operands: Any, data: Data, largest: int) -> Any:
-    """The sum of ``one_block(operands, block)``, a tree of sums over observations, over blocks of at most ``largest``
-    rows; of data that are spread over devices each adds up its own blocks, and one sum over devices follows."""
+    """The sum of ``one_block(operands, block)``, a tree of sums over observations, over all blocks of the data.
+
+    A block has at most ``largest`` rows. Where data are spread over devices, each device adds up its own blocks, and
+    one sum over devices follows.
+    """
 
     def of_part(operands: Any, part: Data) -> Any:
         return accumulate(lambda block: one_block(operands, block), part, largest)
@@ -35,14 +39,14 @@ def reduce(one_block: Callable[[Any, Data], Any], operands: Any, data: Data, lar
 
 
 def accumulate(one_block: Callable[[Data], Any], data: Data, largest: int) -> Any:
-    """The sum of ``one_block`` over blocks of at most ``largest`` rows of data in one place.
+    """The sum of ``one_block`` over blocks of at most ``largest`` rows, for data on one device.
 
-    Compensated across blocks, so that the rounding error does not grow with their number.
+    The sum is compensated, so that its rounding error does not grow with the number of blocks.
     """
     rows = count(data)
     if rows <= largest:
         return one_block(data)
-    block_size = rows // -(-rows // largest)  # equal blocks, and fewer rows than blocks left over
+    block_size = rows // -(-rows // largest)  # equal blocks; fewer rows than blocks remain
     blocks, rest = divmod(rows, block_size)
     sums = _sum_blocks(one_block, data, blocks, block_size)
     if rest:
@@ -51,7 +55,7 @@ def accumulate(one_block: Callable[[Data], Any], data: Data, largest: int) -> An
 
 
 def _sum_blocks(one_block: Any, data: Data, blocks: int, block_size: int) -> tuple[Any, Any]:
-    """The sum over the full blocks and what rounding lost of it."""
+    """The sum over the full blocks, and its rounding error."""
     shapes = jax.eval_shape(one_block, jax.eval_shape(lambda: take(data, 0, block_size)))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 

@@ -1,4 +1,4 @@
-"""Records: frozen dataclasses that are pytrees, and equal where all that they hold is, arrays included."""
+"""Records: frozen dataclasses that are pytrees. Two are equal where all their contents are, arrays included."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -13,11 +13,13 @@ T = TypeVar("T", bound=type)
 def register(cls: T) -> T:
     """Register a dataclass as a pytree; fields marked ``metadata={"static": True}`` are compared, not traced.
 
-    As ``jax.tree_util.register_dataclass``, by which two classes with equal static fields and as many leaves have
-    structures that compare equal, so that ``jit`` may run the program of one for the other (jaxlib 0.10.2).
+    It replaces ``jax.tree_util.register_dataclass``. With that function two classes with equal static fields and
+    equally many leaves have structures that compare equal, so that ``jit`` may run the program of one class for the
+    other (jaxlib 0.10.2).
 
-    Two records are equal where their structures are, and their arrays in shape, dtype and every value (a NaN equals a
-    NaN); a traced array equals itself only. The hash does not look at values: arrays may change, as NumPy's do.
+    Two records are equal where their structures are equal and their arrays agree in shape, dtype and every value (a
+    NaN equals a NaN). A traced array equals only itself. The hash ignores values, because an array may change, as
+    NumPy arrays do.
     """
     fields = dataclasses.fields(cls)
     static = [field.name for field in fields if field.metadata.get("static")]
@@ -32,13 +34,13 @@ def register(cls: T) -> T:
         return list(zip(keys, children, strict=True)), rest
 
     def join(rest: tuple[Any, ...], children: Any) -> Any:
-        record = object.__new__(cls)  # without the checks of __post_init__: children may be anything
+        record = object.__new__(cls)  # skips the checks of __post_init__: children may be anything
         for name, value in zip(static + dynamic, (*rest[1:], *children), strict=True):
             object.__setattr__(record, name, value)
         return record
 
     jax.tree_util.register_pytree_with_keys(cls, split_with_keys, join, split)
-    if dynamic:  # else what dataclasses made does
+    if dynamic:  # without dynamic fields the methods that dataclass wrote are enough
         cls.__eq__, cls.__hash__ = _equal, _hash  # pyright: ignore[reportAttributeAccessIssue]
     return cls
 

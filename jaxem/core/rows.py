@@ -1,9 +1,9 @@
-"""The public functions of a model, derived from a few functions of rows.
+"""The public functions of a model, derived from a few functions of rows (observations).
 
-A structure writes what it says of each observation (a row) given a context, ``prepare(params)``: ``infer``,
-``log_marginal``, ``complete``, ``entropy_rows``, and the sums over rows that its M-step needs: ``sums``, ``maximum``,
-``expected``. Weights enter here, in ``expectation`` and in ``sums``. A posterior carries the parameters that it was
-taken at, and so do statistics, for they are taken about those.
+A structure writes functions of each row, given a context ``prepare(params, x)``: ``infer``, ``log_marginal``,
+``complete`` and ``entropy_rows``. It also writes the M-step on sums over rows: ``sums``, ``maximum`` and ``expected``.
+Weights enter in this file, in ``expectation`` and in ``sums``. A posterior carries the parameters of its E-step, and so
+do statistics, because sums are taken about those parameters.
 """
 
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -21,23 +21,26 @@ from jaxem.core.model import Params, Posterior
 
 
 class Statistics(NamedTuple):
-    """Sums over observations; only those about equal parameters add up."""
+    """Sums over observations. Two of them may be added only where both are about the same parameters."""
 
-    at: Params  # what they are taken about
+    at: Params  # the parameters that the sums are about
     sums: Any
 
 
 class Rows(Protocol):
-    """What a structure writes. x are observations without weights, c a context, q a record of which all arrays but
-    ``at`` have a row for each observation, ``log_normalizer (N,)`` among them."""
+    """The functions that a structure writes.
+
+    Here x are observations without weights and c is a context. A posterior q is a record whose arrays have a row for
+    each observation, except ``at`` and what all observations share; ``log_normalizer (N,)`` is one of them.
+    """
 
     def declare(self) -> parameters.Declared:
-        """What each array of the parameters is."""
+        """A ``Param`` for each array of the parameters."""
         ...
 
     def prepare(self, params: Params, x: Data | None) -> Context:
-        """What an iteration at these parameters needs more than once; ``x`` for its shapes only, ``None`` where no
-        observations will be met."""
+        """The context: what an iteration at these parameters needs more than once. Only the shapes of ``x`` are used;
+        ``None`` where no observations will follow."""
         ...
 
     def infer(self, c: Context, x: Data) -> Posterior:
@@ -45,7 +48,7 @@ class Rows(Protocol):
         ...
 
     def log_marginal(self, c: Context, x: Data) -> Array:
-        """log p(x_n), (N,), by another route than ``infer``."""
+        """log p(x_n), (N,), by a route that does not pass through ``infer``."""
         ...
 
     def complete(self, c: Context, q: Posterior, x: Data) -> Array:
@@ -61,8 +64,8 @@ class Rows(Protocol):
         ...
 
     def sums(self, c: Context | None, w: Array | None, q: Posterior, x: Data) -> Any:
-        """Sums over observations of weights ``w (N,)`` (``None``: one each), about the parameters of the context, or
-        about zero where there is none."""
+        """Sums over observations with weights ``w (N,)`` (``None``: all one), about the parameters of the context, or
+        about zero without a context."""
         ...
 
     def maximum(self, c: Context | None, sums: Any) -> Params:
@@ -73,14 +76,18 @@ class Rows(Protocol):
         """Q from the sums alone, up to a constant free of ``params``."""
         ...
 
-    # Other posteriors, in the form of that of ``infer``: ``mode(c, x)``, all probability on the most probable z;
-    # ``tempered(c, x, inverse_temperature)``, the normalised power of p(x, z); ``draw(c, x, key)``, one draw of z.
+    # Optional posteriors, in the form that ``infer`` returns: ``mode(c, x)`` has all probability on the most probable
+    # z, ``tempered(c, x, inverse_temperature)`` is the normalised power of p(x, z), ``draw(c, x, key)`` is a draw of z.
 
 
 class FromRows:
-    """The functions of ``jaxem.Model``, derived. Nothing here is overridden."""
+    """The functions of ``jaxem.Model``, derived from functions of rows. Subclasses never override them.
 
-    # Which function of rows each one needs.
+    In all of them ``params`` are the parameters, and ``data`` are N observations or a ``Dataset`` of them. Sums over
+    observations count each one by its weight.
+    """
+
+    # The function of rows that each function needs.
     made_of: ClassVar[dict[str, str]] = {
         "c_step": "mode",
         "tempered_e_step": "tempered",
@@ -93,11 +100,11 @@ class FromRows:
 
     @property
     def constraints(self: Any) -> Spaces:
-        """The space of each array of the parameters."""
+        """A tree with the space of each array of the parameters."""
         return parameters.spaces(self.declare())
 
     def _context(self: Any, at: Params | None, x: Data | None) -> Context | None:
-        """Of a q that was made by hand, at no parameters, sums are taken about zero."""
+        """The context at ``at``; ``None`` for a q made by hand without parameters, whose sums are about zero."""
         return None if at is None else self.prepare(at, x)
 
     def _posterior(self: Any, by: str, params: Params, data: Data, *more: Any) -> Posterior:
@@ -106,63 +113,141 @@ class FromRows:
         return q._replace(at=params)
 
     def e_step(self, params: Params, data: Data) -> Posterior:
-        """p(z | x, params) of each observation."""
+        """The posterior p(z | x, params) of each observation.
+
+        Returns:
+            A record whose arrays have N rows, except ``at``, which is ``params``, and what all observations share;
+            ``log_normalizer (N,)`` is one of them.
+        """
         return self._posterior("infer", params, data)
 
     def c_step(self, params: Params, data: Data) -> Posterior:
-        """All probability on the most probable z of each observation."""
+        """The posterior with all probability on the most probable z, in the form that ``e_step`` returns."""
         return self._posterior("mode", params, data)
 
     def tempered_e_step(self, params: Params, data: Data, inverse_temperature: Array | float) -> Posterior:
-        """q proportional to p(x, z | params)^inverse_temperature; ``log_normalizer`` is still log p(x)."""
+        r"""The tempered posterior of each observation, in the form that ``e_step`` returns.
+
+        .. math:: q(z) \propto p(x, z \mid \theta)^\beta
+
+        Arguments:
+            params: the parameters.
+            data: N observations.
+            inverse_temperature: the exponent, a scalar; 1 gives the posterior.
+
+        Returns:
+            A posterior, whose ``log_normalizer`` is still log p(x | params).
+        """
         return self._posterior("tempered", params, data, inverse_temperature)
 
     def sample_posterior(self, key: Array, params: Params, data: Data) -> Posterior:
-        """One draw of z of each observation."""
+        """One draw of z for each observation from its posterior, in the form that ``e_step`` returns.
+
+        Arguments:
+            key: a random key.
+            params: the parameters.
+            data: N observations.
+
+        Returns:
+            A posterior with all probability on the draw.
+        """
         return self._posterior("draw", params, data, key)
 
     def statistics(self: Any, q: Posterior, data: Data) -> Statistics:
-        """The sums that the M-step needs, about the parameters of the E-step."""
+        """The sums that the M-step needs, about the parameters ``q.at`` of the E-step.
+
+        Arguments:
+            q: a posterior, as ``e_step`` returns it.
+            data: the same observations; each counts by its weight.
+
+        Returns:
+            ``Statistics(at, sums)``. Sums over parts of the data add up where ``at`` is the same.
+        """
         x, w = counted(data)
         return Statistics(q.at, choose(self._context(q.at, x), lambda c: self.sums(c, w, q, x)))
 
     def maximize(self: Any, statistics: Statistics) -> Params:
-        """The M-step on sums."""
+        """The parameters that maximise Q plus the log-prior, from ``statistics`` alone."""
         return self.maximum(self._context(statistics.at, None), statistics.sums)
 
     def m_step(self, q: Posterior, data: Data) -> Params:
-        """argmax of Q plus the log-prior."""
+        r"""The parameters that maximise Q plus the log-prior.
+
+        .. math:: \arg\max_\theta\; E_q \log p(x, z \mid \theta) + \log p(\theta)
+
+        Arguments:
+            q: a posterior, as ``e_step`` returns it.
+            data: the same observations.
+
+        Returns:
+            The new parameters.
+        """
         return self.maximize(self.statistics(q, data))
 
     def expected_log_joint(self: Any, params: Params, statistics: Statistics) -> Array:
-        """Q from the sums alone, up to a constant free of ``params``."""
+        """Q at ``params``, a scalar, from the sums alone; exact up to a constant that does not depend on ``params``."""
         return self.expected(self._context(statistics.at, None), of_fit(params), statistics.sums)
 
     def q_function(self: Any, params: Params, q: Posterior, data: Data) -> Array:
-        """E_q log p(x, z | params)."""
+        r"""The expected complete-data log-likelihood Q, a scalar.
+
+        .. math:: Q(\theta \mid q) = \sum_n w_n\, E_{q_n} \log p(x_n, z_n \mid \theta)
+
+        Arguments:
+            params: the parameters at which Q is evaluated; they may differ from ``q.at``.
+            q: a posterior, as ``e_step`` returns it.
+            data: the same observations.
+
+        Returns:
+            A scalar.
+        """
         x, w = counted(data)
         return total(choose(self.prepare(of_fit(params), x), lambda c: self.complete(c, q, x)), w)
 
     def entropy(self: Any, q: Posterior, data: Data) -> Array:
-        """-E_q log q."""
+        """The entropy -E_q log q of a posterior, a scalar, summed over observations."""
         x, w = counted(data)
         return total(self.entropy_rows(self._context(q.at, None), q, x), w)
 
     def divergence(self: Any, q: Posterior, p: Posterior, data: Data) -> Array:
-        """KL(q || p)."""
+        """The divergence KL(q || p) between two posteriors, a scalar, summed over observations."""
         return total(self.divergence_rows(q, p), split_weights(data)[1])
 
     def log_normalizer(self, q: Posterior, data: Data) -> Array:
-        """log p(x | params), computed during the E-step."""
+        """log p(x | params), a scalar, computed during the E-step that returned ``q``."""
         return total(q.log_normalizer, split_weights(data)[1])
 
     def log_prob(self, params: Params, data: Data) -> Array:
-        """log p(x_n | params) of each observation, (N,); NaN where it is NaN, -inf where it is impossible."""
+        """log p(x_n | params) of each observation; weights do not enter.
+
+        Arguments:
+            params: the parameters, or a ``Fit``.
+            data: N observations, in any form that ``fit`` takes.
+
+        Returns:
+            An array (N,); NaN for an observation that is NaN, -inf for an impossible one.
+
+        Raises:
+            ValueError: parameters, data and model do not fit each other.
+        """
         params, data = admit(self, params, data)
         return _log_prob(self, params, split_weights(data)[0])
 
     def log_likelihood(self, params: Params, data: Data) -> Array:
-        """log p(x | params), the (weighted) sum of ``log_prob``."""
+        r"""The log-likelihood of the data, the (weighted) sum of ``log_prob``.
+
+        .. math:: \log p(x \mid \theta) = \sum_n w_n \log p(x_n \mid \theta)
+
+        Arguments:
+            params: the parameters, or a ``Fit``.
+            data: N observations, in any form that ``fit`` takes; may be spread over devices.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            ValueError: parameters, data and model do not fit each other.
+        """
         params, data = admit(self, params, data)
         if isinstance(data, Sharded):
             return _log_likelihood(self, params, data)
@@ -177,7 +262,7 @@ def _log_prob(model: Any, params: Params, x: Data) -> Array:
 
 @program
 def _log_likelihood(model: Any, params: Params, data: Sharded) -> Array:
-    """Of data that are spread over devices."""
+    """The log-likelihood of data that are spread over devices."""
 
     def of_part(operands: Any, part: Data) -> Array:
         model, context = operands
@@ -188,7 +273,7 @@ def _log_likelihood(model: Any, params: Params, data: Sharded) -> Array:
 
 
 def weighted(r: Array, w: Array | None) -> Array:
-    """``r (N, ...)`` times weights (N,); a row of weight zero counts for nothing, even where it is NaN."""
+    """``r (N, ...)`` times the weights (N,); a row of weight zero becomes zero, even where it is NaN."""
     if w is None:
         return r
     w = w.astype(r.dtype).reshape(-1, *(1,) * (r.ndim - 1))

@@ -1,4 +1,4 @@
-"""Data over several devices, and over several processes, each of which holds its own rows."""
+"""Data over several devices, and over several processes that each hold their own rows."""
 
 import dataclasses
 from typing import Any
@@ -15,21 +15,21 @@ from jaxem.core.trees import float_dtype, holds_tracers
 
 
 def shard(data: Data, mesh: Mesh | None = None) -> Sharded:
-    """Spread the observations over the devices of a mesh, for ``fit`` by EM and what is built on its sums.
+    """Observations spread over the devices of a mesh, for ``fit`` by EM and by algorithms that use its sums.
 
-    Each device holds as many rows, in their order; the last ones are filled up with rows of weight 0. In each pass over
-    the data every device adds up its own blocks, and one sum over the devices follows: no array of the size of the data
-    moves. With several processes (``jax.distributed.initialize``) each gives its own rows, and all run the same code.
+    Each device holds equally many rows, in their order; rows of weight 0 fill up the end. In each pass over the data
+    every device adds up its own blocks, and one sum over devices follows, so that no array of the size of the data
+    moves. With several processes (``jax.distributed.initialize``) each passes its own rows, and all run the same code.
 
     Arguments:
-        data: observations of any form that ``fit`` takes, (N, ...); of this process alone, where there are several.
-        mesh: the devices (default: all of them); rows are spread over all its axes.
+        data: N observations in any form that ``fit`` takes, (N, ...); with several processes, those of this process.
+        mesh: the devices; rows are spread over all its axes. Default: all devices.
 
     Returns:
-        ``Sharded``, in the place of data.
+        A ``Sharded``, to be passed in place of data.
 
     Raises:
-        ValueError: the data cannot be used, are spread already, or are traced.
+        ValueError: the data are invalid, spread over devices already, or traced; or ``mesh`` is not a mesh.
     """
     if isinstance(data, Sharded):
         raise ValueError("shard: the data are spread over devices already")
@@ -58,7 +58,7 @@ def shard(data: Data, mesh: Mesh | None = None) -> Sharded:
 
 
 def _most(number: int) -> int:
-    """The largest of this number over all processes."""
+    """The largest value of ``number`` over all processes."""
     if jax.process_count() == 1:
         return number
     return int(np.max(multihost_utils.process_allgather(np.int32(number))))

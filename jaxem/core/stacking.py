@@ -1,4 +1,4 @@
-"""Many data sets as one tree with a leading axis, padded where they are of unequal length."""
+"""Many data sets as one tree with a leading axis, padded where they have unequal lengths."""
 
 import dataclasses
 from typing import Any
@@ -12,10 +12,7 @@ from jaxem.core.trees import float_dtype, leaf_names
 
 
 def lanes_of(datasets: Data) -> int:
-    """The number of data sets: the length of the leading axis.
-
-    Raises ``ValueError`` where the leaves do not share one.
-    """
+    """The number of data sets: the length of the leading axis. ``ValueError`` where the leaves do not share it."""
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(datasets)]
     lengths = {shape[0] if shape else -1 for shape in shapes}
     if len(lengths) != 1 or min(lengths) < 1:
@@ -24,12 +21,13 @@ def lanes_of(datasets: Data) -> int:
 
 
 def stack(datasets: Data | list[Data]) -> Data:
-    """A list of data sets as one tree with a leading axis; data that are no list are returned as they are.
+    """A list of data sets as one tree with a leading axis; anything but a list is returned unchanged.
 
-    Where they have unequal numbers of observations, the shorter ones are filled up with copies of their first one, of
-    weight 0. Where sequences are of unequal length, they are padded to the longest of all data sets.
+    A data set with fewer observations than the largest is filled up with copies of its first observation, of weight 0.
+    Sequences are padded to the longest of all data sets.
 
-    Raises ``ValueError`` where there are none, one is empty, or they differ in more than their length.
+    Raises ``ValueError`` where the list is empty, a data set that must be padded is empty, or data sets differ in more
+    than their lengths.
     """
     if not isinstance(datasets, list):
         return datasets
@@ -68,7 +66,7 @@ def _padded(datasets: list[Data]) -> list[Data]:
 
 
 def _filled(data: Data, length: int) -> Dataset:
-    """As many observations as asked for, those beyond the data's own of weight 0."""
+    """The data filled up to ``length`` observations with copies of the first one, of weight 0."""
     n = count(data)
     observations, weights = split_weights(data)
     if weights is None:
@@ -79,7 +77,7 @@ def _filled(data: Data, length: int) -> Dataset:
 
 
 def _equally_long(datasets: list[Dataset]) -> list[Dataset]:
-    """Sequences padded to the longest of all data sets."""
+    """The data sets with all sequences padded to the longest one."""
     steps = [jax.tree.leaves(data.values)[0].shape[1] for data in datasets]
 
     def each(data: Dataset, t: int) -> Dataset:
@@ -94,7 +92,7 @@ def _equally_long(datasets: list[Dataset]) -> list[Dataset]:
 
 
 def _alike(datasets: list[Data]) -> list[Data]:
-    """Data sets of one form: where one has weights, lengths or masks, all have."""
+    """The data sets in one form: where one has weights, lengths or masks, all get them."""
     if not any(isinstance(data, Dataset) for data in datasets):
         return datasets
     records = [data if isinstance(data, Dataset) else Dataset(data) for data in datasets]

@@ -1,7 +1,7 @@
-"""Tables as text. Every result that prints itself prints through here.
+"""Tables as text, shared by every result that prints itself.
 
-Names stay on one line, columns align, and a number has the digits that tell it from its neighbours: those that its
-standard error leaves, or those that tell it from the other numbers beside it.
+A name stays on one line, columns align, and a number has the digits that its standard error supports, or else those
+that tell it from the numbers beside it.
 """
 
 import itertools
@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-_LONGEST = 60  # characters of a name, unless more are needed to tell it from another
-_MOST = 17  # significant digits: all that a double has
-_FIXED = 9  # digits before the point up to which no power of ten is written
+_LONGEST = 60  # most characters of a name, unless more are needed to tell it from another
+_MOST = 17  # most significant digits: all that a double has
+_FIXED = 9  # most digits before the point without a power of ten
 
 
 def names(values: Iterable[Any]) -> list[str]:
-    """Names as text, one line each and all different: whatever cannot be printed is escaped, the middle of long ones
-    left out."""
+    """Names as text, each on one line; different names stay different.
+
+    Characters that cannot be printed are escaped, and the middle of a long name is left out.
+    """
     values = list(values)
     texts = [one_line(value) for value in values]
     if len(set(texts)) < len(texts):
@@ -31,28 +33,28 @@ def names(values: Iterable[Any]) -> list[str]:
 
 
 def one_line(value: Any) -> str:
-    """A name as text that stays on its line: as it is, or quoted where it is empty or cannot be printed so."""
+    """A name as text on one line: unchanged, or quoted where it is empty, has spaces at an end or cannot be printed."""
     text = str(value)
     return text if text and text == text.strip() and text.isprintable() else repr(text)
 
 
 def number(value: Any, digits: int = 6) -> str:
-    """A number with so many significant digits, or a whole one: ``0.5``, ``1986``, ``1e-300``, ``inf``."""
-    value = float(value) + 0.0  # takes the sign from zero
+    """A number with ``digits`` significant digits, a whole one in full: ``0.5``, ``1986``, ``1e-300``, ``inf``."""
+    value = float(value) + 0.0  # removes the sign of a negative zero
     whole = value.is_integer() and abs(value) < 10**_FIXED
     return f"{value:.0f}" if whole else f"{value:.{digits}g}"
 
 
 def fixed(value: Any, decimals: int) -> str:
-    """A number with so many decimals, or its first nine digits where it is huge."""
+    """A number with ``decimals`` decimals, or with nine significant digits where it is huge."""
     value = float(value) + 0.0
     return f"{value:.{decimals}f}" if not abs(value) >= 10**_FIXED else number(value, _FIXED)
 
 
 def numbers(values: Iterable[Any], digits: int = 6) -> list[str]:
-    """Numbers that stand beside each other, with as many significant digits as tell them apart (at least ``digits``).
+    """Numbers printed side by side, with enough significant digits to tell them apart (at least ``digits``).
 
-    Two that differ by rounding error only need not be told apart.
+    Two numbers that differ only by rounding error need not be told apart.
     """
     array = np.asarray(list(values))
     array = array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64)
@@ -65,11 +67,11 @@ def numbers(values: Iterable[Any], digits: int = 6) -> list[str]:
 
 
 def with_error(estimate: Any, error: Any, *ends: Any) -> list[str]:
-    """An estimate, its standard error and the ends of its interval: two digits of the error, the others to the same
-    place.
+    """An estimate, its standard error and the ends of its interval: the error to two digits, the others to the same
+    decimal place.
 
-    Each keeps two significant digits at least. Where there is no error, half of the shortest distance to an end stands
-    for it; where there is none either, the numbers have the digits that tell them apart.
+    Each number keeps at least two significant digits. Without an error, half of the shortest distance to an end takes
+    its place; without that too, the numbers have the digits that tell them apart.
     """
     values = [float(value) for value in (estimate, error, *ends)]
     distances = [abs(end - values[0]) / 2 for end in values[2:]]
@@ -82,12 +84,12 @@ def with_error(estimate: Any, error: Any, *ends: Any) -> list[str]:
 
 
 def _exponent(value: float, digits: int) -> int:
-    """The power of ten of the first digit, once rounded to so many digits."""
+    """The power of ten of the first digit, after rounding to ``digits`` digits."""
     return int(f"{abs(value):.{digits - 1}e}".split("e")[1])
 
 
 def _significant(value: float, place: int) -> str:
-    """A number to the second digit of an error whose first digit stands for 10^place."""
+    """A number to the decimal place of the second digit of an error whose first digit stands for 10^place."""
     if value == 0 or not math.isfinite(value):
         return number(value)
     exponent = _exponent(value, 2)
@@ -98,7 +100,7 @@ def _significant(value: float, place: int) -> str:
 
 
 def array(values: Any) -> str:
-    """An array as text: each number with the digits that tell it from the others, none rounded to zero."""
+    """An array as text: each number has the digits that tell it from the others, and none is rounded to zero."""
     values = np.asarray(values)
     if not np.issubdtype(values.dtype, np.floating):
         return np.array2string(values, threshold=40)
@@ -109,7 +111,7 @@ def array(values: Any) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]], align: str) -> list[str]:
-    """Rows of cells as aligned lines, the first of them the heading, with a rule below it.
+    """Rows of cells as aligned lines. The first row is the heading and has a rule below it.
 
     ``align``: ``<`` or ``>`` for each column.
     """
@@ -125,7 +127,7 @@ def columns(rows: Sequence[Sequence[str]], align: str) -> list[str]:
 
 
 def fields(title: str, rows: Iterable[tuple[Any, str]]) -> str:
-    """A title, and below it one name and its text a line; further lines of a text stand below its first."""
+    """A title, then a line for each name and its text; further lines of a text are aligned with its first."""
     rows = list(rows)
     heads = names(head for head, _ in rows)
     width = max(map(_width, heads), default=0) + 2
@@ -138,6 +140,6 @@ def fields(title: str, rows: Iterable[tuple[Any, str]]) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal that a text takes: wide characters two, accents none."""
+    """The terminal columns that a text takes: two for a wide character, none for an accent."""
     wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
     return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)

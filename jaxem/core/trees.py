@@ -20,7 +20,7 @@ def leaf_names(tree: Tree) -> list[str]:
 
 
 def is_traced(*trees: Tree) -> bool:
-    """Whether values cannot be looked at: a leaf is abstract, or whatever is computed here would be (under ``jit``)."""
+    """Whether values cannot be looked at: a leaf is traced, or any result computed here would be (under ``jit``)."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((trees, jnp.zeros(()))))
 
 
@@ -39,7 +39,7 @@ def float_dtype(*trees: Tree) -> jnp.dtype:
 
 
 def size_in_bytes(tree: Tree) -> int:
-    """What all leaves take, arrays or their shapes."""
+    """The size of all leaves together; a leaf is an array, or its shape and dtype."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
@@ -55,15 +55,15 @@ def all_finite(tree: Tree) -> Array:
 
 
 def select(condition: Array, if_true: Tree, if_false: Tree) -> Tree:
-    """Leaf by leaf ``if_true`` where the scalar ``condition`` holds, else ``if_false``."""
+    """``if_true`` where the scalar ``condition`` holds, else ``if_false``, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
 
 def stored(tree: Tree, zero: Array) -> Tree:
-    """The tree as it will stand in memory, for differences of the size of rounding error.
+    """The tree with the rounding that it has in memory, for differences of the size of rounding error.
 
-    A compiler may take ``x - y`` from the product that x was before it was rounded. It cannot look through an exclusive
-    or with ``zero``, an int32 of which only running tells that it is 0. To a derivative it is the identity.
+    Where x is a product, a compiler may compute ``x - y`` before it rounds x. An exclusive or with ``zero`` prevents
+    that: it is an int32 whose value, 0, is known only at run time. For derivatives this function is the identity.
     """
     return jax.tree.map(lambda leaf: _stored(leaf, zero), tree)
 
@@ -81,7 +81,7 @@ def _stored_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 
 def dot(a: Tree, b: Tree) -> Array:
-    """The sum of the products of all elements."""
+    """The inner product of two trees, over all elements."""
     return jnp.stack(jax.tree.leaves(jax.tree.map(lambda x, y: (x * y).sum(), a, b))).sum()
 
 
@@ -92,27 +92,27 @@ def largest(tree: Tree) -> Array:
 
 
 def relative_change(new: Tree, old: Tree) -> Array:
-    r"""The largest change of a leaf, relative to that leaf's own size.
+    r"""The largest change of any leaf, relative to that leaf's own size.
 
     .. math:: \max_\ell\; \frac{\|new_\ell - old_\ell\|_\infty}{\max(\|new_\ell\|_\infty, \|old_\ell\|_\infty)}
 
-    Each leaf is measured against itself, so the units of one do not matter to another. A leaf that is zero but for
-    rounding would never settle: one whose size is below ``eps`` times that of the largest counts as unchanged.
+    Each leaf is measured against itself, so that its units do not affect the other leaves. A leaf below ``eps`` times
+    the largest absolute value in ``new`` counts as unchanged: a leaf of pure rounding error would never settle.
     """
     rounding = jnp.finfo(float_dtype(new)).eps * largest(new)
-    rounding = jnp.where(jnp.isfinite(rounding), rounding, 0)  # beside infinity nothing is negligible
+    rounding = jnp.where(jnp.isfinite(rounding), rounding, 0)  # an infinite leaf makes no other negligible
 
     def change(a: Array, b: Array) -> Array:
         size = jnp.maximum(largest(a), largest(b))
-        return jnp.where(size <= rounding, 0, largest(a - b) / size)  # NaN stays NaN: it is no small change
+        return jnp.where(size <= rounding, 0, largest(a - b) / size)  # NaN stays NaN, which is not a small change
 
     return jnp.max(jnp.stack(jax.tree.leaves(jax.tree.map(change, new, old))))
 
 
 def two_sum(total: Tree, lost: Tree, term: Tree) -> tuple[Tree, Tree]:
-    """Add ``term`` to ``total`` and keep what rounding lost (Neumaier 1974).
+    """``total`` plus ``term``, and ``lost`` plus the rounding error of that addition (Neumaier 1974).
 
-    ``total + lost`` is then the sum with an error that does not grow with the number of terms.
+    ``total + lost`` is then the sum, with an error that does not grow with the number of terms.
     """
 
     def correction(s: Array, x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Parameter spaces: one class each, which answers whatever is asked of a space."""
+"""Parameter spaces. Each is one class, which answers every question about the space."""
 
 from jaxem.core.spaces.elementwise import Positive as Positive
 from jaxem.core.spaces.elementwise import Real as Real

@@ -1,7 +1,7 @@
-"""What may be asked of a space, and what holds where it does not say.
+"""Optional properties of a space, with a default for each.
 
-A space needs the five names of ``Space``. Each function here asks one question more, by an attribute of its own name;
-a space without that attribute is taken for real numbers.
+A space must have the five attributes of ``Space``. Each function here reads one optional attribute of the same name; a
+space without it is treated like real numbers, unless stated otherwise.
 """
 
 import itertools
@@ -17,29 +17,28 @@ from jax import Array
 from jaxem.core.spaces.protocol import Edge, Space
 
 Shape = tuple[int, ...]
-Labels = Sequence[Sequence[str]]  # what the places along each axis are called
+Labels = Sequence[Sequence[str]]  # for each axis, the names of the places along it
 
 
 def event_ndim(space: Space) -> int:
-    """How many last axes hold one point: 0 for numbers, 1 for vectors, 2 for matrices."""
+    """The number of last axes that hold one point: 0 for numbers, 1 for vectors, 2 for matrices."""
     return getattr(space, "event_ndim", 0)
 
 
 def edge(space: Space) -> Edge | None:
-    """The edge at which the coordinates, logs or ratios, run off to infinity; ``None`` where there is none."""
+    """The edge of the space, where coordinates such as logs run off to infinity; ``None`` where there is none."""
     return getattr(space, "edge", None)
 
 
 def unit(space: Space) -> float | None:
-    """What a change is measured by, such as 1 for probabilities; ``None``: by the parameter's own size."""
+    """The scale against which a change is measured, such as 1 for probabilities; ``None``: the parameter's own size."""
     return getattr(space, "unit", None)
 
 
 def unit_free(space: Space) -> bool:
-    """Whether the coordinates are pure numbers, so that the data's units do not change them, or only shift them.
+    """Whether a change of the units of the data leaves the coordinates unchanged, or only shifts them.
 
-    The one question in which a space that does not say is not taken for real numbers: a chart of anything else
-    mostly is of logs and ratios.
+    The default is True, unlike for real numbers, because most other charts consist of logs and ratios.
     """
     return getattr(space, "unit_free", True)
 
@@ -50,15 +49,15 @@ def coordinates_shape(space: Space, shape: Shape) -> Shape:
 
 
 def dimension(space: Space, shape: Shape) -> int:
-    """Degrees of freedom of a leaf of this shape, where nothing lies on an edge: the number of coordinates."""
+    """The degrees of freedom of a leaf of this shape off the edges: the number of coordinates."""
     own = getattr(space, "dimension", None)
     return math.prod(coordinates_shape(space, shape)) if own is None else own(shape)
 
 
 def names(space: Space, name: str, labels: Labels) -> list[str]:
-    """The name of each coordinate of the leaf ``name``: what the chart takes of which element, such as ``log x[0]``.
+    """The name of each coordinate of the leaf ``name``: a transformation and an element, such as ``log x[0]``.
 
-    ``labels``: what the places along each axis of the leaf are called.
+    ``labels``: for each axis of the leaf, the names of the places along it.
     """
     own = getattr(space, "names", None)
     if own is not None:
@@ -69,50 +68,51 @@ def names(space: Space, name: str, labels: Labels) -> list[str]:
 
 
 def interval(space: Space, value: Array, half: Array, free: Array, free_half: Array) -> tuple[Array, Array]:
-    """The ends of a confidence interval of each element, on a scale on which it knows no edge, mapped back.
+    """The ends of a confidence interval of each element, computed on a scale without an edge and mapped back.
 
     Arguments:
-        space: of the leaf.
+        space: the space of the leaf.
         value: the estimate.
-        half: half the width of the interval of each element, by its own standard error.
+        half: half the width of the interval of each element, from its own standard error.
         free: the coordinates of the estimate.
         free_half: half the width of the interval of each coordinate.
 
-    Returns the lower and the upper ends, each shaped like ``value``.
+    Returns:
+        The lower and the upper ends, each shaped like ``value``.
     """
     own = getattr(space, "interval", None)
     return (value - half, value + half) if own is None else own(value, half, free, free_half)
 
 
 def repeated(space: Space, shape: Shape) -> np.ndarray:
-    """Which elements say again what another one says, such as a symmetric matrix below its diagonal."""
+    """Which elements repeat another one, such as those of a symmetric matrix below its diagonal."""
     own = getattr(space, "repeated", None)
     return np.zeros(shape, bool) if own is None else own(shape)
 
 
 def constant(space: Space, shape: Shape) -> np.ndarray:
-    """Which elements are the same at every point of the space, such as the share of a single class."""
+    """Which elements are the same at every point of the space, such as the weight of a single class."""
     own = getattr(space, "constant", None)
     return np.zeros(shape, bool) if own is None else own(shape)
 
 
 def tangential(space: Space, value: Array, slope: Array) -> Array:
-    """A gradient without that part of it which no motion inside the space can follow."""
+    """The part of a gradient along directions that stay in the space."""
     own = getattr(space, "tangential", None)
     return slope if own is None else own(value, slope)
 
 
 def settle(space: Space, value: Any, eps: float) -> Any:
-    """The point moved into the space, where it misses that by no more than the precision ``eps`` it came in with.
+    """The point moved into the space, where it misses that by no more than the precision ``eps`` of its source.
 
-    ``value`` is an array of NumPy or of JAX, and so is what is returned.
+    ``value`` is a NumPy or a JAX array, and so is the result.
     """
     own = getattr(space, "settle", None)
     return value if own is None else own(value, eps)
 
 
 def needs(space: Space, shape: Shape) -> str | None:
-    """What axes the space needs, in words, where ``shape`` lacks them; ``None`` where it does not."""
+    """The axes that the space needs and ``shape`` lacks, in words; ``None`` where it lacks none."""
     own = getattr(space, "needs", None)
     if own is not None:
         return own(shape)
@@ -123,24 +123,24 @@ def needs(space: Space, shape: Shape) -> str | None:
 
 
 def hold(space: Space, mask: Any, value: Any) -> Space:
-    """The space of the same arrays whose elements under ``mask`` are held at ``value``.
+    """The space of the same arrays with the elements under ``mask`` held at ``value``.
 
-    Raises ``ValueError`` where the space does not say how.
+    Raises ``ValueError`` where the space has no ``hold``.
     """
     own = getattr(space, "hold", None)
     if own is None:
         raise ValueError(
             f"elements of parameters that are {space.description} cannot be held: {type(space).__name__} has no "
-            "hold(mask, value) -> Space. Write: one that returns the space in which they are constants"
+            "hold(mask, value) -> Space. Write it: it returns the space in which those elements are constants"
         )
     return own(mask, value)
 
 
 def elements(name: str, labels: Labels) -> list[str]:
-    """The name of each element of an array, such as ``x[0, 1]``; of a scalar, its own."""
+    """The name of each element of an array, such as ``x[0, 1]``; for a scalar, ``name`` alone."""
     return [f"{name}[{', '.join(index)}]" if index else name for index in itertools.product(*labels)]
 
 
 def numbered(shape: Shape) -> list[list[str]]:
-    """The places along each axis, by number."""
+    """The places along each axis, named by number."""
     return [[str(place) for place in range(length)] for length in shape]

@@ -1,4 +1,4 @@
-"""The edges of the spaces: which elements lie there, and which are on their way."""
+"""The edges of the spaces: which elements lie on the edge, and which move towards it."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -7,14 +7,14 @@ from jaxem.core.spaces.protocol import space
 
 
 def _next_to_an_end(value: Array, rounding: float) -> Array:
-    return (value * (1 - value) <= rounding) & (value != 0)  # NaN is no edge
+    return (value * (1 - value) <= rounding) & (value != 0)  # False for NaN
 
 
 @space
 class Zero:
-    """The edge of positive numbers. How small is near, nothing says: no element strays.
+    """The edge of positive numbers. They have no scale on which to call one near zero, so no element strays.
 
-    An element stays where it is, for at zero a likelihood may be infinite: its coordinate is left out.
+    ``place`` moves no element, because the likelihood may be infinite at zero; its coordinate is left out.
     """
 
     def strays(self, value: Array, rounding: float) -> Array:
@@ -32,7 +32,7 @@ class Zero:
 
 @space
 class ZeroOrOne:
-    """The edges of numbers between 0 and 1. An element stays where it is: its coordinate is left out."""
+    """The edges of numbers between 0 and 1. ``place`` moves no element; its coordinate is left out."""
 
     def strays(self, value: Array, rounding: float) -> Array:
         return _next_to_an_end(value, rounding) & (value != 1)
@@ -50,9 +50,9 @@ class ZeroOrOne:
 
 @space
 class Face:
-    """The edge of a simplex: its elements are set to exactly zero, and the others take their share.
+    """The edge of a simplex. ``place`` sets elements to exactly zero and divides the others by their sum.
 
-    An element near one is no edge of its own: it is the others that are near zero.
+    An element near one is not on the edge itself: the others are, near zero.
     """
 
     def strays(self, value: Array, rounding: float) -> Array:
@@ -72,7 +72,7 @@ class Face:
 
 @space
 class Singular:
-    """The edge of positive-definite matrices: no single element lies on it."""
+    """The edge of positive-definite matrices. No single element lies on it."""
 
     def strays(self, value: Array, rounding: float) -> Array:
         return jnp.zeros(value.shape, bool)

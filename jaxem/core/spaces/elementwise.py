@@ -1,4 +1,4 @@
-"""Spaces of single numbers: real, positive, between 0 and 1."""
+"""Spaces of single numbers: real, positive, and between 0 and 1."""
 
 import math
 from typing import Any
@@ -14,19 +14,19 @@ from jaxem.core.spaces.protocol import Space, space
 
 
 def _tiny(value: Array) -> float:
-    """The least positive number that survives a chart and back: clear of the subnormal numbers, which flush to 0."""
+    """The least positive number that a chart and its inverse keep: above the subnormal numbers, which flush to 0."""
     return 1024 * float(jnp.finfo(value.dtype).tiny)
 
 
 def negligible(value: Array) -> float:
-    """A probability that is as good as zero, and whose logarithm still has two finite derivatives: -1 / p^2."""
+    """A negligible probability p whose logarithm still has a finite second derivative, -1 / p^2."""
     return 2 * float(jnp.finfo(value.dtype).tiny) ** 0.5
 
 
 def _hold(
     space: Space, mask: Any, value: Any, inside: float, least: float = -math.inf, most: float = math.inf
 ) -> Space:
-    """The space in which elements are held at values from ``least`` to ``most``; their coordinates are dead."""
+    """The space with elements held at values from ``least`` to ``most``; their coordinates are dead."""
     mask, value = held.checked(space, mask, value)
     held.check_each(space, ~mask | ((value >= least) & (value <= most)), value, space.description)
     return held.of(space, mask, value, point=np.full(mask.shape, inside), dead=mask)
@@ -34,7 +34,7 @@ def _hold(
 
 @space
 class Real:
-    """Any real number, element by element; ``inverse`` and ``forward`` are the identity."""
+    """Real numbers, element by element. The coordinates are the numbers themselves."""
 
     description = "finite"
     unit_free = False
@@ -52,22 +52,25 @@ class Real:
         return jnp.isfinite(value).all()
 
     def hold(self, mask: Any, value: Any) -> Space:
-        """Hold elements at finite numbers.
+        """The space with some elements held at finite numbers.
 
         Arguments:
             mask: booleans of the shape of the parameter, True where an element is held.
-            value: a number, or numbers of that shape, looked at where an element is held.
+            value: a number, or numbers of that shape; used only where an element is held.
 
-        Returns the space in which these elements are constants, and the others what they were.
+        Returns:
+            A space in which these elements are constants and the others are as before.
 
-        Raises ``ValueError`` where mask or value are no such arrays, or traced.
+        Raises:
+            ValueError: the mask is not an array of booleans, the value is not finite numbers of the mask's shape, or
+                one of them is traced.
         """
         return _hold(self, mask, value, 0.0)
 
 
 @space
 class Positive:
-    """Positive numbers, element by element: x = exp(u); zeros are held."""
+    """Positive numbers, element by element: x = exp(u). A chart made at a zero holds it there."""
 
     description = "positive"
     edge = Zero()
@@ -75,7 +78,7 @@ class Positive:
 
     def forward(self, free: Array, like: Array | None = None) -> Array:
         limits = jnp.finfo(free.dtype)
-        # exp of more than log(max) is inf with an infinite slope; kept inside the ends both stay finite, and not zero.
+        # exp and its slope are infinite beyond log(max), and exp is zero far below log(tiny). Clipped, x is neither.
         x = jnp.exp(jnp.clip(free, math.log(float(limits.tiny)) + 1e-3, math.log(float(limits.max)) - 1e-3))
         return x if like is None else jnp.where(self.free(like), x, 0)
 
@@ -84,7 +87,7 @@ class Positive:
         return jnp.log(jnp.where(self.free(value if like is None else like), inside, 1))
 
     def free(self, value: Array) -> Array:
-        return value != 0  # NaN is free: it must not pass for an edge
+        return value != 0  # NaN is free: it must not look like an edge
 
     def contains(self, value: Array) -> Array:
         return (jnp.isfinite(value) & (value >= 0)).all()
@@ -96,13 +99,24 @@ class Positive:
         return self.forward(free - free_half, value), self.forward(free + free_half, value)
 
     def hold(self, mask: Any, value: Any) -> Space:
-        """Hold elements at positive numbers or zeros: as ``Real.hold``; ``ValueError`` for others."""
+        """The space with some elements held at positive numbers or zeros.
+
+        Arguments:
+            mask: booleans of the shape of the parameter, True where an element is held.
+            value: a number, or numbers of that shape; used only where an element is held.
+
+        Returns:
+            A space in which these elements are constants and the others are as before.
+
+        Raises:
+            ValueError: as ``Real.hold``, and for a negative value.
+        """
         return _hold(self, mask, value, 1.0, least=0)
 
 
 @space
 class UnitInterval:
-    """Numbers between 0 and 1, element by element: x = 1 / (1 + exp(-u)); zeros and ones are held."""
+    """Numbers between 0 and 1, element by element: x = 1 / (1 + exp(-u)). A chart made at a 0 or 1 holds it there."""
 
     description = "between 0 and 1"
     edge = ZeroOrOne()
@@ -132,5 +146,16 @@ class UnitInterval:
         return self.forward(free - free_half, value), self.forward(free + free_half, value)
 
     def hold(self, mask: Any, value: Any) -> Space:
-        """Hold elements at numbers from 0 to 1: as ``Real.hold``; ``ValueError`` for others."""
+        """The space with some elements held at numbers from 0 to 1.
+
+        Arguments:
+            mask: booleans of the shape of the parameter, True where an element is held.
+            value: a number, or numbers of that shape; used only where an element is held.
+
+        Returns:
+            A space in which these elements are constants and the others are as before.
+
+        Raises:
+            ValueError: as ``Real.hold``, and for a value below 0 or above 1.
+        """
         return _hold(self, mask, value, 0.5, least=0, most=1)

@@ -1,7 +1,7 @@
-"""A space some elements of whose points are held at values: constants, that are not free.
+"""A space in which some elements are held at values, as constants.
 
-Held elements keep their places in the coordinates, dead ones: 0, without any effect. So a held space answers as the
-space that it is made of does at a point in which something harmless stands in for them.
+Held elements keep their places in the coordinates. These coordinates are dead: 0, without any effect. A held space
+answers each question as its underlying space does, at a point with harmless values in place of the held elements.
 """
 
 import dataclasses
@@ -36,42 +36,42 @@ class _Fixed:
 
 @space
 class Held:
-    """Points of ``space`` with held elements: x = value where held, else scale times a point y of ``space``.
+    """Points x of ``space`` with held elements: x = value where held, else x = scale * y with y in ``space``.
 
-    y is x with ``point`` in place of what is held, so that whatever depends on y alone depends on nothing held.
+    y has ``point`` in place of the held elements, so that what depends only on y does not depend on them.
     """
 
     space: Space
     mask: _Fixed  # which elements are held
-    value: _Fixed  # at what; 0 elsewhere
-    point: _Fixed  # a point of ``space``, whose held elements stand in for those of any other
+    value: _Fixed  # the values of held elements; 0 elsewhere
+    point: _Fixed  # a point of ``space`` whose elements replace the held ones in y
     dead: _Fixed  # which coordinates have no effect, shaped like the coordinates
-    scale: _Fixed  # like the mask; what is not held of a row of probabilities, else 1
+    scale: _Fixed  # shaped like the mask: the sum of the entries of a simplex that are not held; 1 for other spaces
 
     @property
     def description(self) -> str:
-        """What the values must be, in words."""
+        """What the space requires of the values, in words."""
         mask = self.mask.array
         return f"{self.space.description}, {int(mask.sum())} of {mask.size} elements held at their values"
 
     @property
     def event_ndim(self) -> int:
-        """That of the space."""
+        """The same as for the underlying space."""
         return answers.event_ndim(self.space)
 
     @property
     def edge(self) -> Edge | None:
-        """That of the elements that are not held."""
+        """The edge of the elements that are not held."""
         return None if answers.edge(self.space) is None else HeldEdge(self)
 
     @property
     def unit(self) -> float | None:
-        """That of the space."""
+        """The same as for the underlying space."""
         return answers.unit(self.space)
 
     @property
     def unit_free(self) -> bool:
-        """That of the space."""
+        """The same as for the underlying space."""
         return answers.unit_free(self.space)
 
     def __repr__(self) -> str:
@@ -79,7 +79,7 @@ class Held:
         return f"{self.space!r}.hold({int(mask.sum())} of {mask.size} elements)"
 
     def inside(self, value: Any) -> Any:
-        """The point y of the space."""
+        """The point y of the underlying space, from x."""
         xp, dtype = value.__array_namespace__(), value.dtype
         scale, point = (part.array.astype(dtype) for part in (self.scale, self.point))
         return xp.where(self.mask.array, point, value / scale)
@@ -91,7 +91,7 @@ class Held:
         return xp.where(self.mask.array, value, scale * y)
 
     def moving(self, step: Array) -> Array:
-        """A step of x as one of y: nothing held moves."""
+        """A step of x as a step of y; held elements do not move."""
         return jnp.where(self.mask.array, 0, step / self.scale.array.astype(step.dtype))
 
     def forward(self, free: Array, like: Array | None = None) -> Array:
@@ -99,7 +99,7 @@ class Held:
         return self.outside(self.space.forward(jnp.where(self.dead.array, 0, free), y))
 
     def inverse(self, value: Array, like: Array | None = None) -> Array:
-        # Dead coordinates are 0: those of ``point`` are, and nothing else has an effect on them.
+        # Dead coordinates are 0, because those of ``point`` are and nothing else affects them.
         return self.space.inverse(self.inside(value), self.inside(value if like is None else like))
 
     def free(self, value: Array) -> Array:
@@ -109,7 +109,7 @@ class Held:
         return self.space.contains(self.inside(value)) & self._near(value, float(jnp.finfo(value.dtype).eps)).all()
 
     def _near(self, value: Any, eps: float) -> Any:
-        """Which elements are what they are held at, but for the precision of a number of that size; all others are."""
+        """Which elements equal their held value to the relative precision sqrt(eps); True where nothing is held."""
         wanted = self.value.array.astype(value.dtype)
         return ~self.mask.array | (abs(value - wanted) <= eps**0.5 * abs(wanted))
 
@@ -143,9 +143,10 @@ class Held:
         return jnp.where(self.mask.array, 0, answers.tangential(self.space, self.inside(value), slope))
 
     def hold(self, mask: Any, value: Any) -> Space:
-        """More of the elements held.
+        """The space with more elements held. Arguments are those of the underlying space's ``hold``.
 
-        Raises ``ValueError`` where one is held already, at another value, and where the space raises it.
+        Raises:
+            ValueError: an element is held already at another value, or the underlying space refuses mask or value.
         """
         mask, value = checked(self.space, mask, value)
         own, held = self.mask.array, self.value.array
@@ -160,7 +161,7 @@ class Held:
 
 @space
 class HeldEdge:
-    """The edge of a held space: that of its space, asked at y. What is held is never on it."""
+    """The edge of a held space: the edge of the underlying space at y. Held elements are never on it."""
 
     held: Held
 
@@ -198,7 +199,7 @@ def of(
 
 
 def checked(space: Space, mask: Any, value: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Mask and value as NumPy arrays of one shape, the value in 64 bits and 0 where nothing is held.
+    """Mask and value as NumPy arrays of one shape; the value has 64 bits and is 0 where nothing is held.
 
     Raises ``ValueError`` for a mask that is not booleans, values of another shape or not finite, and traced arrays.
     """
@@ -220,7 +221,7 @@ def checked(space: Space, mask: Any, value: Any) -> tuple[np.ndarray, np.ndarray
 
 
 def check_each(space: Space, good: np.ndarray, value: np.ndarray, what: str) -> None:
-    """Raise ``ValueError`` where values to be held are not ``good``."""
+    """Raise ``ValueError`` where a value to be held is not ``good``; ``what`` says what it must be."""
     if not good.all():
         index = tuple(map(int, np.argwhere(~good)[0]))
         where = f" at {list(index)}" if index else ""
@@ -229,6 +230,6 @@ def check_each(space: Space, good: np.ndarray, value: np.ndarray, what: str) -> 
 
 
 def precision(value: Any) -> float:
-    """The relative rounding error of given values; whole numbers and Python's floats are taken for 64 bits."""
+    """The relative rounding error of given values; whole numbers and Python floats count as 64 bits."""
     dtype = np.asarray(value).dtype
     return float(jnp.finfo(dtype if jnp.issubdtype(dtype, jnp.floating) else np.float64).eps)

@@ -15,11 +15,12 @@ from jaxem.core.spaces.protocol import Space, space
 
 @space
 class PositiveDefinite:
-    """Symmetric positive-definite matrices on the last two axes, D (D + 1) / 2 coordinates each.
+    """Symmetric positive-definite matrices on the last two axes, with D (D + 1) / 2 coordinates each.
 
-    x = L L', L = diag(exp u_ii) (I + lower triangle of u_ij): a change of units of one variable shifts one
-    diagonal coordinate and leaves every other one alone (log-Cholesky, Pinheiro & Bates 1996, with unit-free
-    off-diagonals).
+    x = L L', L = diag(exp u_ii) (I + strictly lower triangle of u_ij). A change of the units of one variable shifts one
+    diagonal coordinate and leaves all others unchanged.
+
+    Source: Pinheiro & Bates (1996), log-Cholesky; the coordinates off the diagonal are made free of units here.
     """
 
     description = "symmetric and positive definite"
@@ -58,7 +59,7 @@ class PositiveDefinite:
         return symmetric & jnp.isfinite(matrices.cholesky(value)).all()
 
     def settle(self, value: Array, eps: float) -> Array:
-        """The symmetric part, where the values are symmetric to the precision ``eps`` of where they come from."""
+        """The symmetric part of matrices that are symmetric to the precision ``eps`` of their source; others as is."""
         xp, turned = value.__array_namespace__(), value.swapaxes(-1, -2)
         diagonal = xp.sqrt(abs(xp.linalg.diagonal(value)))
         scale = diagonal[..., :, None] * diagonal[..., None, :]
@@ -74,7 +75,7 @@ class PositiveDefinite:
         return named
 
     def interval(self, value: Array, half: Array, free: Array, free_half: Array) -> tuple[Array, Array]:
-        """The diagonal by its log; an entry off the diagonal, which may have either sign, as it is."""
+        """Intervals on the log scale for the diagonal, and on the plain scale for other entries, of either sign."""
         diagonal = jnp.broadcast_to(jnp.eye(value.shape[-1], dtype=bool), value.shape)
         size = jnp.where(diagonal, value, 1)
         factor = jnp.exp(half / size)
@@ -86,21 +87,23 @@ class PositiveDefinite:
         return again
 
     def hold(self, mask: Any, value: Any) -> Space:
-        """Hold whole matrices, or covariances at zero.
+        """The space with whole matrices held, or with covariances held at zero.
 
-        Which covariances are zero must leave blocks: the variables fall into groups, in any order, and those of two
-        groups have no covariance (groups of one variable each: a diagonal matrix). The Cholesky factor has the same
-        zeros, in whatever order the variables are: there its coordinates are dead.
+        Zeros must make a matrix block-diagonal after some reordering of the variables: the variables fall into sets,
+        and variables of different sets have no covariance (one variable in each set: a diagonal matrix). The Cholesky
+        factor then has the same zeros in any order of the variables, and their coordinates are dead.
 
         Arguments:
-            mask: booleans of the shape of the parameter, True where an element, or the one across the diagonal, is
-                held.
-            value: a number, or numbers of that shape, looked at where an element is held.
+            mask: booleans of the shape of the parameter, True where an element, or its mirror image across the
+                diagonal, is held.
+            value: a number, or numbers of that shape; used only where an element is held.
 
-        Returns the space in which these elements are constants.
+        Returns:
+            A space in which these elements are constants.
 
-        Raises ``ValueError`` for any other pattern or value, and where a matrix that is held is not symmetric positive
-        definite; and as ``Real.hold``.
+        Raises:
+            ValueError: as ``Real.hold``, for any other pattern or value, and where a matrix that is held is not
+                symmetric positive definite.
         """
         mask, value = held.checked(self, mask, value)
         if mask.shape[-1] != mask.shape[-2]:
@@ -118,7 +121,7 @@ class PositiveDefinite:
 
 
 def _check_pattern(mask: np.ndarray, value: np.ndarray, eye: np.ndarray) -> None:
-    """Raise ``ValueError`` where what is held of matrices that are not held whole is no pattern of blocks of zeros."""
+    """Raise ``ValueError`` where the zeros in matrices that are not held whole do not make them block-diagonal."""
     apart = (~mask).astype(int)
     linked = apart @ apart > 0  # two variables that have a covariance with the same third one
     for wrong, what in (
@@ -130,7 +133,7 @@ def _check_pattern(mask: np.ndarray, value: np.ndarray, eye: np.ndarray) -> None
             where = ", ".join(map(str, np.argwhere(wrong)[0]))
             raise ValueError(
                 f"PositiveDefinite.hold: {what}, at [{where}]. What can be held: whole matrices, and zeros off the "
-                "diagonal that leave blocks (groups of variables without any covariance between them)"
+                "diagonal that leave blocks (sets of variables without any covariance between them)"
             )
 
 

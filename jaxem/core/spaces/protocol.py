@@ -1,13 +1,13 @@
-"""What a parameter space is: a chart of a set, and the edge of that set.
+"""The protocol of a parameter space: a set, its charts (unconstrained coordinates), and its edge.
 
-Every chart has the dimension of its space (a simplex of K weights has K - 1 coordinates), so that a gradient
-that vanishes in coordinates means stationarity *on the space*, and a Hessian in coordinates has no null
-directions but the model's own. Charts of scales are logarithmic: a change of units is a shift.
+A chart has the dimension of its space (a simplex of K weights has K - 1 coordinates). So a zero gradient in coordinates
+means a stationary point *on the space*, and a Hessian in coordinates has only the null directions of the model. Charts
+of scale parameters are logarithmic, so that a change of units is a shift.
 
-A chart is made at a point. Entries of that point that lie exactly on the edge (a probability of 0 or 1, a rate of 0)
-are held there by it: they are structure, such as a transition that is impossible, and EM never moves them. Their
-coordinates are dead: 0, without any effect. So the number of coordinates does not depend on values, and ``vmap`` and
-``jit`` work; ``free`` tells which coordinates live.
+A chart is made at a point. It holds the entries of that point that lie exactly on the edge (a probability of 0 or 1, a
+rate of 0): they are structure, such as an impossible transition, and EM never moves them. Their coordinates are dead:
+0, without any effect. So the number of coordinates does not depend on values, and ``vmap`` and ``jit`` work. ``free``
+says which coordinates are live.
 """
 
 import dataclasses
@@ -19,61 +19,75 @@ from jax import Array
 
 @runtime_checkable
 class Space(Protocol):
-    """What every space must have. ``answers.py`` lists what else it may say of itself, and what holds where it does
-    not."""
+    """The set in which an array of parameters lies, with a map to unconstrained coordinates and back.
 
-    description: str
+    Every space has the attributes below. ``answers.py`` lists the optional ones and their defaults.
+    """
+
+    description: str  # what the space requires, in words that follow "must be"
 
     def forward(self, free: Array, like: Array | None = None) -> Array:
-        """Coordinates -> a point of the space, by the chart made at ``like``; ``None``: one that holds nothing."""
+        """The point of the space with these coordinates.
+
+        Arguments:
+            free: the coordinates.
+            like: the point at which the chart is made; ``None`` (default): a chart that holds nothing.
+
+        Returns:
+            A point of the space.
+        """
         ...
 
     def inverse(self, value: Array, like: Array | None = None) -> Array:
-        """A point of the space -> its coordinates in the chart made at ``like``, or at the point itself.
+        """The coordinates of a point of the space.
 
-        What the chart holds has coordinate 0. What lies on the edge and is not held is moved inside by rounding error.
+        Arguments:
+            value: the point. An entry on the edge that the chart does not hold is moved inside by rounding error.
+            like: the point at which the chart is made; ``None`` (default): ``value`` itself.
+
+        Returns:
+            The coordinates; 0 for what the chart holds.
         """
         ...
 
     def free(self, value: Array) -> Array:
-        """Which coordinates of the chart made at ``value`` live, bool, shaped like the coordinates."""
+        """Which coordinates of the chart made at ``value`` are live: booleans shaped like the coordinates."""
         ...
 
     def contains(self, value: Array) -> Array:
-        """Whether the point lies in the space, its edge included, to rounding error."""
+        """Whether the point lies in the space or on its edge, to rounding error; a scalar."""
         ...
 
 
 class Edge(Protocol):
     """The edge of a space, where coordinates run off to infinity.
 
-    ``value``, ``slope``, ``step`` and ``out`` are shaped like the point; what is returned is too, if nothing else is
-    said.
+    ``value``, ``slope``, ``step``, ``out`` and results are shaped like the point, unless stated otherwise.
     """
 
     def strays(self, value: Array, rounding: float) -> Array:
-        """Which elements lie on the edge but for ``rounding``, and not exactly: those that do are structure."""
+        """Which elements lie within ``rounding`` of the edge, but not exactly on it: those on it are structure."""
         ...
 
     def inward(self, value: Array, slope: Array) -> Array:
-        """How fast the objective rises where an element moves from the edge into the space, by its gradient."""
+        """The slope of the objective as an element moves from the edge into the space, from the gradient ``slope``."""
         ...
 
     def place(self, value: Array, out: Array) -> tuple[Array, Array]:
-        """The point with the elements ``out`` held at the edge, and which coordinates are left out there.
+        """The point with the elements ``out`` held at the edge, and a mask of the coordinates that are left out.
 
-        Elements that are set to the edge exactly are held by the chart itself; of others the coordinate is left out.
+        Elements set exactly to the edge are held by the chart itself; for the others the coordinate is left out.
         """
         ...
 
     def runs_off(self, value: Array, step: Array, unknown: Array, share: float) -> Array:
-        """Which elements ``step`` takes to the edge: by more than ``share`` of the way that is left.
+        """Which elements ``step`` moves towards the edge by more than ``share`` of the distance that is left.
 
-        ``unknown``, shaped like the coordinates: those of which even complete data tell nothing.
+        ``unknown``, shaped like the coordinates: those about which even complete data hold no information.
         """
         ...
 
 
 def space(cls: type) -> type:
-    """A class of spaces: frozen, compared by value, and static to JAX."""
+    """Decorator of a space's class: instances are frozen, compared by value, and static to JAX."""
     return jax.tree_util.register_static(dataclasses.dataclass(frozen=True)(cls))

@@ -15,16 +15,18 @@ from jaxem.core.spaces.protocol import Space, space
 
 @space
 class Simplex:
-    r"""Probabilities on the last axis: x = softmax(V u), u = V' log x; zeros are held.
+    r"""Probabilities that sum to one on the last axis: x = softmax(V u), u = V' log x. Zeros are held.
 
-    V (K, K - 1) is an orthonormal basis of the vectors that sum to zero (Helmert's): the isometric log-ratio
-    coordinates of Egozcue et al. (2003), in which no component is singled out. Column j compares entry j with the mean
-    of those before it,
+    V (K, K - 1) is Helmert's orthonormal basis of the vectors that sum to zero; u are the isometric log-ratio
+    coordinates, in which no component is singled out. With entries numbered from 0, coordinate j compares entry j with
+    the mean of the entries before it,
 
-    .. math:: u_j = \Big(\sum_{i < j} \log x_i - c_j \log x_j\Big) \Big/ \sqrt{c_j (c_j + 1)}, \qquad j = 1 \dots K - 1,
+    .. math:: u_j = \Big(\sum_{i < j} \log x_i - c_j \log x_j\Big) \Big/ \sqrt{c_j (c_j + 1)}, \qquad j = 1 \dots K - 1.
 
-    where zeros of the point at which the chart is made are left out: c_j counts the positive entries before j, and the
-    column of an entry that is zero, or that has no positive one before it, is dead.
+    Zeros of the point at which the chart is made are left out: c_j counts the positive entries before j. The coordinate
+    of a zero entry, or of an entry without a positive one before it, is dead.
+
+    Source: Egozcue et al. (2003).
     """
 
     description = "non-negative with sum 1 on the last axis"
@@ -52,12 +54,12 @@ class Simplex:
 
     @staticmethod
     def _before(k: int, dtype: Any) -> Array:
-        """(K, K), one where the row's entry comes before the column's: x @ this sums what comes before each entry."""
+        """The matrix (K, K) for which x @ matrix sums the entries before each entry."""
         return jnp.asarray(np.triu(np.ones((k, k)), 1), dtype)
 
     def _basis(self, like: Array, dtype: Any) -> tuple[Array, Array, Array]:
-        """Which entries are positive, how many of them come before each, and 1 / sqrt(c (c + 1)), 0 where dead."""
-        positive = like != 0  # NaN is free: it must not pass for an edge
+        """Which entries are positive, how many of them come before each (c), and 1 / sqrt(c (c + 1)), 0 where dead."""
+        positive = like != 0  # NaN is free: it must not look like an edge
         ones = positive.astype(dtype)
         count = jnp.matmul(ones, self._before(like.shape[-1], dtype), precision="highest")
         live = positive & (count > 0)
@@ -68,48 +70,51 @@ class Simplex:
         return (value >= 0).all() & (jnp.abs(value.sum(axis=-1) - 1) <= slack).all()
 
     def settle(self, value: Array, eps: float) -> Array:
-        """Divided by the sum, where that is one to the precision ``eps`` of where the values come from, and no more."""
+        """The values divided by their sum, where that is one to the precision ``eps`` of their source only."""
         xp, total = value.__array_namespace__(), value.sum(axis=-1, keepdims=True)
         off = abs(total - 1)
         rounding = 4 * value.shape[-1] * float(jnp.finfo(value.dtype).eps)
         return xp.where((off > rounding) & (off <= eps**0.5), value / xp.where(total > 0, total, 1), value)
 
     def names(self, name: str, labels: answers.Labels) -> list[str]:
-        ratios = [str(j) for j in range(len(labels[-1]) - 1)]  # of several entries each
+        ratios = [str(j) for j in range(len(labels[-1]) - 1)]  # each is a ratio of several entries
         return answers.elements(f"ilr {name}", [*labels[:-1], ratios])
 
     def interval(self, value: Array, half: Array, free: Array, free_half: Array) -> tuple[Array, Array]:
-        """Each entry by its own logit."""
+        """Intervals on the logit scale of each entry."""
         slope = value * (1 - value)
         width = jnp.where(slope > 0, half / jnp.where(slope > 0, slope, 1), 0)
         logit = jnp.log(value) - jnp.log1p(-value)
         return jax.nn.sigmoid(logit - width), jax.nn.sigmoid(logit + width)
 
     def constant(self, shape: answers.Shape) -> np.ndarray:
-        return np.full(shape, shape[-1] == 1)  # a share of all there is
+        return np.full(shape, shape[-1] == 1)  # a single entry is always 1
 
     def tangential(self, value: Array, slope: Array) -> Array:
-        """The slope without that of the sum, where the values are probabilities."""
+        """The slope without its part along the sum, where the values are probabilities."""
         if value.shape[-1] < 2:
             return slope
         return slope - jnp.where(self.contains(value), (slope * value).sum(axis=-1, keepdims=True), 0)
 
     def hold(self, mask: Any, value: Any) -> Space:
-        r"""Hold entries; the others share what is left of each row.
+        r"""The space with some entries held; the others share what is left of each row.
 
         .. math:: x_k = v_k \text{ where held}, \qquad x_k = \Big(1 - \sum_{j \text{ held}} v_j\Big) y_k \text{ else},
                   \qquad \sum_k y_k = 1
 
-        A held zero is exactly zero. Where one entry of a row is left, or the held ones sum to one, all are constants.
+        A held zero is exactly zero. Where only one entry of a row is left, or the held ones sum to one, the whole row
+        is constant.
 
         Arguments:
             mask: booleans of the shape of the parameter, True where an entry is held.
-            value: a number, or numbers of that shape, looked at where an entry is held.
+            value: a number, or numbers of that shape; used only where an entry is held.
 
-        Returns the space in which these entries are constants.
+        Returns:
+            A space in which these entries are constants.
 
-        Raises ``ValueError`` where held entries are negative, or those of a row sum to more than one, or where all of
-        a row are held and sum to less; and as ``Real.hold``.
+        Raises:
+            ValueError: as ``Real.hold``; and where held entries are negative, those of a row sum to more than one, or
+                all entries of a row are held and sum to less than one.
         """
         rounding = held.precision(value)
         mask, value = held.checked(self, mask, value)
@@ -125,9 +130,9 @@ class Simplex:
         settled = (rest == 0) | ((~mask).sum(axis=-1, keepdims=True) == 1)
         value = np.where(settled & ~mask, rest, value)
         mask = mask | settled
-        # The others are a simplex of their own, of the size of what is left; a row of constants is one of one entry.
+        # The others are a simplex of their own, scaled to what is left. A constant row counts as one of a single entry.
         first = np.arange(mask.shape[-1]) == 0
         point = np.where(settled, first, ~mask).astype(float)
-        ahead = np.cumsum(~mask, axis=-1) - ~mask  # of each entry, how many that are not held
+        ahead = np.cumsum(~mask, axis=-1) - ~mask  # for each entry, how many free ones come before it
         dead = (mask | (ahead == 0))[..., 1:]
         return held.of(self, mask, value, point, dead, scale=np.where(settled, 1, rest))
