@@ -67,7 +67,7 @@ def check_shape(model: Any, x: Array, leading: tuple[str, ...]) -> None:
         hint = " For one sequence x, pass x[None]." if "T" in leading and x.ndim == 1 + len(events) else ""
         raise ValueError(f"{needs}; got shape {tuple(x.shape)}.{hint}")
     if 0 in x.shape:
-        raise ValueError(f"{needs}; got shape {tuple(x.shape)}, which is empty")
+        raise ValueError(f"{needs}; got shape {tuple(x.shape)}, which holds nothing")
     columns = getattr(model.family, "dimensions", None)
     if columns is not None and x.shape[-1] != columns:
         why = "its prior is" if getattr(model.family, "prior", None) is not None else "its levels are"
