@@ -56,8 +56,9 @@ class MultivariateNormal:
     .. math:: \text{M: } n_k = \textstyle\sum_n r_{nk},\; m_k = \sum_n r_{nk}\, x_n / n_k,\;
               S_k = \sum_n r_{nk} (x_n - m_k)(x_n - m_k)' / n_k
 
-    Other covariances than full ones are this S_k, pooled over the classes or variables that share a number. The data
-    are (N, D); the parameters are a ``MultivariateNormalParams``.
+    This is the maximiser for full covariances. A tied covariance is the mean of the S_k with weights n_k; diagonal
+    covariances are the diagonals of the S_k; spherical ones are the means of those diagonals. The data are (N, D); the
+    parameters are a ``MultivariateNormalParams``.
 
     Arguments:
         covariance: ``"full"`` (default): a matrix for each class (K, D, D); ``"tied"``: one matrix for all classes

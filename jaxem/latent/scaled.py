@@ -201,7 +201,7 @@ def smoothed(beta: Array, ratio: Array, filtered: Array, inside: Array) -> tuple
     That sum is one but for rounding error. Where it is not, a state that was needed has underflowed, and the result is
     NaN.
     """
-    # beta is arbitrary, and may not be finite, where a state is impossible.
+    # beta is arbitrary where a state is impossible.
     gamma = jnp.where(filtered > 0, filtered * beta, 0)
     total = over_states(gamma)
     known = jnp.abs(total - 1) < 0.5
