@@ -1,4 +1,4 @@
-"""What the examples share: the table of a source's figures beside ours, and where pictures go."""
+"""Helpers shared by the examples: the table that compares our figures with a source, and the folder for pictures."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def output_folder(arguments: Sequence[str] | None, description: str | None) -> Path:
-    """The folder for pictures, made if need be: ``--output DIR``, else ``output``."""
+    """The folder for pictures, ``--output DIR`` or else ``output``; it is created if it does not exist."""
     lines = (description or "").strip().splitlines()
     parser = argparse.ArgumentParser(description=lines[0] if lines else None)
     parser.add_argument("--output", type=Path, default=Path("output"), help="folder for pictures (default: output)")
@@ -21,9 +21,9 @@ def heading(text: str) -> None:
 
 
 def compare(source: str, rows: Sequence[tuple[str, str, float]]) -> None:
-    """Print what the source says beside what we got; exit with an error where a figure differs.
+    """Print the source's figures beside ours; exit with an error where one differs.
 
-    Each row: what it is, the source's figure as printed there, and ours. They agree where they are within one unit
+    Each row holds a name, the source's figure as printed there, and our figure. They agree if they are within one unit
     of the last digit that the source prints.
     """
     width = max(len(what) for what, _, _ in rows) + 2
@@ -40,6 +40,6 @@ def compare(source: str, rows: Sequence[tuple[str, str, float]]) -> None:
 
 
 def require(holds: bool, what: str) -> None:
-    """End the example with an error where ``holds`` is false."""
+    """End the example with an error if ``holds`` is false."""
     if not holds:
         raise SystemExit(f"This should hold and does not: {what}")

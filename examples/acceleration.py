@@ -1,8 +1,8 @@
-"""EM's slow crawl, and ways out of it: two Poisson distributions that overlap until they can hardly be told apart.
+"""Slow convergence of EM, and three faster algorithms: a mixture of two Poisson distributions that overlap strongly.
 
-On 1096 days of 1910 to 1912 the London Times announced 0 to 9 deaths of women of 80 and more. A mixture of two Poisson
-distributions (a winter and a summer rate) loses 99.6 % of its information to not knowing which day is which, and so EM
-wins 0.4 % of what is left at each iteration.
+On 1096 days of 1910 to 1912 the London Times announced 0 to 9 deaths of women aged 80 and over. A mixture of two
+Poisson distributions (a winter and a summer rate) loses 99.6 % of its information because the season of each day is
+unknown. So each iteration of EM covers only 0.4 % of the remaining distance.
 
 Source: Varadhan & Roland (2008) and Henderson & Varadhan (2019) use these data for the same purpose. Started from a
 share of 0.3 and rates of 1.0 and 2.5, and stopped when the parameters move less than 1e-7, plain EM takes 2,055
@@ -27,7 +27,7 @@ from jaxem.models import Mixture, MixtureParams
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class ShortUpdate:
-    """A stopping rule of one's own, the source's: the share and the two rates move less than 1e-7 together."""
+    """A user-defined stopping rule, that of the source: the share and the two rates together move less than 1e-7."""
 
     needs_objective = False
 
@@ -46,7 +46,7 @@ ALGORITHMS = {
 
 
 def climb(algorithm: Any, model: Any, start: Any, data: Any, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """E-steps paid for and objective, iteration by iteration. An algorithm is two functions: init and step."""
+    """The number of E-steps and the objective at each iteration. An algorithm has two functions, init and step."""
 
     def step(state: Any, _: None) -> tuple[Any, Any]:
         state = algorithm.step(model, state, data)
@@ -63,12 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     deaths, days = datasets.london_times_deaths()
     data = jaxem.dataset(
         jnp.asarray(deaths, float), weights=jnp.asarray(days, float)
-    )  # a value and how often it was seen
+    )  # each value and how often it was observed
     model = Mixture(Poisson(), k=2)
     start = MixtureParams(jnp.array([0.3, 0.7]), PoissonParams(jnp.array([1.0, 2.5])))
 
     heading("The same start, the same rule, four algorithms")
-    print(f"{'':<14}{'iterations':>10}{'E-steps':>10}{'fall-backs':>12}{'log-likelihood':>18}")
+    print(f"{'':<14}{'iterations':>10}{'E-steps':>10}{'fallbacks':>12}{'log-likelihood':>18}")
     fits = {}
     for name, algorithm in ALGORITHMS.items():
         fit = jaxem.fit(model, start, data, algorithm=algorithm, stop=ShortUpdate(), max_steps=3000)
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     heading("Picture")
     from matplotlib.figure import Figure
 
-    # Each algorithm on its way to the best of all, far beyond where the rule stops it.
+    # Each algorithm runs far beyond the point where the rule stops it.
     ways = {
         name: climb(algorithm, model, start, data, 300 if name in ("SQUAREM", "Anderson") else 2500)
         for name, algorithm in ALGORITHMS.items()
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     axes = Figure(figsize=(7.0, 4.4), dpi=150, layout="constrained").subplots()
     for colour, (name, (evaluations, objectives)) in zip(plot.COLOURS, ways.items(), strict=False):
         gap = top - objectives
-        shown = np.cumprod(gap > slack) > 0  # below that it is rounding error
+        shown = np.cumprod(gap > slack) > 0  # smaller gaps are rounding error
         style = {"marker": "."} if name in ("SQUAREM", "Anderson") else {"dashes": (4, 2)} if name != "EM" else {}
         axes.plot(evaluations[shown], gap[shown], color=colour, label=name, **style)
     axes.set(

@@ -1,10 +1,11 @@
-"""A hidden Markov model: the world's great earthquakes come in calm, middling and violent spells.
+"""A hidden Markov model: calm, middling and violent periods of great earthquakes.
 
-The yearly number of earthquakes of magnitude 7 or more, 1900 to 2006: Poisson counts whose rate follows a Markov
-chain of three states. What is fitted here has a free initial distribution: the chain need not start in equilibrium.
+The data are the yearly numbers of earthquakes of magnitude 7 or more, 1900 to 2006. They are modelled as Poisson counts
+whose rate follows a Markov chain of three states. The initial distribution is free, so the chain need not start in
+equilibrium.
 
-Source: Zucchini, MacDonald & Langrock (2016), *Hidden Markov Models for Time Series*, chapter 4: fitted by EM without
-assuming stationarity, minus the log-likelihood is 328.5275. (Their stationary model, another one, has 329.4603.)
+Source: Zucchini, MacDonald & Langrock (2016), *Hidden Markov Models for Time Series*, chapter 4. Fitted by EM without
+assuming stationarity, minus the log-likelihood is 328.5275. (Their stationary model has 329.4603.)
 """
 
 from collections.abc import Sequence
@@ -29,10 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     restarts = jaxem.fit_restarts(model, x, key=jax.random.key(0), restarts=20)
     fit = jaxem.check(restarts.best)
-    heading("The best of 20 starts")
+    heading("The best fit from 20 starts")
     print(restarts)
 
-    heading("In words")
+    heading("The three states")
     path = np.asarray(jax.jit(model.predict)(fit.params, x))[0]  # Viterbi
     rates, transition = np.asarray(fit.params.emissions.rates), np.asarray(fit.params.transition)
     for name, k in zip(("calm", "middling", "violent"), rates.argsort(), strict=True):
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{name:<9}{rates[k]:5.1f} a year, stays with probability {transition[k, k]:.2f}, {years_in} years of 107"
         )
 
-    heading("Beside the book")
+    heading("Comparison with the book")
     compare("Zucchini et al.", [("minus the log-likelihood", "328.5275", -float(fit.objective))])
 
     heading("Picture")
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def draw(years, counts, means, folder):
-    """Counts, and the mean of each year's most probable state as a step line."""
+    """Draw the counts, and as a step line the mean of the most probable state of each year."""
     from matplotlib.figure import Figure
 
     ax = Figure(figsize=(9.0, 4.2), dpi=150, layout="constrained").add_subplot()

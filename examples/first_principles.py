@@ -1,10 +1,11 @@
 """EM from first principles: eighteen statements, each computed.
 
-From the expectation of a function to why any hidden-variable model can be fitted, in the order of a lecture. Almost
-everything happens on eight counts and a mixture of two Poisson distributions, small enough to enumerate.
+The statements lead from the expectation of a function to why any hidden-variable model can be fitted, in the order of a
+lecture. Most of them are computed for eight counts and a mixture of two Poisson distributions, small enough to
+enumerate. Every claim is checked, as it is printed, against a second way of computing it.
 
 Source: the usual chain of argument, as in Bishop (2006), *Pattern Recognition and Machine Learning*, section 9.4, and
-Dempster, Laird & Rubin (1977). Every claim is checked as it is printed, against a second way of computing it.
+Dempster, Laird & Rubin (1977).
 """
 
 import itertools
@@ -41,7 +42,7 @@ def log_poisson(y, rate):
     return xlogy(y, rate) - rate - gammaln(y + 1)
 
 
-# One compiled function for each of the names of the theory.
+# One compiled function for each quantity of the theory.
 likelihood = jax.jit(lambda theta: MODEL.log_likelihood(theta, Y))
 posterior = jax.jit(lambda theta: MODEL.e_step(theta, Y))
 elbo = jax.jit(lambda theta, q: jaxem.core.elbo(MODEL, theta, q, Y))
@@ -83,7 +84,7 @@ def t1(_):
 
 
 def t2(folder):
-    """KL(p‖q) is the mean difference of information: ≥ 0, zero only where p = q, not symmetric, and it grows."""
+    """KL(p‖q) is the mean difference of information: ≥ 0, zero only for p = q, not symmetric, growing with distance."""
     random = np.random.default_rng(0)
 
     def kl(p, q):
@@ -95,7 +96,7 @@ def t2(folder):
     require(kl(p, q).min() > 0 and np.abs(kl(p, p)).max() == 0, "KL ≥ 0, and 0 for p = p")
     require(abs(kl(p[0], q[0]) - kl(q[0], p[0])) > 0.01, "KL is not symmetric")
 
-    # Continuous x: the sum becomes an integral.
+    # For continuous x the sum becomes an integral.
     x = np.linspace(-12, 15, 20001)
 
     def normal(mean, deviation):
@@ -112,7 +113,7 @@ def t2(folder):
 
     ax = Figure(figsize=(7.0, 4.4), dpi=150, layout="constrained").add_subplot()
     d = np.linspace(-4, 4, 161)
-    back = formula(d / 2, 0.5)  # KL(N(d, 2²)‖N(0, 1)): the same two, in units of the wider one
+    back = formula(d / 2, 0.5)  # KL(N(d, 2²)‖N(0, 1)): the arguments exchanged, in units of the wider distribution
     curves = {
         "KL(N(0, 1) ‖ N(d, 1)), zero at d = 0": formula(d, 1),
         "KL(N(0, 1) ‖ N(d, 2²))": formula(d, 2),
@@ -133,14 +134,14 @@ def t3(_):
     sums = np.asarray(log_poisson(Y[:, None], grid[None, :])).sum(axis=0)
     product = float(np.exp(np.asarray(log_poisson(Y, 4.0))).prod())
     total = float(np.asarray(log_poisson(Y, 4.0)).sum())
-    yield f"rate 4: product {product:.4e} = exp(sum of logs) {np.exp(total):.4e}; of the data 50 times, {product**50}"
+    yield f"rate 4: product {product:.4e} = exp(sum of logs) {np.exp(total):.4e}; for 50 copies, {product**50}"
     yield f"the best rate on a grid: {grid[sums.argmax()]:.3f}; the mean of the data: {Y.mean():.3f}"
     require(abs(product / np.exp(total) - 1) < ROUNDING, "the product is exp of the sum")
     require(abs(grid[sums.argmax()] - Y.mean()) <= 0.001, "the mean maximises the sum of logs")
 
 
 def t4(_):
-    """Complete data: with z known, the log-likelihood is a sum of logs and separates; each class has its own."""
+    """Complete data: with z known, the log-likelihood is a sum of logs and separates into one term for each class."""
     z = (Y > 4).astype(int)
     known = jnp.asarray(np.eye(2)[z])
 
@@ -165,7 +166,7 @@ def t5(_):
 
     rates = theta.components.rates
     joint = np.asarray(theta.weights) * np.exp(np.asarray(log_poisson(jnp.asarray(Y)[:, None], rates[None, :])))
-    slope = Y[:, None] / np.asarray(rates) - 1  # of the log of one Poisson probability
+    slope = Y[:, None] / np.asarray(rates) - 1  # the derivative of one Poisson log-probability
     by_hand = (joint / joint.sum(axis=1, keepdims=True) * slope).sum(axis=0)
     by_autodiff = np.asarray(jax.grad(of_rates)(rates))
     curvature = np.asarray(jax.hessian(of_rates)(rates))
@@ -183,11 +184,11 @@ def t6(_):
         bound, divergence = float(elbo(theta, q)), float(MODEL.divergence(q, posterior(theta), Y))
         yield f"a random q:  ELBO {bound:9.4f}  +  KL {divergence:7.4f}  =  {bound + divergence:.6f}"
         require(abs(bound + divergence - float(likelihood(theta))) < ROUNDING, "L = ELBO + KL")
-    yield f"log p(y), which knows of no q:              {float(likelihood(theta)):.6f}"
+    yield f"log p(y), computed without q:               {float(likelihood(theta)):.6f}"
 
 
 def t7(_):
-    """E-step: with θ fixed the best q is the posterior; there KL = 0 and the ELBO touches the log-likelihood."""
+    """E-step: with θ fixed, the best q is the posterior; there KL = 0 and the ELBO equals the log-likelihood."""
     random, theta = np.random.default_rng(2), start()
     others = max(float(elbo(theta, random_posterior(random))) for _ in range(500))
     best = float(elbo(theta, posterior(theta)))
@@ -196,7 +197,7 @@ def t7(_):
 
 
 def t8(_):
-    """M-step: with q fixed, KL plays no part; maximising the ELBO is an ordinary maximum-likelihood problem."""
+    """M-step: with q fixed, KL plays no part: maximising the ELBO over θ is an ordinary maximum-likelihood problem."""
     theta = start()
     q = posterior(theta)
     new = maximise(q)
@@ -209,25 +210,25 @@ def t8(_):
 
 
 def t9(_):
-    """Alternate over (q, θ): the log-likelihood never falls. A partial step that raises the ELBO works as well."""
-    for name, algorithm in (("EM", jaxem.EM()), ("one step of an optimiser each (GEM)", jaxem.GEM(steps=1))):
+    """Alternating over q and θ, the log-likelihood never falls. A partial M-step that raises the ELBO is enough."""
+    for name, algorithm in (("EM", jaxem.EM()), ("one optimiser step per M-step (GEM)", jaxem.GEM(steps=1))):
         fit = jaxem.fit(MODEL, start(), Y, algorithm=algorithm)
         climb = np.asarray(fit.trace)[: int(fit.steps) + 1]
         shown = "  ".join(f"{value:.4f}" for value in climb[:5])
-        yield f"{name}: {shown} ... {climb[-1]:.6f}, {fit.steps} steps, least rise {np.diff(climb).min():.0e}"
+        yield f"{name}: {shown} ... {climb[-1]:.6f}, {fit.steps} steps, smallest rise {np.diff(climb).min():.0e}"
         require(bool(fit.converged) and np.diff(climb).min() >= -ROUNDING, "the log-likelihood never falls")
 
 
 def t10(_):
     """The ELBO rises and is bounded, so it converges."""
     fit = jaxem.fit(MODEL, start(), Y)
-    ceiling = float(np.asarray(log_poisson(Y, Y)).sum())  # every count with a rate of its own
-    yield f"it rises to {fit.objective:.6f} and {ended(fit)}; no mixture of Poissons comes above {ceiling:.4f}"
+    ceiling = float(np.asarray(log_poisson(Y, Y)).sum())  # each count has its own rate
+    yield f"it rises to {fit.objective:.6f} and {ended(fit)}; no mixture of Poissons exceeds {ceiling:.4f}"
     require(bool(fit.converged) and float(fit.objective) < ceiling, "bounded, and converged")
     normal = Mixture(Normal(), k=2)
     narrow = MixtureParams(jnp.array([0.1, 0.9]), NormalParams(jnp.array([9.0, 3.0]), jnp.array([0.01, 6.0])))
     fit = jaxem.fit(normal, narrow, Y)
-    yield f"where a class can shrink onto one count there is no bound: a normal mixture {ended(fit)}, and says so"
+    yield f"if a class can shrink onto one count, there is no bound: the fit of a normal mixture {ended(fit)}"
     require(int(fit.status) == jaxem.Status.DEGENERATE, "no bound, no convergence")
 
 
@@ -237,12 +238,12 @@ def t11(_):
     joint = np.asarray(MODEL.table(theta, Y))
     paths = [joint[np.arange(Y.size), z].sum() for z in itertools.product((0, 1), repeat=Y.size)]
     brute = np.logaddexp.reduce(paths)
-    yield f"the sum over all {len(paths)} ways to fill in z: {brute:.10f}; L: {likelihood(theta):.10f}"
+    yield f"the sum over all {len(paths)} values of z: {brute:.10f}; L: {likelihood(theta):.10f}"
     require(abs(brute - float(likelihood(theta))) < ROUNDING, "L is the sum over z")
 
 
 def t12(_):
-    """Jensen's inequality: B(θ, θᵢ) ≤ L(θ), everywhere."""
+    """By Jensen's inequality, B(θ, θᵢ) ≤ L(θ) everywhere."""
     random = np.random.default_rng(3)
     gaps = []
     for _ in range(500):
@@ -253,7 +254,7 @@ def t12(_):
 
 
 def t13(folder):
-    """B(θᵢ, θᵢ) = L(θᵢ): value and slope agree there, and B lies below elsewhere (the picture)."""
+    """At θᵢ, B(θᵢ, θᵢ) = L(θᵢ) and the gradients agree; elsewhere B lies below L (see the picture)."""
     theta = start()
     free = to_free(theta)
     of_likelihood, of_bound = (lambda u: likelihood(from_free(u))), (lambda u: surrogate(from_free(u), theta))
@@ -267,7 +268,7 @@ def t13(folder):
 
 
 def t14(_):
-    """argmax B(θ, θᵢ) = argmax Q(θ, θᵢ): they differ by the entropy of q, which does not know θ."""
+    """argmax B(θ, θᵢ) = argmax Q(θ, θᵢ): they differ by the entropy of q, which does not depend on θ."""
     random, theta = np.random.default_rng(4), start()
     q = posterior(theta)
     tried = [random_parameters(random) for _ in range(500)]
@@ -282,7 +283,7 @@ def t14(_):
 
 
 def t15(_):
-    """Each iterate is feasible and better than the last, and the sequence converges."""
+    """Each iterate is feasible and no worse than the last, and the sequence converges."""
     theta = start()
     for step in range(1, 41):
         new = em(theta)
@@ -296,20 +297,20 @@ def t15(_):
 
 
 def t16(_):
-    """EM depends on its start."""
+    """The result of EM depends on its start."""
     ends = {}
     for share, first, second in ((0.6, 2, 5), (0.6, 5, 2), (0.5, 3, 3)):
         fit = jaxem.fit(MODEL, parameters(share, first, second), Y)
         ends[first, second] = float(fit.objective)
         rates = np.asarray(fit.params.components.rates).round(4)
         yield f"from rates ({first}, {second}): to {rates}, L {fit.objective:.6f}"
-    yield "exchanged names climb the same hill; two equal classes stay equal, at a saddle, and the fit says so"
+    yield "exchanged classes reach the same maximum; two equal classes stay equal, at a saddle, and the fit warns"
     require(abs(ends[2, 5] - ends[5, 2]) < 1e-6 and ends[3, 3] < ends[2, 5] - 1, "the start decides")
     require(bool(fit.coincident), "a warning of equal classes")
 
 
 def t17(_):
-    """Stop when the update is smaller than a threshold."""
+    """A fit can stop when the update is smaller than a threshold."""
     for tol in (1e-2, 1e-4, 1e-8):
         fit = jaxem.fit(MODEL, start(), Y, stop=jaxem.fitting.parameter_change(tol))
         rates, again = fit.params.components.rates, em(fit.params).components.rates
@@ -319,7 +320,7 @@ def t17(_):
 
 
 def t18(_):
-    """Any P(y, z|θ) with observations y can be fitted: here counts with too many zeros, from one function."""
+    """Any P(y, z|θ) with observed y can be fitted: here counts with excess zeros, from one function."""
 
     def log_joint(theta, y):  # z = 0: a forced zero; z = 1: a Poisson count
         forced = jnp.where(y == 0, jnp.log(theta["forced"]), -jnp.inf)
@@ -331,7 +332,7 @@ def t18(_):
     forced, rate = float(fit.params["forced"]), float(fit.params["rate"])
     zeros = forced + (1 - forced) * np.exp(-rate)
     yield f"forced zeros {forced:.4f}, rate {rate:.4f}, L {fit.objective:.6f}"
-    yield "at the maximum the model has the mean of the data and their share of zeros:"
+    yield "at the maximum the model reproduces the mean of the data and their share of zeros:"
     yield f"mean {(1 - forced) * rate:.5f} and {y.mean():.5f};   share of zeros {zeros:.5f} and {(y == 0).mean():.5f}"
     require(abs((1 - forced) * rate - y.mean()) < 1e-4 and abs(zeros - (y == 0).mean()) < 1e-4, "the maximum")
 

@@ -1,14 +1,15 @@
 """An M-step without a closed form, by any optax optimiser: negative-binomial regression of earthquakes on time.
 
-The yearly number of great earthquakes varies more than a Poisson number would. Give each year a hidden rate of its own:
+The yearly number of great earthquakes varies more than a Poisson variable would. So each year n gets a hidden rate:
 
     count_n ~ Poisson(mu_n lambda_n),   lambda_n ~ Gamma(r, r),   log mu_n = b_0 + b_1 t_n + b_2 t_n^2 .
 
 The E-step is exact: lambda_n given count_n ~ Gamma(r + count_n, r + mu_n). The M-step is a Poisson regression and an
-equation in digamma functions; neither has a solution to write down. Without lambda the counts are negative binomial,
-which is the independent route to the log-likelihood.
+equation in digamma functions; neither has a closed-form solution. With lambda integrated out the counts are negative
+binomial, which gives the log-likelihood independently of the E-step.
 
-Source of the counts: Zucchini, MacDonald & Langrock (2016), table 1.1. Groups: Meng & Rubin (1993), Liu & Rubin (1994).
+Source: Zucchini, MacDonald & Langrock (2016), table 1.1, for the counts; Meng & Rubin (1993) and Liu & Rubin (1994) for
+M-steps by groups of parameters (ECM and ECME).
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from jaxem import datasets, plot
 
 class Regression(NamedTuple):
     coefficients: Array  # (3,), of 1, t, t^2
-    shape: Array  # (), r: the smaller, the more the years differ
+    shape: Array  # (), r: the smaller it is, the more the rates of the years vary
 
 
 class Gammas(NamedTuple):
@@ -62,7 +63,7 @@ def entropy(q: Gammas, data: Years) -> Array:
 
 
 def log_prob(params: Regression, data: Years) -> Array:
-    """The negative binomial distribution of each count, (N,)."""
+    """The negative-binomial log-probability of each count, (N,)."""
     y, r, mu = data.counts, params.shape, jnp.exp(data.design @ params.coefficients)
     ways = gammaln(y + r) - gammaln(r) - gammaln(y + 1)
     return ways + r * jnp.log(r / (r + mu)) + y * jnp.log(mu / (r + mu))
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = Years(jnp.asarray(np.stack([np.ones_like(t), t, t**2], axis=1)), jnp.asarray(counts, float))
     start = Regression(jnp.array([np.log(counts.mean()), 0.0, 0.0]), jnp.array(1.0))
 
-    heading("The same model and start, seven ways to take the M-step")
+    heading("The same model and start with seven kinds of M-step")
     print(f"{'':<26}{'status':<12}{'iterations':>10}{'E-steps':>9}{'log-likelihood':>16}")
     fits = {}
     for name, algorithm in ALGORITHMS.items():
@@ -116,11 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     best = jaxem.check(fits["SQUAREM of L-BFGS"])
     for name, fit in fits.items():
-        # A batch that led downhill is refused, so noise moves nothing away from the optimum.
+        # A step that lowers the objective is refused, so that the noise of batches moves nothing away from the optimum.
         require(bool(fit.converged), f"{name} converges")
         require(abs(float(fit.objective - best.objective)) < 1e-4, f"{name} arrives where the others do")
 
-    heading("Is it right?")
+    heading("The certificate: each law of EM, measured at this fit")
     certificate = jaxem.verify(MODEL, best.params, data)
     print(certificate)
     require(bool(certificate.ok), "the certificate")
@@ -128,8 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gain = float(best.objective - log_likelihood(poisson, data))
     mu = np.exp(np.asarray(data.design @ best.params.coefficients))
     r = float(best.params.shape)
-    print(f"The same curve without hidden rates (r = infinity) has a log-likelihood lower by {gain:.1f}.")
-    print(f"r = {r:.2f}: beside a Poisson number, the variance of a year is {1 + mu.mean() / r:.2f} times as large.")
+    print(f"The same curve without hidden rates (r = infinity) has a log-likelihood that is lower by {gain:.1f}.")
+    print(f"r = {r:.2f}: the variance of a yearly count is {1 + mu.mean() / r:.2f} times that of a Poisson variable.")
     require(gain > 10, "the counts vary more than Poisson numbers")
 
     heading("Picture")

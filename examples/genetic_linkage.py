@@ -1,10 +1,10 @@
 """EM in two functions: Rao's genetic linkage data.
 
-197 animals fall into four classes with probabilities 1/2 + t/4, (1 - t)/4, (1 - t)/4, t/4. The first class is two
-classes seen as one, of probability 1/2 and t/4: how many animals belong to the second of them is hidden.
+197 animals fall into four classes with probabilities 1/2 + t/4, (1 - t)/4, (1 - t)/4, t/4. The first class combines two
+classes of probability 1/2 and t/4; the number of its animals that belong to the second of them is hidden.
 
-Source: Dempster, Laird & Rubin (1977), *Maximum likelihood from incomplete data via the EM algorithm*, section 1:
-t = 0.626821, and each iteration leaves 0.1328 of the distance to it.
+Source: Dempster, Laird & Rubin (1977), *Maximum likelihood from incomplete data via the EM algorithm*, section 1. The
+estimate is t = 0.626821, and each iteration leaves 0.1328 of the distance to it.
 """
 
 import jax
@@ -21,38 +21,38 @@ def e_step(theta, counts):
 
 
 def m_step(z, counts):
-    """The share of the classes whose probability is t/4, among those that tell about t."""
+    """The share of the classes of probability t/4 among the classes whose probability depends on t."""
     return (z + counts[3]) / (z + counts[1:].sum())
 
 
-# The same model with all its parts, so that jaxem can check it. The hidden count is binomial, z ~ B(n, p) with
-# n = counts[0], and the probabilities of x leave out 197! / (125! 18! 20! 34!), which depends on neither t nor z.
+# The same model with all its parts, so that jaxem can verify it. The hidden count is binomial, z ~ B(n, p) with
+# n = counts[0]. The probabilities of x omit 197! / (125! 18! 20! 34!), which depends on neither t nor z.
 
 
 def posterior(theta, counts):
-    """Q, described by the probability p that an animal of the first class belongs to its hidden part."""
+    """The probability p that an animal of the first class belongs to its hidden part; p describes q."""
     return theta / (2.0 + theta)
 
 
 def maximize(p, counts):
-    """As above, with E[z] = n p."""
+    """The M-step above with E[z] = n p."""
     return m_step(counts[0] * p, counts)
 
 
 def table(counts):
-    """Every value that the hidden count z can take, 0, 1, ..., n, and log n! / (z! (n - z)!) of each."""
+    """All values 0, 1, ..., n of the hidden count z, and log n! / (z! (n - z)!) for each."""
     n, z = counts[0], jnp.arange(126, dtype=counts.dtype)
     return z, gammaln(n + 1) - gammaln(z + 1) - gammaln(n - z + 1)
 
 
 def log_q(p, counts):
-    """log q(z) of every z; normalised, so that the rounding of the factorials does no harm."""
+    """log q(z) for every z, normalised so that the rounding errors of the factorials do no harm."""
     z, ways = table(counts)
     return jax.nn.log_softmax(ways + xlogy(z, p) + xlogy(counts[0] - z, 1 - p))
 
 
 def q_function(theta, p, counts):
-    """E_q log p(x, z | t), exactly: a sum over every z, its number of ways included."""
+    """E_q log p(x, z | t), as an exact sum over z that includes the binomial coefficients."""
     z, ways = table(counts)
     first = ways + xlogy(z, theta / 4) + xlogy(counts[0] - z, 0.5)
     others = xlogy(counts[1] + counts[2], (1 - theta) / 4) + xlogy(counts[3], theta / 4)
@@ -60,17 +60,17 @@ def q_function(theta, p, counts):
 
 
 def entropy(p, counts):
-    """-E_q log q, exactly."""
+    """-E_q log q(z), as an exact sum over z."""
     return -(jnp.exp(log_q(p, counts)) * log_q(p, counts)).sum()
 
 
 def divergence(p, other, counts):
-    """KL between B(n, p) and B(n, other), in closed form."""
+    """The KL divergence of B(n, p) from B(n, other), in closed form."""
     return counts[0] * (p * jnp.log(p / other) + (1 - p) * jnp.log((1 - p) / (1 - other)))
 
 
 def log_likelihood(theta, counts):
-    """log p(x | t): four classes, nothing hidden."""
+    """log p(x | t), from the probabilities of the four observed classes."""
     return xlogy(counts, jnp.stack([0.5 + theta / 4, (1 - theta) / 4, (1 - theta) / 4, theta / 4])).sum()
 
 
@@ -83,7 +83,7 @@ def main():
     heading("Two functions: an E-step and an M-step")
     print(fit)
 
-    heading("Its iterations")
+    heading("The iterations")
     print("step      theta   distance   share left")
     theta, shares = 0.5, []
     for step in range(8):
@@ -93,7 +93,7 @@ def main():
         print(f"{step:>4} {fit.params - distance:>10.6f} {distance:>10.1e} {shares[-1]:>12.4f}")
     rate = jax.grad(lambda theta: jaxem.core.em_map(model, theta, counts))(fit.params)
 
-    heading("Beside the paper")
+    heading("Comparison with the paper")
     rows = [
         ("theta", "0.626821", float(fit.params)),
         ("rate, from the iterations", "0.1328", float(shares[5])),
@@ -111,7 +111,7 @@ def main():
         constraints=jaxem.UnitInterval(),
     )
     again = jaxem.check(jaxem.fit(full, 0.5, counts))
-    heading("All its parts: the same answer, and now it can be checked")
+    heading("The model with all its parts: the same answer, and a certificate")
     print(again)
     print()
     certificate = jaxem.verify(full, again.params, counts)

@@ -1,13 +1,13 @@
-"""How many components? 82 galaxies: criteria, a bootstrap test, and the fitted densities over the histogram.
+"""The number of components of a mixture, by criteria and a bootstrap test: the velocities of 82 galaxies.
 
-Galaxies that lie together recede together: clumps in their velocities are clusters in space, with voids between them.
-A mixture of normal distributions with k components says how many clumps there are, if only k were known.
+Galaxies that are close together recede at similar velocities, so clusters in space appear as clusters of velocities. A
+mixture of normal distributions describes these clusters; its number of components k has to be chosen.
 
-Source: Roeder (1990), who finds three to seven. The log-likelihoods of one to four components of unequal variances are
-those of the R package sBIC with 100 random starts (Drton & Plummer 2017, section 6.2), to two decimals: its EM stops
-up to 0.008 short of the top. BIC takes three there, too. McLachlan & Peel (2000, chapter 6) test one component against
-two, two against three, and so on. Beyond three that takes patience: the best fit of four is found once in many starts
-(see the column "found"), and a test is worth no more than the fits it compares.
+Source: Roeder (1990), who finds three to seven clusters. The log-likelihoods of one to four components with unequal
+variances are those of the R package sBIC with 100 random starts (Drton & Plummer 2017, section 6.2), to two decimals,
+as its EM stops up to 0.008 below the maximum. BIC chooses three components there, too. McLachlan & Peel (2000,
+chapter 6) test one component against two, two against three, and so on. Beyond three components that takes many starts:
+the best fit of four is rarely found (see the column "found"), and a test is only as good as the fits that it compares.
 """
 
 from collections.abc import Sequence
@@ -36,19 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = jaxem.select(models, x, key=jax.random.key(0), **RUN)
     print(table)
 
-    heading("Beside sBIC")
+    heading("Comparison with sBIC")
     found = {one.model.k: one for one in table.candidates}
     rows = [(f"k = {k}", figure, found[k].log_likelihood) for k, figure in enumerate(PUBLISHED, 1)]
     compare("sBIC", [*rows, ("the best by BIC", "3", table.best.model.k)])
 
-    heading(
-        "Is the third more than chance would give? Data drawn from the fit of two, and two and three fitted to them"
-    )
+    heading("Test of two components against three, by fits of both to data drawn from the fit of two")
     test = jaxem.inference.likelihood_ratio_test(models[1], models[2], x, key=jax.random.key(1), replicates=99, **RUN)
     print(f"2 against 3: {test}")
     require(float(test.p_value) <= 0.05, "two components are too few")
 
-    heading("In words")
+    heading("The components of the best fit")
     best = jaxem.inference.canonical(table.best.model, table.best.fit.params)
     for share, mean, variance in zip(best.weights, best.components.means, best.components.variances, strict=True):
         print(f"{100 * share:4.1f} % of the galaxies recede at {mean:5.2f} +- {variance**0.5:.2f} thousand km/s")
@@ -58,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def draw(table, x, folder):
-    """The histogram, and the density of two, three and four components."""
+    """Draw the histogram, and the fitted densities of two, three and four components."""
     from matplotlib.figure import Figure
 
     ax = Figure(figsize=(9.0, 4.4), dpi=150, layout="constrained").add_subplot()

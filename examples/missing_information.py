@@ -1,8 +1,8 @@
-"""What hiding costs: observed, complete and missing information in Rao's genetic linkage data.
+"""Observed, complete and missing information in Rao's genetic linkage data.
 
-The first of four classes of animals is two classes seen as one (see ``genetic_linkage.py``). Were they told apart, the
-data would say more about t: complete information. The part that is missing is what makes EM slow: its share is the
-share of the distance to the maximum that an iteration leaves.
+The first of four classes of animals combines two classes (see ``genetic_linkage.py``). If these were observed apart,
+the data would hold the complete information about t. The share of it that is missing determines how slow EM is: it is
+the share of the distance to the maximum that remains after an iteration.
 
 Source: Louis (1982), *Finding the observed information matrix when using the EM algorithm*: complete information
 435.3, missing 57.8, observed 377.5; Dempster, Laird & Rubin (1977) for the rate, 0.1328.
@@ -26,7 +26,7 @@ def m_step(z, counts):
 
 
 def q_function(theta, z, counts):
-    """E_q log p(x, z | t), without what depends on z only."""
+    """E_q log p(x, z | t), up to terms that do not depend on t."""
     return (z + counts[3]) * jnp.log(theta) + (counts[1] + counts[2]) * jnp.log1p(-theta)
 
 
@@ -40,14 +40,14 @@ def main():
     model = jaxem.Model(e_step, m_step, q_function=q_function, log_likelihood=log_likelihood)
     fit = jaxem.check(jaxem.fit(model, 0.5, counts, tol=1e-14))
 
-    heading("Orchard & Woodbury (1972): what is complete and not observed is missing")
+    heading("Missing information = complete - observed (Orchard & Woodbury 1972)")
     information = jaxem.inference.information(model, fit.params, counts)
     print(information)
 
     heading("Three routes to one standard error")
     routes = {
         "hessian": "the second derivative of log p(x | t)",
-        "oakes": "that of Q, and through the E-step (Oakes 1999)",
+        "oakes": "the second derivative of Q, also through the E-step (Oakes 1999)",
         "sem": "complete information and the derivative of one EM iteration (Meng & Rubin 1991)",
     }
     errors = {}
@@ -59,14 +59,14 @@ def main():
     animals = np.random.default_rng(0).multinomial(197, np.asarray(counts) / 197, samples).astype(float)
     again = jaxem.check(jax.vmap(lambda counts: jaxem.fit(model, 0.5, counts))(jnp.asarray(animals)))
     bootstrap = float(again.params.std(ddof=1))
-    print(f"{bootstrap:.4f}     the spread of {samples} fits to animals drawn anew from these (Efron 1979)")
+    print(f"{bootstrap:.4f}     the standard deviation of {samples} fits to resampled animals (Efron 1979)")
     require(abs(bootstrap / errors["hessian"] - 1) < 4 / (2 * samples) ** 0.5, "the bootstrap agrees, within its error")
 
-    heading("The share that is missing is the rate of EM")
+    heading("The rate of convergence of EM is the share of missing information")
     rate = jaxem.inference.convergence_rate(model, fit.params, counts, fit=fit)
     print(rate)
 
-    heading("Beside the papers")
+    heading("Comparison with the papers")
     observed, complete, missing = (
         float(part[0, 0]) for part in (information.observed, information.complete, information.missing)
     )

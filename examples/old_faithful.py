@@ -1,6 +1,7 @@
-"""The main job: a mixture of two normal distributions with full covariances, fitted, checked and drawn.
+"""A mixture of two normal distributions with full covariances: fitted, verified and drawn.
 
-Eruptions of the Old Faithful geyser and the waiting time after each come in two kinds.
+The data are the eruptions of the Old Faithful geyser, which are of two kinds: short ones followed by a short waiting
+time, and long ones followed by a long one.
 
 Source: the R package mclust (Scrucca, Fop, Murphy & Raftery 2016), model "VVV" with two components, 11 parameters, on
 the same 272 observations: log-likelihood -1130.264, BIC -2322.192, classes of 97 and 175.
@@ -22,7 +23,7 @@ from jaxem.models import Mixture, MixtureParams
 def main(arguments: Sequence[str] | None = None) -> None:
     folder = output_folder(arguments, __doc__)
     jax.config.update("jax_enable_x64", True)
-    x = datasets.old_faithful()  # (272, 2): minutes of eruption, minutes of waiting for the next
+    x = datasets.old_faithful()  # (272, 2): duration and waiting time to the next eruption, in minutes
     model = Mixture(MultivariateNormal(covariance="full"), k=2)
     start = model.init(jax.random.key(0), x)
 
@@ -30,22 +31,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     heading("The fit")
     print(fit)
 
-    heading("In words")
+    heading("The two kinds of eruption")
     labels, means = np.asarray(model.predict(fit.params, x)), np.asarray(fit.params.components.means)
     for k in means[:, 0].argsort():
         minutes, waiting = means[k]
         share = 100 * float(fit.params.weights[k])
         print(
             f"{share:.1f} % of eruptions last {minutes:.2f} minutes and are followed by {waiting:.1f} minutes of quiet "
-            f"({int((labels == k).sum())} of {len(x)} observed)"
+            f"({int((labels == k).sum())} of {len(x)} observations)"
         )
 
-    heading("Is it right? Each law of EM, measured at this fit")
+    heading("The certificate: each law of EM, measured at this fit")
     certificate = jaxem.verify(model, fit.params, x)
     print(certificate)
     require(bool(certificate.ok), "the certificate")
 
-    heading("Beside mclust")
+    heading("Comparison with mclust")
     sizes = np.sort(np.bincount(labels))
     rows = [
         ("log-likelihood", "-1130.264", float(fit.objective)),
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figure.savefig(folder / "old_faithful.png")
     print(folder / "old_faithful.png")
 
-    # A start from which the climb is long enough to be seen: two equal spreads, near each other.
+    # With this start, two close classes with equal covariances, the fit takes enough iterations to be shown.
     means, spread = np.quantile(x, [0.3, 0.7], axis=0), np.cov(x.T)
     slow = MixtureParams(np.full(2, 0.5), MultivariateNormalParams(means, np.stack([spread, spread])))
     ax = plot.bound(model, slow, x, steps=4)

@@ -1,9 +1,10 @@
-"""A stream: parameters that learn from each batch as it comes, beside EM, which must see all of it for one step.
+"""Stepwise EM, which updates the parameters after each batch of a stream, compared with EM on all data.
 
-100,000 simulated customers, each with ten yes-or-no answers, of four kinds that overlap. EM looks at all of them to
-make one step; stepwise EM (Cappé & Moulines 2009) makes one with every thousand, on statistics that forget slowly.
+The data are ten yes-or-no answers of 100,000 simulated customers, who are of four kinds that overlap. EM needs all of
+them for one M-step. Stepwise EM takes an M-step after every thousand, from running statistics that forget old batches
+slowly. The unit of cost is one pass over the data, an E-step for each row.
 
-The unit of cost is one pass over the data, an E-step of each row.
+Source: Cappé & Moulines (2009).
 """
 
 from collections.abc import Sequence
@@ -28,9 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = Mixture(Bernoulli(), k=4)
     x = model.sample(jax.random.key(1), truth, N).astype(np.float64)
 
-    # A poor start: the kinds are hardly told apart.
+    # A poor start, at which the four kinds hardly differ.
     start = MixtureParams(np.full(4, 0.25), BernoulliParams(0.5 + 0.02 * rng.normal(size=(4, 10))))
-    ever = jaxem.fitting.parameter_change(0.0)  # as many steps as are asked for
+    ever = jaxem.fitting.parameter_change(0.0)  # never met: both fits run for max_steps
     em = jaxem.fit(model, start, x, stop=ever, max_steps=50)
     online = jaxem.fit(
         model,
@@ -44,14 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     best = float(jaxem.check(jaxem.fit(model, truth, x, tol=1e-7)).objective)
     gaps = [(best - np.asarray(fit.trace)) / N for fit in (em, online)]
-    heading(f"Log-likelihood below the optimum, an observation ({N:,} rows, batches of {BATCH:,})")
+    heading(f"Log-likelihood below the optimum, per observation ({N:,} rows, batches of {BATCH:,})")
     print(f"{'passes over the data':<22}{'EM':>14}{'OnlineEM':>14}")
     for passes in (1, 2, 3, 5, PASSES):
         print(f"{passes:<22}{gaps[0][passes]:>14.3e}{gaps[1][passes]:>14.3e}")
     as_good = int(np.argmax(gaps[0] <= gaps[1][1]))
     print(f"\nOne pass of OnlineEM comes as near as {as_good} passes of EM.")
-    print(f"The objective of all data after each pass, which makes the picture, is as much again: {online.evaluations}")
-    print(f"E-steps for {online.steps} passes. At the optimum the log-likelihood is {best / N:.6f} a row.")
+    print(f"The objective of all data after each pass, needed for the picture, doubles the cost: {online.evaluations}")
+    print(f"E-steps for {online.steps} passes. At the optimum the log-likelihood is {best / N:.6f} per row.")
     require(as_good >= 10, "one pass of OnlineEM is worth at least ten of EM here")
     require(gaps[1][PASSES] < gaps[1][1] / 20, "ten passes come twenty times nearer than one")
     require(gaps[1][PASSES] > 0, "the optimum is above where OnlineEM is")

@@ -1,7 +1,7 @@
 """EM from one function, and why its start matters: three coins.
 
-Coin A is tossed first. Heads: coin B is tossed and its side written down; tails: coin C. Only what is written down is
-seen: 1, 1, 0, 1, 0, 0, 1, 0, 1, 1. What are the chances of heads of A, B and C?
+Coin A is tossed first. After heads, coin B is tossed and its side is recorded; after tails, coin C. Only the record is
+observed: 1, 1, 0, 1, 0, 0, 1, 0, 1, 1. The parameters are the probabilities of heads of A, B and C.
 
 Source: Li Hang (2012), *Statistical Learning Methods*, chapter 9, example 9.1.
 """
@@ -17,13 +17,13 @@ import jaxem
 
 
 class Coins(NamedTuple):
-    a: jax.Array  # each the chance of heads
+    a: jax.Array  # each is a probability of heads
     b: jax.Array
     c: jax.Array
 
 
 def log_joint(coins, y):
-    """log p(y, hidden coin) for the hidden coin B and the hidden coin C."""
+    """log p(y, z), (2,), for the two values of z: coin B was tossed, or coin C."""
 
     def toss(heads):
         return xlogy(y, heads) + xlogy(1 - y, 1 - heads)
@@ -35,7 +35,7 @@ def main():
     jax.config.update("jax_enable_x64", True)
     y = jnp.array([1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0])
     model = jaxem.from_log_joint(log_joint, constraints=jaxem.UnitInterval())
-    # There is no formula for the M-step, so it climbs by gradients; enough of them, and it gets to the top.
+    # No formula is given for the M-step, so it ascends by gradients; 40 steps are enough to reach the maximum.
     algorithm = jaxem.GEM(steps=40)
 
     rows, fits = [], []
@@ -50,16 +50,16 @@ def main():
         for name, figure, ours in zip("ABC", book, fit.params, strict=True):
             rows.append((f"{name} from ({start.a}, {start.b}, {start.c})", figure, float(ours)))
 
-    heading("Beside the book")
+    heading("Comparison with the book")
     compare("Li (2012)", rows)
 
-    heading("Two answers, one likelihood")
+    heading("Two estimates with the same likelihood")
     for fit in fits:
         coins = fit.params
         heads = coins.a * coins.b + (1 - coins.a) * coins.c
         print(f"log-likelihood {fit.objective:.10f}   chance of a 1: {heads:.10f}")
         require(abs(float(heads) - 0.6) < 1e-6, "the chance of a 1 is 6 in 10")
-    print("Ten sides show one number, 6 in 10; which coins made it they cannot show. EM keeps what its start says.")
+    print("The data determine only the chance of a 1, not the coins. Which coins EM returns depends on its start.")
     require(abs(float(fits[0].objective - fits[1].objective)) < 1e-8, "the likelihoods are equal")
 
 

@@ -1,11 +1,12 @@
-"""How strong should a prior be? The gradient through the fit tunes it on data that the fit has not seen.
+"""The strength of a prior, tuned on held-out data by the gradient through the fit.
 
-Two kinds of eruption of the Old Faithful geyser, learnt from 20 of them only: covariances of so few points come out too
-small. A prior adds a sum of squares Lambda to that of each kind; how much it should be, the score of the other 252
-eruptions tells. That score depends on Lambda through the whole fit; its gradient is that of the fixed point of EM.
+A mixture of the two kinds of eruption of the Old Faithful geyser is fitted to only 20 eruptions. Covariances estimated
+from so few points are too small. A prior adds a sum of squares Lambda to that of each kind, and the score of the other
+252 eruptions decides how large Lambda should be. The score depends on Lambda through the whole fit; its gradient
+follows from the fixed point of EM, by the implicit function theorem.
 
-Source: Blondel et al. (2022), *Efficient and modular implicit differentiation*; the prior and its default: Fraley &
-Raftery (2007).
+Source: Blondel et al. (2022), *Efficient and modular implicit differentiation*; Fraley & Raftery (2007) for the prior
+and its defaults.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     default = NormalInverseWishart.from_data(seen, 2)
 
     def with_strength(log_strength):
-        """The mixture under the default prior with its sum of squares times exp(log_strength)."""
+        """The mixture with the default prior, whose sum of squares is multiplied by exp(log_strength)."""
         prior = default._replace(scale=default.scale * jnp.exp(log_strength))
         return Mixture(MultivariateNormal("full", prior), k=2)
 
@@ -42,18 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start = with_strength(origin).init(jax.random.key(0), seen)
 
     def score(log_strength):
-        """The log-density of an unseen eruption, on average."""
+        """The mean log-density of the held-out eruptions."""
         model = with_strength(log_strength)
         fit = jaxem.fit(model, start, seen)
         return model.log_prob(fit.params, unseen).mean()
 
     score_and_slope = jax.jit(jax.value_and_grad(score))
 
-    heading("The gradient through the fit, beside a central difference")
+    heading("The gradient through the fit, compared with a central difference")
     (_, gradient), h = score_and_slope(origin), 1e-3
     difference = (score_and_slope(origin + h)[0] - score_and_slope(origin - h)[0]) / (2 * h)
     print(f"implicit function theorem  {gradient:.6f}\ncentral difference         {difference:.6f}")
-    # The difference errs by h^2 of the curvature, and by what the stopping rule leaves of two fits, over h.
+    # The central difference has an error of order h^2, and one of the stopping rule's error of two fits divided by h.
     require(abs(float(gradient - difference)) <= 1e-5 * abs(float(gradient)), "the gradient agrees")
 
     heading("Tuning")
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     values.append(value)
     for name, i in (("before", 0), ("after", -1)):
         strength = float(jnp.exp(path[i]))
-        print(f"{name:<8}strength {strength:5.2f}   log-density of an unseen eruption {values[i]:.4f}")
+        print(f"{name:<8}strength {strength:5.2f}   mean log-density of held-out eruptions {values[i]:.4f}")
     require(bool(values[-1] > values[0]) and abs(float(gradient)) < 0.01, "the tuned prior is the best one")
 
     heading("Picture")
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def draw(score_and_slope, path, values, folder):
-    """The score against the strength, and the steps of the gradient on it."""
+    """Draw the score against the strength, with the steps of the gradient ascent."""
     from matplotlib.figure import Figure
 
     grid = np.linspace(np.log(0.05), np.log(12), 40)

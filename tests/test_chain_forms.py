@@ -167,7 +167,7 @@ def smoothed_in_logs(pi: Any, A: Any, log_b: Any) -> np.ndarray:
 
 def test_what_is_chosen(monkeypatch):
     """Blocks of one long sequence where steps are dear and matrices small; by option in any case."""
-    choose = scaled.blocks
+    choose = scaled.segments
     assert choose(None, 1, 200_000, 4) == choose(None, 1, 200_000, 8) == choose(None, 2000, 100, 6) == 1
     assert choose(True, 1, 200_000, 8) == 64
     assert choose(True, 1, 100, 4) == 50 and choose(True, 32, 100, 4) == 2 and choose(True, 1, 1, 4) == 1

@@ -1,4 +1,4 @@
-"""The real data of the examples."""
+"""The real data sets used by the examples."""
 
 from importlib import resources
 
@@ -11,7 +11,10 @@ def _table(name: str) -> np.ndarray:
 
 
 def old_faithful() -> np.ndarray:
-    """Eruptions of the Old Faithful geyser: duration and waiting time to the next, in minutes, (272, 2).
+    """Eruptions of the Old Faithful geyser.
+
+    Returns:
+        An array (272, 2): duration of each eruption and waiting time to the next one, in minutes.
 
     Source: Azzalini & Bowman (1990), as in R's ``faithful``.
     """
@@ -19,7 +22,10 @@ def old_faithful() -> np.ndarray:
 
 
 def earthquakes() -> tuple[np.ndarray, np.ndarray]:
-    """Years 1900 to 2006 and the number of earthquakes of magnitude 7 or more in each, (107,) and (107,).
+    """Yearly numbers of earthquakes of magnitude 7 or more, worldwide.
+
+    Returns:
+        The years 1900 to 2006, (107,), and the number of earthquakes in each, (107,), as whole numbers.
 
     Source: Zucchini, MacDonald & Langrock (2016), table 1.1.
     """
@@ -28,8 +34,10 @@ def earthquakes() -> tuple[np.ndarray, np.ndarray]:
 
 
 def london_times_deaths() -> tuple[np.ndarray, np.ndarray]:
-    """Death notices of women of 80 and more in the London *Times* on each day of 1910 to 1912: the numbers 0 to 9,
-    and on how many days each was seen, (10,) and (10,).
+    """Daily numbers of death notices of women aged 80 and over in the London *Times*, 1910 to 1912.
+
+    Returns:
+        The numbers of notices 0 to 9, (10,), and the number of days with so many notices, (10,), as whole numbers.
 
     Source: Hasselblad (1969), table 2; Titterington, Smith & Makov (1985).
     """
@@ -38,18 +46,25 @@ def london_times_deaths() -> tuple[np.ndarray, np.ndarray]:
 
 
 def galaxies() -> np.ndarray:
-    """Velocities at which 82 galaxies of the Corona Borealis region recede, in 1000 km/s, (82,), sorted.
+    """Recession velocities of 82 galaxies in the Corona Borealis region.
 
-    Source: Roeder (1990), from Postman, Huchra & Geller (1986); as in R's ``MASS``, where the 78th is 26.69 (26.96 in
-    the paper).
+    Returns:
+        An array (82,) of velocities in 1000 km/s, sorted.
+
+    Source: Roeder (1990), from Postman, Huchra & Geller (1986); as in R's ``MASS``, where the 78th value is 26.69
+    (26.96 in the paper).
     """
     return _table("galaxies.csv")
 
 
 def iris() -> tuple[np.ndarray, np.ndarray]:
-    """Sepal length and width, petal length and width of 150 irises in cm, (150, 4), and their species, (150,).
+    """Measurements of 150 irises of three species.
 
-    Species: 0 setosa, 1 versicolor, 2 virginica. Source: Anderson (1935), as in Fisher (1936).
+    Returns:
+        Sepal length, sepal width, petal length and petal width in cm, (150, 4); and the species, (150,): 0 setosa,
+        1 versicolor, 2 virginica.
+
+    Source: Anderson (1935), as in Fisher (1936).
     """
     table = _table("iris.csv")
     return table[:, :4], table[:, 4].astype(int)

@@ -1,4 +1,4 @@
-"""Families: the distribution of one observation given its class."""
+"""Families: distributions of one observation given its class."""
 
 from jaxem.families.bernoulli import Bernoulli as Bernoulli
 from jaxem.families.bernoulli import BernoulliParams as BernoulliParams

@@ -1,4 +1,4 @@
-"""The Bernoulli distribution, a product over dimensions."""
+"""The Bernoulli distribution of D independent zeros and ones."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -16,6 +16,8 @@ from jaxem.latent.classes import log_times
 
 
 class BernoulliParams(NamedTuple):
+    """The parameters of ``Bernoulli``."""
+
     probabilities: Array  # (K, D), of a one
 
 
@@ -27,10 +29,14 @@ class BernoulliStatistics(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Bernoulli:
-    r"""D zeros and ones, independent given the class: log p(x | k) = sum_d x_d log p_kd + (1 - x_d) log(1 - p_kd).
+    r"""The distribution of D zeros and ones that are independent given the class.
 
-    Data ``(N, D)``. Maximiser: p_kd = sum_n r_nk x_nd / sum_n r_nk. A mixture of these is latent class analysis
-    (Lazarsfeld & Henry 1968).
+    .. math:: \log p(x \mid k) = \sum_d x_d \log p_{kd} + (1 - x_d) \log (1 - p_{kd}), \qquad
+              \text{M: } p_{kd} = \frac{\sum_n r_{nk}\, x_{nd}}{\sum_n r_{nk}}
+
+    The data are (N, D); the parameters are a ``BernoulliParams``. A mixture of this family is latent class analysis.
+
+    Source: Lazarsfeld & Henry (1968).
     """
 
     event_ndim: ClassVar[int] = 1
@@ -54,7 +60,7 @@ class Bernoulli:
         return BernoulliStatistics(r.sum(axis=0), weighted_sums(r, x))
 
     def maximize(self, c: Any, sums: BernoulliStatistics) -> BernoulliParams:
-        # Rounding may leave a sum of ones above the sum of weights it is part of.
+        # Rounding may leave the sum of ones above the sum of weights.
         return BernoulliParams(jnp.minimum(sums.ones / sums.sizes[:, None], 1))
 
     def expected(self, c: Any, params: BernoulliParams, sums: BernoulliStatistics) -> Array:

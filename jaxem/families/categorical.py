@@ -1,4 +1,4 @@
-"""The categorical distribution, a product over dimensions with their own numbers of levels."""
+"""The categorical distribution of D independent codes, each with its own number of levels."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -18,6 +18,8 @@ from jaxem.latent.classes import log_times
 
 
 class CategoricalParams(NamedTuple):
+    """The parameters of ``Categorical``."""
+
     probabilities: tuple[Array, ...]  # one (K, levels_d) for each dimension
 
 
@@ -28,9 +30,19 @@ class CategoricalStatistics(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Categorical:
-    r"""D codes 0 ... levels_d - 1, independent given the class: log p(x | k) = sum_d log p_kd[x_d].
+    r"""The distribution of D codes x_d = 0, ..., levels_d - 1 that are independent given the class.
 
-    Data ``(N, D)`` of whole numbers. Maximiser: the share of each level, sum_n r_nk [x_nd = l] / sum_n r_nk.
+    .. math:: \log p(x \mid k) = \sum_d \log p_{kd}[x_d], \qquad
+              \text{M: } p_{kd}[l] = \frac{\sum_n r_{nk} [x_{nd} = l]}{\sum_n r_{nk}}
+
+    The data are whole numbers (N, D); the parameters are a ``CategoricalParams``.
+
+    Arguments:
+        levels: a tuple of D whole numbers of at least 1, the number of levels of each column.
+
+    Raises:
+        ValueError: ``levels`` is not a tuple (or list), is empty, or holds something other than whole numbers of at
+            least 1.
     """
 
     levels: tuple[int, ...]
@@ -63,7 +75,7 @@ class Categorical:
         return indicators.log(jnp.concatenate(params.probabilities, axis=1))
 
     def _one_hot(self, x: Array, dtype: jnp.dtype) -> Array:
-        """(N, sum of levels): 1 where dimension d has this level."""
+        """Indicators (N, sum of levels) of the levels of all dimensions."""
         offsets = np.concatenate([[0], np.cumsum(self.levels)[:-1]])
         dimension = np.repeat(np.arange(len(self.levels)), self.levels)
         level = np.arange(sum(self.levels)) - offsets[dimension]
@@ -93,7 +105,7 @@ class Categorical:
         return self._one_hot(x, jnp.result_type(float))
 
     def supports(self, x: Array) -> Array:
-        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))  # 256 is no uint8
+        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))  # 256 exceeds a uint8
         levels = np.array(self.levels).astype(x.dtype)[None, :]
         return ((x >= 0) & (x < levels) & (x == jnp.round(x))).all(axis=1)
 

@@ -1,8 +1,8 @@
 """The four forms of the covariances of K normal classes: full, tied, diag, spherical.
 
-Each form answers the same questions, for deviations y_kn = x_n - m_k, ``(K, D, N)``, observations in columns: the
-squared Mahalanobis distance and log-determinant, the sum of squares that the maximiser needs, and when a class has
-collapsed. Nothing here knows of priors or of mixtures.
+Each form has the same functions of deviations y_kn = x_n - m_k, ``(K, D, N)`` with observations in columns: squared
+Mahalanobis distances and log-determinants, the second moments that the maximiser needs, and whether a class has
+collapsed. Priors and mixtures are not used here.
 """
 
 import functools
@@ -26,30 +26,29 @@ class Form(NamedTuple):
     axes: str
     # covariances, y (K, D, N) -> squared distances (K, N), log-determinants (K,)
     distance: Callable[[Array, Array], tuple[Array, Array]]
-    # weights (N, K), y (K, D, N) -> the second moments, shaped like the covariances
+    # weights (N, K), y (K, D, N) -> second moments, shaped like the covariances
     second: Callable[[Array, Array], Array]
-    # d (K, D), n (K,) -> sum of n_k d_k d_k' in this form
+    # d (K, D), n (K,) -> n_k d_k d_k', shaped like the covariances (summed over k where they are shared)
     outer: Callable[[Array, Array], Array]
-    # f (K, D), d (K, D) -> sum of f_k d_k' + d_k f_k' in this form
+    # f (K, D), d (K, D) -> f_k d_k' + d_k f_k', likewise
     cross: Callable[[Array, Array], Array]
-    # n (K,) -> what the second moments are divided by: classes pooled as in this form, broadcastable
+    # n (K,), D -> the divisor that turns second moments into covariances; broadcasts against the covariances
     divisor: Callable[[Array, int], Array]
-    # the marginal variances (K or 1, D) of the covariances
+    # covariances, D -> marginal variances (K or 1, D)
     variances: Callable[[Array, int], Array]
     # covariances, D -> K factors A_k with A_k A_k' = covariance, (K or 1, D, D)
     factor: Callable[[Array, int], Array]
 
     @property
     def of_matrices(self) -> bool:
-        """Whether covariances are matrices, not variances alone."""
+        """Whether the covariances are matrices rather than variances."""
         return answers.event_ndim(self.space) == 2
 
 
 def collapsed(means: Array, variances: Array) -> Array:
-    """Whether a variance is zero beside the spread of all classes, from ``means (K, D)``, ``variances (K, D)``.
+    """Whether a variance is zero relative to the spread of all classes, from ``means (K, D)``, ``variances (K, D)``.
 
-    Beside means that lie a distance s apart, a standard deviation below about eps s is one that rounding error
-    alone would give.
+    Where the means lie a distance s apart, rounding error alone gives standard deviations of about eps s.
     """
     eps = jnp.finfo(variances.dtype).eps
     between = (means.max(axis=0) - means.min(axis=0)) ** 2
@@ -58,7 +57,10 @@ def collapsed(means: Array, variances: Array) -> Array:
 
 
 def singular(covariances: Array) -> Array:
-    """Whether a covariance matrix is finite but has no Cholesky factor in this precision, whatever the units."""
+    """Whether a covariance matrix is finite but singular to rounding error.
+
+    It is judged by the Cholesky factor of its correlations, so that units do not matter.
+    """
     d = covariances.shape[-1]
     scale = jnp.sqrt(jnp.diagonal(covariances, axis1=-2, axis2=-1))
     correlations = covariances / (scale[..., :, None] * scale[..., None, :])
@@ -69,7 +71,7 @@ def singular(covariances: Array) -> Array:
 
 
 def deviations(x: Array, means: Array | None, k: int) -> Array:
-    """x_n - m_k, or x_n itself, (K, D, N)."""
+    """x_n - m_k, or x_n without ``means``, (K, D, N)."""
     y = jnp.broadcast_to(x.T[None], (k, x.shape[1], x.shape[0]))
     return y if means is None else y - means[:, :, None]
 
@@ -80,12 +82,12 @@ def first_moments(weights: Array, y: Array) -> Array:
 
 
 def _over_dimensions(y: Array) -> Array:
-    """The sum over D, (K, N); few dimensions as sums of rows, which stay in the loop that made them."""
+    """The sum over D, (K, N). Up to 8 dimensions it is a sum of rows, which XLA fuses with the loop that made them."""
     return functools.reduce(jnp.add, (y[:, i] for i in range(y.shape[1]))) if y.shape[1] <= 8 else y.sum(axis=1)
 
 
 def _matrix_distance(covariances: Array, y: Array) -> tuple[Array, Array]:
-    """|L^-1 y|^2; of large matrices by one inverse each, then a matrix product."""
+    """|L^-1 y|^2 (K, N) and log-determinants; large matrices are inverted once and multiplied."""
     lower = matrices.cholesky(covariances)
     lower_of_each = jnp.broadcast_to(lower, (*y.shape[:1], *lower.shape[1:]))
     small = matrices.is_small(lower)
@@ -171,7 +173,10 @@ def log_normal(form: Form, covariances: Array, y: Array) -> Array:
 
 
 def expected_log_normal(form: Form, covariances: Array, scatter: Array, n: Array, d: int) -> Array:
-    """-(n_k log|S_k| + tr(S_k^-1 scatter_k)) / 2, summed; ``scatter``: squares about the means, in this form."""
+    """-sum_k (n_k log|S_k| + tr(S_k^-1 scatter_k)) / 2, with ``scatter`` about the means, shaped like the covariances.
+
+    Without the term in log(2 pi).
+    """
     divisor = form.divisor(n, d)
     if form.of_matrices:
         return _of_matrices(covariances, scatter, divisor)
@@ -187,7 +192,10 @@ def _of_matrices(covariances: Array, scatter: Array, n: Array) -> Array:
 
 @_of_matrices.defjvp
 def _of_matrices_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    """dQ = -(tr(P (n - A P) dS) + tr(P dA)) / 2 with P = S^-1: no derivative of a factor."""
+    """dQ = -(tr((n - P A) P dS) + tr(P dA) + log|S| dn) / 2, where P = S^-1 and A is ``scatter``.
+
+    No Cholesky factor is differentiated.
+    """
     covariances, scatter, n = primals
     turned, scattered, counted = tangents
     lower = matrices.cholesky(covariances)
@@ -201,10 +209,11 @@ def _of_matrices_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 
 def scatter_about_mean(form: Form, second: Array, delta: Array, n: Array) -> Array:
-    """Sums of squares about the means, from ``second`` about an origin and ``delta (K, D)``, the means seen from it.
+    """Sums of squares about the means, from ``second`` about an origin and ``delta (K, D)``, means minus origin.
 
-    Far from the origin the difference is rounding error. So much is left in on the diagonal: no covariance is singular
-    by cancellation, and the next iteration, with its origin at these means, sees what it is.
+    Where the means are far from the origin, the difference is rounding error. An amount of that size is added to the
+    diagonal, so that cancellation makes no covariance singular. The next iteration has its origin at these means and
+    computes the sums accurately.
     """
     d = delta.shape[-1]
     outer = form.outer(delta, n)
@@ -215,7 +224,7 @@ def scatter_about_mean(form: Form, second: Array, delta: Array, n: Array) -> Arr
 
 
 def is_degenerate(form: Form, means: Array, covariances: Any) -> Array:
-    """Whether a class has collapsed to a point, a line or a plane."""
+    """Whether a class has collapsed to a point, a line or a plane (in fewer than D dimensions)."""
     variances = form.variances(covariances, means.shape[-1])
     bad = collapsed(means, jnp.broadcast_to(variances, means.shape))
     return bad | singular(covariances) if form.of_matrices else bad

@@ -16,6 +16,8 @@ from jaxem.families.sums import weighted_sum
 
 
 class ExponentialParams(NamedTuple):
+    """The parameters of ``Exponential``."""
+
     rates: Array  # (K,), per unit of x
 
 
@@ -27,9 +29,12 @@ class ExponentialStatistics(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Exponential:
-    r"""Waiting times x >= 0: log p(x | k) = log(rate_k) - rate_k x.
+    r"""The exponential distribution of a waiting time x >= 0.
 
-    Data ``(N,)``. Maximiser: rate_k = sum_n r_nk / sum_n r_nk x_n.
+    .. math:: \log p(x \mid k) = \log \lambda_k - \lambda_k x, \qquad
+              \text{M: } \lambda_k = \frac{\sum_n r_{nk}}{\sum_n r_{nk}\, x_n}
+
+    The data are (N,); the parameters are an ``ExponentialParams``, rates per unit of x.
     """
 
     event_ndim: ClassVar[int] = 0
@@ -65,7 +70,7 @@ class Exponential:
         return (x >= 0) & jnp.isfinite(x)
 
     def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
-        """Why no start can be made from the values ``x`` in this dtype; ``None`` where nothing is known against it."""
+        """Why no start can be made from the values ``x`` in this dtype; ``None`` where no reason is found."""
         if x.max() == 0:
             return "the likelihood of these data has no maximum, for all observations are zero: no rate is high enough"
         if not 1 / x.max() < float(np.finfo(dtype).max) / 64:

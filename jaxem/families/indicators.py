@@ -1,4 +1,4 @@
-"""What Bernoulli and categorical observations share: log-densities as one product with 0/1 indicators."""
+"""Log-densities of Bernoulli and categorical observations, as one matrix product with 0/1 indicators."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -7,9 +7,9 @@ from jaxem.core.matrices import product
 
 
 def log_density(indicators: Array, log_probabilities: Array) -> Array:
-    """sum_j indicators_nj log_probabilities_kj, (N, K), -inf where an impossible value was seen.
+    """sum_j indicators_nj log_probabilities_kj, (N, K); -inf where a value of probability zero was observed.
 
-    As a matrix product; 0 times -inf is 0 here, so values of probability zero are counted apart.
+    In the sum 0 times -inf must be 0, so values of probability zero are counted by a matrix product of their own.
     """
     impossible = log_probabilities == -jnp.inf
     impossible_seen = product(indicators, impossible.astype(indicators.dtype).T)
@@ -18,12 +18,12 @@ def log_density(indicators: Array, log_probabilities: Array) -> Array:
 
 
 def log(probabilities: Array) -> Array:
-    """log p; where p is 0, -inf that no derivative comes from."""
-    possible = probabilities != 0  # NaN is no zero
+    """log p; -inf with derivative 0 where p is 0."""
+    possible = probabilities != 0  # true for NaN, which is passed on
     return jnp.where(possible, jnp.log(jnp.where(possible, probabilities, 1)), -jnp.inf)
 
 
 def log_of_rest(probabilities: Array) -> Array:
-    """log(1 - p), right to rounding where p is small; where p is 1, -inf that no derivative comes from."""
+    """log(1 - p), accurate for small p; -inf with derivative 0 where p is 1."""
     possible = probabilities != 1
     return jnp.where(possible, jnp.log1p(-jnp.where(possible, probabilities, 0)), -jnp.inf)

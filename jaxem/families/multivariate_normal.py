@@ -28,6 +28,8 @@ from jaxem.families.normal_prior import NormalInverseWishart
 
 
 class MultivariateNormalParams(NamedTuple):
+    """The parameters of ``MultivariateNormal``."""
+
     means: Array  # (K, D)
     covariances: Array  # full (K, D, D), tied (D, D), diag (K, D), spherical (K,)
 
@@ -35,22 +37,38 @@ class MultivariateNormalParams(NamedTuple):
 class MultivariateNormalStatistics(NamedTuple):
     sizes: Array  # (K,), sum_n r_nk
     first: Array  # (K, D), sum_n r_nk (x_n - origin_k)
-    second: Array  # sum_n r_nk (x_n - origin_k)(x_n - origin_k)', in the form of the covariances
+    second: Array  # sum_n r_nk (x_n - origin_k)(x_n - origin_k)', shaped like the covariances
 
 
 class Prepared(NamedTuple):
     at: MultivariateNormalParams  # its means are the origin of the sums
-    view: Any  # the same for products of matrices, as a ``Choice``; None where deviations from each mean are as quick
+    view: Any  # a ``Choice`` of the classes prepared for matrix products; None where deviations from means are as fast
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class MultivariateNormal:
-    r"""D real numbers: log p(x | k) = -(D log 2 pi + log|S_k| + (x - m_k)' S_k^-1 (x - m_k)) / 2.
+    r"""The normal distribution of D real numbers.
 
-    Data ``(N, D)``. ``covariance``: ``"full"``, ``"tied"`` (one for all classes), ``"diag"``, ``"spherical"``.
-    Maximiser: m_k = sum_n r_nk x_n / n_k, S_k = sum_n r_nk (x_n - m_k)(x_n - m_k)' / n_k, pooled as the form says.
-    ``prior``: a ``NormalInverseWishart``, e.g. ``NormalInverseWishart.from_data(x, k)``; the fit is then MAP.
+    .. math:: \log p(x \mid k) = -\tfrac12 \left( D \log 2\pi + \log |S_k|
+              + (x - m_k)' S_k^{-1} (x - m_k) \right)
+
+    .. math:: \text{M: } n_k = \textstyle\sum_n r_{nk},\; m_k = \sum_n r_{nk}\, x_n / n_k,\;
+              S_k = \sum_n r_{nk} (x_n - m_k)(x_n - m_k)' / n_k
+
+    This is the maximiser for full covariances. A tied covariance is the mean of the S_k with weights n_k; diagonal
+    covariances are the diagonals of the S_k; spherical ones are the means of those diagonals. The data are (N, D); the
+    parameters are a ``MultivariateNormalParams``.
+
+    Arguments:
+        covariance: ``"full"`` (default): a matrix for each class (K, D, D); ``"tied"``: one matrix for all classes
+            (D, D); ``"diag"``: a variance for each class and variable (K, D); ``"spherical"``: one variance for each
+            class (K,).
+        prior: a ``NormalInverseWishart``, for example ``NormalInverseWishart.from_data(x, k)``; the fit is then MAP.
+            ``None`` (default): maximum likelihood.
+
+    Raises:
+        ValueError: ``covariance`` is none of the four names, or ``prior`` is not a ``NormalInverseWishart``.
     """
 
     covariance: str = dataclasses.field(default="full", metadata={"static": True})
@@ -71,7 +89,7 @@ class MultivariateNormal:
 
     @property
     def dimensions(self) -> int | None:
-        """D, where a prior says how many columns there are."""
+        """D, the number of columns, where there is a prior; else ``None``."""
         return None if self.prior is None else jnp.shape(self.prior.mean)[0]
 
     @property
@@ -150,7 +168,7 @@ class MultivariateNormal:
         return jnp.isfinite(x).all(axis=1)
 
     def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
-        """Why no start can be made from the rows ``x`` in this dtype; ``None`` where nothing is known against it."""
+        """Why no start can be made from the rows ``x`` in this dtype; ``None`` where no reason is found."""
         found = unbounded.out_of_range(x, dtype)
         if found is not None or self.prior is not None:
             return found

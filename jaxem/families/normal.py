@@ -16,6 +16,8 @@ from jaxem.families.covariance import collapsed
 
 
 class NormalParams(NamedTuple):
+    """The parameters of ``Normal``."""
+
     means: Array  # (K,)
     variances: Array  # (K,)
 
@@ -35,9 +37,14 @@ class Prepared(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Normal:
-    r"""One real number: log p(x | k) = -(log(2 pi v_k) + (x - m_k)^2 / v_k) / 2.
+    r"""The normal distribution of one real number.
 
-    Data ``(N,)``. Maximiser: m_k = sum_n r_nk x_n / n_k, v_k = sum_n r_nk (x_n - m_k)^2 / n_k.
+    .. math:: \log p(x \mid k) = -\tfrac12 \left( \log (2\pi v_k) + (x - m_k)^2 / v_k \right)
+
+    .. math:: \text{M: } n_k = \textstyle\sum_n r_{nk},\; m_k = \sum_n r_{nk}\, x_n / n_k,\;
+              v_k = \sum_n r_{nk} (x_n - m_k)^2 / n_k
+
+    The data are (N,); the parameters are a ``NormalParams``.
     """
 
     event_ndim: ClassVar[int] = 0
@@ -53,7 +60,7 @@ class Normal:
         return Prepared(params.means, scales.inverse_root(params.variances), scales.log(params.variances))
 
     def log_density(self, c: Prepared, x: Array) -> Array:
-        # Divided before it is squared, so that the square neither overflows nor vanishes.
+        # The deviation is divided before it is squared, so that the square neither overflows nor vanishes.
         z = (x[:, None] - c.means[None, :]) * c.inverse_roots[None, :]
         return -0.5 * (math.log(2 * math.pi) + c.logs[None, :] + z**2)
 
@@ -66,8 +73,8 @@ class Normal:
         n = sums.sizes
         delta = sums.first / n
         means = delta if c is None else c.means + delta
-        # Far from the origin the difference is rounding error. So much is left in: no variance is zero by cancellation,
-        # and the next iteration, with its origin at these means, sees what it is.
+        # Where the means are far from the origin, the difference is rounding error. An amount of that size is added,
+        # so that cancellation makes no variance zero. The next iteration has its origin at these means.
         hidden = 8 * float(jnp.finfo(delta.dtype).eps)
         return NormalParams(means, sums.second / n - (1 - hidden) * delta**2)
 
@@ -89,7 +96,7 @@ class Normal:
         return jnp.isfinite(x)
 
     def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
-        """Why no start can be made from the values ``x`` in this dtype; ``None`` where nothing is known against it."""
+        """Why no start can be made from the values ``x`` in this dtype; ``None`` where no reason is found."""
         x = x[:, None]
         remedy = "use MultivariateNormal('diag', NormalInverseWishart.from_data(x[:, None], k)) on x[:, None]"
         return unbounded.out_of_range(x, dtype) or unbounded.constant(x, dtype, remedy)

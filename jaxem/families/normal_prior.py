@@ -1,4 +1,4 @@
-"""The conjugate prior of normal classes: their MAP estimate stays finite where the likelihood does not.
+"""The conjugate prior of normal classes, whose MAP estimate exists where the likelihood has no maximum.
 
 Fraley & Raftery (2007), *Bayesian regularization for normal mixture estimation and model-based clustering*.
 """
@@ -20,32 +20,50 @@ from jaxem.families import scales, stirling, unbounded
 
 
 class NormalInverseWishart(NamedTuple):
-    r"""For each class: covariance ~ inverse Wishart(dof, scale), mean | covariance ~ N(mean, covariance / shrinkage).
+    r"""The normal-inverse-Wishart prior of the mean m_k and covariance S_k of each class.
 
-    For diagonal and spherical covariances each variance ~ inverse gamma(dof / 2, scale / 2), with ``scale`` the
-    mean of the diagonal. All fields may be traced: tuning a prior compiles nothing.
+    .. math:: S_k \sim W^{-1}(\nu, \Lambda), \qquad m_k \mid S_k \sim N(\mu, S_k / \kappa)
+
+    For diagonal and spherical covariances each variance has an inverse gamma(dof / 2, s / 2) distribution, where s is
+    the mean of the diagonal of ``scale``. All fields may be traced, so that other values compile nothing anew.
+
+    Arguments:
+        mean: mu (D,), the mean of the class means.
+        shrinkage: kappa, a positive number: how many observations the prior mean is worth.
+        dof: nu, the degrees of freedom.
+        scale: Lambda (D, D), a positive-definite matrix in squared units of the data.
+
+    Source: Fraley & Raftery (2007).
     """
 
     mean: Array  # (D,)
-    shrinkage: Array  # (), kappa: how many observations the prior's mean is worth
+    shrinkage: Array  # (), kappa: how many observations the prior mean is worth
     dof: Array  # (), nu
     scale: Array  # (D, D), Lambda, in squared units of the data
 
     @classmethod
     def from_data(cls, x: ArrayLike, k: int) -> Self:
-        """The defaults of Fraley & Raftery (2007, section 3): vague, centred on the data, scaled to K classes.
+        r"""A vague prior centred on the data and scaled to K classes, with the defaults of Fraley & Raftery.
 
-        mean = the data's, shrinkage = 0.01, dof = D + 2, scale = the data's covariance / K^(2 / D).
+        .. math:: \mu = \bar x, \quad \kappa = 0.01, \quad \nu = D + 2, \quad
+                  \Lambda = K^{-2 / D} \operatorname{cov}(x)
 
-        The prior is proper for any data. Where the covariance is singular to rounding error (columns that depend on
-        each other, fewer rows than columns), its correlations are multiplied by 0.9. A constant column is taken to
-        have the smallest variance of the others, or where there is no other that of numbers of its own size.
+        The prior is proper for any data. Where the covariance is singular to rounding error (linearly dependent
+        columns, or fewer rows than columns), its correlations are multiplied by 0.9. A constant column gets the
+        smallest variance of the other columns, or the square of its own size where all columns are constant.
 
         Arguments:
             x: data (N, D), N >= 2.
-            k: the number of classes.
+            k: the number of classes K, at least 1.
 
-        Raises ``ValueError`` for data that are no such table, not finite, or too large or small to be squared.
+        Returns:
+            A ``NormalInverseWishart`` of the floating dtype of ``x``.
+
+        Raises:
+            ValueError: ``x`` is not such a table, is not finite, or spans values whose squares overflow or vanish; or
+                ``k`` is not a whole number of at least 1.
+
+        Source: Fraley & Raftery (2007), section 3.
         """
         x = as_array(x, "NormalInverseWishart.from_data: x")
         x = x.astype(float_dtype(x))
@@ -59,7 +77,7 @@ class NormalInverseWishart(NamedTuple):
         n, d = x.shape
         mean = x.mean(axis=0)
         y = x - mean[None, :]
-        y = y - y.mean(axis=0)[None, :]  # the mean itself was rounded
+        y = y - y.mean(axis=0)[None, :]  # corrects for the rounding of the mean
         scale = _regular(y.T @ y / (n - 1), x) / k ** (2 / d)
         return cls(mean, jnp.asarray(0.01, x.dtype), jnp.asarray(d + 2.0, x.dtype), scale)
 
@@ -71,7 +89,7 @@ def _regular(covariance: Array, x: Array) -> Array:
     constant = x.max(axis=0) - x.min(axis=0) <= 8 * eps * size
     least = jnp.where(constant, jnp.inf, variances).min()
     own = jnp.where(size > 0, size, 1) ** 2
-    # No smaller than what the rounding of the column's own mean would be taken for.
+    # The variance must exceed what rounding of the column's own mean could produce.
     stand_in = jnp.where(jnp.isfinite(least), jnp.maximum(least, own * (64 * eps) ** 2), own)
     variances = jnp.where(constant, stand_in, variances)
     deviations = jnp.sqrt(variances)
@@ -79,14 +97,14 @@ def _regular(covariance: Array, x: Array) -> Array:
     correlations = jnp.where(both, 0, covariance / (deviations[:, None] * deviations[None, :]))
     correlations = jnp.where(jnp.eye(d, dtype=bool), 1, correlations)
     pivots = jnp.diagonal(matrices.cholesky(correlations))
-    regular = (pivots**2 > 64 * d * eps).all()  # NaN, of a matrix without a factor, is not
+    regular = (pivots**2 > 64 * d * eps).all()  # false for NaN, which a matrix without a factor gives
     off_diagonal = jnp.where(regular, 1, 0.9) * (1 - jnp.eye(d, dtype=x.dtype)) + jnp.eye(d, dtype=x.dtype)
     blended = correlations * off_diagonal * (deviations[:, None] * deviations[None, :])
     return jnp.where(regular & ~constant.any(), covariance, blended)
 
 
 def log_prior(prior: NormalInverseWishart, form: str, means: Array, covariances: Array) -> Array:
-    """The log-density of all classes' means and covariances, normalised."""
+    """The normalised log-density of the means and covariances of all classes, ()."""
     y = means - prior.mean[None, :]
     k, d = means.shape
     if form in ("full", "tied"):
@@ -108,16 +126,16 @@ def log_prior(prior: NormalInverseWishart, form: str, means: Array, covariances:
 def posterior_mode(
     prior: NormalInverseWishart, form: str, n: Array, mean: Array, scatter: Array
 ) -> tuple[Array, Array]:
-    """The means and covariances that maximise likelihood times prior.
+    """The means and covariances that maximise Q plus the log-prior (Fraley & Raftery 2007, table 1).
 
-    ``n (K,)``: class sizes, ``mean (K, D)``: class means, ``scatter``: sums of squares about those means, shaped
-    like the covariances. Fraley & Raftery (2007), table 1, for each form; with an empty class, the prior's mode.
+    ``n (K,)`` are class sizes, ``mean (K, D)`` class means, and ``scatter`` the sums of squares about those means,
+    shaped like the covariances. An empty class gets the mode of the prior.
     """
     kappa, nu = prior.shrinkage, prior.dof
     d = mean.shape[-1]
     y = jnp.where(n[:, None] == 0, 0, mean - prior.mean[None, :])
     shrunk = prior.mean[None, :] + (n / (n + kappa))[:, None] * y
-    w = kappa * n / (kappa + n)  # of the squared distance between the class's mean and the prior's
+    w = kappa * n / (kappa + n)  # the weight of the squared distance between class mean and prior mean
     if form == "full":
         spread = prior.scale[None] + scatter + w[:, None, None] * y[:, :, None] * y[:, None, :]
         return shrunk, spread / (nu + n + d + 2)[:, None, None]
@@ -135,9 +153,9 @@ def _mean_scale(prior: NormalInverseWishart) -> Array:
 
 
 def _log_inverse_wishart(prior: NormalInverseWishart, covariances: Array) -> Array:
-    r"""log W^-1(S; nu, Lambda), without its large terms that cancel.
+    r"""The log-density of W^-1(nu, Lambda) at each S, (K,), written without large terms that cancel.
 
-    With a = nu / 2, H the lower triangle of L_S^-1 L_Lambda and D the deviance (see ``stirling.py``),
+    With a = nu / 2, the lower triangular matrix H = L_S^-1 L_Lambda, and the deviance D (see ``stirling.py``), it is
 
     .. math:: -\sum_i D(a, H_{ii}^2 / 2) - \tfrac12 \sum_{i > j} H_{ij}^2
               + \sum_{j < d} \log \frac{(a / e)^a}{\Gamma(a - j / 2)} - \tfrac{d (d - 1)}{4} \log \pi

@@ -19,6 +19,8 @@ from jaxem.families.sums import weighted_sum
 
 
 class PoissonParams(NamedTuple):
+    """The parameters of ``Poisson``."""
+
     rates: Array  # (K,)
 
 
@@ -30,10 +32,15 @@ class PoissonStatistics(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Poisson:
-    r"""Counts x = 0, 1, 2, ...: log p(x | k) = x log(rate_k) - rate_k - log x!.
+    r"""The Poisson distribution of a count x = 0, 1, 2, ...
 
-    Data ``(N,)``. Maximiser: rate_k = sum_n r_nk x_n / sum_n r_nk. A rate of zero is allowed: only x = 0 is then
-    possible. The log-density is right to five units in the last place, whatever counts and rates.
+    .. math:: \log p(x \mid k) = x \log \lambda_k - \lambda_k - \log x!, \qquad
+              \text{M: } \lambda_k = \frac{\sum_n r_{nk}\, x_n}{\sum_n r_{nk}}
+
+    The data are (N,); the parameters are a ``PoissonParams``. A rate of zero is allowed: then only x = 0 is possible.
+    The log-density is right to five units in the last place for all counts and rates.
+
+    Source: Loader (2000) for the computation of the log-density.
     """
 
     event_ndim: ClassVar[int] = 0
@@ -58,7 +65,7 @@ class Poisson:
 
     def expected(self, c: Any, params: PoissonParams, sums: PoissonStatistics) -> Array:
         n = sums.sizes
-        means = jnp.where(n == 0, 0, sums.total / jnp.where(n == 0, 1, n))  # NaN is no zero
+        means = jnp.where(n == 0, 0, sums.total / jnp.where(n == 0, 1, n))  # a NaN in n is passed on
         return -(n * stirling.deviance(means, params.rates)).sum()
 
     def contrasts(self, params: PoissonParams) -> Array:
@@ -76,7 +83,7 @@ class Poisson:
         return jax.random.poisson(key, rates).astype(rates.dtype)
 
 
-# s(x) of x = 0, 1, ..., before the series of Stirling reaches 64 bits.
+# s(x) for x = 0, 1, ..., 9, where Stirling's series is not yet accurate to 64 bits.
 _SMALL = np.array(
     [
         *(0.0, -1.0, -1.30685281944005469, -1.49592260322372593, -1.63287638586838314),
@@ -91,8 +98,9 @@ def log_probability(x: Array, rates: Array) -> Array:
 
     .. math:: \log p = s(x) - D(x, \lambda), \qquad s(x) = x \log x - x - \log x! = -\tfrac12 \log(2\pi x) - \delta(x)
 
-    with the deviance D and the remainder of Stirling's formula (see ``stirling.py``): of one sign, so that nothing
-    cancels. -inf where x > 0 and the rate is 0. The derivative is written out: (x - rate) / rate.
+    with the deviance D and the remainder delta of Stirling's formula (see ``stirling.py``). All terms have one sign,
+    so that nothing cancels. The value is -inf where x > 0 and the rate is 0. The derivative in the rate is written
+    out: (x - rate) / rate.
     """
 
     def table() -> Array:
@@ -101,8 +109,8 @@ def log_probability(x: Array, rates: Array) -> Array:
     def unknown() -> Array:
         return jnp.full((rates.shape[0], x.shape[0]), jnp.nan, x.dtype)
 
-    # Observations in columns, so that rows are long. Behind a condition, so that the table is made once: of what has no
-    # costly last operation XLA makes one for the maximum over classes and another for the exponentials.
+    # Observations are in columns, so that rows are long. The condition makes XLA compute the table once. It would
+    # otherwise compute it twice, for the maximum over classes and for the exponentials, as the last operation is cheap.
     return jax.lax.cond(jnp.isnan(rates).any(), unknown, table).T
 
 
@@ -120,7 +128,7 @@ log_probability.defjvp(_log_probability_jvp, symbolic_zeros=True)
 
 
 def _at_saddle(x: Array) -> Array:
-    """s(x), the log-probability of x at the rate that suits it best."""
+    """s(x), the log-probability of x at rate x, its maximum over rates."""
     small = jnp.asarray(_SMALL, x.dtype)[jnp.clip(x, 0, len(_SMALL) - 1).astype(jnp.int32)]
     large = jnp.maximum(x, len(_SMALL))
     series = -0.5 * (math.log(2 * math.pi) + jnp.log(large)) - stirling.series_of_remainder(large)

@@ -1,9 +1,9 @@
-"""K normal classes by products of matrices: which of the forms, over how many observations at a time, and what where
-it would not be accurate.
+"""Log-densities and moments of K normal classes by matrix products: choice of the method and of the block size.
 
-A form is a module, ``quadratic`` or ``whitening``: what does not depend on an observation (``view``), log-densities
-(``table``), sums over observations (``sums``) and the moments that they stand for (``moments``). Observations stand in
-columns, so that rows are long and contiguous.
+There are two methods, the modules ``quadratic`` and ``whitening``. Each has the functions ``view`` (everything that
+does not depend on an observation), ``table`` (log-densities), ``sums`` (sums over observations) and ``moments`` (the
+moments that follow from those sums). Observations are in columns, so that rows are long and contiguous. The argument
+``form`` names the form of the covariances; ``textbook`` is a function that works with deviations from each mean.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from jax import Array
 from jaxem.core.passes import accumulate
 from jaxem.families import quadratic, whitening
 
-# Of fewer rows the products are not the greater part of the work.
+# With fewer rows the matrix products are not the larger part of the work.
 _FEWEST_ROWS = 512
-# Of fewer dimensions monomials are few; of more they are so many that whitening pays for any number of classes.
+# Below 12 dimensions the quadratic method is faster; above 64 whitening is, for any number of classes.
 _FEWEST_WHITENED, _MOST_SQUARED = 12, 64
-# Bytes that observations become at a time: what a CPU keeps close, without making their rows too short.
+# Bytes of intermediate numbers per block of observations: small enough for the cache of a CPU, yet with long rows.
 _BYTES = {"cpu": 2**22}
 _BYTES_ELSEWHERE = 2**31
 
@@ -29,7 +29,7 @@ View = quadratic.View | whitening.View
 
 
 class Products(Protocol):
-    """What a form offers; see ``quadratic.py``."""
+    """The functions of a method; see ``quadratic.py``."""
 
     def numbers(self, form: str, k: int, d: int) -> int: ...
     def view(self, form: str, means: Array, covariances: Array) -> Any: ...
@@ -39,16 +39,16 @@ class Products(Protocol):
 
 
 def chosen(form: str, rows: int, k: int, d: int) -> Products | None:
-    """The quickest form for such shapes; ``None`` where deviations from each mean are no slower."""
+    """The fastest method for these shapes; ``None`` where deviations from each mean are no slower."""
     if rows < _FEWEST_ROWS:
         return None
-    # Whitening handles K D numbers an observation, the other D (D + 3) / 2: with K = D / 4 they take as long.
+    # Whitening makes K D numbers per observation, the quadratic method D (D + 3) / 2; at K = D / 4 they take as long.
     whitened = form == "full" and (d > _MOST_SQUARED or (d >= _FEWEST_WHITENED and 4 * k <= d))
     return whitening if whitened else quadratic
 
 
 def of(classes: View) -> Products:
-    """The form that this is a view of."""
+    """The method that made this view."""
     return whitening if isinstance(classes, whitening.View) else quadratic
 
 
@@ -59,7 +59,7 @@ def log_density(form: str, view: View, x: Array) -> Array:
 
 
 def in_pieces(textbook: Callable[[Array], Array], form: str, k: int, x: Array) -> Array:
-    """``textbook(x) (K, N)``; of many observations some at a time."""
+    """``textbook(x) (K, N)``, block by block where there are many observations."""
     by = chosen(form, x.shape[0], k, x.shape[1])
     return textbook(x) if by is None else _in_pieces(textbook, x, _rows(by, form, k, x))
 
@@ -76,10 +76,10 @@ def _in_pieces(table: Callable[[Array], Array], x: Array, most: int) -> Array:
 
 
 def moments(form: str, view: View | None, r: Array, x: Array, textbook: Textbook) -> tuple[Array, Array]:
-    """sum_n r_nk (x_n - o_k), (K, D), and sum_n r_nk (x_n - o_k)(x_n - o_k)', in the form of the covariances.
+    """sum_n r_nk (x_n - o_k), (K, D), and sum_n r_nk (x_n - o_k)(x_n - o_k)', shaped like the covariances.
 
-    ``r (N, K)``, ``x (N, D)``, o_k the means of ``view``, where it is safe; without it they are about zero, and of few
-    observations by ``textbook(r, x)``.
+    From ``r (N, K)`` and ``x (N, D)``, where o_k are the means of ``view``, which must be safe. Without ``view`` the
+    origin is zero, and ``textbook(r, x)`` is used where there are few observations.
     """
     by = chosen(form, x.shape[0], r.shape[1], x.shape[1]) if view is None else of(view)
     if by is None:
@@ -89,7 +89,7 @@ def moments(form: str, view: View | None, r: Array, x: Array, textbook: Textbook
 
 
 def sum_of_pieces(textbook: Textbook, form: str, r: Array, x: Array) -> tuple[Array, Array]:
-    """``textbook(r, x)``; of many observations some at a time."""
+    """``textbook(r, x)``, summed over blocks where there are many observations."""
     by = chosen(form, x.shape[0], r.shape[1], x.shape[1])
     if by is None:
         return textbook(r, x)
@@ -97,6 +97,6 @@ def sum_of_pieces(textbook: Textbook, form: str, r: Array, x: Array) -> tuple[Ar
 
 
 def _rows(by: Products, form: str, k: int, x: Array) -> int:
-    """How many observations at a time."""
+    """How many observations make a block."""
     size = by.numbers(form, k, x.shape[1]) * x.dtype.itemsize
     return max(_BYTES.get(jax.default_backend(), _BYTES_ELSEWHERE) // size, 1)

@@ -1,4 +1,4 @@
-"""What a family is: the distribution of one observation given its class, for all K classes at once."""
+"""The protocol of a family: the distribution of one observation given its class, for all K classes at once."""
 
 from typing import Any, Protocol
 
@@ -13,31 +13,40 @@ from jaxem.core.parameters import Declared
 class Family(Protocol):
     """One distribution per class; ``x (N, ...)`` holds N observations of ``event_ndim`` axes each.
 
-    A family knows nothing of the latent structure: mixtures and hidden Markov models give it weights
-    r_nk = q(z_n = k), those of the observations included, and get back sums over observations. A context c is what
-    ``prepare`` makes of the parameters, once an iteration. Sums are taken about the parameters of their context, so
-    that nothing cancels far from zero; ``maximize`` and ``expected`` undo it. For a start, which has no parameters
-    yet, ``statistics`` and ``maximize`` get ``None`` for a context: sums about zero. Where those are good for the
-    location only, the family is ``centred``, and a start takes a second pass.
+    A family is independent of the latent structure. Mixtures and hidden Markov models pass weights
+    r_nk = q(z_n = k), already multiplied by the observation weights, and get back sums over observations.
 
-    A family may also have ``log_prior(params)``, then included by ``maximize``; ``degenerate(params)``, whether some
-    class has collapsed to where its density has no bound; ``diagnose(x, dtype)``, in words why no start can be made
-    from the NumPy rows ``x``, or ``None``; ``contrasts(params) -> (K, F)``, numbers without units by which classes
-    differ. One that has hidden variables u of its own has ``hidden(c, x)``, what describes their posterior, leaves
-    (N, K, ...); ``complete(c, hidden, x)``, E log p(x, u | k), ``hidden_entropy(c, hidden, x)``, and
-    ``hidden_divergence(hidden, other)``, KL from one posterior to another, all (N, K). The functions below this class
-    supply the answer of a family that has not.
+    A context c is what ``prepare`` returns for the parameters, once per iteration. Sums are taken about the parameters
+    of their context, so that nothing cancels where the data are far from zero; ``maximize`` and ``expected`` correct
+    for that. A start has no parameters yet: ``statistics`` and ``maximize`` then get ``None`` as the context, and sums
+    are taken about zero. Where sums about zero are accurate enough for the location only, the family declares
+    ``centred = True``, and a start makes a second pass. A family whose log-densities are right to a few units in the
+    last place declares ``accurate = True``.
+
+    These functions are optional. Those below this class supply the default where a family lacks one:
+
+    * ``log_prior(params) -> ()`` -- a log-prior, which ``maximize`` must then include.
+    * ``degenerate(params) -> ()`` -- whether a class has collapsed, so that its density is unbounded.
+    * ``diagnose(x, dtype)`` -- a text that says why no start can be made from the NumPy rows ``x``, or ``None``.
+    * ``contrasts(params) -> (K, F)`` -- numbers without units by which classes differ.
+
+    A family with hidden variables u of its own also has all of these:
+
+    * ``hidden(c, x)`` -- the posterior of u, leaves (N, K, ...).
+    * ``complete(c, hidden, x) -> (N, K)`` -- E log p(x_n, u_n | k).
+    * ``hidden_entropy(c, hidden, x) -> (N, K)`` -- the entropy of that posterior.
+    * ``hidden_divergence(hidden, other) -> (N, K)`` -- the KL divergence from one posterior to another.
     """
 
     event_ndim: int
-    support: str  # what an observation must be, in words
+    support: str  # a description of valid observations, for error messages
 
     def declare(self) -> Declared:
-        """What each array of the parameters is."""
+        """A declaration of each array of the parameters: its space, its axes, whether it is a location."""
         ...
 
     def prepare(self, params: Any, rows: int) -> Context:
-        """What an iteration at these parameters needs more than once, for so many observations."""
+        """The context: whatever an iteration at these parameters needs more than once, for ``rows`` observations."""
         ...
 
     def log_density(self, c: Context, x: Array) -> Array:
@@ -45,7 +54,7 @@ class Family(Protocol):
         ...
 
     def statistics(self, c: Context, r: Array, hidden: Any, x: Array) -> Any:
-        """Sums over n of r (N, K) times what the maximiser needs."""
+        """Sums over n, weighted by r (N, K), that determine the maximiser."""
         ...
 
     def maximize(self, c: Context, sums: Any) -> Any:
@@ -57,36 +66,36 @@ class Family(Protocol):
         ...
 
     def features(self, x: Array) -> Array:
-        """(N, F) real numbers whose distances say which observations are alike; for starts."""
+        """Real numbers (N, F), close together where observations are alike; used by starts."""
         ...
 
     def supports(self, x: Array) -> Array:
-        """(N,), whether each observation is possible at all."""
+        """(N,), whether each observation lies in the support."""
         ...
 
     def sample(self, key: Array, params: Any, labels: Array) -> Array:
-        """One observation for each label, (n, ...)."""
+        """One observation drawn for each label, (n, ...), from ``labels (n,)``."""
         ...
 
 
 def impossible(x: Array, dtype: jnp.dtype) -> Array:
-    """The log-density of observations outside the support, (N,): -inf, and NaN for one that is NaN."""
+    """The log-density of observations outside the support, (N,): NaN where the observation is NaN, else -inf."""
     unknown = jnp.isnan(x).reshape(x.shape[0], -1).any(axis=1)
     return jnp.where(unknown, jnp.nan, -jnp.inf).astype(dtype)
 
 
 def log_density(family: Any, params: Any, x: Array) -> Array:
-    """log p(x_n | class k), (N, K), of observations that are met once."""
+    """log p(x_n | class k), (N, K), with a context made for this call."""
     return choose(family.prepare(params, x.shape[0]), lambda c: family.log_density(c, x))
 
 
 def hidden(family: Any, c: Context, x: Array) -> Any:
-    """The posterior of the family's own hidden variables, leaves (N, K, ...); nothing where it has none."""
+    """The posterior of the family's own hidden variables, leaves (N, K, ...); () where it has none."""
     return family.hidden(c, x) if hasattr(family, "hidden") else ()
 
 
 def complete(family: Any, c: Context, u: Any, x: Array) -> Array:
-    """E log p(x_n, u | class k), (N, K)."""
+    """E log p(x_n, u_n | class k), (N, K); without hidden variables, the log-density."""
     return family.complete(c, u, x) if hasattr(family, "complete") else family.log_density(c, x)
 
 
@@ -96,12 +105,12 @@ def has_hidden(family: Any) -> bool:
 
 
 def hidden_entropy(family: Any, c: Context, u: Any, x: Array) -> Array:
-    """The entropy of the family's own hidden variables, (N, K), where it has any."""
+    """The entropy of the family's own hidden variables, (N, K); the family must have some."""
     return family.hidden_entropy(c, u, x)
 
 
 def hidden_divergence(family: Any, u: Any, v: Any) -> Array:
-    """KL between two posteriors of the family's own hidden variables, (N, K), where it has any."""
+    """KL between two posteriors of the family's own hidden variables, (N, K); the family must have some."""
     return family.hidden_divergence(u, v)
 
 
@@ -111,23 +120,21 @@ def log_prior(family: Any, params: Any) -> Array | float:
 
 
 def degenerate(family: Any, params: Any) -> Array:
-    """Whether a class has collapsed."""
+    """Whether a class has collapsed; false where the family does not say."""
     return family.degenerate(params) if hasattr(family, "degenerate") else jnp.bool_(False)
 
 
 def diagnose(family: Any, x: np.ndarray, dtype: np.dtype) -> str | None:
-    """Why no start can be made from the rows ``x``; ``None`` where nothing is known against it."""
+    """Why no start can be made from the rows ``x``; ``None`` where no reason is found."""
     return family.diagnose(x, dtype) if hasattr(family, "diagnose") else None
 
 
-_ALIKE = 0.03  # in units of a standard deviation, a log-rate or a probability: far below what makes two classes of one
+# In units of a standard deviation, a log-rate or a probability: far below the differences of classes worth separating.
+_ALIKE = 0.03
 
 
 def coincide(family: Any, params: Any) -> Array:
-    """Whether every class is the same as another one, or as good as.
-
-    Where the family has no ``contrasts``, it is taken not to be.
-    """
+    """Whether every class equals, or nearly equals, another one; false where the family has no ``contrasts``."""
     if not hasattr(family, "contrasts"):
         return jnp.bool_(False)
     contrasts = family.contrasts(params)

@@ -1,13 +1,14 @@
-r"""Log-densities and moments of K normal classes as products of matrices.
+r"""Log-densities and moments of K normal classes by matrix products with monomials of the data.
 
-About one point c for all classes, with y = x - c, d_k = m_k - c and P_k = S_k^-1,
+With one point c common to all classes, y = x - c, d_k = m_k - c and P_k = S_k^-1,
 
 .. math:: (x - m_k)' P_k (x - m_k) = \langle P_k, y y' \rangle - 2\, d_k' P_k\, y + d_k' P_k d_k
 
-is linear in phi(y) = [y, y y'], and so are the moments sum_n r_nk [y_n, y_n y_n']: all classes share phi, and each of
-the two is one matrix product. Observations stand in columns, so that every row of phi is long and contiguous.
+is linear in phi(y) = [y, y y'], and so are the moments sum_n r_nk [y_n, y_n y_n']. All classes share phi, so that the
+log-densities are one matrix product and the moments another. Observations are in columns, so that every row of phi is
+long and contiguous.
 
-Terms of the size of <P_k, y y'> cancel to one of the size of D: ``View.safe`` says whether enough is left.
+Terms of the size of <P_k, y y'> cancel to a number of the size of D. ``View.safe`` says whether enough digits remain.
 """
 
 import functools
@@ -25,23 +26,23 @@ from jaxem.core.matrices import product
 
 
 class View(NamedTuple):
-    """K classes as seen from the point that they are expanded about."""
+    """K classes relative to the point c, prepared for matrix products."""
 
     centre: Array  # (D,), c
     means: Array  # (K, D), d_k
     coefficients: Array  # (K, F), of the monomials phi in the log-density
     constant: Array  # (K,)
-    whitener: Array | None  # tied (D, D), L^-1
-    safe: Array  # ()
+    whitener: Array | None  # (D, D), L^-1 of a tied covariance
+    safe: Array  # (), whether rounding error is small enough
 
 
 def numbers(form: str, k: int, d: int) -> int:
-    """F, how many numbers phi holds for one observation."""
+    """F, the number of monomials phi of one observation."""
     return {"full": d * (d + 3) // 2, "diag": 2 * d}.get(form, d + 1)
 
 
 def view(form: str, means: Array, covariances: Array) -> View:
-    """What of the log-densities and moments of these classes depends on no observation."""
+    """The part of the log-densities and moments that does not depend on observations."""
     whitener = None
     if form in ("full", "tied"):
         covariances = covariances if form == "full" else covariances[None]
@@ -60,7 +61,7 @@ def view(form: str, means: Array, covariances: Array) -> View:
     d = means - centre[None, :]
     safe = _is_safe(d, variances, precisions)
     shift, p = d, precisions
-    if whitener is not None:  # whitened, every class is a ball
+    if whitener is not None:  # after whitening every class has the identity as its covariance
         shift, p = product(d, whitener.T), jnp.ones_like(d[:, :1])
     if form == "full":
         linear = product(p, d[:, :, None])[:, :, 0]
@@ -73,14 +74,16 @@ def view(form: str, means: Array, covariances: Array) -> View:
 
 
 def centre_of(means: Array, variances: Array) -> Array:
-    """Of all points, the one that sum_k (m_k - c)^2 / v_k is least for: close to the means that are known best."""
+    """The point c that minimises sum_k (m_k - c)^2 / v_k, (D,), close to the means of the narrowest classes."""
     return jax.lax.stop_gradient((means / variances).sum(axis=0) / (1 / variances).sum(axis=0))
 
 
 def is_accurate(terms: Array, others: Array | None = None) -> Array:
-    """Whether terms of these sizes, ``(K, D, ...)``, add up within what is allowed for an objective, 32 eps for each of
-    D values of a row, or as well as ``others`` would: each is rounded by about eps of its size on its own, hence
-    together by eps |terms|_F."""
+    """Whether the rounding error of sums of terms of these sizes, ``(K, D, ...)``, is small enough.
+
+    Each term is rounded independently by about eps of its size, hence the sum by eps |terms|_F. That may be 32 eps for
+    each of the D values of a row, which is what an objective allows, or as much as ``others`` would leave.
+    """
     loss = lambda terms: jnp.sqrt((terms**2).reshape(terms.shape[0], -1).sum(axis=1))
     allowed = 32 * terms.shape[1]
     return jax.lax.stop_gradient(
@@ -89,10 +92,10 @@ def is_accurate(terms: Array, others: Array | None = None) -> Array:
 
 
 def _is_safe(d: Array, variances: Array, precisions: Array) -> Array:
-    r"""Whether rounding error stays within what is allowed for an objective.
+    r"""Whether rounding error is small enough for an objective.
 
-    The terms are P_ij y_i y_j, with a_i^2 = d_i^2 + v_i the mean of y_i^2. The rounding of the coefficients is common
-    to all rows of the class. The same number is the relative error that the M-step leaves in the class's covariance.
+    The terms are P_ij y_i y_j, where the mean of y_i^2 is a_i^2 = d_i^2 + v_i. The rounding errors of the coefficients
+    are common to all rows of a class. The same number is the relative error of the class's covariance in the M-step.
     """
     a = jnp.sqrt(d**2 + variances)
     return is_accurate(a[:, :, None] * precisions * a[:, None, :] if precisions.ndim == 3 else precisions * a**2)
@@ -100,7 +103,10 @@ def _is_safe(d: Array, variances: Array, precisions: Array) -> Array:
 
 @functools.cache
 def _pairs(d: int) -> tuple[np.ndarray, np.ndarray]:
-    """i <= j of all pairs of coordinates: the same arrays in E-step and moments, whose phi is then seen to be one."""
+    """The indices i <= j of all pairs of coordinates.
+
+    They are cached so that E-step and moments use the same arrays, and XLA recognises their phi as one.
+    """
     i, j = np.triu_indices(d)
     return i.astype(np.int32), j.astype(np.int32)
 
@@ -111,9 +117,10 @@ def _rows_of(y: Array, i: np.ndarray) -> Array:
 
 @program(static_argnames=("form",))
 def _monomials(form: str, y: Array) -> Array:
-    """phi (F, N), from ``y (D, N)``: y itself, then y_i y_j with i <= j, y_i^2, or |y|^2.
+    """phi (F, N) from ``y (D, N)``: y itself, then y_i y_j with i <= j (full), y_i^2 (diag) or |y|^2 (spherical).
 
-    Jitted, it has its indices within itself; as what a loop closes over they would hide that two phi are one.
+    It is jitted so that the indices are constants inside it. If a loop closed over them, XLA would not recognise two
+    equal phi as one.
     """
     if form == "full":
         i, j = _pairs(y.shape[0])
@@ -129,8 +136,10 @@ def table(form: str, classes: View, x: Array) -> Array:
 
 
 def sums(form: str, classes: View | None, r: Array, x: Array) -> tuple[Array, ...]:
-    """sum_n r_nk y_n and sum_n r_nk y_n y_n', each product of coordinates once, from ``r (K, N)``, ``x (N, D)``; about
-    zero without ``classes``."""
+    """sum_n r_nk y_n and sum_n r_nk y_n y_n', each product of coordinates once, from ``r (K, N)`` and ``x (N, D)``.
+
+    Without ``classes``, y = x.
+    """
     y = _columns(form, x, jnp.zeros_like(x[0]) if classes is None else classes.centre)
     if form == "tied":
         return product(r, y.T), product(r.sum(axis=0)[None, :] * y, y.T)
@@ -138,14 +147,16 @@ def sums(form: str, classes: View | None, r: Array, x: Array) -> tuple[Array, ..
 
 
 def moments(form: str, classes: View | None, n: Array, sums: tuple[Array, ...]) -> tuple[Array, Array]:
-    """sum_n r_nk (x_n - m_k), (K, D), and sum_n r_nk (x_n - m_k)(x_n - m_k)', in the form of the covariances, from
-    ``sums``, ``n (K,)`` the sums of r."""
+    """sum_n r_nk (x_n - m_k), (K, D), and sum_n r_nk (x_n - m_k)(x_n - m_k)', shaped like the covariances.
+
+    From ``sums`` and the sums of r, ``n (K,)``. Without ``classes``, m_k = 0.
+    """
     first, second = _unpacked(form, sums)
     return (first, second) if classes is None else _about(form, classes.means, n, first, second)
 
 
 def _unpacked(form: str, sums: tuple[Array, ...]) -> tuple[Array, Array]:
-    """The same about c, (K, D) and in the form of the covariances."""
+    """The moments about c, from ``sums``: (K, D), and shaped like the covariances."""
     if form == "tied":
         first, second = sums
         return first, second
@@ -163,7 +174,7 @@ def _unpacked(form: str, sums: tuple[Array, ...]) -> tuple[Array, Array]:
 
 
 def _about(form: str, o: Array, n: Array, first: Array, second: Array) -> tuple[Array, Array]:
-    """The same about o_k: f_k - n_k o_k, and sum_n r_nk y_n y_n' - f_k o_k' - o_k f_k' + n_k o_k o_k'."""
+    """The moments about o_k (K, D): f_k - n_k o_k, and sum_n r_nk y_n y_n' - f_k o_k' - o_k f_k' + n_k o_k o_k'."""
     n = n[:, None]
     half = first - n / 2 * o
     if form == "full":
@@ -178,10 +189,10 @@ def _about(form: str, o: Array, n: Array, first: Array, second: Array) -> tuple[
 
 
 def _columns(form: str, x: Array, centre: Array, whitener: Array | None = None) -> Array:
-    """y = x - c with observations in columns, (D, N), whitened where there is something to whiten with.
+    """y = x - c with observations in columns, (D, N), multiplied by ``whitener`` where there is one.
 
-    Where there are many monomials of each coordinate the product is with the identity: XLA would not store a mere
-    transpose, but walk across ``x`` anew for each of them.
+    For full covariances x is transposed by a product with the identity. XLA does not store a plain transpose, but
+    reads ``x`` column by column again for each monomial.
     """
     if whitener is None and form == "full":
         return product(jnp.eye(x.shape[1], dtype=x.dtype), x.T) - centre[:, None]

@@ -1,7 +1,8 @@
 """Functions of a scale whose derivatives neither overflow nor vanish where the scale is tiny or huge.
 
-In a change of scale du the tangent dr = r du is as small as r itself. The textbook's -dr / r^2 squares r first, and is
-0 / 0 in 32 bits below 1e-19; -(dr / r) / r is not, at any order of derivative.
+For a relative change du of the scale r, the tangent dr = r du is as small as r itself. The textbook derivative of
+1 / r, -dr / r^2, squares r first and is 0 / 0 in 32 bits for r below 1e-19. The form -(dr / r) / r avoids that at every
+order of derivative.
 """
 
 import jax

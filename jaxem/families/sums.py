@@ -1,7 +1,7 @@
-"""Weighted sums over many observations, whose rounding error does not grow with their number.
+"""Weighted sums over many observations, whose rounding error does not grow with the number of observations.
 
-A product with a vector, and one of matrices, may add row after row to one number: in 32 bits a million of them leave
-relative errors of 1e-4. XLA's own sums, and sums of sums, do not.
+Products of matrices, and of a matrix and a vector, may add one row after another to a single number; a million rows
+then leave relative errors of 1e-4 in 32 bits. XLA's own sums, and sums of partial sums, do not.
 """
 
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxem.core.matrices import product
 
-_ROWS = 2**12  # of one product: so many terms lose some eps
+_ROWS = 2**12  # rows per product, few enough for an error of some eps
 
 
 def weighted_sum(weights: Array, x: Array) -> Array:
@@ -18,8 +18,7 @@ def weighted_sum(weights: Array, x: Array) -> Array:
 
 
 def weighted_sums(weights: Array, x: Array) -> Array:
-    """sum_n weights_nk x_nd, (K, D), from ``weights (N, K)``, ``x (N, D)``: products of matrices, some rows at a
-    time."""
+    """sum_n weights_nk x_nd, (K, D), from ``weights (N, K)``, ``x (N, D)``: one matrix product per ``_ROWS`` rows."""
     x = x.astype(weights.dtype)
     n = x.shape[0]
     if n <= _ROWS:

@@ -1,13 +1,16 @@
-"""Data of which the likelihood of normal classes has no maximum, or which a dtype cannot square: said in words.
+"""Explanations for data with which the likelihood of normal classes has no maximum, or which a dtype cannot square.
 
-Looked at in 64 bits, outside a trace, and only where a start made from the data was found to be no start.
+They are computed in 64 bits, outside a trace, and only after a start made from the data was found not to be sound.
 """
 
 import numpy as np
 
 
 def out_of_range(x: np.ndarray, dtype: np.dtype) -> str | None:
-    """What is wrong with ``x (N, D)`` where the squares of a column's spread overflow or vanish in ``dtype``."""
+    """A message where ``x (N, D)`` is not finite or the square of a column's spread overflows or vanishes in ``dtype``.
+
+    ``None`` otherwise.
+    """
     if not np.isfinite(x).all():
         return "the data must be finite"
     limits = np.finfo(dtype)
@@ -26,13 +29,13 @@ def out_of_range(x: np.ndarray, dtype: np.dtype) -> str | None:
 
 
 def constant_columns(x: np.ndarray, dtype: np.dtype) -> list[int]:
-    """Columns of ``x (N, D)`` that are one value, to the precision of ``dtype``."""
+    """Columns of ``x (N, D)`` that are constant to the precision of ``dtype``."""
     spread, size = x.max(axis=0) - x.min(axis=0), np.abs(x).max(axis=0)
     return [int(column) for column in np.flatnonzero(spread <= 8 * float(np.finfo(dtype).eps) * size)]
 
 
 def constant(x: np.ndarray, dtype: np.dtype, remedy: str = "") -> str | None:
-    """What is wrong with ``x (N, D)`` where one of its columns has no spread."""
+    """A message where a column of ``x (N, D)`` is constant; ``None`` otherwise."""
     columns = constant_columns(x, dtype)
     if not columns:
         return None
@@ -47,7 +50,7 @@ def constant(x: np.ndarray, dtype: np.dtype, remedy: str = "") -> str | None:
 
 
 def dependent(x: np.ndarray, dtype: np.dtype, remedy: str) -> str | None:
-    """What is wrong with ``x (N, D)`` where its columns are linearly dependent, so far as ``dtype`` can tell."""
+    """A message where the columns of ``x (N, D)`` are linearly dependent in the precision of ``dtype``, or ``None``."""
     n, d = x.shape
     y = x - x.mean(axis=0)
     y = y - y.mean(axis=0)

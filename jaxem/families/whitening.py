@@ -1,14 +1,15 @@
-r"""Log-densities and moments of K normal classes of full covariance, whitened by all classes at once.
+r"""Log-densities and moments of K normal classes with full covariances, by whitening with all classes at once.
 
-About one point c for all classes, with y = x - c, d_k = m_k - c and L_k L_k' = S_k,
+With one point c common to all classes, y = x - c, d_k = m_k - c and L_k L_k' = S_k,
 
 .. math:: (x - m_k)' S_k^{-1} (x - m_k) = |L_k^{-1} y - L_k^{-1} d_k|^2
 
-is linear in [1, y] before it is squared: the rows of all L_k^-1 make one matrix product, and so do the moments
-sum_n r_nk [1, y_n] (y_n - d_k)', whose columns are those of all classes. A triangle is cut into bands of rows, so
-that little of what is zero, or known by symmetry, is computed. Less cancels than in ``quadratic.py``, where terms are
-squared first; there are K D numbers an observation to handle instead of D (D + 3) / 2, for up to twice the arithmetic,
-which pays where classes are few beside the dimension.
+is linear in [1, y] before it is squared. The rows of all L_k^-1 make one matrix product, and the moments
+sum_n r_nk [1, y_n] (y_n - d_k)' of all classes make another. The triangles are cut into bands of rows, so that few of
+the entries that are zero, or known by symmetry, are computed.
+
+Less cancels than in ``quadratic.py``, where terms are squared first. There are K D numbers per observation instead of
+D (D + 3) / 2, for up to twice the arithmetic, which pays where classes are few relative to the dimension.
 """
 
 import functools
@@ -26,22 +27,22 @@ _BAND = 16  # rows of a triangle at a time
 
 
 class View(NamedTuple):
-    """K classes as seen from the point that they are expanded about."""
+    """K classes relative to the point c, prepared for matrix products."""
 
     centre: Array  # (D,), c
     means: Array  # (K, D), d_k
     whiteners: Array  # (K, D, 1 + D), [-L_k^-1 d_k, L_k^-1]
     constant: Array  # (K,)
-    safe: Array  # ()
+    safe: Array  # (), whether rounding error is small enough
 
 
 def numbers(form: str, k: int, d: int) -> int:
-    """How many numbers of a band there are for one observation."""
+    """The number of entries of one band for one observation."""
     return k * min(d, _BAND)
 
 
 def view(form: str, means: Array, covariances: Array) -> View:
-    """What of the log-densities and moments of these classes depends on no observation."""
+    """The part of the log-densities and moments that does not depend on observations."""
     lower = matrices.cholesky(covariances)
     inverse = matrices.inverse(lower)
     variances = jnp.diagonal(covariances, axis1=-2, axis2=-1)
@@ -53,12 +54,11 @@ def view(form: str, means: Array, covariances: Array) -> View:
 
 
 def _is_safe(inverse: Array, d: Array, variances: Array) -> Array:
-    r"""Whether rounding error stays within what is allowed for an objective, or is little more than deviations from
-    each mean would leave.
+    r"""Whether rounding error is small enough for an objective, or little more than deviations from each mean leave.
 
-    With a_i^2 = d_i^2 + v_i the mean of y_i^2, the terms L^-1_ij y_j are rounded by about eps of their size, and a
-    squared distance by 2 eps |(L^-1_ij a_j)|_F. The terms of the moments leave eps |(P_ij sqrt(v_i) a_j)|_F of the
-    covariance, where deviations leave eps |(P_ij sqrt(v_i v_j))|_F.
+    The mean of y_i^2 is a_i^2 = d_i^2 + v_i. The terms L^-1_ij y_j are rounded by about eps of their size, and a
+    squared distance by 2 eps |(L^-1_ij a_j)|_F. The moments give the covariance a relative error of
+    eps |(P_ij sqrt(v_i) a_j)|_F, where deviations give eps |(P_ij sqrt(v_i v_j))|_F.
     """
     a, s = jnp.sqrt(d**2 + variances), jnp.sqrt(variances)
     precisions = product(jnp.swapaxes(inverse, -1, -2), inverse) * s[:, :, None]
@@ -82,8 +82,10 @@ def table(form: str, classes: View, x: Array) -> Array:
 
 
 def sums(form: str, classes: View | None, r: Array, x: Array) -> tuple[Array, ...]:
-    """sum_n r_nk [1, y_n] (y_n - d_k)', (1 + i, K rows) of the band that ends at row i, from ``r (K, N)``,
-    ``x (N, D)``; about zero without ``classes``."""
+    """sum_n r_nk (y_n - d_k) [1, y_n]', one array (K rows, 1 + i) for each band that ends at row i.
+
+    From ``r (K, N)`` and ``x (N, D)``. Without ``classes``, c and d_k are zero.
+    """
     k, d = r.shape[0], x.shape[1]
     y = _homogeneous(x, jnp.zeros_like(x[0]) if classes is None else classes.centre)
 
@@ -98,7 +100,10 @@ def sums(form: str, classes: View | None, r: Array, x: Array) -> tuple[Array, ..
 
 
 def moments(form: str, classes: View | None, n: Array, sums: tuple[Array, ...]) -> tuple[Array, Array]:
-    """sum_n r_nk (x_n - m_k), (K, D), and sum_n r_nk (x_n - m_k)(x_n - m_k)', (K, D, D), from ``sums``."""
+    """sum_n r_nk (x_n - m_k), (K, D), and sum_n r_nk (x_n - m_k)(x_n - m_k)', (K, D, D), from ``sums``.
+
+    Without ``classes``, m_k = 0.
+    """
     k, d = n.shape[0], sums[-1].shape[1] - 1
     padded = [jnp.pad(band, ((0, 0), (0, 1 + d - band.shape[1]))).reshape(k, -1, 1 + d) for band in sums]
     whole = jnp.concatenate(padded, axis=1)
@@ -110,12 +115,14 @@ def moments(form: str, classes: View | None, n: Array, sums: tuple[Array, ...]) 
 
 
 def _bands(d: int) -> list[tuple[int, int]]:
-    """The rows of a triangle of ``d``, some at a time: the first, and the one after the last."""
+    """The first row of each band of a triangle with ``d`` rows, and the row after its last."""
     return [(i, min(i + _BAND, d)) for i in range(0, d, _BAND)]
 
 
 def _homogeneous(x: Array, centre: Array) -> Array:
-    """[1, x - c], observations in columns, (1 + D, N); the product with the identity is why it is stored, see
-    ``quadratic.py``."""
+    """[1, x - c] with observations in columns, (1 + D, N).
+
+    The product with the identity makes XLA store the transpose, see ``quadratic.py``.
+    """
     y = product(jnp.eye(x.shape[1], dtype=x.dtype), x.T) - centre[:, None]
     return jnp.concatenate([jnp.ones_like(y[:1]), y])

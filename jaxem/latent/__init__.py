@@ -1,1 +1,1 @@
-"""Inference over one kind of hidden structure: classes, chains, factors; free of families and of parameters' names."""
+"""Inference over one kind of hidden structure: classes, chains or factors, independent of families and models."""

@@ -1,9 +1,10 @@
 r"""Inference in a hidden Markov chain of K states: filter, smoother, forward algorithm, Viterbi path.
 
-Names: pi (K,) the initial distribution, A (K, K) the transition matrix (row: from), b_t(k) = p(x_t | z_t = k). All
-sequences run side by side; arrays are ``(N, T, K)``, ``lengths (N,)`` says where each ends.
+Names: pi (K,) is the initial distribution, A (K, K) the transition matrix (from row to column), and
+b_t(k) = p(x_t | z_t = k). All sequences run side by side: arrays are ``(N, T, K)``, and ``lengths (N,)`` says where
+each sequence ends. The recursions in scaled numbers, and their parallel version, are in ``scaled``.
 
-Rabiner (1989). The recursions in scaled numbers, and their parallel form, are in ``scaled``.
+Source: Rabiner (1989).
 """
 
 import math
@@ -20,19 +21,19 @@ from jaxem.latent.scaled import Filtered
 
 
 class Chain(NamedTuple):
-    """A distribution over state paths: z_T ~ filtered_T, z_t | z_{t+1} = j ~ filtered_t(i) A_ij / sum_i (same).
+    """A distribution over state paths: z_T ~ filtered_T, p(z_t = i | z_{t+1} = j) proportional to filtered_t(i) A_ij.
 
-    Every posterior of a hidden Markov model has this form, and T K + K^2 numbers describe it; no (T, K, K) array of
-    pairs is needed.
+    Every posterior of a hidden Markov model has this form. T K + K^2 numbers describe it, so that no (T, K, K) array
+    of pairs is needed.
     """
 
     filtered: Array  # (N, T, K), p(z_t | x_1 ... x_t)
     transition: Array  # (K, K), A
-    smoothed: Array  # (N, T, K), p(z_t | x); zero behind the end
+    smoothed: Array  # (N, T, K), p(z_t | x); zero after the end
     ahead: Array  # (N, T, K), p(z_{t+1} | x) / p(z_{t+1} | x_1 ... x_t); zero from the end on
     log_normalizer: Array  # (N,), log p(x)
     hidden: Any = ()  # leaves (N, T, K, ...), the posterior of the family's own hidden variables
-    at: Any = None  # the parameters of the E-step
+    at: Any = None  # the parameters at which the E-step was taken
 
 
 def within(lengths: Array, t: int) -> Array:
@@ -40,23 +41,24 @@ def within(lengths: Array, t: int) -> Array:
     return jnp.arange(t, dtype=lengths.dtype)[None, :] < lengths[:, None]
 
 
-def posterior(pi: Array, A: Array, log_b: Callable[[], Array], lengths: Array, blocks: int = 1) -> Chain:
-    """Scaled forward-backward: p(z | x), from ``log_b() (N, T, K)``; with each sequence in ``blocks`` side by side, for
-    which the rows of A must sum to one.
+def posterior(pi: Array, A: Array, log_b: Callable[[], Array], lengths: Array, segments: int = 1) -> Chain:
+    """p(z | x) by scaled forward-backward, from ``log_b() (N, T, K)``.
 
-    What passes a condition is stored: ``log_b`` is asked for anew where it is needed again, which is rare.
+    Each sequence is cut into this many ``segments`` that run side by side; with more than one, the rows of A must sum to
+    one. ``log_b`` is a function because an array that enters a condition would be stored. It is called again in the
+    rare case that the densities are needed again.
     """
-    steps = scaled.Steps.of(log_b(), lengths, blocks)
-    if blocks == 1:
+    steps = scaled.Steps.of(log_b(), lengths, segments)
+    if segments == 1:
         predicted, after = _broadcast(pi, steps), jnp.zeros_like(steps.b[0])
     else:
-        parted = steps.b.reshape(*steps.b.shape[:2], -1, blocks)
+        parted = steps.b.reshape(*steps.b.shape[:2], -1, segments)
         predicted, after = (entry.reshape(steps.b.shape[1:]) for entry in scaled.entries(pi, A, parted))
         after = jnp.where(steps.goes_on[None], after, 0)
     found = scaled.forward(predicted, A, steps)
 
     def in_logs() -> Chain:
-        whole = steps if blocks == 1 else scaled.Steps.of(log_b(), lengths, 1)
+        whole = steps if segments == 1 else scaled.Steps.of(log_b(), lengths, 1)
         return _smooth(*_filter_in_logs(pi, A, log_b(), lengths, whole), jnp.zeros_like(whole.b[0]), A, whole)
 
     return jax.lax.cond(
@@ -67,18 +69,22 @@ def posterior(pi: Array, A: Array, log_b: Callable[[], Array], lengths: Array, b
 
 
 def tempered(pi: Array, A: Array, log_b: Array, lengths: Array, inverse_temperature: Array | float) -> Chain:
-    """The chain whose paths have probability proportional to p(x, z)^inverse_temperature; log p(x) as it is."""
+    """The chain of paths with probability proportional to p(x, z)^inverse_temperature.
+
+    Its log-normaliser stays log p(x).
+    """
     beta = jnp.asarray(inverse_temperature, log_b.dtype)
-    # The powers of a row sum to at most K^(1 - beta). Kept below one, nothing grows behind the end.
+    # The powers of a row of A sum to at most K^(1 - beta). They are scaled to at most one, so that nothing grows after
+    # the end of a sequence.
     most = jnp.maximum(A.shape[0] ** (1 - beta), 1)
     chain = posterior(pi**beta, A**beta / most, lambda: beta * log_b, lengths)
     return chain._replace(log_normalizer=_filtered(pi, A, log_b, lengths)[1])
 
 
 def certain(path: Array, k: int, log_normalizer: Array) -> Chain:
-    """All probability on one path a sequence, ``path (N, T)`` with -1 behind the end."""
+    """All probability on one path per sequence, ``path (N, T)`` with -1 after the end."""
     states = jax.nn.one_hot(path, k, dtype=log_normalizer.dtype)
-    # What is filtered leaves one state to come from, whatever the transition.
+    # The filtered probabilities leave one possible previous state, so that any positive transition matrix will do.
     ahead = jnp.pad(states[:, 1:], ((0, 0), (0, 1), (0, 0)))
     return Chain(states, jnp.ones((k, k), states.dtype), states, ahead, log_normalizer)
 
@@ -90,7 +96,10 @@ def mode(pi: Array, A: Array, log_b: Array, lengths: Array) -> Chain:
 
 
 def draw(pi: Array, A: Array, log_b: Array, lengths: Array, key: Array) -> Chain:
-    """One path a sequence from p(z | x): filter forward, sample z_t | z_{t+1} backward (Carter & Kohn 1994)."""
+    """All probability on one path per sequence, drawn from p(z | x).
+
+    The filter runs forward, then z_t given z_{t+1} is drawn backward (Carter & Kohn 1994).
+    """
     filtered, log_normalizer = _filtered(pi, A, log_b, lengths)
     log_A_to = jnp.log(A).T
     n, t, k = filtered.shape
@@ -107,16 +116,16 @@ def draw(pi: Array, A: Array, log_b: Array, lengths: Array, key: Array) -> Chain
 
 
 def _broadcast(pi: Array, steps: scaled.Steps) -> Array:
-    """pi (K, N), for each sequence."""
+    """pi for each sequence, (K, N)."""
     return jnp.broadcast_to(pi.reshape(-1, *(1,) * (steps.b.ndim - 2)), steps.b.shape[1:])
 
 
 def _is_lost(predicted: Array, A: Array, found: Filtered, log_b: Callable[[], Array], steps: scaled.Steps) -> Array:
-    """Whether a step, or a state that is possible, has underflowed in the scaled filter.
+    """Whether a whole step, or a possible state, has underflowed in the scaled filter.
 
-    Densities are divided by the largest of their step. Where the chain cannot be in the state of that largest one, the
-    rest may underflow, and so may a state to which no way leads back. Where every state can follow every other, what
-    underflows in one step is back in the next, and states need not be looked at.
+    Densities are divided by the largest of their step. If the chain cannot be in the state with the largest density,
+    the others may all underflow; so may a state that cannot be reached again later. Where every state can follow every
+    other one, a state that underflows at one step recovers at the next, so that single states need not be checked.
     """
     safe = float(jnp.finfo(found.c.dtype).tiny) ** 0.5
     step = (steps.inside & ~(found.c >= safe)).any()
@@ -131,7 +140,7 @@ def _is_lost(predicted: Array, A: Array, found: Filtered, log_b: Callable[[], Ar
 
 
 def _filter_in_logs(pi: Array, A: Array, log_b: Array, lengths: Array, steps: scaled.Steps) -> tuple[Filtered, Array]:
-    """The same, and log c, where scaled numbers underflow; steps in one block."""
+    """The filter and log c (T, N) where scaled numbers underflow; each sequence is one segment."""
     alpha, log_c, _ = _forward_in_parts(pi, A, log_b, lengths)
     total = alpha.sum(axis=2)
     before = jnp.pad(total[:, :-1], ((0, 0), (1, 0)), constant_values=1)
@@ -165,11 +174,12 @@ def _smooth(found: Filtered, log_c: Array, after: Array, A: Array, steps: scaled
 
 
 class _Part(NamedTuple):
-    """Numbers m exp(e) of any size, each with an exponent of its own.
+    """Numbers m exp(e) of any size, each with its own exponent.
 
-    m is one where the number is positive, and carries the derivative; e is a constant to autodiff. So derivatives of
-    every order are those of the plain recursion, sums of positive terms, and a number that is zero has a finite one,
-    relative to its e: a state that cannot be reached, but could be if a zero of pi or A were not one.
+    m is one where the number is positive and zero where it is zero; it carries the derivative, while e is a constant to
+    autodiff. So derivatives of every order are those of the plain recursion, sums of positive terms. A number that is
+    zero has a finite derivative relative to exp(e): for example the probability of a state that cannot be reached, but
+    could be if an entry of pi or A were not zero.
     """
 
     m: Array  # (N, K)
@@ -177,20 +187,23 @@ class _Part(NamedTuple):
 
     @classmethod
     def of(cls, x: Array, e: Array | float = 0.0) -> "_Part":
-        """x exp(e)."""
+        """The numbers x exp(e)."""
         size = jax.lax.stop_gradient(jnp.where(x == 0, 1, x))  # NaN stays NaN
         return cls(x / size, e + jnp.log(size))
 
     def relative_to(self, e: Array, limit: Array | float) -> Array:
-        """The numbers over exp(e). What is zero may have an exponent far above: its derivative ends at exp(limit)."""
+        """The numbers divided by exp(e).
+
+        A zero may have an exponent far above e; the factor of its derivative is capped at exp(limit).
+        """
         return self.m * jnp.exp(jnp.minimum(self.e - e, limit))
 
 
 @jax.custom_jvp
 def _moved(alpha: _Part, A: Array, e: Array, limit: Array, value: Array) -> Array:
-    """sum_i alpha_i A_ij / exp(e_j), (N, K), whose ``value`` is known by shorter means: only derivatives are computed.
+    """sum_i alpha_i A_ij / exp(e_j), (N, K), with its ``value`` computed elsewhere and its derivative computed here.
 
-    What is zero may have an exponent far above e: up to ``limit (K, K)``.
+    A zero may have an exponent far above e; the factor of its derivative is capped at exp(limit), ``limit (K, K)``.
     """
     return value
 
@@ -201,23 +214,26 @@ def _moved_along(primals: Any, tangents: Any) -> tuple[Array, Array]:
     ratio = jax.lax.stop_gradient(jnp.exp(jnp.minimum(before[:, :, None] - e[:, None], limit[None])))
     product = lambda m, A: ((m[:, :, None] * ratio) * A[None]).sum(axis=1)
     here, along = jax.jvp(product, (m, A), (tangents[0].m, tangents[1]))
-    # The derivatives of the product, and of nothing else, at the value that is known.
+    # The known value, with the derivatives of the product only.
     return jax.lax.stop_gradient(value) + (here - jax.lax.stop_gradient(here)), along
 
 
 def _forward_in_parts(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array, Array]:
-    """alpha_t(j) / prod c, (N, T, K), and log c, (N, T); behind the end alpha at the end, and zero; and that alpha at
-    the end, (N, K). Densities of any range, and zeros anywhere in pi, A and b, with all their derivatives.
+    """The forward algorithm for densities of any range and zeros anywhere in pi, A and b, with all derivatives.
 
-    c_t has the value p(x_t | x_1 ... x_{t-1}), so that logarithms stay small, and their sum is as accurate as a sum can
-    be; but it is a constant to autodiff: sum_j alpha_t(j) / prod c, which has the value one, has all the derivative.
+    Returns alpha_t(j) / prod c, (N, T, K), log c, (N, T), and the alpha / prod c of the last step, (N, K). After the
+    end of a sequence alpha keeps its last value and log c is zero.
+
+    c_t has the value p(x_t | x_1 ... x_{t-1}), so that logarithms stay small and their sum is as accurate as a sum can
+    be. It is a constant to autodiff: the whole derivative is in sum_j alpha_t(j) / prod c, which has the value one.
     """
     known = log_b != -jnp.inf
     log_b = jnp.where(known, log_b, 0)
     exponents = jax.lax.stop_gradient(log_b)
     b = jnp.where(known, jnp.exp(log_b - exponents), 0)  # one or zero, with the derivative of b / exp(exponent)
     log_A = jax.lax.stop_gradient(jnp.log(A))
-    # Half of the exponents: a derivative that ends here can be summed and squared, and then times zero it is zero.
+    # Half the range of exponents: a derivative capped here can be summed and squared without overflow, so that its
+    # product with zero is zero.
     far = math.log(float(jnp.finfo(A.dtype).max)) / 2
     limit = jnp.where(A > 0, jnp.maximum(-log_A, far), far)
 
@@ -225,19 +241,20 @@ def _forward_in_parts(pi: Array, A: Array, log_b: Array, lengths: Array) -> tupl
         top = jnp.where(joint.m != 0, joint.e, -jnp.inf).max(axis=-1)
         top = jnp.where(top == -jnp.inf, 0, top)
         log_c = jax.lax.stop_gradient(top + jnp.log(joint.relative_to(top[:, None], far).sum(axis=-1)))
-        # What is impossible stays so: 0 / 0 would be NaN.
+        # An impossible step keeps its zeros: 0 / 0 would be NaN.
         return _Part.of(joint.m, joint.e - jnp.where(log_c == -jnp.inf, 0, log_c)[:, None]), log_c
 
     def step(alpha: _Part, now: tuple[Array, Array, Array]) -> tuple[_Part, tuple[Array, Array]]:
         b_t, e_t, inside_t = now
         likely = jnp.where(alpha.m != 0, alpha.e, -jnp.inf)[:, :, None] + log_A[None]
         top = likely.max(axis=1)
-        # To where no way leads, any exponent does: one not below those of the states that a way might lead from, so
-        # that no derivative overflows. Of those that are reached the largest is about 0.
+        # A state that cannot be reached may have any exponent. It gets the largest exponent of the states before it, so
+        # that no derivative overflows, and at least 0, which is about the largest exponent of the reachable states.
         elsewhere = jnp.maximum(alpha.e.max(axis=1, keepdims=True), 0)
         e = jnp.where(top == -jnp.inf, elsewhere, top)
         value = jax.lax.stop_gradient(jnp.exp(likely - e[:, None]).sum(axis=1))
-        m = jax.lax.optimization_barrier(_moved(alpha, A, e, limit, value))  # else all that is made of it sums it anew
+        # The barrier keeps XLA from computing the sum again wherever it is used.
+        m = jax.lax.optimization_barrier(_moved(alpha, A, e, limit, value))
         after, log_c = normalize(_Part(m * b_t, e + e_t))
         after = jax.tree.map(lambda new, old: jnp.where(inside_t[:, None], new, old), after, alpha)
         return after, (after, jnp.where(inside_t, log_c, 0))
@@ -253,11 +270,13 @@ def _forward_in_parts(pi: Array, A: Array, log_b: Array, lengths: Array) -> tupl
 
 
 def log_likelihood(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
-    """log p(x) of each sequence, (N,), by the forward algorithm, without the E-step's filter or smoother: in plain
-    numbers where none can underflow, else in numbers with exponents of their own."""
+    """log p(x) of each sequence, (N,), by a forward algorithm that does not use the filter or smoother of the E-step.
+
+    It uses plain numbers where none can underflow, else numbers that each have their own exponent.
+    """
     largest = jax.lax.stop_gradient(log_b.max(axis=2, keepdims=True))
     inside = within(lengths, log_b.shape[1])
-    # The likeliest state of a step has b = 1 below. From everywhere it is met with min A at least: c is no less.
+    # The most likely state of a step has b = 1 below and is entered with probability min A at least: c >= min A.
     safe = float(jnp.finfo(log_b.dtype).tiny) ** 0.5
     start = jnp.where(largest[:, 0] > -jnp.inf, pi[None] * jnp.exp(log_b[:, 0] - largest[:, 0]), 0).sum(axis=1)
     possible = (jnp.abs(largest[:, :, 0]) < jnp.inf) | ~inside
@@ -275,7 +294,7 @@ def log_likelihood(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
 
 
 def _scaled_forward(pi: Array, A: Array, b: Array) -> Array:
-    """c_t = p(x_t | x_1 ... x_{t-1}), (N, T), in plain numbers."""
+    """c_t = p(x_t | x_1 ... x_{t-1}), (N, T), in plain numbers, for densities ``b (N, T, K)``."""
 
     def step(predicted: Array, b_t: Array) -> tuple[Array, Array]:
         joint = predicted * b_t
@@ -287,7 +306,7 @@ def _scaled_forward(pi: Array, A: Array, b: Array) -> Array:
 
 
 def pair_counts(q: Chain, weights: Array | None) -> Array:
-    """sum_nt w_n p(z_t = i, z_{t+1} = j | x), (K, K), as one product: xi_t = alpha_t' ahead_t * A."""
+    """sum_nt w_n p(z_t = i, z_{t+1} = j | x), (K, K), as one matrix product: xi_t = A * (filtered_t' ahead_t)."""
     ahead = q.ahead if weights is None else q.ahead * weights[:, None, None]
     k = ahead.shape[-1]
     return q.transition * (q.filtered.reshape(-1, k).T @ ahead.reshape(-1, k))
@@ -299,7 +318,7 @@ def pair_counts_each(q: Chain) -> Array:
 
 
 def expected_log(q: Chain, p: Chain) -> Array:
-    r"""E_q log p(z) of each sequence, (N,), for two chains: the negative entropy of q where p is q.
+    r"""E_q log p(z) of each sequence, (N,), for two chains q and p; the negative entropy of q where p = q.
 
     .. math:: \sum_j \gamma^q_T \log \alpha^p_T
        + \sum_{t<T} [\gamma^q_t \log \alpha^p_t - \gamma^q_{t+1} \log(\alpha^p_t A^p)]
@@ -312,8 +331,10 @@ def expected_log(q: Chain, p: Chain) -> Array:
 
 
 def viterbi(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
-    """The most probable state path of each sequence, (N, T); -1 behind the end, and where no path is possible or
-    known (Viterbi 1967)."""
+    """The most probable state path of each sequence, (N, T) (Viterbi 1967).
+
+    It is -1 after the end, and at every step of a sequence without a possible path or with NaN.
+    """
     log_A = jnp.log(A)
     t = log_b.shape[1]
     inside = within(lengths, t)
@@ -322,7 +343,7 @@ def viterbi(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
         log_b_t, inside_t = now
         scores = best[:, :, None] + log_A[None]
         after = jnp.where(inside_t[:, None], scores.max(axis=1) + log_b_t, best)
-        # Behind the end a state stays what it is, so that the path found from there enters the end unchanged.
+        # After the end the state does not change, so that tracing back from there reaches the best last state.
         stay = jnp.arange(best.shape[1])[None, :]
         return after, jnp.where(inside_t[:, None], scores.argmax(axis=1), stay)
 

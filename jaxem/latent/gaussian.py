@@ -1,4 +1,4 @@
-"""Inference over k continuous variables with z ~ N(0, I), seen through y = loadings z + e, e ~ N(0, diag(noise))."""
+"""Inference over k latent variables z ~ N(0, I), observed as y = loadings z + e with e ~ N(0, diag(noise))."""
 
 import math
 from typing import Any, NamedTuple
@@ -11,16 +11,16 @@ from jaxem.core import matrices
 
 
 class Factors(NamedTuple):
-    """q(z_n) = N(means_n, covariance): one covariance for all observations."""
+    """The posterior q(z_n) = N(means_n, covariance), with one covariance for all observations."""
 
     means: Array  # (N, k)
     covariance: Array  # (k, k)
     log_normalizer: Array  # (N,), log p(y_n)
-    at: Any = None  # the parameters of the E-step
+    at: Any = None  # the parameters at which the E-step was taken
 
 
 class Seen(NamedTuple):
-    """How z is seen."""
+    """The observation model y = loadings z + e, prepared for inference."""
 
     loadings: Array  # (D, k), Lambda
     noise: Array  # (D,), Psi, variances
@@ -36,10 +36,10 @@ class Seen(NamedTuple):
 
 
 def infer(c: Seen, y: Array) -> Factors:
-    """p(z | y), ``y (N, D)``, by the (k, k) precision (Woodbury's identity)."""
+    """p(z | y) from ``y (N, D)``, by the (k, k) precision matrix (Woodbury's identity)."""
     identity = jnp.eye(c.loadings.shape[1], dtype=y.dtype)
     means = matrices.solve(c.lower, (y @ c.scaled).T).T
-    # y' (Lambda Lambda' + Psi)^-1 y as a sum of squares, in which nothing cancels
+    # y' (Lambda Lambda' + Psi)^-1 y, written as a sum of squares so that nothing cancels
     residual = y - means @ c.loadings.T
     distance = (residual**2 / c.noise[None, :]).sum(axis=1) + (means**2).sum(axis=1)
     log_determinant = jnp.log(c.noise).sum() + matrices.log_determinant(c.lower)
@@ -48,13 +48,13 @@ def infer(c: Seen, y: Array) -> Factors:
 
 
 def tempered(c: Seen, y: Array, inverse_temperature: Array | float) -> Factors:
-    """The power of a normal density: the same means, the covariance divided by ``inverse_temperature``."""
+    """The normalised power of the posterior: the same means, the covariance divided by ``inverse_temperature``."""
     q = infer(c, y)
     return q._replace(covariance=q.covariance / inverse_temperature)
 
 
 def draw(c: Seen, y: Array, key: Array) -> Factors:
-    """One draw of z for each row, of which nothing is uncertain."""
+    """All probability on one draw of z for each row: the drawn means, and a covariance of zero."""
     q = infer(c, y)
     noise = jax.random.normal(key, q.means.shape, q.means.dtype)
     means = q.means + noise @ matrices.cholesky(q.covariance).T

@@ -1,17 +1,18 @@
-r"""The recursions of a hidden Markov chain in scaled numbers, where they are fast.
+r"""The recursions of a hidden Markov chain in scaled numbers, arranged for speed.
 
-Arrays are ``(T, K, N)``: a step of all N sequences is one slice, and the sequences lie where the vector units want
-them; where there is but one, ``(T, K)``. Each step is scaled by the sum of the step before:
+Arrays are ``(T, K, N)``, so that one step of all N sequences is one contiguous slice with sequences along the vector
+units. For a single sequence they are ``(T, K)``. Each step is scaled by the sum of the step before:
 
 .. math:: \mathrm{joint}_t = b_t \, \mathrm{predicted}_t, \quad c_t = \textstyle\sum \mathrm{joint}_t, \quad
           \mathrm{predicted}_{t+1} = A' \mathrm{joint}_t / c_t,
           \qquad \beta_t = A \, \mathrm{ratio}_{t+1}, \quad \mathrm{ratio}_t = \beta_t \, b_t / c_t,
 
-with ratio_t = p(z_t | x) / p(z_t | x_1 ... x_{t-1}). Behind its end a sequence has b = 1, and b / c = 0.
+with ratio_t = p(z_t | x) / p(z_t | x_1 ... x_{t-1}). After the end of a sequence, b = 1 and b / c = 0.
 
-One long sequence is a chain of short steps, which keeps no device busy. ``entries`` lets blocks of it run side by side:
-what a block does to the state before it is a K x K matrix, found by running the filter from each of the K states
-(Särkkä & García-Fernández 2021). That is K times the arithmetic; ``blocks`` says where it pays.
+One long sequence is a chain of short steps, which leaves a device mostly idle. ``entries`` lets segments of it run side
+by side: a segment acts on the state before it as a K x K matrix, which is found by running the filter from each of the
+K states (Särkkä & García-Fernández 2021). That is K times the arithmetic; the function ``segments`` decides where it
+pays.
 """
 
 import functools
@@ -21,55 +22,55 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-_FEW_STATES = 12  # see sums_of_rows
+_FEW_STATES = 12  # the limit in sums_of_rows
 
 
 class Steps(NamedTuple):
-    """The densities of each step as the recursions want them; each block a sequence of its own."""
+    """The densities of each step in the layout of the recursions, with each segment as a sequence of its own."""
 
-    b: Array  # (T, K, N), divided by the largest of the step; one behind the end
-    largest: Array  # (T, N), log of what b is divided by
+    b: Array  # (T, K, N), densities divided by the largest of their step; one after the end
+    largest: Array  # (T, N), the log of the density that b is divided by
     inside: Array  # (T, N), whether the step lies within the sequence
     ends: Array  # (T, N), one at the last step of the sequence
-    goes_on: Array  # (N,), whether the sequence goes on behind this block
-    whole: tuple[int, int, int]  # what it was made of: N, T and blocks
+    goes_on: Array  # (N,), whether the sequence continues after this segment
+    whole: tuple[int, int, int]  # the original sizes: N, T and segments per sequence
 
     @classmethod
-    def of(cls, log_b: Array, lengths: Array, blocks: int) -> "Steps":
+    def of(cls, log_b: Array, lengths: Array, segments: int) -> "Steps":
         n, t = log_b.shape[:2]
-        width = -(-t // blocks)
-        log_b = cut(log_b, blocks)
-        # Any scale does, so it has no derivative; that of a maximum is 0 / 0 where XLA computes the maximised number
-        # twice, rounded differently, and finds none that equals the maximum.
+        width = -(-t // segments)
+        log_b = cut(log_b, segments)
+        # The results do not depend on the scale, so it has no derivative. The derivative of a maximum would be 0 / 0
+        # where XLA computes the maximised number twice, rounded differently, and finds none equal to the maximum.
         logs = jax.lax.stop_gradient(log_b)
-        # Slices of few states side by side would each find the densities anew.
+        # For few states, a maximum of slices would make XLA compute the densities again for each slice.
         largest = logs.max(axis=1) if sums_of_rows(logs) else over_slices(jnp.maximum, logs)
-        left = (lengths[:, None] - width * jnp.arange(blocks, dtype=lengths.dtype)[None, :]).reshape(-1)
-        left = left if n * blocks > 1 else left[0]
+        left = (lengths[:, None] - width * jnp.arange(segments, dtype=lengths.dtype)[None, :]).reshape(-1)
+        left = left if n * segments > 1 else left[0]
         at = jnp.arange(width, dtype=lengths.dtype).reshape(-1, *(1,) * left.ndim)
         inside, ends = at < left[None], (at == left[None] - 1).astype(log_b.dtype)
         b = jnp.where(inside[:, None], jnp.exp(log_b - largest[:, None]), 1)
-        return cls(b, largest, inside, ends, left > width, (n, t, blocks))
+        return cls(b, largest, inside, ends, left > width, (n, t, segments))
 
     def join(self, x: Array) -> Array:
-        """(T, ..., N) of the recursions as (N, T, ...) of all else."""
-        n, t, blocks = self.whole
-        x = jnp.moveaxis(x, -1, 0) if n * blocks > 1 else x[None]
+        """An array (T, ..., N) of the recursions as (N, T, ...)."""
+        n, t, segments = self.whole
+        x = jnp.moveaxis(x, -1, 0) if n * segments > 1 else x[None]
         return x.reshape(n, -1, *x.shape[2:])[:, :t]
 
 
-def cut(x: Array, blocks: int) -> Array:
-    """(N, T, ...) as (T / blocks, ..., N blocks); the last axis is left out where it is one."""
+def cut(x: Array, segments: int) -> Array:
+    """An array (N, T, ...) as (T / segments, ..., N segments), padded with zeros; a last axis of length one is left out."""
     n, t = x.shape[:2]
-    width = -(-t // blocks)
-    if width * blocks > t:
-        x = jnp.pad(x, ((0, 0), (0, width * blocks - t), *((0, 0),) * (x.ndim - 2)))
-    x = x.reshape(n * blocks, width, *x.shape[2:])
-    return jnp.moveaxis(x, 0, -1) if n * blocks > 1 else x[0]
+    width = -(-t // segments)
+    if width * segments > t:
+        x = jnp.pad(x, ((0, 0), (0, width * segments - t), *((0, 0),) * (x.ndim - 2)))
+    x = x.reshape(n * segments, width, *x.shape[2:])
+    return jnp.moveaxis(x, 0, -1) if n * segments > 1 else x[0]
 
 
 def over_states(x: Array) -> Array:
-    """The sum over states, (T, N), of ``x (T, K, N)``: a product where states lie side by side, else sums of slices."""
+    """The sum over states, (T, N), of ``x (T, K, N)``; for ``x (T, K)``, where states are contiguous, by a product."""
     if x.ndim == 1:
         return x.sum()
     if x.ndim == 2:
@@ -78,32 +79,32 @@ def over_states(x: Array) -> Array:
 
 
 def over_slices(of: Any, x: Array) -> Array:
-    """``of`` all states, (T, N), of ``x (T, K, N)``: of few of them slice by slice, with no reduction to wait for."""
+    """The reduction of ``x (T, K, N)`` by ``of`` over states, (T, N); up to 16 states slice by slice."""
     return functools.reduce(of, (x[:, k] for k in range(x.shape[1]))) if x.shape[1] <= 16 else of.reduce(x, axis=1)
 
 
 class Filtered(NamedTuple):
-    """What the scaled filter leaves; or, written out by other means, what the smoother needs."""
+    """The results of the filter that the smoother needs."""
 
     filtered: Array  # (T, K, N), p(z_t | x_1 ... x_t)
-    b_c: Array  # (T, K, N), b / c; zero where a state is impossible, and behind the end
+    b_c: Array  # (T, K, N), b / c; zero where a state is impossible, and after the end
     c: Array  # (T, N)
 
     @classmethod
     def of(cls, joint: Array, b: Array, inside: Array) -> "Filtered":
-        """From joint (T, K, N), or (K,) of one step."""
+        """The results from ``joint (T, K, N)``, or from (K,) for one step."""
         c = over_states(joint)
         inverse = jnp.expand_dims(1 / c, joint.ndim > 1)
         possible = jnp.expand_dims(inside, joint.ndim > 1) & (joint > 0)
         return cls(joint * inverse, jnp.where(possible, b * inverse, 0), c)
 
 
-def blocks(parallel: bool | None, n: int, t: int, k: int) -> int:
-    """How many blocks each of n sequences is cut into; one is the sequential form.
+def segments(parallel: bool | None, n: int, t: int, k: int) -> int:
+    """The number of segments that each of n sequences is cut into; 1 means the sequential recursion.
 
-    From timings: on a CPU the loop over the steps of one sequence takes no longer than K times the arithmetic in few of
-    them (4 to 16 states; in float32 it takes up to a fifth longer with 4, 5 and 12). Elsewhere (not measured) a step
-    costs a launch, however little it does.
+    By timings on a CPU, the loop over the steps of one sequence takes no longer than K times the arithmetic in fewer,
+    longer steps (4 to 16 states; in float32 it takes up to a fifth longer with 4, 5 and 12). On other devices (not
+    measured) each step costs a kernel launch, however little it computes.
     """
     wide = 64
     if parallel is None:
@@ -111,17 +112,17 @@ def blocks(parallel: bool | None, n: int, t: int, k: int) -> int:
     if not parallel:
         return 1
     if jax.default_backend() != "cpu":
-        wide = int(t**0.5)  # as many steps within a block as there are blocks
+        wide = int(t**0.5)  # as many steps within a segment as there are segments
     return max(min(-(-wide // n), t // 2), 1)
 
 
 def sums_of_rows(x: Array) -> bool:
-    """Whether sums over states of ``x (T, K, N)`` are sums of a few long rows, so that no product is worth its call."""
+    """Whether ``x (T, K, N)`` has so few states that sums over them are faster as sums of rows than as products."""
     return x.ndim > 2 and x.shape[1] <= _FEW_STATES
 
 
 def times(A: Array, v: Array) -> Array:
-    """A v of each sequence, ``v (K, ...)``: a sum of K products of long vectors, or a product of matrices."""
+    """A v for each sequence, from ``v (K, ...)``: a sum over K long rows where there are few states, else a product."""
     k = A.shape[1]
     if v.size == k or not sums_of_rows(v[None]):
         return jnp.tensordot(A, v, axes=1)
@@ -133,16 +134,16 @@ def times(A: Array, v: Array) -> Array:
 
 
 def in_the_loop(x: Array) -> bool:
-    """Whether all that is done with a step of ``x (T, K, N)`` is best done within the loop over steps.
+    """Whether all computations on a step of ``x (T, K, N)`` are best done inside the loop over steps.
 
-    Of one sequence of few states XLA makes the loop one kernel, whose next step waits for the one before: what does not
-    belong to the recursion is free. Else each operation of a step is a call of its own.
+    For one sequence of few states XLA compiles the loop to one kernel in which each step waits for the one before, so
+    that computations outside the recursion cost nothing. Otherwise each operation of a step is a separate call.
     """
     return x.ndim == 2 and x.shape[1] <= 4
 
 
 def forward(predicted: Array, A: Array, steps: Steps) -> Filtered:
-    """The filter, from what is predicted for the first step, ``(K, N)``."""
+    """The filter, from the predicted probabilities of the first step, ``(K, N)``."""
     At, b = A.T, steps.b
 
     def step(predicted: Array, b_t: Array) -> tuple[Array, Array]:
@@ -160,18 +161,21 @@ def forward(predicted: Array, A: Array, steps: Steps) -> Filtered:
         return jax.lax.scan(step_and_all, predicted, (b, steps.inside))[1]
     if b.ndim > 2 and not sums_of_rows(b):
         return Filtered.of(jax.lax.scan(step, predicted, b)[1], b, steps.inside)
-    # What is multiplied is carried, and so stored: else each of its K products finds it anew.
-    b_next = jnp.concatenate([b[1:], b[:1]])  # of the last step's nothing comes
+    # The joint is carried, and so stored: otherwise XLA would compute it again for each of its K products.
+    b_next = jnp.concatenate([b[1:], b[:1]])  # the entry of the last step is not used
     return Filtered.of(jax.lax.scan(step_of_joint, predicted * b[0], b_next)[1], b, steps.inside)
 
 
 def log_scale(c: Array, steps: Steps) -> Array:
-    """log p(x_t | x_1 ... x_{t-1}), (T, N); zero behind the end."""
+    """log p(x_t | x_1 ... x_{t-1}), (T, N); zero after the end."""
     return jnp.where(steps.inside, jnp.log(jnp.where(steps.inside, c, 1)) + steps.largest, 0)
 
 
 def backward(after: Array, A: Array, found: Filtered, steps: Steps) -> tuple[Array, Array]:
-    """p(z_t | x) = filtered_t beta_t, and ratio_{t+1}, both (T, K, N), from that of the step after the last."""
+    """p(z_t | x) = filtered_t beta_t, and ratio_{t+1}, both (T, K, N).
+
+    ``after (K, N)`` is the ratio of the step after the last.
+    """
     moving, still = (found.b_c, steps.ends), (found.filtered, steps.inside)
 
     def step(ratio: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -185,19 +189,19 @@ def backward(after: Array, A: Array, found: Filtered, steps: Steps) -> tuple[Arr
 
     if in_the_loop(found.b_c):
         return jax.lax.scan(step_and_all, after, (moving, still), reverse=True)[1]
-    # Little is done and stored in the loop: XLA runs the parts of a step in a row where they are eight at most, more of
-    # them by threads that wait for each other.
+    # The loop computes and stores little. XLA runs up to eight operations of a step one after another, but more than
+    # that on threads that wait for each other.
     beta = jax.lax.scan(step, after, moving, reverse=True)[1]
     return smoothed(beta, jnp.concatenate([found.b_c[1:] * beta[1:], after[None]]), *still)
 
 
 def smoothed(beta: Array, ratio: Array, filtered: Array, inside: Array) -> tuple[Array, Array]:
-    """filtered_t beta_t and ratio_{t+1}, (T, K, N) or (K,) of one step, both without what rounding left.
+    """filtered_t beta_t and ratio_{t+1}, (T, K, N) or (K,) for one step, both divided by the sum of filtered_t beta_t.
 
-    Each step sums to one but for rounding. Where it does not, a state has underflowed that was needed after all: what
-    is smoothed is not known, and says so.
+    That sum is one but for rounding error. Where it is not, a state that was needed has underflowed, and the result is
+    NaN.
     """
-    # A state that is impossible now may have any beta.
+    # beta is arbitrary where a state is impossible.
     gamma = jnp.where(filtered > 0, filtered * beta, 0)
     total = over_states(gamma)
     known = jnp.abs(total - 1) < 0.5
@@ -207,8 +211,10 @@ def smoothed(beta: Array, ratio: Array, filtered: Array, inside: Array) -> tuple
 
 
 def entries(pi: Array, A: Array, b: Array) -> tuple[Array, Array]:
-    """What is predicted for the first step of each block, and ratio of the first step of the block after it, (K, N, B),
-    from ``b (T, K, N, B)``, blocks in order on the last axis."""
+    """Predicted probabilities of the first step of each segment, and the ratio of the first step of the next one.
+
+    Both are (K, N, B), from ``b (T, K, N, B)`` with the B segments of a sequence in order on the last axis.
+    """
     k, n, count = b.shape[1:]
     At = A.T
 
@@ -218,14 +224,14 @@ def entries(pi: Array, A: Array, b: Array) -> tuple[Array, Array]:
         c = jnp.where(c > 0, c, 1)
         return (times(At, joint) * (b_t[:, None] / c[None]), log_scale + jnp.log(c)), None
 
-    # From state i at the block's first step (axis 1) to state j at its last (axis 0): a filter of its own.
+    # One filter for each state i at the first step of the segment (axis 1); state j at its last step is axis 0.
     from_each = jnp.eye(k, dtype=b.dtype)[:, :, None, None] * b[0][:, None]
     (joint, log_scale), _ = jax.lax.scan(step, (from_each, jnp.zeros((k, n, count), b.dtype)), b[1:])
     joint, log_scale = jnp.moveaxis(joint, -1, 0), jnp.moveaxis(log_scale, -1, 0)
 
     def enter(predicted: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
         joint, log_scale = now
-        # Any common scale does. The largest of those of possible states keeps all that matters.
+        # Any common scale gives the same result. The largest one of a possible state avoids underflow that matters.
         log_scale = jnp.where(predicted > 0, log_scale, -jnp.inf)
         move = joint * jnp.exp(log_scale - jax.lax.stop_gradient(log_scale.max(axis=0))[None])[None]
         alpha = (move * predicted[None]).sum(axis=1)

@@ -1,4 +1,4 @@
-"""Models: one latent structure each."""
+"""Ready-made models, one latent structure each."""
 
 from jaxem.models.factor_analysis import FactorAnalysis as FactorAnalysis
 from jaxem.models.factor_analysis import FactorAnalysisParams as FactorAnalysisParams

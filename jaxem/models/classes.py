@@ -1,4 +1,4 @@
-"""Models whose observations each have a latent class of their own."""
+"""The base of models in which each observation has its own latent class."""
 
 from typing import Any
 
@@ -16,7 +16,9 @@ from jaxem.latent.classes import Responsibilities
 
 
 class ClassModel(FromRows):
-    r"""What follows from ``table(c, x) -> (N, K)``, p_nk = log p(x_n, z_n = k), which a final model supplies.
+    r"""The row functions that follow from ``table(c, x) -> (N, K)``, p_nk = log p(x_n, z_n = k).
+
+    A final model defines ``table``.
 
     .. math:: r_{nk} = e^{p_{nk}} / \sum_j e^{p_{nj}}, \quad Q = \sum_{nk} r_{nk}\, p_{nk}, \quad
               H = -\sum_{nk} r_{nk} \log r_{nk}, \quad L = \sum_n \log \sum_k e^{p_{nk}} .
@@ -27,19 +29,19 @@ class ClassModel(FromRows):
         raise TypeError(f"{type(self).__name__} must define table(c, x)")
 
     def infer(self, c: Context, x: Data) -> Responsibilities:
-        """Bayes' rule for each observation."""
+        """The responsibilities r_nk of each observation, by Bayes' rule."""
         return classes.infer(self.table(c, x))
 
     def mode(self, c: Context, x: Data) -> Responsibilities:
-        """The most probable class of each observation."""
+        """All probability on the most probable class of each observation."""
         return classes.mode(self.table(c, x))
 
     def tempered(self, c: Context, x: Data, inverse_temperature: Array | float) -> Responsibilities:
-        """r_nk proportional to exp(p_nk)^inverse_temperature."""
+        """Responsibilities proportional to exp(inverse_temperature p_nk)."""
         return classes.tempered(self.table(c, x), inverse_temperature)
 
     def draw(self, c: Context, x: Data, key: Array) -> Responsibilities:
-        """One class an observation, drawn with probability r_nk."""
+        """All probability on one class per observation, drawn with probability r_nk."""
         return classes.draw(self.table(c, x), key)
 
     def log_marginal(self, c: Context, x: Data) -> Array:
@@ -59,12 +61,37 @@ class ClassModel(FromRows):
         return classes.divergence(q.probabilities, p.probabilities)
 
     def predict_proba(self, params: Any, data: Data) -> Array:
-        """The posterior probability of each class, (N, K); NaN for an observation that is NaN or impossible."""
+        """The posterior probability of each class, r_nk = p(z_n = k | x_n).
+
+        Arguments:
+            params: parameters of the model, or a ``Fit``.
+            data: N observations. Weights are ignored.
+
+        Returns:
+            Probabilities (N, K). A row is NaN where the observation is NaN, or impossible under ``params``.
+
+        Raises:
+            ValueError: the shapes of parameters and data do not fit the model, or parts of the data do not fit each
+                other.
+        """
         params, data = admit(self, params, data)
         return _predict_proba(self, params, split_weights(data)[0])
 
     def predict(self, params: Any, data: Data) -> Array:
-        """The most probable class of each observation, (N,); -1 for one that is NaN or impossible."""
+        """The most probable class of each observation.
+
+        Arguments:
+            params: parameters of the model, or a ``Fit``.
+            data: N observations. Weights are ignored.
+
+        Returns:
+            Classes (N,), whole numbers from 0 to K - 1; -1 where the observation is NaN, or impossible under
+            ``params``.
+
+        Raises:
+            ValueError: the shapes of parameters and data do not fit the model, or parts of the data do not fit each
+                other.
+        """
         params, data = admit(self, params, data)
         return _predict(self, params, split_weights(data)[0])
 

@@ -1,4 +1,4 @@
-"""Factor analysis: a continuous latent variable (Rubin & Thayer 1982)."""
+"""Factor analysis: a model with continuous latent variables (Rubin & Thayer 1982)."""
 
 import dataclasses
 import math
@@ -30,6 +30,8 @@ from jaxem.models.starts import check_sound, varies
 
 
 class FactorAnalysisParams(NamedTuple):
+    """The parameters of a factor analysis."""
+
     mean: Array  # (D,)
     loadings: Array  # (D, k)
     noise: Array  # (D,), variances
@@ -51,16 +53,25 @@ class Prepared(NamedTuple):
 @register
 @dataclasses.dataclass(frozen=True)
 class FactorAnalysis(FromRows):
-    r"""x = mean + loadings z + e, with ``k`` factors z ~ N(0, I) and noise e ~ N(0, diag(noise)).
+    r"""Factor analysis: x = mean + loadings z + e, with ``k`` factors z ~ N(0, I) and noise e ~ N(0, diag(noise)).
 
     .. math:: \text{E: } V = (I + \Lambda' \Psi^{-1} \Lambda)^{-1},\; m_n = V \Lambda' \Psi^{-1} (x_n - \mu)
               \qquad
               \text{M: } (\Lambda, \mu) = S_{xw} S_{ww}^{-1},\;
               \Psi = \operatorname{diag}(S_{xx} - (\Lambda, \mu) S_{wx}) / N,\; w = (z, 1)
 
-    Data ``(N, D)``, with weights or without. The likelihood is that of N(mean, loadings loadings' + diag(noise)):
-    loadings are known up to a rotation. The sums of the M-step are of residuals, so that nothing cancels, be the data
-    far from zero or the noise small.
+    The data are an array (N, D), with or without weights. The posterior q is a ``Factors``; the parameters are a
+    ``FactorAnalysisParams``. The likelihood is that of N(mean, loadings loadings' + diag(noise)), so the loadings are
+    determined up to a rotation. The M-step sums residuals instead of x, so that nothing cancels where the data are far
+    from zero or the noise is small.
+
+    Arguments:
+        k: the number of factors, at least 1. Data need more than k columns.
+
+    Raises:
+        ValueError: ``k`` is not a whole number of at least 1.
+
+    Source: Rubin & Thayer (1982).
     """
 
     k: int = dataclasses.field(metadata={"static": True})
@@ -85,16 +96,18 @@ class FactorAnalysis(FromRows):
         return gaussian.infer(c.seen, self._centred(c, x))
 
     def tempered(self, c: Prepared, x: Array, inverse_temperature: Array | float) -> Factors:
-        """The same means, the covariance divided by ``inverse_temperature``."""
+        """The posterior with the same means and its covariance divided by ``inverse_temperature``."""
         return gaussian.tempered(c.seen, self._centred(c, x), inverse_temperature)
 
     def draw(self, c: Prepared, x: Array, key: Array) -> Factors:
-        """One draw of the factors of each observation."""
+        """All probability on one draw of the factors of each observation."""
         return gaussian.draw(c.seen, self._centred(c, x), key)
 
     def log_marginal(self, c: Prepared, x: Array) -> Array:
-        """log N(x_n; mean, loadings loadings' + noise), (N,), by the Cholesky factor of that (D, D) matrix; NaN where
-        x_n is."""
+        """log N(x_n; mean, loadings loadings' + diag(noise)), (N,), by the Cholesky factor of that (D, D) matrix.
+
+        NaN where x_n is NaN.
+        """
         y = self._centred(c, x)
         lower = matrices.cholesky(c.at.loadings @ c.at.loadings.T + jnp.diag(c.at.noise))
         z = matrices.solve_lower(lower, y.T)
@@ -102,10 +115,10 @@ class FactorAnalysis(FromRows):
         return -0.5 * (y.shape[1] * math.log(2 * math.pi) + log_determinant + (z**2).sum(axis=0))
 
     def complete(self, c: Prepared, q: Factors, x: Array) -> Array:
-        """E_q log N(z; 0, I) + log N(x; mean + loadings z, noise), (N,)."""
+        """E_q [log N(z; 0, I) + log N(x; mean + loadings z, diag(noise))], (N,)."""
         _, loadings, noise = c.at
         residual = self._centred(c, x) - q.means @ loadings.T
-        spread = (loadings @ q.covariance * loadings).sum(axis=1)  # of the d-th mean under q
+        spread = (loadings @ q.covariance * loadings).sum(axis=1)  # (D,), the variance of (loadings z)_d under q
         constant = math.log(2 * math.pi) * noise.size + jnp.log(noise).sum()
         given = -0.5 * (constant + ((residual**2 + spread[None, :]) / noise[None, :]).sum(axis=1))
         return given + gaussian.expected_log_prior(q)
@@ -126,10 +139,10 @@ class FactorAnalysis(FromRows):
         uncertainty = jnp.zeros((self.k + 1, self.k + 1), x.dtype).at[:-1, :-1].set(q.covariance)
         coefficients = _coefficients(c and c.at, x.shape[1], self.k, x.dtype)
         e = x - coefficients[None, :, -1] - q.means @ coefficients[:, :-1].T
-        counts = n[:, None] != 0  # a row of weight zero counts for nothing, even where it is NaN
+        counts = n[:, None] != 0  # a row of weight zero adds nothing, even where it is NaN
         e, one_more = jnp.where(counts, e, 0), jnp.where(counts, one_more, 0)
         times_n = one_more * n[:, None]
-        # e = its mean - loadings (z - E z): what q does not know of z enters with the opposite sign
+        # e = E e - loadings (z - E z): the deviation of z from its mean enters e with the opposite sign
         shared = n.sum() * (coefficients @ uncertainty)
         return FactorSums(
             n @ e**2 + (shared * coefficients).sum(axis=1),
@@ -138,7 +151,8 @@ class FactorAnalysis(FromRows):
         )
 
     def expected(self, c: Prepared | None, params: FactorAnalysisParams, sums: FactorSums) -> Array:
-        """Q from the sums: -(N log psi_d + E (x_d - mu_d - lambda_d' z)^2 / psi_d) / 2 over all d; up to a constant."""
+        """Q from the sums, -sum_d (N log psi_d + E sum_n (x_nd - mu_d - lambda_d' z_n)^2 / psi_d) / 2, up to a
+        constant."""
         ee, ew, ww = sums
         d, dtype = params.mean.size, ew.dtype
         change = _coefficients(params, d, self.k, dtype) - _coefficients(c and c.at, d, self.k, dtype)
@@ -146,7 +160,7 @@ class FactorAnalysis(FromRows):
         return -0.5 * (ww[-1, -1] * jnp.log(params.noise) + squares / params.noise).sum()
 
     def maximum(self, c: Prepared | None, sums: FactorSums) -> FactorAnalysisParams:
-        """Regress x on (z, 1); what is left is the noise."""
+        """The regression of x on (z, 1); the noise is its residual variance."""
         ee, ew, ww = sums
         lower = matrices.cholesky(ww)
         change = matrices.solve(lower, ew.T).T
@@ -155,35 +169,59 @@ class FactorAnalysis(FromRows):
         return FactorAnalysisParams(coefficients[:, -1], coefficients[:, :-1], noise)
 
     def degenerate(self, params: FactorAnalysisParams) -> Array:
-        """Whether a noise variance has vanished beside what the factors explain (a Heywood case).
+        """Whether a noise variance is zero to rounding error (a Heywood case).
 
-        It is what is left of the variance when that is taken away: below some eps of it, rounding error.
+        The noise is the variance minus the part that the factors explain; below 16 eps of that part it is rounding
+        error.
         """
         explained = (params.loadings**2).sum(axis=1)
         return (params.noise <= 16 * jnp.finfo(params.noise.dtype).eps * explained).any()
 
     @property
     def redundant(self) -> int:
-        """Directions in which the likelihood does not change: the rotations of the factors, k (k - 1) / 2."""
+        """The number of directions in which the likelihood is constant: k (k - 1) / 2 rotations of the factors."""
         return self.k * (self.k - 1) // 2
 
     def identified(self, params: FactorAnalysisParams) -> int:
-        """How many numbers describe N(mean, any covariance): no factors tell of more (Ledermann 1937)."""
+        """The number of parameters of N(mean, any covariance), D + D (D + 1) / 2.
+
+        The data cannot identify more of them, however many factors there are (Ledermann 1937).
+        """
         d = params.mean.shape[0]
         return d + d * (d + 1) // 2
 
     def rotate(self, params: FactorAnalysisParams, reference: FactorAnalysisParams) -> FactorAnalysisParams:
-        """The same model with its factors turned (or mirrored) to bring the loadings as near as can be to others.
+        """The same model with its factors rotated (or reflected) so that the loadings are closest to a reference.
 
-        The nearest in units of the reference's noise: R = U V', where U S V' = Lambda' Psi^-1 Lambda_reference
-        (Schoenemann 1966).
+        The loadings become Lambda R, which minimises the squared distance to the reference loadings in units of the
+        noise Psi of the reference: R = U V', where U S V' = Lambda' Psi^-1 Lambda_reference.
+
+        Arguments:
+            params: parameters of the model.
+            reference: parameters of the same shapes.
+
+        Returns:
+            ``params`` with other loadings (D, k), and the same likelihood.
+
+        Source: Schoenemann (1966).
         """
         u, _, v = jnp.linalg.svd(params.loadings.T @ (reference.loadings / reference.noise[:, None]))
         return params._replace(loadings=params.loadings @ u @ v)
 
     def canonical(self, params: FactorAnalysisParams) -> FactorAnalysisParams:
-        """The same model with Lambda' Psi^-1 Lambda diagonal and falling, each factor with a positive sum of
-        Psi^-1/2 Lambda (Lawley & Maxwell 1971)."""
+        """The same model with its factors in canonical order and sign.
+
+        Lambda' Psi^-1 Lambda is then diagonal with decreasing entries, and each column of Psi^-1/2 Lambda has a sum
+        that is not negative.
+
+        Arguments:
+            params: parameters of the model.
+
+        Returns:
+            ``params`` with other loadings (D, k), and the same likelihood.
+
+        Source: Lawley & Maxwell (1971).
+        """
         root = jnp.sqrt(params.noise)[:, None]
         scaled = params.loadings / root
         scaled = scaled @ jnp.linalg.svd(scaled, full_matrices=False)[2].T
@@ -191,7 +229,22 @@ class FactorAnalysis(FromRows):
         return params._replace(loadings=root * scaled * sign[None, :])
 
     def init(self, key: Array, data: Data) -> FactorAnalysisParams:
-        """Random loadings and noise that share the variance of each variable in halves."""
+        """Parameters to start a fit from: the variance of each variable is split evenly between loadings and noise.
+
+        The mean is that of the data; the rows of the loadings have random directions.
+
+        Arguments:
+            key: a random key.
+            data: N observations (N, D), with or without weights.
+
+        Returns:
+            A ``FactorAnalysisParams``.
+
+        Raises:
+            ValueError: ``key`` is not a random key; the data do not fit the model; or no start can be made from them
+                (a constant column, or a spread whose square overflows or vanishes). Values that are traced are not
+                checked.
+        """
         prng_key("FactorAnalysis.init", key)
         data = as_data(data)
         check_shapes(self, None, data)
@@ -202,7 +255,7 @@ class FactorAnalysis(FromRows):
         return params
 
     def diagnose(self, data: Data) -> None:
-        """Raise ``ValueError`` where no start can be made from the data, with what to do."""
+        """Raise a ``ValueError`` that says why no start can be made from the data, and what to do."""
         x, weights = split_weights(data)
         dtype, rows = np.dtype(float_dtype(x)), np.asarray(x, np.float64)
         rows = rows if weights is None else rows[np.asarray(weights) > 0]
@@ -211,22 +264,71 @@ class FactorAnalysis(FromRows):
             raise ValueError(found)
 
     def predict(self, params: FactorAnalysisParams, data: Data) -> Array:
-        """The posterior mean of the factors of each observation, (N, k); NaN for one that is not finite."""
+        """The posterior mean of the factors of each observation.
+
+        Arguments:
+            params: parameters of the model, or a ``Fit``.
+            data: N observations (N, D). Weights are ignored.
+
+        Returns:
+            Means (N, k); NaN where the observation is not finite.
+
+        Raises:
+            ValueError: the shapes of parameters and data do not fit the model, or parts of the data do not fit each
+                other.
+        """
         params, data = admit(self, params, data)
         return _posterior(self, params, split_weights(data)[0]).means
 
     def predict_proba(self, params: FactorAnalysisParams, data: Data) -> Factors:
-        """The posterior of the factors: means (N, k) and their covariance (k, k); means of NaN for an observation that
-        is not finite."""
+        """The posterior of the factors of each observation, a normal distribution.
+
+        Arguments:
+            params: parameters of the model, or a ``Fit``.
+            data: N observations (N, D). Weights are ignored.
+
+        Returns:
+            A ``Factors``: means (N, k), NaN where the observation is not finite, and the covariance (k, k), which is
+            common to all observations.
+
+        Raises:
+            ValueError: the shapes of parameters and data do not fit the model, or parts of the data do not fit each
+                other.
+        """
         params, data = admit(self, params, data)
         return _posterior(self, params, split_weights(data)[0])
 
     def sample(self, key: Array, params: FactorAnalysisParams, n: int) -> Array:
-        """``n`` observations."""
+        """Observations drawn from the model.
+
+        Arguments:
+            key: a random key.
+            params: parameters of the model, or a ``Fit``.
+            n: the number of observations, at least 0.
+
+        Returns:
+            Observations (n, D).
+
+        Raises:
+            ValueError: ``key`` is not a random key, ``n`` is not a whole number of at least 0, or the parameters do
+                not fit the model.
+        """
         return self.sample_joint(key, params, n)[1]
 
     def sample_joint(self, key: Array, params: FactorAnalysisParams, n: int) -> tuple[Array, Array]:
-        """``n`` draws of the factors (n, k) and their observations (n, D)."""
+        """Factors and observations drawn from the model.
+
+        Arguments:
+            key: a random key.
+            params: parameters of the model, or a ``Fit``.
+            n: the number of observations, at least 0.
+
+        Returns:
+            Factors (n, k) and their observations (n, D).
+
+        Raises:
+            ValueError: as for ``sample``.
+        """
         prng_key("FactorAnalysis.sample", key)
         params = as_params(self, params)
         self.check_shapes(params, None)
@@ -238,7 +340,7 @@ class FactorAnalysis(FromRows):
         return z, x
 
     def check_shapes(self, params: FactorAnalysisParams | None, data: Data | None) -> None:
-        """Raise ``ValueError`` where the shapes of parameters and data (or of one alone) do not fit the model."""
+        """Raise ``ValueError`` where the shapes of parameters or data do not fit the model; either may be ``None``."""
         x = None if data is None else observations.values_of(self, data)
         if x is not None:
             if x.ndim != 2 or 0 in x.shape:
@@ -249,7 +351,6 @@ class FactorAnalysis(FromRows):
         if params is not None:
             d = params.mean.size if x is None else x.shape[1]
             title = f"FactorAnalysis with k = {self.k} of {d} variables"
-            title = f"FactorAnalysis with k = {self.k} of {d} variables"
             parameters.check_shapes(title, self.declare(), params, {"D": d, "k": self.k})
 
     def validate(self, params: FactorAnalysisParams, data: Data) -> None:
@@ -258,7 +359,7 @@ class FactorAnalysis(FromRows):
         self._check_values(data)
 
     def allows(self, params: FactorAnalysisParams, data: Data) -> Array:
-        """Whether every observation that counts is finite, for values that are traced."""
+        """Whether every observation of nonzero weight is finite, (); for traced values."""
         return _finite(data).all()
 
     def _check_values(self, data: Data) -> None:
@@ -276,14 +377,14 @@ class FactorAnalysis(FromRows):
 
 
 def _finite(data: Data) -> Array:
-    """(N,), whether each observation is finite, or does not count."""
+    """(N,), whether each observation is finite or has weight zero."""
     x, weights = split_weights(data)
     good = jnp.isfinite(x).all(axis=1)
     return good if weights is None else good | (weights == 0)
 
 
 def _coefficients(params: FactorAnalysisParams | None, d: int, k: int, dtype: Any) -> Array:
-    """(loadings, mean), (D, k + 1); zeros where there are none."""
+    """(loadings, mean), (D, k + 1); zeros without parameters."""
     if params is None:
         return jnp.zeros((d, k + 1), dtype)
     return jnp.concatenate([params.loadings, params.mean[:, None]], axis=1)
@@ -305,7 +406,7 @@ def _init(model: FactorAnalysis, key: Array, data: Data) -> tuple[FactorAnalysis
     x = jnp.where(share > 0, x, 0)
     mean = (share * x).sum(axis=0)
     y = x - mean[None, :]
-    y = y - (share * y).sum(axis=0)[None, :]  # the mean itself was rounded
+    y = y - (share * y).sum(axis=0)[None, :]  # corrects for the rounding of the mean
     variance = (share * y**2).sum(axis=0)
     directions = jax.random.normal(key, (x.shape[1], model.k), dtype)
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Hidden Markov models: a class that moves along a Markov chain, one observation at each step."""
+"""Hidden Markov models: a class that follows a Markov chain, with one observation at each step."""
 
 import dataclasses
 import math
@@ -32,15 +32,19 @@ from jaxem.models.starts import Start, blame, check_sound, is_sound, read_start,
 
 
 class HMMParams(NamedTuple):
+    """The parameters of a hidden Markov model."""
+
     initial: Array  # (K,), sums to one
     transition: Array  # (K, K), from row to column; rows sum to one
-    emissions: Any  # the family's own, for K states
+    emissions: Any  # the parameters of the family, for K states
 
 
 class HMMSums(NamedTuple):
-    initial: Array  # (K,), expected sequences that start in each state
-    transition: Array  # (K, K), expected moves
-    emissions: Any  # the family's own
+    """The sums over sequences and steps that the M-step needs."""
+
+    initial: Array  # (K,), expected number of sequences that start in each state
+    transition: Array  # (K, K), expected number of transitions
+    emissions: Any  # the sums of the family
 
 
 @register
@@ -54,11 +58,20 @@ class HMM(FromRows):
               A_{ij} \propto \sum_{nt} \xi_t(i, j),\;
               \text{emissions under weights } \gamma_t(k)
 
-    Data: one observation is one sequence. An array ``(N, T)`` or ``(N, T, D)``, or a list of sequences where lengths
-    differ, with weights or without (see ``jaxem.dataset``); for one sequence x, ``x[None]``. q: a ``Chain``.
-    An initial or transition probability that starts at exactly zero stays there, under every algorithm, and is not
-    counted as free. ``parallel``: whether each sequence is cut into blocks that run side by side, at ``k`` times the
-    arithmetic; ``None`` chooses by device and shape, the posterior is the same.
+    One observation is one sequence. The data are an array (N, T) or (N, T, D), or a list of sequences where lengths
+    differ, with or without weights (see ``jaxem.dataset``). For one sequence x, pass ``x[None]``. The posterior q is a
+    ``Chain``; the parameters are an ``HMMParams``. An initial or transition probability that starts at exactly zero
+    stays zero under every algorithm, and is not counted as a free parameter.
+
+    Arguments:
+        family: the distribution of the observation at one step given its state, such as ``Poisson()``.
+        k: the number of states, at least 1.
+        parallel: whether each sequence is cut into segments of time that run side by side, at ``k`` times the
+            arithmetic. ``None`` (default) chooses by device and shape. The posterior is the same either way.
+
+    Raises:
+        ValueError: ``family`` is not a family, ``k`` is not a whole number of at least 1, or ``parallel`` is not
+            ``None``, ``True`` or ``False``.
 
     Source: Baum, Petrie, Soules & Weiss (1970); Rabiner (1989); Särkkä & García-Fernández (2021).
     """
@@ -74,7 +87,7 @@ class HMM(FromRows):
 
     @property
     def accurate(self) -> bool:
-        """Whether log-densities are known to a few units in the last place: as the family says of its own."""
+        """Whether log-densities are right to a few units in the last place, as declared by the family."""
         return getattr(self.family, "accurate", False)
 
     def declare(self) -> HMMParams:
@@ -82,12 +95,12 @@ class HMM(FromRows):
         return HMMParams(initial, transition, self.family.declare())  # pyright: ignore[reportArgumentType]
 
     def prepare(self, params: HMMParams, x: Data | None) -> HMMParams:
-        """Initial and transition probabilities, and the family's context."""
+        """Initial and transition probabilities, and the context of the family."""
         rows = 0 if x is None else math.prod(values_of(x).shape[:2])
         return params._replace(emissions=Apart(self.family.prepare(params.emissions, rows)))
 
     def _by_frames(self, of: Callable[..., Any], c: HMMParams, x: Array) -> Any:
-        """What the family says, given its context, of all steps of all sequences ``x (N, T, ...)``, (N, T, ...)."""
+        """``of(context, frames)`` for all steps of all sequences ``x (N, T, ...)``; its leaves become (N, T, ...)."""
         n, t = x.shape[:2]
         frames = _frames(real(x, c.initial.dtype))
         found = choose(c.emissions.context, lambda e: of(e, frames))
@@ -98,7 +111,7 @@ class HMM(FromRows):
         return self._by_frames(lambda e, x: self.family.log_density(e, x), c, x)
 
     def _inferred(self, of: Callable[..., Chain], c: HMMParams, x: Data, *more: Any) -> Chain:
-        """A posterior of states, and of the family's own hidden variables."""
+        """The posterior that ``of`` returns, with the posterior of the family's own hidden variables added."""
         values, lengths = _unpack(x)
         q = of(c.initial, c.transition, self._log_b(c, values), lengths, *more)
         return q._replace(hidden=self._hidden(c, values))
@@ -110,26 +123,26 @@ class HMM(FromRows):
         """Forward-backward on each sequence."""
         values, lengths = _unpack(x)
         n, t = values.shape[:2]
-        blocks = scaled.blocks(self.parallel, n, t, self.k)
-        q = chain.posterior(c.initial, c.transition, lambda: self._log_b(c, values), lengths, blocks)
+        segments = scaled.segments(self.parallel, n, t, self.k)
+        q = chain.posterior(c.initial, c.transition, lambda: self._log_b(c, values), lengths, segments)
         return q._replace(hidden=self._hidden(c, values))
 
     def mode(self, c: HMMParams, x: Data) -> Chain:
-        """The most probable path of each sequence (Viterbi)."""
+        """All probability on the most probable path of each sequence (Viterbi)."""
         return self._inferred(chain.mode, c, x)
 
     def tempered(self, c: HMMParams, x: Data, inverse_temperature: Array | float) -> Chain:
-        """Forward-backward on the powers of pi, A and b."""
+        """Forward-backward on pi, A and b raised to the power ``inverse_temperature``."""
         return self._inferred(chain.tempered, c, x, inverse_temperature)
 
     def draw(self, c: HMMParams, x: Data, key: Array) -> Chain:
-        """One path of each sequence, drawn from p(z | x)."""
+        """All probability on one path of each sequence, drawn from p(z | x)."""
         return self._inferred(chain.draw, c, x, key)
 
     def log_marginal(self, c: HMMParams, x: Data) -> Array:
-        """log p(x_n) of each sequence, (N,): the forward algorithm, written apart from the E-step.
+        """log p(x_n) of each sequence, (N,), by a forward algorithm that is independent of the E-step.
 
-        NaN for a sequence with a NaN within its length, -inf for one that is impossible.
+        NaN for a sequence with a NaN within its length, -inf for an impossible sequence.
         """
         values, lengths = _unpack(x)
         value = chain.log_likelihood(c.initial, c.transition, self._log_b(c, values), lengths)
@@ -145,7 +158,7 @@ class HMM(FromRows):
         return initial + transition + expected(q.smoothed, log_b).sum(axis=1)
 
     def entropy_rows(self, c: HMMParams, q: Chain, x: Data) -> Array:
-        """The entropy of the paths, and of the family's own hidden variables, (N,)."""
+        """The entropy of the paths plus that of the family's own hidden variables given the states, (N,)."""
         paths = -chain.expected_log(q, q)
         if not families.has_hidden(self.family):
             return paths
@@ -154,7 +167,7 @@ class HMM(FromRows):
         return paths + expected(q.smoothed, own).sum(axis=1)
 
     def divergence_rows(self, q: Chain, p: Chain) -> Array:
-        """KL(q || p) between two chains, and of the family's own hidden variables given the states, (N,)."""
+        """KL(q || p) between two chains, including the family's own hidden variables given the states, (N,)."""
         of_paths = chain.expected_log(q, q) - chain.expected_log(q, p)
         if not families.has_hidden(self.family):
             return of_paths
@@ -163,7 +176,7 @@ class HMM(FromRows):
         return of_paths + expected(q.smoothed, own).sum(axis=1)
 
     def sums(self, c: HMMParams | None, w: Array | None, q: Chain, x: Data) -> HMMSums:
-        """Expected starts, moves, and the family's sums."""
+        """Expected numbers of starts and transitions, and the family's sums, with sequence weights ``w (N,)``."""
         values, _ = _unpack(x)
         gamma = weighted(q.smoothed, w)
         u, frames, r = jax.tree.map(_frames, q.hidden), _frames(real(values, gamma.dtype)), _frames(gamma)
@@ -175,10 +188,10 @@ class HMM(FromRows):
         )
 
     def maximum(self, c: HMMParams | None, sums: HMMSums) -> HMMParams:
-        """Starts and moves as shares of their expected numbers, and the family's maximiser."""
+        """Expected numbers of starts and transitions, divided by their totals, and the family's maximiser."""
         initial, moves, emissions = sums
         left = moves.sum(axis=1, keepdims=True)
-        # From a state that is only ever the last one no move is seen: any row is as good, the old one the best.
+        # A state that is only ever the last one is never left, so any row maximises Q: the old one is kept.
         old = 1 / self.k if c is None else c.transition
         transition = jnp.where(left == 0, old, moves / jnp.where(left == 0, 1, left))
         return HMMParams(
@@ -186,13 +199,14 @@ class HMM(FromRows):
         )
 
     def expected(self, c: HMMParams, params: HMMParams, sums: HMMSums) -> Array:
-        """Q from the sums: expected starts and moves times their logs, and the family's; up to a constant."""
+        """Q from the sums: expected starts and transitions times their log-probabilities plus the family's part, up to
+        a constant."""
         starts = log_times(sums.initial, params.initial).sum()
         moves = log_times(sums.transition, params.transition).sum()
         return starts + moves + self.family.expected(c.emissions.context, params.emissions, sums.emissions)
 
     def log_prior(self, params: HMMParams) -> Array | float:
-        """The family's; flat on the initial and transition probabilities."""
+        """The log-prior of the family; the prior of the initial and transition probabilities is flat."""
         return families.log_prior(self.family, params.emissions)
 
     def degenerate(self, params: HMMParams) -> Array:
@@ -203,21 +217,46 @@ class HMM(FromRows):
         return empty | families.degenerate(self.family, params.emissions)
 
     def coincide(self, params: HMMParams) -> Array:
-        """Whether every class is the same as another: then EM cannot part them."""
+        """Whether the emissions of every state equal those of another one, so that EM cannot separate them."""
         return families.coincide(self.family, params.emissions)
 
     def permute(self, params: HMMParams, order: Array) -> HMMParams:
-        """The same model, in which state ``order[k]`` is called k."""
+        """The same model with its states renumbered.
+
+        Arguments:
+            params: parameters of the model.
+            order: a permutation (K,); state ``order[k]`` becomes state k.
+
+        Returns:
+            Parameters of the same shapes.
+        """
         return parameters.permuted(self.declare(), params, order)
 
     def label_keys(self, params: HMMParams) -> Array:
-        """What states are sorted by, (K, F): where the emissions of each lie."""
+        """The location of the emissions of each state, (K, F), by which states are sorted."""
         return parameters.locations(self.declare(), params)
 
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> HMMParams:
-        """A start: emissions as in a mixture of the single observations (``Mixture.init``), states that rather stay.
+        r"""Parameters to start a fit from.
 
-        ``start``: as there, or given states (N, T), or their probabilities (N, T, K).
+        Emissions are those of a mixture of the single observations (see ``Mixture.init``). With s_k the weights of
+        that mixture, the initial probabilities are s, and the states tend to stay:
+
+        .. math:: A_{ij} = \tfrac12 [i = j] + \tfrac12 s_j
+
+        Arguments:
+            key: a random key.
+            data: N sequences, with or without weights.
+            start: ``"kmeans++"`` (default), ``"points"`` or ``"responsibilities"``, as for ``Mixture.init``; or given
+                states (N, T), whole numbers from 0 to K - 1; or given state probabilities (N, T, K).
+
+        Returns:
+            An ``HMMParams``.
+
+        Raises:
+            ValueError: ``key`` is not a random key; the data do not fit the model, or no start can be made from them;
+                ``start`` is none of the above, has the wrong shape, or leaves a state without observations. Values
+                that are traced are not checked.
         """
         prng_key("HMM.init", key)
         data = as_data(data)
@@ -230,31 +269,80 @@ class HMM(FromRows):
         return params
 
     def diagnose(self, data: Data) -> None:
-        """Raise ``ValueError`` where no start can be made from the data, with what to do."""
+        """Raise a ``ValueError`` that says why no start can be made from the data, and what to do."""
         blame(self.family, *_observed(data))
 
     def predict(self, params: HMMParams, data: Data) -> Array:
-        """The most probable path of each sequence (Viterbi), (N, T).
+        """The most probable path of each sequence.
 
-        -1 behind its end, and all along a sequence that has no path: one with a NaN, or that is impossible.
+        Arguments:
+            params: parameters of the model, or a ``Fit``.
+            data: N sequences. Weights are ignored.
+
+        Returns:
+            States (N, T), whole numbers from 0 to K - 1; -1 after the end of a sequence, and at every step of a
+            sequence that contains NaN or is impossible under ``params``.
+
+        Raises:
+            ValueError: the shapes of parameters and data do not fit the model, or parts of the data do not fit each
+                other.
+
+        Source: Viterbi (1967).
         """
         params, data = admit(self, params, data)
         return _predict(self, params, split_weights(data)[0])
 
     def predict_proba(self, params: HMMParams, data: Data) -> Array:
-        """p(z_t = k | x) at each step, (N, T, K).
+        """The posterior probability of each state at each step, p(z_t = k | x), given the whole sequence.
 
-        Zero behind a sequence's end; NaN all along a sequence with a NaN, or that is impossible.
+        Arguments:
+            params: parameters of the model, or a ``Fit``.
+            data: N sequences. Weights are ignored.
+
+        Returns:
+            Probabilities (N, T, K); zero after the end of a sequence, and NaN at every step of a sequence that
+            contains NaN or is impossible under ``params``.
+
+        Raises:
+            ValueError: the shapes of parameters and data do not fit the model, or parts of the data do not fit each
+                other.
         """
         params, data = admit(self, params, data)
         return _predict_proba(self, params, split_weights(data)[0])
 
     def sample(self, key: Array, params: HMMParams, n: int, length: int = 100) -> Array:
-        """``n`` sequences of ``length`` observations."""
+        """Sequences drawn from the model.
+
+        Arguments:
+            key: a random key.
+            params: parameters of the model, or a ``Fit``.
+            n: the number of sequences, at least 0.
+            length: the number of steps of each sequence, at least 1 (default 100).
+
+        Returns:
+            Observations (n, length, ...).
+
+        Raises:
+            ValueError: ``key`` is not a random key, ``n`` or ``length`` is not a whole number or is too small, or the
+                parameters do not fit the model.
+        """
         return self.sample_joint(key, params, n, length)[1]
 
     def sample_joint(self, key: Array, params: HMMParams, n: int, length: int = 100) -> tuple[Array, Array]:
-        """The state paths (n, length) and their observations (n, length, ...)."""
+        """State paths and sequences drawn from the model.
+
+        Arguments:
+            key: a random key.
+            params: parameters of the model, or a ``Fit``.
+            n: the number of sequences, at least 0.
+            length: the number of steps of each sequence, at least 1 (default 100).
+
+        Returns:
+            States (n, length) and their observations (n, length, ...).
+
+        Raises:
+            ValueError: as for ``sample``.
+        """
         prng_key("HMM.sample", key)
         params = as_params(self, params)
         self.check_shapes(params, None)
@@ -273,7 +361,19 @@ class HMM(FromRows):
         return states, x.reshape(n, length, *x.shape[1:])
 
     def sample_like(self, key: Array, params: HMMParams, data: Data) -> Data:
-        """As many sequences as in ``data``, of their lengths; weights are left out."""
+        """As many sequences as ``data`` hold, drawn from the model, with the same lengths and without weights.
+
+        Arguments:
+            key: a random key.
+            params: parameters of the model, or a ``Fit``.
+            data: N sequences, of which only the shape and the lengths are used.
+
+        Returns:
+            Observations (N, T, ...), or a ``Dataset`` with lengths where ``data`` have lengths.
+
+        Raises:
+            ValueError: as for ``sample``, or the data do not fit the model.
+        """
         data = as_data(data)
         check_shapes(self, None, data)
         x, lengths = values_of(data), lengths_of(data)
@@ -281,14 +381,14 @@ class HMM(FromRows):
         return drawn if lengths is None else Dataset(drawn, lengths=lengths)
 
     def sample_size(self, data: Data) -> Array:
-        """The number of single observations (all steps of all sequences), weights counted."""
+        """The number of single observations, (): the sum over sequences of weight times length."""
         data = as_data(data)
         sequences, weights = counted(data)
         x, lengths = _unpack(sequences)
         return total(lengths.astype(float_dtype(x)), weights)
 
     def check_shapes(self, params: HMMParams | None, data: Data | None) -> None:
-        """Raise ``ValueError`` where the shapes of parameters and data (or of one alone) do not fit the model."""
+        """Raise ``ValueError`` where the shapes of parameters or data do not fit the model; either may be ``None``."""
         x = None if data is None else observations.values_of(self, data, "lengths")
         if x is not None:
             observations.check_shape(self, x, ("N", "T"))
@@ -307,12 +407,12 @@ class HMM(FromRows):
         observations.check_support(self.family, x, observed)
 
     def allows(self, params: HMMParams, data: Data) -> Array:
-        """Whether every observation that counts is possible, for values that are traced."""
+        """Whether every observation within a sequence of nonzero weight lies in the support, (); for traced values."""
         return observations.supported(self.family, *_observed(data)).all()
 
 
 def _observed(data: Data) -> tuple[Array, Array]:
-    """All steps of all sequences (N T, ...), and which of them lie within a sequence that counts, (N T,)."""
+    """All steps of all sequences (N T, ...), and which of them lie within a sequence of nonzero weight, (N T,)."""
     x, lengths, weights = values_of(data), lengths_of(data), split_weights(data)[1]
     n, t = x.shape[:2]
     observed = jnp.ones((n, t), bool) if lengths is None else chain.within(lengths, t)
@@ -342,13 +442,16 @@ def _predict_proba(model: HMM, params: HMMParams, sequences: Data) -> Array:
 
 
 def _is_sequence(lengths: Array, x: Array) -> Array:
-    """(N,), whether lengths that were traced are any."""
+    """(N,), whether each length lies between 1 and T, which could not be checked where lengths were traced."""
     return (lengths >= 1) & (lengths <= x.shape[1])
 
 
 def _unpack(sequences: Data) -> tuple[Array, Array]:
-    """Values (N, T, ...) and lengths (N,). Padding is replaced by the sequence's first observation, so that it can do
-    no harm: whatever it holds, its density is finite, and it has no weight."""
+    """Values (N, T, ...) and lengths (N,).
+
+    Padding is replaced by the first observation of its sequence: whatever it held, its density is then as finite as
+    that observation's, and it has no weight.
+    """
     x, lengths = values_of(sequences), lengths_of(sequences)
     if lengths is None:
         return x, jnp.full((x.shape[0],), x.shape[1])

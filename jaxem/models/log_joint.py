@@ -1,4 +1,4 @@
-"""A model from one function: log p(x, z = k | params) for one observation."""
+"""A model derived from one function: log p(x, z = k | params) of one observation."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,20 +27,35 @@ def from_log_joint(
     permute: Callable[..., Params] | None = None,
     label_keys: Callable[..., Array] | None = None,
 ) -> "LogJointModel":
-    r"""A model with a discrete latent variable per observation, derived from its log-joint alone.
+    r"""A model with one discrete latent variable per observation, derived from its log-joint alone.
 
-    ``log_joint(params, x) -> (K,)`` is log p(x, z = k | params) of one observation ``x`` (one row of the data).
-    From it follow, with p_nk = log_joint(params, x_n)_k,
+    With p_nk = log_joint(params, x_n)_k, the E-step, the bound and the log-likelihood are
 
     .. math:: r_{nk} = e^{p_{nk}} / \sum_j e^{p_{nj}}, \quad
               Q = \sum_{nk} r_{nk}\, p_{nk}, \quad
               H = -\sum_{nk} r_{nk} \log r_{nk}, \quad
               L = \sum_n \log \sum_k e^{p_{nk}} .
 
-    ``constraints``: a tree of parameter spaces, or one space for all parameters (default: all real).
-    ``m_step(q, data)``, with ``q.probabilities (N, K)``: the exact maximiser, where there is one; without it
-    the M-step is gradient ascent on Q (``GEM``). ``log_prior(params)`` makes the fit MAP. ``init``, ``sample``,
-    ``permute`` and ``label_keys`` are those of ``jaxem.Model``. Data may have weights.
+    Data may have weights.
+
+    Arguments:
+        log_joint: ``log_joint(params, x) -> (K,)``, log p(x, z = k | params) of one observation x (one row of the
+            data) and each class k.
+        constraints: a tree of parameter spaces, or one space for all parameters (default: all parameters are real).
+        m_step: ``m_step(q, data) -> params``, with ``q.probabilities (N, K)``, the exact maximiser of Q where there is
+            one. Without it the M-step is gradient ascent on Q (``GEM``).
+        log_prior: ``log_prior(params) -> ()``; the fit is then MAP (default: maximum likelihood).
+        init: ``init(key, data) -> params``, as in ``jaxem.Model``.
+        sample: ``sample(key, params, n) -> data``, as in ``jaxem.Model``.
+        permute: ``permute(params, order) -> params``, as in ``jaxem.Model``.
+        label_keys: ``label_keys(params) -> (K, F)``, as in ``jaxem.Model``.
+
+    Returns:
+        A ``LogJointModel``, to be fitted like any model.
+
+    Raises:
+        ValueError: an argument that must be a function is none, or ``constraints`` are not spaces. When data are met:
+            ``log_joint`` fails on one observation, or does not return real numbers of shape (K,).
 
     Source: Dempster, Laird & Rubin (1977), section 4.3.
     """
@@ -50,7 +65,7 @@ def from_log_joint(
 @register
 @dataclasses.dataclass(frozen=True)
 class LogJointModel(ClassModel):
-    """What ``from_log_joint`` returns."""
+    """The model that ``from_log_joint`` returns."""
 
     log_joint: Callable[..., Array] = dataclasses.field(metadata={"static": True})
     m_step: Callable[..., Params] | None = dataclasses.field(metadata={"static": True})  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -61,7 +76,7 @@ class LogJointModel(ClassModel):
     label_keys: Callable[..., Array] | None = dataclasses.field(metadata={"static": True})
     spaces: Spaces
 
-    # Its M-step is the user's, or none.
+    # The M-step is the user's function or is missing; it is not derived from sums.
     made_of: ClassVar[dict[str, str]] = {**ClassModel.made_of, "m_step": "m_step"}
 
     @property
@@ -85,7 +100,7 @@ class LogJointModel(ClassModel):
         return jax.vmap(self.log_joint, in_axes=(None, 0))(c, x)
 
     def check_shapes(self, params: Params | None, data: Data | None) -> None:
-        """Raise ``ValueError`` where ``log_joint`` does not make (K,) numbers of one observation."""
+        """Raise ``ValueError`` where ``log_joint`` fails on one observation or does not return (K,) real numbers."""
         if params is None or data is None:
             return
         observations, _ = split_weights(data)

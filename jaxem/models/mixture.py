@@ -29,13 +29,17 @@ from jaxem.models.starts import Start, blame, check_sound, is_sound, read_start,
 
 
 class MixtureParams(NamedTuple):
-    weights: Array  # (K,), sum to one
-    components: Any  # the family's own, for K classes
+    """The parameters of a mixture."""
+
+    weights: Array  # (K,), non-negative, sum to one
+    components: Any  # the parameters of the family, for K classes
 
 
 class MixtureSums(NamedTuple):
+    """The sums over observations that the M-step needs."""
+
     sizes: Array  # (K,), n_k = sum_n r_nk
-    components: Any  # the family's own
+    components: Any  # the sums of the family
 
 
 @register
@@ -47,7 +51,17 @@ class Mixture(ClassModel):
               \text{M: } w_k = n_k / N,\; n_k = \textstyle\sum_n r_{nk},\;
               \theta_k \text{ the family's maximiser under weights } r_{nk}
 
-    Data: an array ``(N, ...)``, with weights or without; q: ``Responsibilities``. McLachlan & Peel (2000), chapter 2.
+    The data are an array (N, ...), with or without weights (see ``jaxem.dataset``). The posterior q is a
+    ``Responsibilities``; the parameters are a ``MixtureParams``.
+
+    Arguments:
+        family: the distribution of an observation given its component, such as ``Normal()``.
+        k: the number of components, at least 1.
+
+    Raises:
+        ValueError: ``family`` is not a family, or ``k`` is not a whole number of at least 1.
+
+    Source: McLachlan & Peel (2000), chapter 2.
     """
 
     family: Family
@@ -58,7 +72,7 @@ class Mixture(ClassModel):
 
     @property
     def accurate(self) -> bool:
-        """Whether log-densities are known to a few units in the last place: as the family says of its own."""
+        """Whether log-densities are right to a few units in the last place, as declared by the family."""
         return getattr(self.family, "accurate", False)
 
     def declare(self) -> MixtureParams:
@@ -66,7 +80,7 @@ class Mixture(ClassModel):
         return MixtureParams(weights, self.family.declare())  # pyright: ignore[reportArgumentType]
 
     def prepare(self, params: MixtureParams, x: Data | None) -> MixtureParams:
-        """The weights, and the family's context."""
+        """The weights and the context of the family."""
         return params._replace(components=self.family.prepare(params.components, 0 if x is None else count(x)))
 
     def table(self, c: MixtureParams, x: Data) -> Array:
@@ -74,20 +88,23 @@ class Mixture(ClassModel):
         return log_probability(c.weights)[None, :] + self.family.log_density(c.components, real(x, c.weights.dtype))
 
     def log_marginal(self, c: MixtureParams, x: Data) -> Array:
-        """log sum_k w_k p(x_n | k), (N,), linear in the weights: so its derivative in one that is zero is right too."""
+        """log sum_k w_k p(x_n | k), (N,).
+
+        The sum is linear in the weights, so that the derivative in a weight of zero is right too.
+        """
         w = c.weights[None, :]
         log_b = self.family.log_density(c.components, real(x, w.dtype))
         log_w, known = jax.lax.stop_gradient(jnp.log(w)), log_b != -jnp.inf
         top = jax.lax.stop_gradient((log_w + log_b).max(axis=-1))
         top = jnp.where(jnp.isfinite(top), top, 0)
-        # Without its class an observation may be far less likely: the derivative in a weight of zero ends at half of
-        # the exponents, so that nothing overflows.
+        # A class of weight zero may fit an observation far better than all others do. The derivative in that weight
+        # is capped at half the range of the exponents, so that nothing overflows.
         limit = jnp.maximum(jnp.where(w > 0, -log_w, 0), math.log(float(jnp.finfo(log_b.dtype).max)) / 2)
         ratio = jnp.exp(jnp.minimum(jnp.where(known, log_b, 0) - top[:, None], limit))
         return top + jnp.log((w * jnp.where(known, ratio, 0)).sum(axis=-1))
 
     def infer(self, c: MixtureParams, x: Data) -> Responsibilities:
-        """Bayes' rule for each observation, and the family's own hidden variables."""
+        """The responsibilities of each observation, and the posterior of the family's own hidden variables."""
         hidden = families.hidden(self.family, c.components, real(x, c.weights.dtype))
         return super().infer(c, x)._replace(hidden=hidden)
 
@@ -97,7 +114,7 @@ class Mixture(ClassModel):
         return expected(q.probabilities, log_probability(c.weights)[None, :] + density)
 
     def entropy_rows(self, c: MixtureParams, q: Responsibilities, x: Data) -> Array:
-        """-sum_k r_nk log r_nk, and r_nk times the entropy of the family's own hidden variables, (N,)."""
+        """-sum_k r_nk log r_nk + sum_k r_nk (entropy of the family's own hidden variables given class k), (N,)."""
         of_classes = super().entropy_rows(c, q, x)
         if not families.has_hidden(self.family):
             return of_classes
@@ -105,14 +122,14 @@ class Mixture(ClassModel):
         return of_classes + expected(q.probabilities, own)
 
     def divergence_rows(self, q: Responsibilities, p: Responsibilities) -> Array:
-        """KL(q || p) of each observation, (N,): of classes, and of the family's own hidden variables given those."""
+        """KL(q || p) of each observation, (N,), for the classes and the family's own hidden variables given them."""
         of_classes = super().divergence_rows(q, p)
         if not families.has_hidden(self.family):
             return of_classes
         return of_classes + expected(q.probabilities, families.hidden_divergence(self.family, q.hidden, p.hidden))
 
     def sums(self, c: MixtureParams | None, w: Array | None, q: Responsibilities, x: Data) -> MixtureSums:
-        """Class sizes and the family's sums, under responsibilities times observation weights."""
+        """Class sizes and the family's sums, weighted by responsibilities times observation weights ``w (N,)``."""
         r = weighted(q.probabilities, w)
         return MixtureSums(r.sum(axis=0), self.family.statistics(c and c.components, r, q.hidden, real(x, r.dtype)))
 
@@ -122,35 +139,64 @@ class Mixture(ClassModel):
         return MixtureParams(n / n.sum(), self.family.maximize(c and c.components, sums.components))
 
     def expected(self, c: MixtureParams, params: MixtureParams, sums: MixtureSums) -> Array:
-        """Q from the sums: sum_k n_k log w_k and the family's, up to a constant."""
+        """Q from the sums: sum_k n_k log w_k plus the family's part, up to a constant."""
         own = self.family.expected(c.components, params.components, sums.components)
         return log_times(sums.sizes, params.weights).sum() + own
 
     def log_prior(self, params: MixtureParams) -> Array | float:
-        """The family's; flat on the weights."""
+        """The log-prior of the family; the prior of the weights is flat."""
         return families.log_prior(self.family, params.components)
 
     def degenerate(self, params: MixtureParams) -> Array:
-        """Whether a component is empty (a weight below eps^2: less than eps of one among 1 / eps observations) or
-        has collapsed. A weight of exactly zero is no structure to be kept, but a component too many: use fewer."""
+        """Whether a component is empty or has collapsed.
+
+        A component is empty where its weight is below eps^2: among 1 / eps observations that is less than eps of one.
+        A weight of exactly zero counts as empty too: it is not kept as structure. Use fewer components.
+        """
         empty = (params.weights < jnp.finfo(params.weights.dtype).eps ** 2).any()
         return empty | families.degenerate(self.family, params.components)
 
     def coincide(self, params: MixtureParams) -> Array:
-        """Whether every class is the same as another: then EM cannot part them."""
+        """Whether every class equals another one, so that EM cannot separate them."""
         return families.coincide(self.family, params.components)
 
     def permute(self, params: MixtureParams, order: Array) -> MixtureParams:
-        """The same mixture, in which component ``order[k]`` is called k."""
+        """The same mixture with its components renumbered.
+
+        Arguments:
+            params: parameters of the mixture.
+            order: a permutation (K,); component ``order[k]`` becomes component k.
+
+        Returns:
+            Parameters of the same shapes.
+        """
         return parameters.permuted(self.declare(), params, order)
 
     def label_keys(self, params: MixtureParams) -> Array:
-        """What components are sorted by, (K, F): where each lies."""
+        """The location of each component, (K, F), by which components are sorted."""
         return parameters.locations(self.declare(), params)
 
     def init(self, key: Array, data: Data, start: Start = "kmeans++") -> MixtureParams:
-        """A random start, ``"kmeans++"``, ``"points"`` or ``"responsibilities"`` (see ``models/starts.py``); or the
-        M-step on given classes (N,) or probabilities of classes (N, K)."""
+        """Parameters to start a fit from: one M-step on random or given class probabilities.
+
+        Arguments:
+            key: a random key.
+            data: N observations, with or without weights.
+            start: ``"kmeans++"`` (default): seeds among the observations, far from each other; each observation goes
+                mostly to the nearest seed. ``"points"``: seeds drawn evenly among the observations.
+                ``"responsibilities"``: class probabilities drawn evenly from the simplex. Or given classes (N,), whole
+                numbers from 0 to K - 1, or given class probabilities (N, K).
+
+        Returns:
+            A ``MixtureParams``.
+
+        Raises:
+            ValueError: ``key`` is not a random key; the data do not fit the model, or no start can be made from them
+                (a constant column, for example); ``start`` is none of the above, has the wrong shape, or leaves a
+                class without observations. Values that are traced are not checked.
+
+        Source: Arthur & Vassilvitskii (2007) for k-means++.
+        """
         prng_key("Mixture.init", key)
         data = as_data(data)
         check_shapes(self, None, data)
@@ -162,16 +208,41 @@ class Mixture(ClassModel):
         return params
 
     def diagnose(self, data: Data) -> None:
-        """Raise ``ValueError`` where no start can be made from the data, with what to do."""
+        """Raise a ``ValueError`` that says why no start can be made from the data, and what to do."""
         x, weights = split_weights(data)
         blame(self.family, x, None if weights is None else weights > 0)
 
     def sample(self, key: Array, params: MixtureParams, n: int) -> Array:
-        """``n`` observations."""
+        """Observations drawn from the mixture.
+
+        Arguments:
+            key: a random key.
+            params: parameters of the mixture, or a ``Fit``.
+            n: the number of observations, at least 0.
+
+        Returns:
+            Observations (n, ...).
+
+        Raises:
+            ValueError: ``key`` is not a random key, ``n`` is not a whole number of at least 0, or the parameters do
+                not fit the model.
+        """
         return self.sample_joint(key, params, n)[1]
 
     def sample_joint(self, key: Array, params: MixtureParams, n: int) -> tuple[Array, Array]:
-        """``n`` labels and their observations."""
+        """Classes and observations drawn from the mixture.
+
+        Arguments:
+            key: a random key.
+            params: parameters of the mixture, or a ``Fit``.
+            n: the number of observations, at least 0.
+
+        Returns:
+            Classes (n,) and their observations (n, ...).
+
+        Raises:
+            ValueError: as for ``sample``.
+        """
         prng_key("Mixture.sample", key)
         params = as_params(self, params)
         self.check_shapes(params, None)
@@ -181,7 +252,7 @@ class Mixture(ClassModel):
         return labels, self.family.sample(x_key, params.components, labels)
 
     def check_shapes(self, params: MixtureParams | None, data: Data | None) -> None:
-        """Raise ``ValueError`` where the shapes of parameters and data (or of one alone) do not fit the model."""
+        """Raise ``ValueError`` where the shapes of parameters or data do not fit the model; either may be ``None``."""
         x = None if data is None else observations.values_of(self, data)
         if x is not None:
             observations.check_shape(self, x, ("N",))
@@ -200,7 +271,7 @@ class Mixture(ClassModel):
         observations.check_support(self.family, x, None if weights is None else weights != 0)
 
     def allows(self, params: MixtureParams, data: Data) -> Array:
-        """Whether every observation that counts is possible, for values that are traced."""
+        """Whether every observation of nonzero weight lies in the support, (); for traced values."""
         x, weights = split_weights(data)
         return observations.supported(self.family, x, None if weights is None else weights != 0).all()
 

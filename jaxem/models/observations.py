@@ -1,5 +1,7 @@
-"""What mixtures and hidden Markov models ask of their data and parameters: shapes at any time, values where they can be
-looked at."""
+"""Checks of data and parameters for mixtures and hidden Markov models.
+
+Shapes are always checked; values only where they are not traced.
+"""
 
 from typing import Any
 
@@ -17,7 +19,7 @@ from jaxem.core.parameters import check_shapes
 
 
 def check_definition(model: Any) -> None:
-    """Raise ``ValueError`` for a family that is none, or a number of classes that is none; ``k`` becomes an int."""
+    """Raise ``ValueError`` where ``family`` is not a family or ``k`` no number of classes; ``k`` becomes an int."""
     name = type(model).__name__
     instance(
         f"{name}: family",
@@ -40,8 +42,11 @@ _REFUSED = {
 
 
 def values_of(model: Any, data: Data, *takes: str) -> Any:
-    """The array of observations in ``data``; ``ValueError`` where it is no array, or data have a part that the model
-    has no use for: one that is neither weights nor among ``takes``."""
+    """The array of observations in ``data``.
+
+    Raises ``ValueError`` where the observations are not one array, or the data have a part that the model cannot use:
+    one that is neither weights nor named in ``takes``.
+    """
     name, record = type(model).__name__, data.data if isinstance(data, Sharded) else data
     for part, why in _REFUSED.items():
         if part not in takes and isinstance(record, Dataset) and getattr(record, part) is not None:
@@ -54,7 +59,7 @@ def values_of(model: Any, data: Data, *takes: str) -> Any:
 
 
 def check_shape(model: Any, x: Array, leading: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` where ``x`` is not (leading axes) + one event of the family."""
+    """Raise ``ValueError`` where the axes of ``x`` are not ``leading`` followed by those of one event of the family."""
     events = ("D",) * model.family.event_ndim
     family, wanted = type(model.family).__name__, ", ".join(leading + events)
     needs = f"{type(model).__name__} of {family} needs data of shape ({wanted})"
@@ -70,10 +75,10 @@ def check_shape(model: Any, x: Array, leading: tuple[str, ...]) -> None:
 
 
 def check_params(model: Any, params: Any, x: Array | None, leading: int) -> None:
-    """Raise ``ValueError`` where parameters are not shaped as the model declares them.
+    """Raise ``ValueError`` where parameters do not have the shapes that the model declares.
 
-    For ``k`` classes and the columns of ``x``, which has ``leading`` axes before them; without ``x`` those of the
-    family, or of the parameters themselves.
+    K is ``model.k``. D is the number of columns of ``x``, which has ``leading`` axes before them; without ``x`` it is
+    that of the family, or of the parameters themselves.
     """
     family, sizes = model.family, {"K": model.k}
     if x is not None and family.event_ndim:
@@ -92,8 +97,10 @@ def check_enough(model: Any, n: int) -> None:
 
 
 def check_support(family: Any, x: Array, observed: Array | None) -> None:
-    """Raise ``ValueError`` naming the first observation that the family does not allow, and for whole numbers that
-    floats cannot tell apart."""
+    """Raise ``ValueError`` where an observation lies outside the support, or whole numbers are too large for floats.
+
+    The first such observation is named. ``observed (N,)`` says which observations count; ``None`` means all.
+    """
     possible = np.asarray(_possible(family, x, observed))
     if not possible.all():
         index = int(np.flatnonzero(~possible)[0])
@@ -111,14 +118,14 @@ def _possible(family: Any, x: Array, observed: Array | None) -> Array:
 
 
 def supported(family: Any, x: Array, observed: Array | None) -> Array:
-    """(N,), whether the family allows each observation, or it does not count."""
+    """(N,), whether each observation lies in the support of the family or does not count."""
     possible = family.supports(real(x, jnp.result_type(float)))
     return possible if observed is None else possible | ~observed
 
 
 def real(x: Array, dtype: Any) -> Array:
-    """Whole numbers and booleans as floats; floats as they are.
+    """Whole numbers and booleans as floats of ``dtype``; floats unchanged.
 
-    Nothing that is computed from data may have the data's own dtype, but for floats.
+    Numbers that are computed from data must not inherit an integer or boolean dtype.
     """
     return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(dtype)

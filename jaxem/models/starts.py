@@ -1,4 +1,4 @@
-"""Where EM starts: seeds among the observations, or random responsibilities; then one M-step of the family."""
+"""Starts of EM: seeds among the observations, or random responsibilities, followed by one M-step of the family."""
 
 from typing import Any, Literal
 
@@ -18,15 +18,16 @@ from jaxem.families import protocol as families
 Start = Literal["kmeans++", "points", "responsibilities"] | Array | np.ndarray | list[Any]
 STARTS = ("kmeans++", "points", "responsibilities")
 
-# The share of each observation that is spread over all classes: a class seeded with one observation still gets a
-# covariance of full rank and probabilities above zero.
+# The share of each observation that is spread evenly over all classes. So a class with a single observation of its own
+# still gets a covariance of full rank and probabilities above zero.
 _SHARED = 0.1
 
 
 def read_start(start: Start, k: int, shape: tuple[int, ...], dtype: jnp.dtype) -> tuple[str, Array | None]:
-    """A start by name, or class probabilities (*shape, K) that the user gives: as they are, or as hard classes.
+    """The name of a start, and the class probabilities (*shape, K) that the user gave, if any.
 
-    Raises ``ValueError`` for a start that is none.
+    ``start`` is one of ``STARTS``, class probabilities (*shape, K), or classes of shape ``shape``, which become
+    one-hot probabilities. Anything else raises ``ValueError``.
     """
     if isinstance(start, str) and start in STARTS:
         return start, None
@@ -62,11 +63,11 @@ def start_components(
 ) -> tuple[Array, Any]:
     """Class weights (K,) and the family's parameters for a start.
 
-    ``"kmeans++"``: K seeds, each drawn with probability proportional to the squared distance from the nearest one
-    before it (Arthur & Vassilvitskii 2007), observations to the nearest; ``"points"``: seeds drawn evenly among
-    the observations; ``"responsibilities"``: class probabilities drawn evenly from the simplex; ``"given"``: those of
-    ``given (N, K)``. Distances are between the family's features, each divided by its standard deviation: units do not
-    matter.
+    ``"kmeans++"``: K seeds, each drawn with probability proportional to the squared distance to the nearest earlier
+    seed (Arthur & Vassilvitskii 2007). ``"points"``: seeds drawn evenly among the observations. With either, an
+    observation belongs mostly to the class of the nearest seed. ``"responsibilities"``: class probabilities drawn
+    evenly from the simplex. ``"given"``: the class probabilities ``given (N, K)``. Distances are between the family's
+    features, each divided by its standard deviation, so that units do not matter.
     """
     n = x.shape[0]
     counts = jnp.ones((n,), dtype) if weights is None else weights.astype(dtype)
@@ -101,31 +102,40 @@ def start_components(
     size, about_zero = sums(None)
     components = family.maximize(None, about_zero)
     c = family.prepare(components, n)
-    if getattr(family, "centred", False):  # the first pass, about zero, is good for the means only
+    if getattr(family, "centred", False):  # sums about zero are accurate enough for the means only: a second pass
         components = family.maximize(c, sums(c)[1])
     return size / size.sum(), components
 
 
 def is_sound(family: Any, components: Any, x: Array) -> Array:
-    """Whether nothing speaks against these parameters of the family as a start, from observations ``x (N, ...)``."""
+    """Whether these parameters of the family can start a fit to ``x (N, ...)``.
+
+    They must be finite and not degenerate, and no feature of the data may be constant.
+    """
     return all_finite(components) & ~families.degenerate(family, components) & varies(family.features(x))
 
 
 def varies(x: Array) -> Array:
-    """Whether no column of ``x (N, F)`` is constant: of one that is, rounding may leave a variance."""
+    """Whether no column of ``x (N, F)`` is constant to rounding error.
+
+    The computed variance of a constant column need not be zero, so it cannot be used for this check.
+    """
     size = jnp.abs(x).max(axis=0).astype(float_dtype(x))
     spread = (x.max(axis=0) - x.min(axis=0)).astype(size.dtype)
     return (spread > 8 * float(jnp.finfo(size.dtype).eps) * size).all()
 
 
 def check_sound(sound: Array, model: Any, data: Any) -> None:
-    """Raise ``ValueError`` where a start is not sound and the data say why; in a trace the fit's status says it."""
+    """Raise ``ValueError`` where a start is not sound and the data show why; in a trace the status of the fit does."""
     if not isinstance(sound, Tracer) and not bool(sound):
         model.diagnose(data)
 
 
 def blame(family: Any, x: Array, counts: Array | None) -> None:
-    """Raise ``ValueError`` where no start can be made from those of the observations ``x (N, ...)`` that count."""
+    """Raise a ``ValueError`` that says why no start can be made from the observations ``x (N, ...)``.
+
+    ``counts (N,)`` says which observations count; ``None`` means all.
+    """
     rows = np.asarray(x, np.float64)
     found = families.diagnose(family, rows if counts is None else rows[np.asarray(counts)], np.dtype(float_dtype(x)))
     if found is not None:
@@ -135,7 +145,7 @@ def blame(family: Any, x: Array, counts: Array | None) -> None:
 def _seeds(
     key: Array, family: Any, x: Array, counts: Array, k: int, start: str, dtype: jnp.dtype
 ) -> tuple[Array, Array, Array]:
-    """K seeds (K, F) in standardised features, and the mean and standard deviation (F,) that standardise."""
+    """K seeds (K, F) among the standardised features, and the mean and standard deviation (F,) used for that."""
     raw = family.features(x).astype(dtype)
     share = counts / counts.sum()
     middle = (share[:, None] * raw).sum(axis=0)
@@ -149,7 +159,7 @@ def _seeds(
         return ((features - seed[None, :]) ** 2).sum(axis=-1)
 
     def next_seed(nearest: Array, u: Array) -> tuple[Array, Array]:
-        # Never one that is there already: two equal classes stay equal for ever.
+        # A seed is never drawn twice where that can be avoided: two equal classes stay equal for ever.
         odds = counts * (nearest if start == "kmeans++" else (nearest > 0).astype(dtype))
         seed = features[_draw(u, jnp.where(odds.sum() > 0, odds, counts))]
         return jnp.minimum(nearest, distance(seed)), seed
@@ -159,6 +169,6 @@ def _seeds(
 
 
 def _draw(u: Array, odds: Array) -> Array:
-    """An index with probability proportional to ``odds``, by the inverse distribution at ``u`` in [0, 1)."""
+    """An index with probability proportional to ``odds``: the inverse cumulative distribution at ``u`` in [0, 1)."""
     cumulative = jnp.cumsum(odds)
     return jnp.minimum(jnp.searchsorted(cumulative, u * cumulative[-1], side="right"), odds.shape[0] - 1)
