@@ -51,7 +51,7 @@ def parts(model, params, other, data):
     return {
         "log_prob": model.log_prob(params, data),
         "means": model.predict(params, data),
-        "covariance": model.predict_proba(params, data).covariance,
+        "covariance": model.factors(params, data).covariance,
         "log_normalizer": model.log_normalizer(q, data),
         "log_likelihood": model.log_likelihood(params, data),
         "q_function": model.q_function(other, q, data),

@@ -85,7 +85,7 @@ def test_a_prior_is_no_part_of_the_likelihood():
 
 def test_what_a_model_lacks_is_named():
     model, params, x = case("factor analysis", "float64")
-    with pytest.raises(ValueError, match="latent variable of FactorAnalysis is not discrete"):
+    with pytest.raises(ValueError, match="icl needs predict_proba, which FactorAnalysis lacks"):
         jaxem.inference.icl(model, params, x)
     lone = jaxem.Model(lambda p, d: p, lambda q, d: q)
     with pytest.raises(ValueError, match="needs constraints"):

@@ -56,6 +56,11 @@ def test_a_fit_over_devices_is_the_fit(name):
     assert abs(int(found.steps) - int(plain.steps)) <= 1
     slack = 64 * eps("float64") * N
     assert_within(found.objective, plain.objective, slack * abs(float(plain.objective)) / N**0.5)
+    for answer in ("log_prob", "predict"):  # of the data's own rows, without those that fill devices up
+        one, other = (getattr(model, answer)(plain, each) for each in (data, spread))
+        assert one.shape == other.shape
+        assert_within(other, one, 1e-9 * np.abs(np.asarray(one)).max())
+    assert_within(jaxem.inference.bic(model, found, spread), jaxem.inference.bic(model, found, data), slack)
     again = model.log_likelihood(found.params, spread)
     assert_within(again, model.log_likelihood(found.params, data), slack * abs(float(again)) / N**0.5)
     few = [jaxem.fit(model, start, each, max_steps=5, tol=0.0).params for each in (data, spread)]

@@ -82,6 +82,7 @@ class Sharded:
 
     data: Dataset  # rows of padding have weight 0
     mesh: Mesh = dataclasses.field(metadata={"static": True})
+    rows: int = dataclasses.field(metadata={"static": True})  # of this process, without padding
 
     def total(self, of_part: Callable[[Any, Data], Any], operands: Any) -> Any:
         """The sum over devices of ``of_part(operands, part)``, a tree of sums over the observations of one device.
@@ -110,6 +111,12 @@ def split_weights(data: Data) -> tuple[Data, Array | None]:
     if isinstance(data, Dataset):
         return plain(dataclasses.replace(data, weights=None)), data.weights
     return data, None
+
+
+def unpadded(data: Data, found: Array) -> Array:
+    """An array with one row per observation, without the rows that pad devices; several processes keep them, for each
+    has its own rows followed by its own padding."""
+    return found[: data.rows] if isinstance(data, Sharded) and jax.process_count() == 1 else found
 
 
 def with_weights(observations: Data, weights: Any) -> Dataset:

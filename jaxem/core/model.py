@@ -142,9 +142,7 @@ def spaces_of(model: Any) -> Spaces:
 
 
 def require_classes(model: Any, feature: str, params: Any, data: Any) -> None:
-    """Raise ``ValueError`` where the model's latent variables are not classes."""
+    """Raise ``ValueError`` if the latent variables of the model are not classes."""
     require(model, feature, "predict_proba")
     if not hasattr(jax.eval_shape(model.predict_proba, params, data), "shape"):
-        raise ValueError(
-            f"{feature} needs latent classes; the latent variable of {type(model).__name__} is not discrete"
-        )
+        raise ValueError(f"{feature} needs latent classes: predict_proba must return an array (..., K)")

@@ -54,7 +54,7 @@ def shard(data: Data, mesh: Mesh | None = None) -> Sharded:
 
     placed = jax.tree.map(lambda leaf: place(np.asarray(leaf), leaf[:1]), observations)
     whole = with_weights(placed, place(weights, np.zeros(1, weights.dtype)))
-    return Sharded(dataclasses.replace(whole, names=names), mesh)
+    return Sharded(dataclasses.replace(whole, names=names), mesh, n)
 
 
 def _most(number: int) -> int:

@@ -44,8 +44,8 @@ def within(lengths: Array, t: int) -> Array:
 def posterior(pi: Array, A: Array, log_b: Callable[[], Array], lengths: Array, segments: int = 1) -> Chain:
     """p(z | x) by scaled forward-backward, from ``log_b() (N, T, K)``.
 
-    Each sequence is cut into this many ``segments`` that run side by side; with more than one, the rows of A must sum to
-    one. ``log_b`` is a function because an array that enters a condition would be stored. It is called again in the
+    Each sequence is cut into ``segments`` that run side by side; with more than one, the rows of A must sum to one.
+    ``log_b`` is a function because an array that enters a condition would be stored. It is called again in the
     rare case that the densities are needed again.
     """
     steps = scaled.Steps.of(log_b(), lengths, segments)

@@ -60,7 +60,7 @@ class Steps(NamedTuple):
 
 
 def cut(x: Array, segments: int) -> Array:
-    """An array (N, T, ...) as (T / segments, ..., N segments), padded with zeros; a last axis of length one is left out."""
+    """An array (N, T, ...) as (T / segments, ..., N segments), padded with zeros; a last axis of length 1 goes."""
     n, t = x.shape[:2]
     width = -(-t // segments)
     if width * segments > t:

@@ -9,7 +9,7 @@ from jax import Array
 from jaxem.core.compilation import program
 from jaxem.core.contexts import Context, choose
 from jaxem.core.conversion import admit
-from jaxem.core.data import Data, split_weights
+from jaxem.core.data import Data, split_weights, unpadded
 from jaxem.core.rows import FromRows
 from jaxem.latent import classes
 from jaxem.latent.classes import Responsibilities
@@ -75,7 +75,7 @@ class ClassModel(FromRows):
                 other.
         """
         params, data = admit(self, params, data)
-        return _predict_proba(self, params, split_weights(data)[0])
+        return unpadded(data, _predict_proba(self, params, split_weights(data)[0]))
 
     def predict(self, params: Any, data: Data) -> Array:
         """The most probable class of each observation.
@@ -93,7 +93,7 @@ class ClassModel(FromRows):
                 other.
         """
         params, data = admit(self, params, data)
-        return _predict(self, params, split_weights(data)[0])
+        return unpadded(data, _predict(self, params, split_weights(data)[0]))
 
 
 @program

@@ -15,7 +15,7 @@ from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Positive, Real
 from jaxem.core.conversion import admit, as_params, check_shapes
-from jaxem.core.data import Data, check_counts, counted, split_weights
+from jaxem.core.data import Data, check_counts, counted, split_weights, unpadded
 from jaxem.core.dataset import as_data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
@@ -277,10 +277,9 @@ class FactorAnalysis(FromRows):
             ValueError: the shapes of parameters and data do not fit the model, or parts of the data do not fit each
                 other.
         """
-        params, data = admit(self, params, data)
-        return _posterior(self, params, split_weights(data)[0]).means
+        return self.factors(params, data).means
 
-    def predict_proba(self, params: FactorAnalysisParams, data: Data) -> Factors:
+    def factors(self, params: FactorAnalysisParams, data: Data) -> Factors:
         """The posterior of the factors of each observation, a normal distribution.
 
         Arguments:
@@ -296,7 +295,8 @@ class FactorAnalysis(FromRows):
                 other.
         """
         params, data = admit(self, params, data)
-        return _posterior(self, params, split_weights(data)[0])
+        q = _posterior(self, params, split_weights(data)[0])
+        return q._replace(means=unpadded(data, q.means))
 
     def sample(self, key: Array, params: FactorAnalysisParams, n: int) -> Array:
         """Observations drawn from the model.

@@ -15,7 +15,7 @@ from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
 from jaxem.core.contexts import Apart, choose
 from jaxem.core.conversion import admit, as_params, check_shapes
-from jaxem.core.data import Data, Dataset, check_counts, counted, lengths_of, split_weights, total, values_of
+from jaxem.core.data import Data, Dataset, check_counts, counted, lengths_of, split_weights, total, unpadded, values_of
 from jaxem.core.dataset import as_data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
@@ -290,7 +290,7 @@ class HMM(FromRows):
         Source: Viterbi (1967).
         """
         params, data = admit(self, params, data)
-        return _predict(self, params, split_weights(data)[0])
+        return unpadded(data, _predict(self, params, split_weights(data)[0]))
 
     def predict_proba(self, params: HMMParams, data: Data) -> Array:
         """The posterior probability of each state at each step, p(z_t = k | x), given the whole sequence.
@@ -308,7 +308,7 @@ class HMM(FromRows):
                 other.
         """
         params, data = admit(self, params, data)
-        return _predict_proba(self, params, split_weights(data)[0])
+        return unpadded(data, _predict_proba(self, params, split_weights(data)[0]))
 
     def sample(self, key: Array, params: HMMParams, n: int, length: int = 100) -> Array:
         """Sequences drawn from the model.
