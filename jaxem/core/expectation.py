@@ -224,7 +224,7 @@ def noise(objective: Callable[[Params], Array | None], params: Params) -> Array:
     apart = np.array([3, 17, 59, 211])  # in eps: far enough to change the rounding, near enough to keep curvature small
     values = jax.lax.map(at, jnp.asarray(np.concatenate([apart, [0], -apart])))
     differences = jnp.abs(values[:4] + values[5:] - 2 * values[4])
-    # Curvature grows with the square of the step: the largest step bounds it, and the bound is subtracted from the rest.
+    # Curvature grows with the square of the step: the largest step bounds it, and this bound is subtracted.
     curved = jnp.asarray((apart[:3] / apart[3]) ** 2, differences.dtype) * differences[3]
     rounded = jnp.maximum(differences[:3] - curved, 0)
     return jnp.where(jnp.isfinite(rounded), rounded, 0).max()
