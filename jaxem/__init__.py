@@ -1,6 +1,6 @@
 """jaxem: expectation-maximisation on JAX, with every bound verified by autodiff.
 
-What a first fit needs is here; everything else is in the submodules that ``dir(jaxem)`` lists.
+The names for a first fit are here; everything else is in the submodules, which ``dir(jaxem)`` lists too.
 """
 
 import importlib
@@ -47,7 +47,7 @@ from jaxem.models.log_joint import from_log_joint as from_log_joint
 
 __version__ = "0.1.0"
 
-_ON_DEMAND = ("datasets", "plot")  # imported when they are asked for
+_ON_DEMAND = ("datasets", "plot")  # imported on first access
 
 
 def __getattr__(name: str) -> Any:

@@ -157,7 +157,7 @@ def bound(
     ax.set_xlim(float(curves.positions[0]), float(curves.positions[-1]))
     ax.set_ylim(low, high)
     _name_iterates(ax, curves.iterates, curves.heights)
-    target = "where EM ends" if along is None else "the parameters headed for"
+    target = "where EM ends" if along is None else "the given parameters"
     ax.set_xlabel(f"position on the line from the start (0) to {target} (1);\ngeneralised EM restricted to this line")
     ax.set_ylabel(name)
     _plain(ax)

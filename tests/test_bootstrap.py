@@ -231,7 +231,7 @@ def test_what_no_replicate_moves_has_no_error():
     lower, upper = found.intervals()
     assert np.isnan(lower[0]) and np.isnan(upper[0]) and float(lower[1]) < float(upper[1])
     np.testing.assert_array_equal(found.still, [True, False])
-    assert "no replicate moved them: params[0]" in str(found)
+    assert "no replicate moved these parameters: params[0]" in str(found)
     with pytest.raises(ValueError, match="none of 30 fits moved"):
         jaxem.inference.bootstrap(model, x.mean(axis=0), x, key=jax.random.key(0), replicates=30, max_steps=0)
     with pytest.raises(ValueError, match="inside jit"):

@@ -124,7 +124,7 @@ def test_certificate_is_a_record_with_lookup_by_name():
     assert not isinstance(certificate, tuple) and certificate == dataclasses.replace(certificate)
     assert check.ratio == pytest.approx(1 / 70) and "0.014" in str(certificate)
     for wrong in (0, "curvature", None):
-        with pytest.raises(KeyError, match="these were looked at: touch"):
+        with pytest.raises(KeyError, match="this certificate has: touch"):
             certificate[wrong]
     with pytest.raises(dataclasses.FrozenInstanceError):
         certificate.size = 1.0

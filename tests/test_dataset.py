@@ -272,7 +272,7 @@ def test_what_dataset_refuses():
         (lambda: dataset(dataset(X)), "a data set already"),
         (lambda: dataset(X, weights=np.ones(3)), r"need shape \(120,\)"),
         (lambda: dataset([X[:3], X[3:]], lengths=[3, 117]), "has its own lengths"),
-        (lambda: dataset([X[:3], X[3:]], given=[X[:4], X[4:]]), "need the lengths of those of values"),
+        (lambda: dataset([X[:3], X[3:]], given=[X[:4], X[4:]]), "as long as its sequence of values"),
         (lambda: dataset((X, X[:5])), "share a leading axis"),
         (
             lambda: jaxem.fit(LINES, START, Dataset(RESPONSE, observed=np.ones(3, bool), given=COVARIATE)),

@@ -193,7 +193,7 @@ def test_what_makes_a_selection_doubtful_is_said():
     small, large = candidate("two", 20.0, 3, -10.0), candidate("three", 30.0, 5, -10.5, found=1)
     text = str(Selection((small, large), "bic", 3))
     assert "three has more parameters than two and a lower log-likelihood" in text
-    assert "found by one start only, so that more restarts may find better: three" in text
+    assert "found by one start only, so more restarts may find a better fit: three" in text
     for other in (
         large._replace(log_likelihood=-10.0 - 1e-9),  # equal
         large._replace(log_likelihood=-9.0),

@@ -18,11 +18,22 @@ from jaxem.core.records import register
 @register
 @dataclasses.dataclass(frozen=True)
 class EM:
-    """Alternate the exact E-step and the exact M-step: theta <- m_step(e_step(theta)).
+    r"""EM: alternate the exact E-step and the exact M-step.
 
-    ``block_size``: observations a block, for models with additive statistics (default: as many as fit the
-    cache). One E-step an iteration; it yields the statistics of the next M-step and the objective of the
-    current parameters in one pass.
+    .. math:: \theta_{t+1} = \arg\max_\theta \left\{ E_{q_t} \log p(x, z \mid \theta) + \log p(\theta) \right\},
+              \qquad q_t = p(z \mid x, \theta_t)
+
+    (the log-prior only where the model has one). Each iteration takes one E-step, which yields the objective of the
+    current parameters and the statistics of the next M-step in one pass over the data.
+
+    Arguments:
+        block_size: the number of observations in a block, for models with additive statistics; memory then does not
+            grow with N. Default: as many as fit the cache.
+
+    Raises:
+        ValueError: ``block_size`` is not a whole number of at least 1.
+
+    Source: Dempster, Laird & Rubin (1977).
     """
 
     block_size: int | None = dataclasses.field(default=None, metadata={"static": True})
@@ -58,11 +69,11 @@ class EM:
 
 
 def unmet(params: Params) -> State:
-    """The state before the data have been met with."""
+    """Initial state, before any E-step."""
     return State(params, None, jnp.int32(0), jnp.int32(0), jnp.bool_(True), None)
 
 
-# A function to XLA, so that the start, the check of a step and the loop trace it once.
+# A compiled program of its own, so that the start, the check of a step and the loop trace it only once.
 _expect = program(static_argnames=("block_size", "by"))(expectation.expect)
 
 
@@ -75,7 +86,9 @@ def met(
     by: expectation.By = "infer",
     more: tuple[Any, ...] = (),
 ) -> State:
-    """The state after one E-step at ``params``, that of EM or of a variant (see ``expectation.expect``); its memory is
-    the summary of q."""
+    """The state after one E-step at ``params``; its memory is the summary of q.
+
+    ``by`` and ``more`` choose the E-step of EM or of a variant (see ``expectation.expect``).
+    """
     summary, objective = _expect(model, params, data, block_size, by, more)
     return state._replace(params=params, objective=objective, evaluations=state.evaluations + 1, memory=summary)

@@ -1,8 +1,8 @@
-"""The door: everything that can be data becomes one checked record, by one function for every public entry.
+"""The conversion of data: every public function turns its data into one checked record here.
 
-What comes out are JAX arrays: floats of 32 bits or more, signed whole numbers of 32 bits or more, booleans. What cannot
-become one exactly, or to within what matters to a fit, is a ``ValueError`` of one sentence. In a trace values cannot be
-looked at; types still are.
+The results are JAX arrays: floats of at least 32 bits, signed whole numbers of at least 32 bits, or booleans. Input
+that cannot be converted exactly, or to the precision that matters to a fit, raises a ``ValueError`` of one sentence.
+Inside a trace only types are checked, because values are not known.
 """
 
 import dataclasses
@@ -30,22 +30,24 @@ def dataset(
     A plain array is a data set too: ``fit(model, params, x)`` is ``fit(model, params, dataset(x))``.
 
     Arguments:
-        values: what is modelled, (N, ...): an array, a tree (tuple, dict, ...) of arrays that share the leading axis,
-            or a data frame, its columns on the last axis (N, D) and categories as their codes. For sequences
+        values: the values that are modelled, (N, ...): an array, a tree (tuple, dict, ...) of arrays that share the
+            leading axis, or a data frame, which becomes (N, D) with categories as their codes. For sequences
             (N, T, ...), or a list of N arrays (T_n, ...) of unequal length, which are padded.
-        given: covariates, (N, ...) or (N, T, ...), of any form that values may have: they are conditioned on, never
-            modelled, and never counted as observed values.
-        lengths: (N,), how many steps of each sequence count, where values are padded already.
-        weights: (N,), how many times each observation counts: finite, not negative, not all zero.
-        missing: ``"nan"``: NaN, masked entries and nulls of a data frame are missing cells; a mask ``observed`` then
-            says where values are, and the cells hold another value of their column. ``"refuse"``: they are an error.
+        given: covariates, (N, ...) or (N, T, ...), in any form that values may have. They are conditioned on, never
+            modelled, and never counted as observed values. Default: none.
+        lengths: (N,), the number of steps of each sequence that count, where values are padded already; whole numbers
+            from 1 to T. Default: all steps count.
+        weights: (N,), how many times each observation counts: finite, not negative, not all zero. Default: once each.
+        missing: ``"refuse"`` (default): NaN, masked entries and nulls of a data frame are an error. ``"nan"``: they are
+            missing cells. The mask ``observed`` is then False at these cells, and they are filled with an observed
+            value of their column.
 
     Returns:
         A ``Dataset`` of JAX arrays, with the names of the columns where a data frame was given.
 
     Raises:
-        ValueError: shapes do not belong together; an entry is no real number, is NaN where that counts, or does not fit
-            the dtype that JAX has for it; a column has no observed value at all.
+        ValueError: shapes do not belong together; lengths or weights are outside their range; an entry is not a real
+            number, is NaN where it counts, or does not fit the JAX dtype; a column has no observed value at all.
     """
     if missing not in ("refuse", "nan"):
         raise ValueError(f"dataset: missing must be 'refuse' or 'nan'; got {missing!r}")
@@ -54,9 +56,9 @@ def dataset(
     taken = _values(values, "the data", missing == "nan")
     covariates = None if given is None else _values(given, "given", False)
     if lengths is not None and taken.lengths is not None:
-        raise ValueError("dataset: a list of sequences of unequal length has its own lengths; leave lengths out")
+        raise ValueError("dataset: a list of sequences of unequal length has its own lengths; do not pass lengths")
     if covariates is not None and covariates.lengths is not None and not _same(covariates.lengths, taken.lengths):
-        raise ValueError("dataset: the sequences of given need the lengths of those of values")
+        raise ValueError("dataset: each sequence of given must be as long as its sequence of values")
     named = [(f"values{path}", columns) for path, columns in taken.columns]
     named += [(f"given{path}", columns) for path, columns in (covariates.columns if covariates else ())]
     made = Dataset(
@@ -78,7 +80,7 @@ def _same(a: Array, b: Array | None) -> bool:
 
 
 def named(data: Data) -> Dataset:
-    """Data as a record with the names of their columns, for what is printed."""
+    """Data as a record that keeps the names of columns, for printing."""
     if isinstance(data, Sharded):
         return data.data
     if isinstance(data, Dataset):
@@ -99,16 +101,17 @@ def columns_of(data: Data) -> Columns | None:
 
 
 def as_data(data: Data) -> Data:
-    """Data as every public function meets them: a ``Dataset``, or the tree of its values where there is nothing else.
+    """The data of a public function, converted: a ``Dataset``, or the tree of its values if there is nothing else.
 
-    Accepted for an array: NumPy and JAX arrays of any real dtype and byte order, nested lists, data frames and whatever
-    else has ``to_numpy`` or ``__array__``. Tuples, dicts and registered containers are trees of such; a list is an
-    array, or sequences of unequal length. Half-precision floats and short or unsigned whole numbers are widened;
-    weights get the floating dtype of the values, lengths are whole numbers.
+    An array may be a NumPy or JAX array of any real dtype and byte order, a nested list, a data frame, or any object
+    with ``to_numpy`` or ``__array__``. Tuples, dicts and registered containers are trees of arrays; a list is an array,
+    or sequences of unequal length. Half-precision floats and short or unsigned whole numbers are widened. Weights get
+    the floating dtype of the values; lengths become whole numbers.
 
-    Raises ``ValueError`` for what is not real numbers (texts, dates, complex numbers, masked or missing entries), for
-    whole numbers that do not fit, and for floats of which a narrower dtype would lose what is small beside their spread
-    (see ``core/digits.py``).
+    Raises:
+        ValueError: an entry is not a real number (text, a date, a complex number, a masked or missing entry); a whole
+            number does not fit its dtype; or a narrower float dtype would lose digits that matter beside the spread of
+            the values (see ``core/digits.py``).
     """
     if isinstance(data, Sharded):  # converted where it was made
         return data
@@ -116,7 +119,7 @@ def as_data(data: Data) -> Data:
 
 
 def _again(data: Dataset) -> Dataset:
-    """A record whose parts may have been replaced since it was made."""
+    """Convert a record again, as its parts may have been replaced since it was made."""
     if isinstance(data.values, Dataset):
         raise ValueError("the values of a data set are a data set; give its parts to jaxem.dataset at once")
     taken = _values(data.values, "the data", False)
@@ -128,16 +131,16 @@ def _again(data: Dataset) -> Dataset:
 
 
 class Taken(NamedTuple):
-    """A tree of arrays that came in."""
+    """A tree of converted arrays."""
 
     tree: Any
-    observed: Any  # masks like the tree; None: nothing is missing
+    observed: Any  # masks, shaped like the tree; None if nothing is missing
     lengths: Array | None
     columns: list[tuple[str, Columns]]  # by path, "" for the whole
 
 
 def _values(tree: Any, name: str, may_miss: bool) -> Taken:
-    """A tree of arrays; with ``may_miss`` of the masks of what is missing, too."""
+    """A tree of converted arrays; with ``may_miss`` also the masks of observed cells."""
     if isinstance(tree, list) and _is_ragged(tree):
         return _padded(tree, name, may_miss)
     nodes, structure = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_one)
@@ -159,12 +162,12 @@ def _values(tree: Any, name: str, may_miss: bool) -> Taken:
 
 
 def _is_one(node: Any) -> bool:
-    """Whether a node of the data is converted as one: a list, a table, or what only looks like a container."""
+    """Whether a node of the data is converted as a whole: a list, a table, or what only looks like a container."""
     return isinstance(node, list | Dataset | Sharded | Iterator) or frames.is_table(node)
 
 
 def _one(node: Any, what: str, may_miss: bool) -> tuple[Any, Array | None, Columns | None]:
-    """What makes an array, where it is observed (``None``: everywhere), and the names of its columns."""
+    """A node not yet converted, the mask of its observed cells (``None``: all), and the names of its columns."""
     if isinstance(node, Dataset | Sharded):
         raise ValueError(f"{what} is a data set within the data: give all parts to jaxem.dataset at once")
     array, mask, columns = node, None, None
@@ -192,7 +195,7 @@ def _length(part: Any) -> int | None:
 
 
 def _padded(parts: list[Any], name: str, may_miss: bool) -> Taken:
-    """Sequences of unequal length, each (T_n, ...), on a common axis of steps."""
+    """Sequences of unequal length, each (T_n, ...), padded with zeros to (N, T, ...)."""
     arrays, masks, columns = [], [], []
     for n, part in enumerate(parts):
         array, mask, found = _one(part, f"{name}: sequence {n}", may_miss)

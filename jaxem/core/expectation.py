@@ -1,10 +1,10 @@
-"""The E-step and what the M-step needs of it, in one pass over the data.
+"""The E-step, summarised for the M-step in one pass over the data.
 
-Where a model's statistics add up over observations, the posterior of one block is turned into sums before the next
-block is met: memory does not grow with the number of observations, and a block stays in the cache.
+Where a model's statistics add up over observations, the posterior of each block is turned into sums before the next
+block is processed. Memory then does not grow with the number of observations, and each block stays in the cache.
 
-Sums such as those of squares cancel where data lie far from the origin. Ready-made models take them about given
-parameters, those of the E-step unless told otherwise, and undo it in the M-step.
+Sums such as those of squares cancel where data lie far from the origin. Ready-made models therefore take sums about
+given parameters, by default those of the E-step, and the M-step undoes this.
 """
 
 from collections.abc import Callable
@@ -29,9 +29,9 @@ _PUBLIC = {"infer": "e_step", "mode": "c_step", "tempered": "tempered_e_step"}
 
 
 class Expectation(NamedTuple):
-    """What one E-step leaves."""
+    """The result of one E-step."""
 
-    summary: Any  # the sums where the model is additive, else q itself
+    summary: Any  # the sums if the model is additive, else q itself
     objective: Array | None  # at the parameters of this E-step
 
 
@@ -46,8 +46,9 @@ def expect(
 ) -> Expectation:
     """The E-step at ``params``, summarised for the M-step, and the objective from the same pass.
 
-    ``by``: which posterior, p(z | x), the most probable z, or a power of the first (``more``: the inverse temperature).
-    The objective is log p(x), and of the most probable z the bound; with the log-prior.
+    ``by``: the posterior: p(z | x) (``"infer"``), the most probable z (``"mode"``), or a power of p(x, z)
+    (``"tempered"``, with the inverse temperature in ``more``). The objective is log p(x), or the bound for the most
+    probable z, plus the log-prior; ``None`` where the model has no objective.
     """
     if is_additive(model):
         summary, value = sums(model, params, data, block_size=block_size, by=by, more=more)
@@ -66,9 +67,9 @@ def sums(
     by: By = "infer",
     more: tuple[Any, ...] = (),
 ) -> tuple[Any, Array | None]:
-    """The sums of an additive model over data that may be a part of all, and the evidence.
+    """The sums of an additive model over ``data``, all data or a part of them, and their evidence.
 
-    ``about``: the parameters that they are taken about; default those of the E-step.
+    ``about``: the parameters about which the sums are taken; default: those of the E-step.
     """
     largest = block_size or default_block_size(model, params, data)
     if not _made_of_rows(model):
@@ -92,7 +93,7 @@ def sums(
 
         return choose(contexts, of)
 
-    context = model.prepare(params, data)  # once for all blocks
+    context = model.prepare(params, data)  # computed once for all blocks
     contexts = (context,) if about is None else (context, model.prepare(about, data))
     return reduce(of_rows, (model, contexts, more), data, largest)
 
@@ -104,16 +105,16 @@ def _posterior(model: Any, params: Params, data: Data, by: By, more: tuple[Any, 
 
 
 def _evidence(model: Any, params: Params, q: Posterior, data: Data, by: By) -> Array | None:
-    """log p(x | params); at the most probable z the bound."""
+    """log p(x | params), or the bound for the most probable z."""
     if by == "mode":
         return bound.elbo(model, params, q, data)
     if by == "tempered" and not has(model, "log_normalizer") and not has(model, "log_likelihood"):
-        q = model.tempered_e_step(params, data, 1.0)  # the bound touches log p(x) at the posterior only
+        q = model.tempered_e_step(params, data, 1.0)  # the bound equals log p(x) only at the posterior itself
     return bound.evidence(model, params, q, data)
 
 
 def statistics(model: Any, about: Params | None, q: Posterior, data: Data) -> Any:
-    """The sums of a posterior, taken about other parameters than those of its E-step where the model can."""
+    """The sums of a posterior, about the parameters ``about`` where the model supports it, else those of its E-step."""
     if about is not None and "at" in getattr(q, "_fields", ()):
         q = q._replace(at=about)
     return sums_of(model.statistics(q, data))
@@ -124,18 +125,18 @@ def _made_of_rows(model: Any) -> bool:
 
 
 class Centred(NamedTuple):
-    """What adds up of ``Statistics``: their point is held apart."""
+    """The sums of ``Statistics`` without the point they were taken about: the part that adds up."""
 
     sums: Any
 
 
 def sums_of(statistics: Any) -> Any:
-    """What adds up of statistics."""
+    """The part of the statistics that adds up."""
     return Centred(statistics.sums) if isinstance(statistics, Statistics) else statistics
 
 
 def at_point(at: Params, sums: Any) -> Any:
-    """Statistics as the model has them, from sums taken about ``at``."""
+    """The statistics that ``model.maximize`` takes, from sums taken about ``at``."""
     return Statistics(at, sums.sums) if isinstance(sums, Centred) else sums
 
 
@@ -150,14 +151,16 @@ def maximize_sums(model: Any, at: Params, sums: Any) -> Params:
 
 
 def slope_from_sums(model: Any, params: Params, at: Params, sums: Any) -> Params:
-    """The gradient of Q (and the log-prior) at ``params``, from sums about ``at``; of a model that has
-    ``expected_log_joint``. By the sums of the E-step at ``params`` it is that of the objective (Fisher's identity)."""
+    """The gradient of Q + log-prior at ``params``, from sums about ``at``; the model needs ``expected_log_joint``.
+
+    From the sums of the E-step at ``params`` it is the gradient of the objective (Fisher's identity).
+    """
     found = at_point(at, sums)
     return jax.grad(lambda to: bound.penalized(model, model.expected_log_joint(to, found), to))(params)
 
 
 def slope(model: Any, params: Params, data: Data) -> Params | None:
-    """The gradient of the objective by a pass over the data, ``None`` where the model has nothing to make it of."""
+    """The gradient of the objective, by a pass over the data; ``None`` with neither L nor Q."""
     if has(model, "log_likelihood"):
         climbed = lambda at: model.log_likelihood(at, data)
     elif has(model, "q_function"):
@@ -169,9 +172,23 @@ def slope(model: Any, params: Params, data: Data) -> Params | None:
 
 
 def em_map(model: Any, params: Params, data: Data) -> Params:
-    """One EM iteration, M(params) = m_step(e_step(params)).
+    r"""The parameters after one EM iteration.
 
-    Raises ``ValueError`` where the model lacks an E-step or an M-step, or parameters, data and model do not fit.
+    .. math:: M(\theta) = m\_step(e\_step(\theta, x), x)
+
+    Arguments:
+        model: the model; it needs ``e_step``, and ``m_step`` or ``statistics`` and ``maximize``.
+        params: the parameters before the iteration, or a ``Fit``.
+        data: the data.
+
+    Returns:
+        The new parameters, shaped like ``params``.
+
+    Raises:
+        ValueError: the model lacks an E-step or an M-step; or the parameters, the data and the model do not fit each
+            other.
+
+    Source: Dempster, Laird & Rubin (1977).
     """
     params, data = admit(model, params, data)
     require(model, "em_map", "e_step")
@@ -181,18 +198,18 @@ def em_map(model: Any, params: Params, data: Data) -> Params:
 
 
 def iterate(model: Any, params: Params, data: Data) -> Params:
-    """``em_map`` of what has been checked."""
+    """``em_map`` without its checks."""
     return maximize(model, params, expect(model, params, data).summary, data)
 
 
 def noise(objective: Callable[[Params], Array | None], params: Params) -> Array:
-    """How far rounding error alone moves the objective at ``params``: its second differences over some eps.
+    """The rounding error of the objective at ``params``: its largest second difference over steps of a few eps.
 
-    A smooth objective has none at that distance. One whose large terms cancel (the factorials of a multinomial) has,
-    and only running it tells.
+    Over such steps a smooth function has a second difference of nearly zero, so what remains is rounding error. It is
+    large where large terms cancel (the factorials of a multinomial), which only evaluating the objective can show.
     """
     eps = float(jnp.finfo(trees.float_dtype(params)).eps)
-    # What is zero is moved as far as what stands beside it.
+    # A zero is moved by the scale of the largest element of its leaf, or of all leaves.
     whole = jnp.where(trees.largest(params) > 0, trees.largest(params), 1)
     scales = jax.tree.map(
         lambda leaf: jnp.where(leaf != 0, leaf, jnp.where(trees.largest(leaf) > 0, trees.largest(leaf), whole)), params
@@ -204,17 +221,17 @@ def noise(objective: Callable[[Params], Array | None], params: Params) -> Array:
         assert value is not None
         return value
 
-    apart = np.array([3, 17, 59, 211])  # far enough to round anew, near enough for curvature to show little
+    apart = np.array([3, 17, 59, 211])  # in eps: far enough to change the rounding, near enough to keep curvature small
     values = jax.lax.map(at, jnp.asarray(np.concatenate([apart, [0], -apart])))
     differences = jnp.abs(values[:4] + values[5:] - 2 * values[4])
-    # Curvature grows with the square of the distance: what of it the farthest may hold is taken from the others.
+    # Curvature grows with the square of the step: the largest step bounds it, and this bound is subtracted.
     curved = jnp.asarray((apart[:3] / apart[3]) ** 2, differences.dtype) * differences[3]
     rounded = jnp.maximum(differences[:3] - curved, 0)
     return jnp.where(jnp.isfinite(rounded), rounded, 0).max()
 
 
 def default_block_size(model: Any, params: Params, data: Data) -> int:
-    """Rows a block: as many as keep its data and posterior within the cache."""
+    """The number of rows in a block: as many as keep its data and posterior within the cache."""
 
     def rows() -> Posterior:
         if _made_of_rows(model):

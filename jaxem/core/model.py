@@ -1,4 +1,4 @@
-"""What is fitted: the model protocol, and ``Model``, a record of plain functions."""
+"""The model protocol, and ``Model``, a record of plain functions."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,9 +29,9 @@ def _static(**keywords: Any) -> Any:
 class Model:
     r"""A model as a record of plain functions; ``e_step`` and ``m_step`` are enough to fit it.
 
-    Any object with these attributes is a model. They form groups (``jaxem.core.capabilities(model)`` shows which of
-    them a model has): each function beyond the first two buys something, and what needs a missing one says so by name.
-    With x the data, z the latent variables and q a distribution over z:
+    Any object with these attributes is a model. Each function beyond the first two adds features; a feature that needs
+    a missing function says so by name. ``jaxem.core.capabilities(model)`` lists the functions that a model has and
+    lacks, in the groups below. With x the data, z the latent variables and q a distribution over z:
 
     EM
         * ``e_step(params, data) -> q``: the posterior p(z | x, params).
@@ -43,18 +43,18 @@ class Model:
         * ``entropy(q, data)``: -E_q log q.
         * ``log_likelihood(params, data)``: log p(x | params) by a route that does not pass through ``e_step``.
         * ``log_prob(params, data) -> (N,)``: the same for each observation.
-        * ``log_normalizer(q, data)``: log p(x | params), computed during the E-step; the objective for free.
-        * ``divergence(q, p, data)``: KL(q || p) between two posteriors, checked against L - ELBO.
+        * ``log_normalizer(q, data)``: log p(x | params), computed during the E-step: the objective at no extra cost.
+        * ``divergence(q, p, data)``: KL(q || p) between two posteriors; ``verify`` compares it with L - ELBO.
 
     Sums: EM in blocks, over devices, on streams, in memory that does not grow with N
         * ``statistics(q, data)`` and ``maximize(statistics) -> params``: the M-step on sums over observations.
         * ``expected_log_joint(params, statistics)``: ``q_function`` from the sums alone, up to a constant free of
-          ``params``; the objective still to be gained is then known beyond the precision of the objective.
+          ``params``. The objective still to be gained can then be estimated below the rounding error of the objective.
 
     Classes
         * ``predict_proba(params, data) -> (..., K)``: the posterior probability of each class.
-        * ``permute(params, order) -> params``: the same model, in which class ``order[k]`` is called k.
-        * ``label_keys(params) -> (K, F)``: what the classes are sorted by.
+        * ``permute(params, order) -> params``: the same model, in which class ``order[k]`` becomes class k.
+        * ``label_keys(params) -> (K, F)``: the keys by which classes are sorted.
         * ``coincide(params) -> bool``: whether every class equals another, so that EM cannot separate them.
         * ``c_step(params, data) -> q``: the most probable z, in the form of ``e_step``'s q, with entropy 0
           (``HardEM``).
@@ -63,8 +63,9 @@ class Model:
 
     Sampling
         * ``init(key, data) -> params``: a random start, for restarts.
-        * ``sample(key, params, n) -> data``: n observations; ``sample_like(key, params, data) -> data``: as many as in
-          ``data``, of their form (lengths, covariates).
+        * ``sample(key, params, n) -> data``: n observations.
+        * ``sample_like(key, params, data) -> data``: as many observations as in ``data``, with the same lengths and
+          covariates.
         * ``sample_posterior(key, params, data) -> q``: one draw of z, in the form that ``statistics`` takes
           (``MonteCarloEM`` and ``SAEM``, which need no ``e_step``).
 
@@ -72,12 +73,16 @@ class Model:
         * ``constraints``: a tree of parameter spaces, or one space for all.
         * ``degenerate(params) -> bool``: whether the parameters have left the model (an empty component, a singular
           covariance).
-        * ``check_shapes(params, data)``: raises ``ValueError`` for shapes that do not fit, in a trace too.
-        * ``validate(params, data)``: raises ``ValueError`` for input that cannot be fitted; ``allows(params, data) ->
-          bool``: the same for values that are traced (where it is False the fit ends ``INVALID``).
-        * ``sample_size(data)``: what BIC counts as observations, where that is not the number of rows.
+        * ``check_shapes(params, data)``: raises ``ValueError`` for shapes that do not fit, inside a trace too.
+        * ``validate(params, data)``: raises ``ValueError`` for input that cannot be fitted.
+        * ``allows(params, data) -> bool``: the same test for traced values; where it is False the fit ends ``INVALID``.
+        * ``sample_size(data)``: the number of observations that BIC counts, where that is not the number of rows.
 
-    The functions are static under ``jit``: the same functions share one compiled program, a new lambda compiles anew.
+    The functions are static under ``jit``: the same functions share one compiled program, and a new lambda is compiled
+    anew.
+
+    Raises:
+        ValueError: an attribute is not a function, or ``constraints`` are not spaces.
     """
 
     e_step: Callable[..., Posterior] | None = _static(default=None)
@@ -118,7 +123,7 @@ class Model:
 
 
 def check_model(model: Any) -> None:
-    """Raise ``ValueError`` where ``model`` is a class, or something else."""
+    """Raise ``ValueError`` where ``model`` is not a model: a class, an array, a ``Fit``, a function, a container."""
     if isinstance(model, type):
         raise ValueError(f"the model is the class {model.__name__}; make one: {model.__name__}(...)")
     plain = isinstance(model, tuple | list | dict | str | int | float | None) or hasattr(model, "dtype")
@@ -137,7 +142,7 @@ def has_m_step(model: Any) -> bool:
 
 
 def spaces_of(model: Any) -> Spaces:
-    """The model's parameter spaces; unconstrained where it names none."""
+    """The parameter spaces of the model; ``Real`` where it declares none."""
     return model.constraints if has(model, "constraints") else Real()
 
 

@@ -1,10 +1,11 @@
-"""What each array of the parameters is: its space, its axes, and whether it says where a class lies.
+"""The declaration of each array of the parameters: its space, its axes, and whether it locates the classes.
 
-One declaration an array. From it follow constraints and coordinates, shape checks, the names of classes and their
-permutation, in one place for all models.
+Constraints, coordinates, shape checks, names in tables and permutations of classes follow from the declarations, for
+all models in the same way.
 
-Axes are named by letters: ``K`` classes, ``D`` columns of the data, anything else what the model calls it; a whole
-number is an axis of just that length. An array without the axis ``K`` is shared by all classes; ``"K K"`` has two.
+Axes are named by letters: ``K`` for classes, ``D`` for the columns of the data, and any other letter as the model
+chooses; a whole number is an axis of that length. An array without the axis ``K`` is shared by all classes; ``"K K"``
+has two such axes.
 """
 
 import dataclasses
@@ -26,20 +27,38 @@ Declared = Any  # a tree of Param, shaped like the parameters
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Param:
-    """One array of the parameters."""
+    """The declaration of one array of the parameters; ``Param.of`` makes it from axes written as text.
+
+    Arguments:
+        space: the space of the array, such as ``jaxem.Positive()``.
+        axes: the axes of the array: ``"K"`` for classes, ``"D"`` for the columns of the data, any other letter as the
+            model chooses, or a whole number for an axis of that length.
+        location: whether the array says where each class lies, so that classes are sorted by it; default False.
+        column: the index of the data column that the array describes, whose levels are the last axis; default None:
+            the array does not describe a single column.
+    """
 
     space: Space
     axes: tuple[str | int, ...]
-    location: bool = False  # says where a class lies: classes are sorted by it
-    column: int | None = None  # of the data, where the array is about one: its last axis is that column's levels
+    location: bool = False
+    column: int | None = None
 
     @classmethod
     def of(cls, space: Space, axes: str, location: bool = False) -> "Param":
-        """From axes written with spaces between them, such as ``"K D"``."""
+        """A ``Param`` whose axes are written with spaces between them.
+
+        Arguments:
+            space: the space of the array.
+            axes: the axes, such as ``"K D"`` or ``"K 2"``; ``""`` for a single number.
+            location: whether the array says where each class lies; default False.
+
+        Returns:
+            The ``Param``, with no ``column``.
+        """
         return cls(space, tuple(int(axis) if axis.isdigit() else axis for axis in axes.split()), location)
 
     def labels(self, shape: tuple[int, ...], columns: Columns | None) -> answers.Labels:
-        """What the places along each axis are called: columns and levels by their names, all else by number."""
+        """The labels along each axis: the names of columns and levels where they are known, otherwise numbers."""
         labels = answers.numbered(shape)
         for place, (axis, length) in enumerate(zip(self.axes, shape, strict=True)):
             names: tuple[str, ...] | None = None
@@ -56,8 +75,11 @@ def _is_param(node: Any) -> bool:
 
 
 def named(params: Any, declared: Declared = None, columns: Columns | None = None) -> list[tuple[str, answers.Labels]]:
-    """The name of each array, and what the places along each of its axes are called: by number, or as the columns of
-    the data and their levels are, where it is declared which axes those are."""
+    """The name of each array, and the labels along each of its axes.
+
+    The labels are the names of the data's columns and their levels where ``declared`` says which axes those are,
+    otherwise numbers.
+    """
     leaves, found = jax.tree.leaves(params), []
     declarations = [None] * len(leaves) if declared is None else _leaves(declared)
     for name, param, leaf in zip(trees.leaf_names(params), declarations, leaves, strict=True):
@@ -81,7 +103,7 @@ def _leaves(declared: Declared) -> list[Param]:
 
 
 def permuted(declared: Declared, params: Any, order: Array) -> Any:
-    """The parameters in which class ``order[k]`` is called k: each axis ``K`` taken in that order."""
+    """The parameters in which class ``order[k]`` becomes class k: each axis ``K`` is taken in that order."""
 
     def each(param: Param, leaf: Array) -> Array:
         for place, axis in enumerate(param.axes):
@@ -92,7 +114,7 @@ def permuted(declared: Declared, params: Any, order: Array) -> Any:
 
 
 def locations(declared: Declared, params: Any) -> Array:
-    """Where each class lies, (K, F): the arrays that say so, a row for each class."""
+    """The locations of the classes, (K, F): the arrays declared with ``location``, one row for each class."""
     own = [
         jnp.moveaxis(leaf, param.axes.index("K"), 0)
         for param, leaf in zip(_leaves(declared), jax.tree.leaves(of_fit(params)), strict=True)
@@ -105,10 +127,13 @@ def check_shapes(title: str, declared: Declared, params: Any, sizes: dict[str, i
     """Raise ``ValueError`` where parameters are not shaped as declared.
 
     Arguments:
-        title: what needs them, the first words of the message.
+        title: the name of what needs the parameters: the first words of the message.
         declared: a ``Param`` for each array.
         params: the parameters.
-        sizes: the lengths of axes that are known; an axis that is not has the length that the parameters first give it.
+        sizes: the known lengths of axes. Any other axis has the length of its first occurrence in the parameters.
+
+    Raises:
+        ValueError: the tree has another structure than declared, or an array another shape.
     """
     like = jax.tree.map(lambda _: 0, declared, is_leaf=_is_param)
     if jax.tree.structure(params) != jax.tree.structure(like):

@@ -160,38 +160,39 @@ def without(matrix: Array, lives: Array, diagonal: float) -> Array:
 
 
 REASONS = {
-    Regularity.NON_FINITE: "a second derivative is NaN or infinite, at {names}. Look at the parameters and the data",
+    Regularity.NON_FINITE: "a derivative is NaN or infinite, at {names}. Check the parameters and the data",
     Regularity.DEGENERATE: (
         "a component is empty or has collapsed, so the likelihood may have no maximum here. Use fewer components, "
         "another start, or a prior"
     ),
     Regularity.EDGE: (
-        "the parameters lie at the edge of their space, at {names}: there the estimate is not normal and has no "
-        "standard error. Fit a model without that parameter, or give it a prior that keeps it inside"
+        "the parameters lie at the edge of their space, at {names}: there the estimate is not normally distributed and "
+        "has no standard error. Fit a model without these parameters, or give them a prior that keeps them inside"
     ),
     Regularity.INWARD: (
-        "the parameters lie at the edge of their space, at {names}, and the objective rises from there into the space: "
-        "this is not a maximum. Start well inside, and fit to the end"
+        "the parameters lie at the edge of their space, at {names}, and the objective rises from there into the space, "
+        "so this is not a maximum. Start well inside the space, and fit until it converges"
     ),
     Regularity.SINGULAR: (
-        "even the complete information is singular, along {names}: with the latent variables known these parameters "
-        "would still not be identified"
+        "even the complete information is singular, along {names}: these parameters would not be identified even if "
+        "the latent variables were known"
     ),
     Regularity.NOT_STATIONARY: (
         "this is not a maximum: the gradient is not zero. The maximum is {amount:.3g} standard errors away (at most "
-        "0.1 is allowed), along {names}. Fit to the end, with a smaller tol or more max_steps"
+        "0.1 is allowed), along {names}. Continue the fit, with a smaller tol or a larger max_steps"
     ),
     Regularity.NOT_MAXIMUM: (
-        "this is a saddle, not a maximum: the objective rises along {names} (an eigenvalue of the information, "
-        "relative to the complete one, is {amount:.3g}). Move along it, or start elsewhere, and fit again"
+        "this is a saddle, not a maximum: the objective rises along {names} (eigenvalue {amount:.3g} of the observed "
+        "information relative to the complete information). Start elsewhere or move along that direction, and fit again"
     ),
     Regularity.FLAT: (
         "the information is singular along {names}: the objective does not change there (factors can be rotated, "
-        "equal components swap their shares), so these parameters are not identified"
+        "equal components can exchange weight), so these parameters are not identified"
     ),
     Regularity.UNRESOLVED: (
-        "the information along {names} is a share of {amount:.1e} of the complete one, too small to be told from none "
-        "where the fit stopped: they may not be identified. Fit again with a smaller tol, such as 1e-14"
+        "the information along {names} is a share of {amount:.1e} of the complete information, which cannot be "
+        "distinguished from zero where the fit stopped: these parameters may not be identified. Fit again with a "
+        "smaller tol, such as 1e-14"
     ),
 }
 

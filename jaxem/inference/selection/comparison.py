@@ -36,7 +36,7 @@ class Candidate(NamedTuple):
 
     @property
     def sound(self) -> bool:
-        """Whether the fit did not fail; a fit that stopped at ``max_steps`` counts, short of its maximum as it is."""
+        """Whether the fit did not fail; a fit that stopped at ``max_steps`` counts as sound."""
         return self.fit is not None and bool(sound(self.fit.status))
 
 
@@ -105,16 +105,17 @@ class Selection(NamedTuple):
         once = [named[id(one)] for one in fitted if one.times_best_found == 1 and self.restarts > 1]
         notes = []
         if endless:
-            notes.append(f"not ranked, for their {self.criterion} is not finite: {', '.join(endless)}")
+            notes.append(f"not ranked, because {self.criterion} is not finite: {', '.join(endless)}")
         if once:
-            notes.append(f"found by one start only, so that more restarts may find better: {', '.join(once)}")
+            notes.append(f"found by one start only, so more restarts may find a better fit: {', '.join(once)}")
         for one in fitted:
             above = [other for other in fitted if _may_hold(one, other)]
             if above:
                 other = max(above, key=lambda each: each.log_likelihood)
                 notes.append(
-                    f"{named[id(one)]} has more parameters than {named[id(other)]} and a lower log-likelihood: if it "
-                    "holds that model as a special case, its starts missed its maximum; raise restarts"
+                    f"{named[id(one)]} has more parameters than {named[id(other)]} and a lower log-likelihood: if "
+                    "the smaller model is a special case of the larger one, the larger one missed its maximum; use "
+                    "more restarts"
                 )
         return notes
 

@@ -85,7 +85,7 @@ class Bootstrap(NamedTuple):
         lines = tables.columns(rows, "<>>>>")
         still = [name for name, value in zip(names, values[:, 1], strict=True) if np.isnan(value)]
         if still:
-            lines.append(f"no error by this bootstrap, for no replicate moved them: {', '.join(still)}")
+            lines.append(f"no standard error, because no replicate moved these parameters: {', '.join(still)}")
         unfinished = int((self.statuses == Status.MAX_STEPS).sum())
         title = f"Bootstrap, {self.kind}: {self.statuses.size} replicates, {self.failed} failed and left out"
         title += f", {unfinished} stopped by max_steps" if unfinished else ""

@@ -219,14 +219,14 @@ def _refuse(found: _Spectrum, model: Any, params: Params) -> None:
             raise InformationError(text.format(names=named(found.vector), amount=float(found.distance)))
         raise InformationError(
             f"this is not a fixed point of EM: it is about {float(found.distance):.1e} of the parameters' size away. "
-            "Fit to the end, with a smaller tol or more max_steps"
+            "Continue the fit, with a smaller tol or a larger max_steps"
         )
     if found.rate.dtype != jnp.float64:
-        better = "Use 64 bits (jax_enable_x64)"
+        better = "Use double precision (jax_enable_x64)"
     elif found.least > 100 * rounding_of(found.diagonal.size, found.rate.dtype):
         better = "Fit again with a smaller tol, such as 1e-14"
     else:
-        better = "64 bits cannot tell: if the likelihood is flat there, leave that parameter out"
+        better = "Double precision is not enough: if the likelihood is flat there, take that parameter out of the model"
     if not _resolved(found, model):
         raise InformationError(
             f"the rate of EM is not resolved: along {named(found.near_vector)} an eigenvalue of the EM map is within "

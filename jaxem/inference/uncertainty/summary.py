@@ -50,7 +50,7 @@ class Summary(NamedTuple):
             title += f", objective {self.objective:.10g}"
         if self.held:
             named = ", ".join(tables.names(self.held[:_NAMED])) + ", …" * (len(self.held) > _NAMED)
-            lines.append(f"At an edge of their space, and held there (errors are given that): {named}")
+            lines.append(f"At an edge of their space and held there; the other standard errors are given that: {named}")
         return "\n".join([title, *lines])
 
     __repr__ = __str__

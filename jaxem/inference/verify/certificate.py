@@ -96,7 +96,7 @@ class Certificate:
         for check in self.checks:
             if check.law == law:
                 return check
-        raise KeyError(f"no law is called {law!r}; these were looked at: {', '.join(c.law for c in self.checks)}")
+        raise KeyError(f"no law is called {law!r}; this certificate has: {', '.join(c.law for c in self.checks)}")
 
     def raise_if_violated(self) -> None:
         """Raise ``LawViolationError`` where a law is violated.
@@ -119,7 +119,7 @@ class Certificate:
             return f"no verdict: rounding error hides {', '.join(self.hidden)}"
         if not self._decided:
             seen = f"{', '.join(held)} hold{'s' * (len(held) == 1)}" if held else "nothing could be checked"
-            return f"no verdict: {seen}, but no law that tells a right E-step or M-step from a wrong one was checked"
+            return f"no verdict: {seen}, but no law that tells a correct E-step or M-step from a wrong one was checked"
         return "all checked laws hold"
 
     def __str__(self) -> str:

@@ -110,7 +110,7 @@ def _check(
     if law.conditioning(measured):
         origin += f" + {law.conditioning(measured):.1e} eps of conditioning"
     if found.rounding:
-        origin += f" + rounding of {found.rounding:.1e} as seen"
+        origin += f" + rounding error of {found.rounding:.1e}, as measured"
     verdict = Verdict.HOLDS if found.residual <= found.tolerance else Verdict.VIOLATED  # NaN counts as violated
     if verdict is Verdict.VIOLATED:
         excuse = law.excuse(model, measured, found.tolerance)
@@ -118,7 +118,7 @@ def _check(
             return Check(name, law.statement, np.nan, np.nan, excuse, None, Verdict.UNCHECKED, decisive)
     elif not found.tolerance <= law.limit(measured):
         verdict = Verdict.UNCHECKED
-        origin = f"rounding hides it: the tolerance may be {law.limit(measured):.1e} at most ({origin})"
+        origin = f"rounding hides it: a verdict needs a tolerance of at most {law.limit(measured):.1e} ({origin})"
     place = _place(law, found.place, model, params, measured, coordinates)
     return Check(name, law.statement, found.residual, found.tolerance, origin, place, verdict, decisive)
 
@@ -132,8 +132,8 @@ def _why_not(name: str, law: Law, model: Any, measured: Measured, coordinates: i
         return f"{coordinates} coordinates are more than {LARGEST_HESSIAN}"
     gap = law.gap(measured, measured.here)
     if gap is None:
-        return measured.no_parts or "there is nothing to measure it by"
-    return None if np.size(gap) else "the model lacks what it is about"
+        return measured.no_parts or "it cannot be measured on these data"
+    return None if np.size(gap) else "the model has none of the quantities that it is about"
 
 
 def _place(law: Law, index: int, model: Any, params: Params, measured: Measured, coordinates: list[str]) -> str | None:

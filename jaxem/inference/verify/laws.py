@@ -1,13 +1,13 @@
-r"""The laws of EM, as residuals of what was measured.
+r"""The laws of EM, each turned into a dimensionless residual of what was measured.
 
-Every residual is dimensionless. Differences of objectives are divided by |L| + |Q| + |H| + size(data): the magnitude
-of what was added up. Gradients in unconstrained coordinates are multiplied by ``delta / size(data)`` (see
-``measurements``): neither units nor the amount of data change a residual, and one of r means that a maximiser is
-r size^(1/2) standard errors away.
+A difference of objectives is divided by |L| + |Q| + |H| + size(data), the magnitude of the terms added. A gradient in
+unconstrained coordinates is multiplied by ``delta / size(data)`` (see ``measurements``). Residuals therefore depend
+neither on units nor on the amount of data. A gradient residual of r means that the maximum is r size^(1/2) standard
+errors away.
 
-The tolerance is a multiple of eps, plus one of the rounding that was seen: by how much the residual differs among
-points a few units in the last place apart. A residual below a tolerance that would hide a fault says nothing: where the
-tolerance is above ``Law.limit``, a law that is not broken is not checked.
+The tolerance is a multiple of eps plus a multiple of the measured rounding error: the scatter of the residual among
+points a few units in the last place apart. Above ``Law.limit`` a tolerance would hide real faults. A residual below
+such a tolerance proves nothing, so the law is then reported as not checked; a larger residual still violates the law.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,10 +21,10 @@ from jaxem.core.model import has, has_m_step
 from jaxem.inference.verify.measurements import Look, Measured, rounding_of
 from jaxem.inference.verify.parts import adds_up
 
-SEEN = 32  # times the rounding that was seen, of which there are few samples
+SEEN = 32  # the multiple of the measured rounding error that is allowed: it is measured on few samples
 
-# What a law must be able to see. A log-likelihood that is off by a thousandth of what was added up; a maximiser that is
-# off by a standard error, or a tenth of the error bar of one value; a tenth of the information.
+# The faults that a law must be able to see: a log-likelihood off by a thousandth of the terms added; a maximiser off by
+# a standard error, or by a tenth of the error bar of a single value; a tenth of the information.
 _VALUE, _SLOPE, _CURVATURE = 1e-3, 0.1, 0.1
 
 
@@ -32,31 +32,35 @@ class Law(NamedTuple):
     """One law of EM."""
 
     statement: str
-    factor: int  # times eps is the tolerance
-    needs: Callable[[Any], tuple[str, ...]]  # of the model
-    gap: Callable[[Measured, Look], Any]  # (...), signed and dimensionless; None where a look does not show it
-    places: str = ""  # what the entries of the gap are: "coordinates", "leaves", "entries", "parts" or "probes"
-    one_sided: bool = False  # only what is above zero breaks the law
-    everywhere: bool = True  # also elsewhere than at the given point
-    limit: Callable[[Measured], float] = lambda m: _VALUE
-    conditioning: Callable[[Measured], float] = lambda m: 0.0  # further eps
-    noise: Callable[[Measured], float] = lambda m: 0.0  # rounding that the cloud does not show
+    factor: int  # the tolerance is this multiple of eps, before rounding error
+    needs: Callable[[Any], tuple[str, ...]]  # the functions that the model must have
+    gap: Callable[[Measured, Look], Any]  # (...), signed and dimensionless; None where a look lacks the parts
+    places: str = ""  # what an entry of the gap belongs to: "coordinates", "leaves", "entries", "parts" or "probes"
+    one_sided: bool = False  # only a positive gap violates the law
+    everywhere: bool = True  # measured at the other points too, not only at the given one
+    limit: Callable[[Measured], float] = lambda m: _VALUE  # the largest tolerance that gives a verdict
+    conditioning: Callable[[Measured], float] = lambda m: 0.0  # added to ``factor``
+    noise: Callable[[Measured], float] = lambda m: 0.0  # rounding error that the cloud does not show
     applies: Callable[[Any, Data], bool] = lambda model, data: True
+    # Why a law that seems violated is not checked instead; None where it is violated:
     excuse: Callable[[Any, Measured, float], str | None] = lambda model, m, tolerance: None
-    statistics: bool | None = None  # of a law about parts: only the statistics, or only the others
+    statistics: bool | None = None  # for a law about parts: True for the statistics alone, False for the others
 
 
 class Finding(NamedTuple):
-    """How far a law is from holding, what it is held to, and where that comes from."""
+    """The residual of a law, its tolerance, and the rounding error in that tolerance."""
 
     residual: float
-    place: int  # the entry of the gap that is farthest, -1: none in particular
+    place: int  # the entry of the gap with the largest residual; -1 for none in particular
     tolerance: float
-    rounding: float  # that was seen
+    rounding: float  # as measured
 
 
 def find(law: Law, m: Measured, eps: float) -> Finding:
-    """Hold one law to what was measured, where it is farthest off; NaN at the point or after an iteration stays NaN."""
+    """The finding of one law at the point where its residual is largest relative to its tolerance.
+
+    NaN at the given point or after one iteration counts as the largest; at the other points it is ignored.
+    """
     here = _flat(law.gap(m, m.here))
     cloud = [_flat(gap) for gap in (law.gap(m, look) for look in m.cloud) if gap is not None]
     findings = [_held(law, m, eps, here, cloud, True)]
@@ -74,11 +78,14 @@ def find(law: Law, m: Measured, eps: float) -> Finding:
 def _held(
     law: Law, m: Measured, eps: float, gap: np.ndarray, cloud: list[np.ndarray], must: bool, least: float = 0.0
 ) -> Finding:
-    """One look. Where an inequality holds by more than rounding, however much that is, it holds."""
+    """The finding at one look.
+
+    An inequality that holds by more than its rounding error holds, however large that error is. ``must``: whether NaN
+    violates the law; ``least``: the smallest rounding error that is assumed.
+    """
     pure = eps * (law.factor + law.conditioning(m))
-    scatter = np.maximum(
-        np.resize(_scatter(gap, cloud), gap.shape), law.noise(m)
-    )  # of probes every third is as far away
+    # The scatter is known for the first few probes; resize repeats it, as every third probe is equally far away.
+    scatter = np.maximum(np.resize(_scatter(gap, cloud), gap.shape), law.noise(m))
     if law.one_sided:
         sure = gap <= -(pure + SEEN * scatter)
         scatter = np.where(sure, 0, scatter)
@@ -92,7 +99,10 @@ def _flat(gap: Any) -> np.ndarray:
 
 
 def _broken(law: Law, gap: np.ndarray, must: bool) -> tuple[float, int]:
-    """The largest entry, and which. Probes at which a density over- or underflowed say nothing, unless all did."""
+    """The largest violation among the entries, and its index.
+
+    Probes at which a density over- or underflowed are ignored, unless all of them did.
+    """
     size = gap if law.one_sided else np.abs(gap)
     known = np.isfinite(size) | (law.one_sided & (size == -np.inf))
     if not (known.any() if law.places == "probes" else known.all()):
@@ -102,15 +112,18 @@ def _broken(law: Law, gap: np.ndarray, must: bool) -> tuple[float, int]:
 
 
 def _scatter(here: np.ndarray, cloud: list[np.ndarray]) -> np.ndarray:
-    """By how much each entry of the gap differs from a straight line over each pair of the cloud (or from one look)."""
+    """How far each entry of the gap lies from the mean of each pair of the cloud, or from a single look; the largest.
+
+    A pair lies symmetrically about the point, so what is linear between its two points cancels.
+    """
     pairs = [(a + b) / 2 for a, b in zip(cloud[::2], cloud[1::2], strict=True)] if len(cloud) > 1 else cloud
     here = here[: min(len(pair) for pair in pairs)] if pairs else np.zeros(1)
     apart = np.abs(np.array([pair - here for pair in pairs] or [here]))
-    return np.where(np.isfinite(apart), apart, 0).max(axis=0)  # what is not finite there says nothing
+    return np.where(np.isfinite(apart), apart, 0).max(axis=0)  # values that are not finite are ignored
 
 
 def _value(m: Measured, gap: Any, *scale: Any) -> Any:
-    """A difference of objectives, relative to what was added up."""
+    """A difference of objectives, relative to the magnitude of the terms added."""
     with np.errstate(invalid="ignore"):
         return gap / sum((np.abs(part) for part in scale), start=m.size)
 
@@ -197,7 +210,10 @@ def _bends(m: Any, look: Any) -> Any:
 
 
 def _overflow(model: Any, m: Measured, tolerance: float) -> str | None:
-    """Whether second derivatives that break the law over- or underflowed: differences of gradients do not break it."""
+    """Why a violated curvature law is excused, else ``None``.
+
+    It is excused where second derivatives over- or underflowed and differences of gradients satisfy the law.
+    """
     missing, exact = m.differences(), m.missing[0]
     if not np.isfinite(missing).all() or np.linalg.eigvalsh((missing + missing.T) / 2)[0] < -_CURVATURE:
         return None
@@ -219,12 +235,12 @@ def _climbs(model: Any) -> tuple[str, ...]:
 
 
 def parts_named(names: Sequence[str], statistics: bool | None) -> list[int]:
-    """Where those of the statistics are (``True``), or the others (``False``), or all (``None``)."""
+    """The indices of the statistics (``True``), of everything else (``False``), or of all (``None``)."""
     return [i for i, name in enumerate(names) if statistics in (None, name.startswith("statistics"))]
 
 
 def _parts(which: str, statistics: bool | None = None) -> Callable[[Measured, Look], Any]:
-    """The gaps of sums over parts of the data, or of the weights: of the statistics, of the rest, or of all."""
+    """The gaps of sums over parts of the data or of the weights; ``statistics`` selects as in ``parts_named``."""
 
     def gap(m: Measured, look: Look) -> Any:
         gaps = None if look.parts is None else getattr(look.parts, which)
@@ -234,11 +250,15 @@ def _parts(which: str, statistics: bool | None = None) -> Callable[[Measured, Lo
 
 
 def _no_sum(model: Any, m: Measured, tolerance: float) -> str | None:
-    """Whether it is right that parts do not add up: no one said so, they are no means, and they depend on the rows."""
+    """Why sums that do not add up over halves of the data are excused; ``None`` where they are wrong.
+
+    They are excused where the model does not declare that its rows are independent, the sums are not means over the
+    rows either, and they do depend on the rows.
+    """
     if adds_up(model):
         return None
     assert m.here.parts is not None
-    # Hidden variables need not belong to rows: Q and H need not add up where L does.
+    # L decides if there is one: hidden variables need not belong to rows, so Q and H need not add up where L does.
     means = dict(zip(m.here.parts.names, m.here.parts.means, strict=True))
     first = next(name for name in ("L", "normaliser", "Q", "H") if name in means)
     if means[first] <= tolerance or m.here.parts.ignored:
@@ -304,7 +324,7 @@ LAWS: dict[str, Law] = {
         **_PROBES,
     ),
     "M-step inside": Law(
-        "m_step(q) lies in its spaces",
+        "m_step(q) lies in the parameter spaces",
         32,
         _m_step(),
         lambda m, look: look.after and look.after.outside,
@@ -349,7 +369,7 @@ LAWS: dict[str, Law] = {
         applies=lambda model, data: split_weights(data)[1] is not None,
     ),
     "lengths": Law(
-        "L(θ) depends on all up to a length, on nothing behind",
+        "L(θ) depends on all steps up to a length, on none beyond",
         32,
         _always("log_likelihood"),
         lambda m, look: (
@@ -359,7 +379,7 @@ LAWS: dict[str, Law] = {
         applies=_has_lengths,
     ),
     "labels": Law(
-        "L(θ) is the same by other names of the classes",
+        "L(θ) is the same when classes are permuted",
         32,
         _always("log_likelihood"),
         lambda m, look: _value(m, m.relabelled, look.log_likelihood.value),

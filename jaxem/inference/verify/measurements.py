@@ -1,11 +1,11 @@
-r"""What ``verify`` measures: values and derivatives of L, Q, H and the M-step at points, and at points beside them.
+r"""What ``verify`` measures: values and derivatives of L, Q, H and the M-step at several points.
 
-Laws are measured at several points: the one that was given, the one after an EM iteration, and some at random, each
-with its own posterior. An E-step that is right only where it was made up is right at one of them.
+Laws are measured at the given point, at the point after one EM iteration, and at random points nearby, each with its
+own posterior. An E-step that is correct only at the point it was tuned for fails at the others.
 
-Rounding is measured too. A *cloud* of points lies a few units in the last place from the given one. What a law is
-off by at all of them is a wrong formula; by how much that is no straight line from one to the other is rounding,
-whatever it comes from: terms that cancel, sums of many, an ill-conditioned matrix.
+Rounding error is measured too. A *cloud* of points lies a few units in the last place from the given one. A wrong
+formula shifts the residual of a law by about the same amount at all of them. Rounding error makes the residual deviate
+from a straight line between them, whatever its origin: cancellation, long sums, an ill-conditioned matrix.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,14 +24,15 @@ from jaxem.inference.verify import programs
 from jaxem.inference.verify.parts import Parts, Portions, in_other_order, looks_behind, relabelled
 from jaxem.inference.verify.point import Surroundings
 
-LARGEST_HESSIAN = 256  # coordinates; beyond it curvature is not checked
-# Of two pairs, how far they are: units in the last place, and half of the digits of an error bar. The first is what the
-# point itself is known to; from the second even sums of large terms, of which few digits are left, come out anew.
+LARGEST_HESSIAN = 256  # coordinates; with more, curvature is not checked
+# How far the two pairs of the cloud lie from the point: in units in the last place, plus so many eps^(1/2) error bars.
+# The first pair is within the precision of the point itself. The second is far enough to round anew even sums of large
+# terms of which few digits are left.
 _CLOUD = ((2.0, 0.0), (5.0, 1.0))
-_TRIES = 30  # EM iterations from beside a point at which all classes coincide
-_NEAR = 3  # probes that are looked at again from each point of the cloud: one of each distance
-_ROUGH = 1e-3  # of the information: a Hessian that is rounded by as much has lost what differences of gradients have
-_HESSIANS = 32  # coordinates up to which the rounding of curvature is measured at a second point
+_TRIES = 30  # EM iterations from each start beside a point at which all classes coincide
+_NEAR = 3  # probes that are measured again from each point of the cloud: one at each distance
+_ROUGH = 1e-3  # of the information: with more rounding error than this, differences of gradients may be more accurate
+_HESSIANS = 32  # coordinates; with more, the rounding error of curvature is not measured at a second point
 
 
 class Value(NamedTuple):
@@ -42,20 +43,23 @@ class Value(NamedTuple):
 
 
 class After(NamedTuple):
-    """The point to which one EM iteration leads, with Q(. | q) of the point where it began."""
+    """Measurements at the point after one EM iteration; q is the posterior at the point before it."""
 
     log_likelihood: Value | None
     expected: Value | None
     log_prior: Value
     evidence: float | None
-    best: float  # Q + log-prior; of a point of the cloud not right there but a few units beside it
-    outside: np.ndarray  # (leaves,), how far outside its space each leaf is, relative to its size
-    maximized: np.ndarray | None  # (T,), by how much maximize(statistics) misses m_step
-    near: np.ndarray | None  # (probes,), Q + log-prior around it
+    best: float  # Q + log-prior; for a point of the cloud, a few units beside the point after the iteration
+    outside: np.ndarray  # (leaves,), how far each leaf lies outside its space, relative to its size
+    maximized: np.ndarray | None  # (T,), the difference between maximize(statistics) and m_step
+    near: np.ndarray | None  # (probes,), Q + log-prior at probes around the point after the iteration
 
 
 class Near(NamedTuple):
-    """The probes, seen from one point theta with q = e_step(theta)."""
+    """Measurements at the probes around one point theta.
+
+    theta' is a probe, q = e_step(theta) and q' = e_step(theta').
+    """
 
     log_likelihoods: np.ndarray | None  # (probes,), L(theta')
     expected: np.ndarray | None  # (probes,), Q(theta' | q)
@@ -65,47 +69,47 @@ class Near(NamedTuple):
 
 
 class Look(NamedTuple):
-    """All that is measured at one point; ``None`` where the model lacks what it is made of."""
+    """Everything that is measured at one point; ``None`` where the model lacks the functions for it."""
 
     log_likelihood: Value | None
     expected: Value | None  # Q(. | q) at q = e_step of this point, without the prior
     log_prior: Value
     entropy: float | None
-    evidence: float | None  # log p(x) as the E-step knows it
+    evidence: float | None  # log p(x), computed during the E-step
     after: After | None
     near: Near | None
     parts: Parts | None
 
 
 class Measured(NamedTuple):
-    """The raw numbers."""
+    """All measurements of one call of ``verify``."""
 
-    size: float  # observed values
-    delta: np.ndarray  # (P,), the natural step of each coordinate, here
-    delta_after: np.ndarray  # (P,), after one EM iteration
-    conditioning: float  # how many eps a scaled gradient moves when the parameters after an iteration are rounded
-    reach: float  # the largest logarithm among the coordinates after an iteration: how many eps a chart rounds by
+    size: float  # the number of observed values
+    delta: np.ndarray  # (P,), the natural step of each coordinate at the given point
+    delta_after: np.ndarray  # (P,), the same after one EM iteration
+    conditioning: float  # by how many eps a scaled gradient changes when the parameters after an iteration are rounded
+    reach: float  # the largest |log coordinate| after an iteration, at least 1: the chart rounds by that many eps
     here: Look
-    cloud: tuple[Look, ...]  # pairs: as far on one side as on the other
-    elsewhere: tuple[tuple[Look, Look], ...]  # after one EM iteration, then at probes; and a few units beside each
-    missing: tuple[np.ndarray, ...]  # (P, P), the Hessian of L - Q in natural steps: here, and beside it
-    surroundings: Surroundings | None  # what the objective looks like there; None where the model does not tell
-    differences: Callable[[], np.ndarray]  # the first of these from differences of gradients
-    relabelled: float | None  # by how much L changes where the classes are called by other names
+    cloud: tuple[Look, ...]  # in pairs, symmetric about the given point
+    elsewhere: tuple[tuple[Look, Look], ...]  # after one EM iteration, then probes; each with a look beside it
+    missing: tuple[np.ndarray, ...]  # (P, P), the Hessian of L - Q in natural steps: at the point and beside it
+    surroundings: Surroundings | None  # the objective near the point; None where ``missing`` is empty
+    differences: Callable[[], np.ndarray]  # computes ``missing[0]`` from differences of gradients
+    relabelled: float | None  # the change in L when classes are permuted
     lengths: tuple[float, float] | None  # see ``looks_behind``
-    no_parts: str  # why there are no parts, where there are none
+    no_parts: str  # why there are no ``parts``; empty where there are
 
 
 class _Place(NamedTuple):
-    params: Params  # in whose chart
-    u: np.ndarray
+    params: Params  # the parameters at which the chart is made
+    u: np.ndarray  # (P,), the coordinates in that chart
 
     def moved(self, by: np.ndarray) -> "_Place":
         return self._replace(u=(self.u + by).astype(self.u.dtype))
 
 
 class _Instrument:
-    """The programs of one model on its data, called at places; what comes back is in double precision."""
+    """Runs the compiled programs of one model and its data at a place, and returns double precision."""
 
     def __init__(self, model: Any, data: Data) -> None:
         self.model, self.data = model, data
@@ -131,7 +135,7 @@ class _Instrument:
         return programs.Derivatives(np.float64(0), *[np.zeros(place.u.shape)] * 2)
 
     def penalized(self, place: _Place, q: Any, direction: np.ndarray | None = None) -> programs.Derivatives:
-        """Q and the log-prior; nothing at all where the model has no Q."""
+        """Q + log-prior; only the log-prior where the model has no Q."""
         prior = self.log_prior(place, direction)
         q_and_so_on = self.expected(place, q, direction)
         return prior if q_and_so_on is None else jax.tree.map(np.add, q_and_so_on, prior)
@@ -154,9 +158,10 @@ class _Instrument:
         return np.stack([_difference(self.log_likelihood, place, h) - _difference(expected, place, h) for h in steps])
 
     def hessian(self, function: Any, place: _Place, size: float) -> np.ndarray:
-        """(P, P) or, of many coordinates, its diagonal (P,) from random signs (Hutchinson 1990).
+        """The Hessian (P, P), or with many coordinates its diagonal (P,), estimated by random signs (Hutchinson 1990).
 
-        A row that over- or underflows on its way (1 / sigma^6 in float32) is a difference of gradients.
+        A row in which an intermediate result over- or underflows (1 / sigma^6 in float32) is replaced by a difference
+        of gradients.
         """
         p = place.u.shape[0]
         if p > LARGEST_HESSIAN:
@@ -169,28 +174,28 @@ class _Instrument:
 
 
 def _step(function: Any, place: _Place, i: int, size: float) -> np.ndarray:
-    """How far to go along coordinate i for a difference: a small share of its error bar from a single value."""
+    """The step along coordinate i for a difference of gradients: a small share of its error bar from a single value."""
     share = float(np.finfo(place.u.dtype).eps) ** 0.25
     h = share * max(abs(float(place.u[i])), 1.0)
     unit = np.eye(place.u.shape[0])[i]
     for _ in range(64):
         bend = abs(_difference(function, place, h * unit)[i])
         longest = share * np.sqrt(size / bend) if bend > 0 else np.inf
-        if h <= 2 * longest:  # NaN is not
+        if h <= 2 * longest:  # False for NaN
             break
         h = longest if longest > 0 else h / 8
     return h * unit
 
 
 def _difference(function: Any, place: _Place, step: np.ndarray) -> np.ndarray:
-    """The row of a Hessian along a step, from the gradients at both ends."""
+    """The row of a Hessian along a step: the central difference of gradients."""
     ahead, behind = place.moved(step), place.moved(-step)
     apart = np.abs(ahead.u.astype(np.float64) - behind.u).max()
     return (function(ahead).gradient - function(behind).gradient) / apart
 
 
 class _Looker:
-    """Looks at places: everything that is measured there, for the same probes around each."""
+    """Measures everything at a place, with the same probes around each place."""
 
     def __init__(self, run: _Instrument, portions: Portions, around: np.ndarray) -> None:
         self.run, self.portions, self.around = run, portions, around
@@ -198,10 +203,11 @@ class _Looker:
     def at(
         self, place: _Place, near: int = 0, step: bool = True, parts: bool = False, beside: Any = 0.0
     ) -> tuple[Look, "_There | None"]:
-        """What is seen from a place, with so many of the probes; and the place to which an EM iteration leads.
+        """The measurements at a place, and the place after one EM iteration (``None`` without one).
 
-        ``beside``: by how much the values after the iteration are taken beside it. From all places of a cloud it leads
-        to one, where rounding would not show.
+        ``near``: the number of probes; ``step``, ``parts``: whether to measure the EM iteration and the parts of the
+        data; ``beside``: a shift of the values after the iteration. EM leads from all places of a cloud to nearly the
+        same place, so without the shift their rounding error would not show.
         """
         run, model = self.run, self.run.model
         found = programs.posterior(model, place.params, run.data, place.u)
@@ -237,7 +243,7 @@ class _Looker:
         if not has(run.model, "log_likelihood"):
             evidence = _number(programs.posterior(run.model, place.params, run.data, place.u).evidence)
         outside = np.asarray(start.outside, np.float64)
-        least = float(np.finfo(place.u.dtype).eps) ** 0.5  # to which membership is judged
+        least = float(np.finfo(place.u.dtype).eps) ** 0.5  # the tolerance of the test for membership
         outside = np.where(np.asarray(start.inside), outside, np.maximum(outside, least))
         scores = [run.penalized(shifted.moved(by), there.q).value for by in self.around[:near]]
         return After(
@@ -272,9 +278,11 @@ class _Looker:
 
 
 class _There(NamedTuple):
+    """The place after one EM iteration."""
+
     place: _Place
-    rounded: np.ndarray  # (P,)
-    q: Any  # of the place where the iteration began
+    rounded: np.ndarray  # (P,), as in ``programs.Start``
+    q: Any  # the posterior at the place before the iteration
 
 
 def _number(value: Any) -> float | None:
@@ -286,7 +294,7 @@ def _value(found: Any) -> Any:
 
 
 def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> Measured:
-    """Measure ``model`` at ``params``, with ``probes`` random points around."""
+    """Measure ``model`` at ``params``, with ``probes`` random points around it."""
     run = _Instrument(model, data)
     first = run.start(params)
     place = _Place(params, np.asarray(first.u))
@@ -297,7 +305,7 @@ def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> 
     q, values = known.q, float(known.size)
     complete = run.hessian(lambda at, row=None: run.penalized(at, q, row), place, values)
     delta = _natural_step(place.u, complete, values)
-    # Directions of three sizes, from well inside an error bar to outside it.
+    # Probes at three distances, from well inside an error bar to outside it.
     factors = np.array([0.1, 1.0, 3.0])[np.arange(probes) % 3, None]
     around = random.normal(size=(probes, p)) * delta * factors / max(p, 1) ** 0.5
 
@@ -317,10 +325,10 @@ def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> 
         delta_after = _natural_step(there.place.u, after, values)
         bent = run.penalized(there.place, there.q, there.rounded).product
         conditioning = _conditioning(np.abs(bent) * delta_after / values, eps)
-        logs = edged(model, params)  # other charts change nothing
+        logs = edged(model, params)  # only log coordinates are rounded by the chart
         reach = max(1.0, float(np.abs(there.place.u[logs]).max(initial=0)))
         elsewhere.append((there.place, True))
-    # The M-step is not measured at a probe outside an error bar: there a class may be empty.
+    # Only at probes well inside an error bar is the M-step measured: further out a class may be empty.
     elsewhere += [(place.moved(by), k % 3 == 0) for k, by in enumerate(around[: _NEAR + 1])]
     look = lambda at, step: looker.at(at, step=step)[0]
     pairs = [(look(at, step), look(at.moved(steps[1]), step)) for at, step in elsewhere]
@@ -365,7 +373,10 @@ def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> 
 
 
 def _missing(run: _Instrument, places: list[_Place], delta: np.ndarray, size: float) -> list[np.ndarray]:
-    """The Hessian of L - Q at each place, in natural steps; where it is all rounding, from differences of gradients."""
+    """The Hessian of L - Q at each place, in natural steps.
+
+    It is taken from differences of gradients where these have less rounding error, or where it is not finite.
+    """
     scale = delta[:, None] * delta[None, :] / size
     found = [run.missing_information(place, size) * scale for place in places]
     if not rounding_of(found) <= _ROUGH:
@@ -376,16 +387,17 @@ def _missing(run: _Instrument, places: list[_Place], delta: np.ndarray, size: fl
 
 
 def rounding_of(matrices: Sequence[np.ndarray]) -> float:
-    """By how much the first is not symmetric, and the others differ from it."""
+    """The rounding error of the first matrix: its asymmetry, and its difference from the others, measured beside it."""
     first = matrices[0]
     apart = [first - first.T, *[other - first for other in matrices[1:]]]
     return float(np.max([np.abs(part).max(initial=0) for part in apart]))
 
 
 def _posteriors_differ(run: _Instrument, place: _Place, q: Any, entropy: float | None, size: float) -> float:
-    """KL from the posterior to that of the same observations in another order, for each value; NaN: not known.
+    """KL per value between the posterior and that of the same observations in another order.
 
-    Not where hidden variables belong to no row (the number in a cell that is seen in part): they know of no order.
+    NaN where it is unknown, and where the hidden variables do not belong to rows (such as the count of a cell that is
+    observed in part), because the order of rows then has no meaning.
     """
     rows = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(run.data)}
     of_rows = any(jnp.ndim(leaf) > 1 and jnp.shape(leaf)[:1] in rows for leaf in jax.tree.leaves(q))
@@ -396,7 +408,7 @@ def _posteriors_differ(run: _Instrument, place: _Place, q: Any, entropy: float |
 
 
 def _gain(run: _Instrument, place: _Place, around: np.ndarray, here: Look) -> float:
-    """What EM gains on the objective at a place where it starts at probes beside it, the most of all; 0 without."""
+    """The largest gain over the objective at a place that EM makes from probes beside it; 0 without an M-step."""
     best = 0.0
     if not has_m_step(run.model):
         return best
@@ -406,14 +418,15 @@ def _gain(run: _Instrument, place: _Place, around: np.ndarray, here: Look) -> fl
         for _ in range(_TRIES):
             new = programs.step(run.model, at.params, run.data, run.posterior(at), at.u).params
             at = _Place(new, np.asarray(run.start(new).u))
-        best = max(best, float(run.log_likelihood(at).value + run.log_prior(at).value - before))  # NaN is no gain
+        best = max(best, float(run.log_likelihood(at).value + run.log_prior(at).value - before))  # NaN: no gain
     return best
 
 
 def _natural_step(u: np.ndarray, hessian: np.ndarray, data_size: float) -> np.ndarray:
     """delta_i = (size / -d^2 Q / du_i^2)^(1/2), (P,): about the error bar of u_i from a single value.
 
-    A gradient times ``delta / size`` then has neither units nor the size of the data in it.
+    A gradient times ``delta / size`` is then free of units and of the size of the data. Where Q is too flat to give a
+    step, the step is max(|u_i|, 1).
     """
     largest = np.maximum(np.abs(u), 1).astype(np.float64)
     second = np.abs(np.diagonal(hessian) if hessian.ndim == 2 else hessian)
@@ -422,6 +435,10 @@ def _natural_step(u: np.ndarray, hessian: np.ndarray, data_size: float) -> np.nd
 
 
 def _conditioning(moved: np.ndarray, eps: float) -> float:
+    """The largest change, at least 1.
+
+    It is eps^(-1/2) where it is not finite: rounding then takes the parameters out of their space, and only half of the
+    digits can be asked for.
+    """
     worst = float(moved.max(initial=0))
-    # Where rounding takes the parameters out of the space, half of the digits are all that can be asked.
     return max(worst, 1.0) if np.isfinite(worst) else eps**-0.5
