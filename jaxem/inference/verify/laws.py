@@ -267,7 +267,7 @@ def _no_sum(model: Any, m: Measured, tolerance: float) -> str | None:
 
 
 def _behind(m: Any, look: Any) -> Any:
-    return m.lengths and [_value(m, m.lengths[0], look.log_likelihood.value), m.lengths[1]]
+    return None if m.lengths is None else [_value(m, m.lengths[0], look.log_likelihood.value), m.lengths[1]]
 
 
 def _has_lengths(model: Any, data: Data) -> bool:
@@ -372,9 +372,7 @@ LAWS: dict[str, Law] = {
         "L(θ) depends on all steps up to a length, on none beyond",
         32,
         _always("log_likelihood"),
-        lambda m, look: (
-            None if m.lengths is None else [_value(m, m.lengths[0], look.log_likelihood.value), m.lengths[1]]
-        ),
+        _behind,
         everywhere=False,
         applies=_has_lengths,
     ),
