@@ -32,7 +32,7 @@ def found(pi: Any, A: Any, log_b: Any, lengths: Any, weights: Any, blocks: int) 
     """All that a posterior is asked for, and the derivative of its normaliser."""
 
     def normalizer(given: tuple[Any, Any, Any]) -> tuple[Any, Any]:
-        q = chain.posterior(*given[:2], lambda: given[2], lengths, blocks)
+        q = chain.posterior(*given, lengths, blocks)
         return (weights * q.log_normalizer).sum(), q
 
     (value, q), gradient = jax.value_and_grad(normalizer, has_aux=True)((pi, A, log_b))
@@ -145,7 +145,7 @@ def test_what_underflows_is_done_in_logs(kind, blocks, dtype):
 
 
 posterior = jax.jit(
-    lambda pi, A, log_b, lengths, blocks: chain.posterior(pi, A, lambda: log_b, lengths, blocks),
+    lambda pi, A, log_b, lengths, blocks: chain.posterior(pi, A, log_b, lengths, blocks),
     static_argnames="blocks",
 )
 

@@ -377,7 +377,7 @@ def test_states_that_are_not_connected(dtype):
     assert np.isnan(q.smoothed[0, :10]).any()
 
 
-posterior = jax.jit(lambda pi, A, log_b, lengths: chain.posterior(pi, A, lambda: log_b, lengths))
+posterior = jax.jit(lambda pi, A, log_b, lengths: chain.posterior(pi, A, log_b, lengths))
 
 
 @jax.jit

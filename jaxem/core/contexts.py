@@ -55,8 +55,14 @@ def choose(context: Context, function: Callable[[Context], R]) -> R:
     if not choices:
         return function(context)
 
-    def pick(form: str) -> Context:
-        return jax.tree.map(lambda node: getattr(node, form) if _is_choice(node) else node, context, is_leaf=_is_leaf)
-
     safe = jnp.stack([choice.safe for choice in choices]).all()
-    return jax.lax.cond(safe, lambda: function(pick("quick")), lambda: function(pick("careful")))
+    return jax.lax.cond(safe, lambda: function(_pick(context, "quick")), lambda: function(careful(context)))
+
+
+def careful(context: Context) -> Context:
+    """The context with each ``Choice`` replaced by its careful form, for branches that are rarely taken."""
+    return _pick(context, "careful")
+
+
+def _pick(context: Context, form: str) -> Context:
+    return jax.tree.map(lambda node: getattr(node, form) if _is_choice(node) else node, context, is_leaf=_is_leaf)

@@ -17,7 +17,7 @@ from jax import Array
 
 from jaxem.core import bound, trees
 from jaxem.core.compilation import program
-from jaxem.core.contexts import choose
+from jaxem.core.contexts import Context, choose
 from jaxem.core.conversion import admit
 from jaxem.core.data import Data, count, counted, total
 from jaxem.core.model import Params, Posterior, has, has_m_step, is_additive, require
@@ -87,7 +87,7 @@ def sums(
 
         def of(contexts: tuple[Any, ...]) -> tuple[Any, Array]:
             c = contexts[0]
-            q = getattr(model, by)(c, x, *more)
+            q = _rows(model, c, x, more, by)
             value = model.complete(c, q, x) + model.entropy_rows(c, q, x) if by == "mode" else q.log_normalizer
             return Centred(model.sums(contexts[-1], w, q, x)), total(value, w)
 
@@ -96,6 +96,12 @@ def sums(
     context = model.prepare(params, data)  # computed once for all blocks
     contexts = (context,) if about is None else (context, model.prepare(about, data))
     return reduce(of_rows, (model, contexts, more), data, largest)
+
+
+# A program of its own, so that the E-steps at the start and in the loop of a fit are lowered once.
+@program(static_argnames=("by",))
+def _rows(model: Any, c: Context, x: Data, more: tuple[Any, ...], by: By) -> Posterior:
+    return getattr(model, by)(c, x, *more)
 
 
 def _posterior(model: Any, params: Params, data: Data, by: By, more: tuple[Any, ...]) -> Posterior:

@@ -41,14 +41,17 @@ def within(lengths: Array, t: int) -> Array:
     return jnp.arange(t, dtype=lengths.dtype)[None, :] < lengths[:, None]
 
 
-def posterior(pi: Array, A: Array, log_b: Callable[[], Array], lengths: Array, segments: int = 1) -> Chain:
-    """p(z | x) by scaled forward-backward, from ``log_b() (N, T, K)``.
+def posterior(
+    pi: Array, A: Array, log_b: Array, lengths: Array, segments: int = 1, again: Callable[[], Array] | None = None
+) -> Chain:
+    """p(z | x) by scaled forward-backward, from ``log_b (N, T, K)``.
 
     Each sequence is cut into ``segments`` that run side by side; with more than one, the rows of A must sum to one.
-    ``log_b`` is a function because an array that enters a condition would be stored. It is called again in the
-    rare case that the densities are needed again.
+    ``again`` computes the densities anew in the rare case that they are needed again: an array that enters a condition
+    would be stored.
     """
-    steps = scaled.Steps.of(log_b(), lengths, segments)
+    steps = scaled.Steps.of(log_b, lengths, segments)
+    densities = (lambda: log_b) if again is None else again
     if segments == 1:
         predicted, after = _broadcast(pi, steps), jnp.zeros_like(steps.b[0])
     else:
@@ -58,11 +61,12 @@ def posterior(pi: Array, A: Array, log_b: Callable[[], Array], lengths: Array, s
     found = scaled.forward(predicted, A, steps)
 
     def in_logs() -> Chain:
-        whole = steps if segments == 1 else scaled.Steps.of(log_b(), lengths, 1)
-        return _smooth(*_filter_in_logs(pi, A, log_b(), lengths, whole), jnp.zeros_like(whole.b[0]), A, whole)
+        log_b = densities()
+        whole = scaled.Steps.of(log_b, lengths, 1)
+        return _smooth(*_filter_in_logs(pi, A, log_b, lengths, whole), jnp.zeros_like(whole.b[0]), A, whole)
 
     return jax.lax.cond(
-        _is_lost(predicted, A, found, log_b, steps),
+        _is_lost(predicted, A, found, densities, steps),
         in_logs,
         lambda: _smooth(found, scaled.log_scale(found.c, steps), after, A, steps),
     )
@@ -77,7 +81,7 @@ def tempered(pi: Array, A: Array, log_b: Array, lengths: Array, inverse_temperat
     # The powers of a row of A sum to at most K^(1 - beta). They are scaled to at most one, so that nothing grows after
     # the end of a sequence.
     most = jnp.maximum(A.shape[0] ** (1 - beta), 1)
-    chain = posterior(pi**beta, A**beta / most, lambda: beta * log_b, lengths)
+    chain = posterior(pi**beta, A**beta / most, beta * log_b, lengths)
     return chain._replace(log_normalizer=_filtered(pi, A, log_b, lengths)[1])
 
 

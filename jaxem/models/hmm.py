@@ -13,7 +13,7 @@ from jaxem.core import parameters
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
-from jaxem.core.contexts import Apart, choose
+from jaxem.core.contexts import Apart, careful, choose
 from jaxem.core.conversion import admit, as_params, check_shapes
 from jaxem.core.data import Data, Dataset, check_counts, counted, lengths_of, split_weights, total, unpadded, values_of
 from jaxem.core.dataset import as_data
@@ -124,7 +124,8 @@ class HMM(FromRows):
         values, lengths = _unpack(x)
         n, t = values.shape[:2]
         segments = scaled.segments(self.parallel, n, t, self.k)
-        q = chain.posterior(c.initial, c.transition, lambda: self._log_b(c, values), lengths, segments)
+        again = lambda: self._log_b(c._replace(emissions=Apart(careful(c.emissions.context))), values)
+        q = chain.posterior(c.initial, c.transition, self._log_b(c, values), lengths, segments, again)
         return q._replace(hidden=self._hidden(c, values))
 
     def mode(self, c: HMMParams, x: Data) -> Chain:
