@@ -44,6 +44,7 @@ class HardEM:
 
     by_sums: ClassVar[bool] = True
     monotone: ClassVar[bool] = True
+    finite: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         whole_field(self, "block_size", 1, optional=True)

@@ -234,7 +234,8 @@ def stepper(model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, max_ste
             if old.objective is not None:
                 blur = rounding(old.objective, data_size) + climb.noise
             by, measured, relative = remaining.measure(model, algorithm, old, new, data, known, blur)
-            known, more, blurred = remaining.estimate(known, steps, by, measured, new.settled, relative)
+            finite = getattr(algorithm, "finite", False)
+            known, more, blurred = remaining.estimate(known, steps, by, measured, new.settled, relative, finite)
             left = left if relative else jnp.where(good, known.last, left)
             leaps = hasattr(algorithm, "inner") and measured.rest is None
         progress = Progress(

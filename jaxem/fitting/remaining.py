@@ -121,7 +121,7 @@ def nothing_known(model: Any, algorithm: Any, params: Params) -> Remaining:
 
 
 def estimate(
-    known: Remaining, steps: Array, step: Params, m: Measured, settled: Array, relative: bool
+    known: Remaining, steps: Array, step: Params, m: Measured, settled: Array, relative: bool, finite: bool
 ) -> tuple[Remaining, Array, Array]:
     """What is left to climb after one more step.
 
@@ -129,6 +129,7 @@ def estimate(
         steps: the number of this step in the fit.
         settled: whether the algorithm regards itself as settled.
         relative: whether d is a squared relative distance.
+        finite: whether the algorithm ends after finitely many steps, so that one that changes nothing is the last.
 
     Returns:
         The new record, what is left (infinite while unknown), and whether rounding error is all that moves the
@@ -163,6 +164,9 @@ def estimate(
     left = jnp.where(blurred | (falling >= _FALLING), last, jnp.inf)
     if slowest is not None:  # these estimates hold at the end of a leap: they need not fall, the larger of two counts
         left = jnp.maximum(last, known.last)
+    if finite:
+        ended = (trees.largest(step) == 0) & settled
+        left, blurred = jnp.where(ended, 0, left), blurred & ~ended
     return Remaining(last, older, newer, log_d, step, m.along, m.unit, still, level, slowest, falling), left, blurred
 
 
