@@ -49,9 +49,9 @@ def climb_all(
     if progress is not None and not callable(progress):
         raise ValueError(f"progress must be a function (ended, lanes); got {brief(progress)}")
     lanes = len(where)
-    width = min(batch_size or _default_width(model, params, datasets, max_steps), -(-lanes // _streams()))
+    width = min(batch_size or _default_width(model, params, datasets, max_steps), -(-lanes // cores()))
     sizes = sorted({-(-width // _FEWER), width})
-    streams = min(_streams(), -(-lanes // width))
+    streams = min(cores(), -(-lanes // width))
     # Each core has a stream of programs with lanes of its own, so that one runs while another is checked. The last
     # batch of each stream is filled up with lanes that the stream has already.
     own = [np.arange(s, lanes, streams) for s in range(streams)]
@@ -89,7 +89,7 @@ def climb_all(
     return _collect(model, tables, lane % streams * height + lane // streams)
 
 
-def _streams() -> int:
+def cores() -> int:
     """How many programs run at a time: one per core, as small programs use one core each; one on an accelerator."""
     if jax.default_backend() != "cpu":
         return 1

@@ -103,8 +103,9 @@ def fit_many_restarts(
 ) -> Restarts:
     """The best of many starts for each of B data sets: all B x ``restarts`` fits run like the lanes of ``fit_many``.
 
-    Data set b is fitted as by ``fit_restarts(model, datasets[b], key=jax.random.split(key, B)[b])``. Only ``best`` of
-    the result can be differentiated.
+    Every start runs to the end: data set b is fitted as by
+    ``fit_restarts(model, datasets[b], key=jax.random.split(key, B)[b], finalists=restarts)``. Only ``best`` of the
+    result can be differentiated.
 
     Arguments:
         model: what is fitted; it must have ``init`` and an objective.

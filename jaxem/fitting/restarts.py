@@ -9,16 +9,19 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxem.algorithms.protocol import Algorithm
+from jaxem.core import trees
 from jaxem.core.bound import HOW_TO_HAVE_ONE, has_objective
-from jaxem.core.checks import prng_key, whole_number
+from jaxem.core.checks import brief, prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.data import Data, check_counts, size
+from jaxem.core.conversion import check_shapes, convert
+from jaxem.core.data import Data, check_counts, rows, size
 from jaxem.core.dataset import as_data
-from jaxem.core.model import check_model, require
-from jaxem.fitting import implicit
-from jaxem.fitting.fit import check_call, choose, fit_alone
+from jaxem.core.model import Params, check_model, has, require
+from jaxem.fitting import closures, implicit, screening
+from jaxem.fitting.fit import check_call, choose
 from jaxem.fitting.result import Fit, Status, usable
 from jaxem.fitting.stopping import Rule
+from jaxem.fitting.validation import check_start
 
 
 class Restarts(NamedTuple):
@@ -49,22 +52,29 @@ def fit_restarts(
     *,
     key: Array,
     restarts: int = 20,
+    starts: Any = None,
+    finalists: int | None = None,
     algorithm: Algorithm | None = None,
     tol: float = 1e-10,
     stop: Rule | None = None,
     max_steps: int = 1000,
 ) -> Restarts:
-    """The best fit from ``restarts`` random starts ``model.init(key_r, data)``, all run side by side by ``vmap``.
+    """The best fit from many starts: short runs from all of them, and the best few to the end.
 
-    A failed fit (``NON_FINITE``, ``DECREASED``, ``DEGENERATE`` or ``INVALID``) is never the best, however high its
-    objective (an unbounded likelihood is no optimum), unless all fits failed; ``best.status`` tells. Only ``best`` of
-    the result can be differentiated.
+    After 32 iterations the better half of the starts goes on, after 32 more the better half of those, and so on; the
+    others end ``SCREENED`` (see ``fitting/screening.py``). A failed fit (``NON_FINITE``, ``DECREASED``, ``DEGENERATE``
+    or ``INVALID``) is never the best, however high its objective (an unbounded likelihood is no optimum), unless all
+    fits failed; ``best.status`` tells. Only ``best`` of the result can be differentiated.
 
     Arguments:
-        model: what is fitted; it must have ``init`` and an objective.
+        model: what is fitted; it must have ``init`` (unless all starts are parameters) and an objective.
         data: as for ``fit``.
         key: a random key, for the starts and for an algorithm that draws random numbers.
-        restarts: number of starts; default 20.
+        restarts: number of starts; default 20. Ignored where ``starts`` is a list.
+        starts: where to start; default: ``model.init(key_r, data)``. A list, one entry for each start: parameters or a
+            ``Fit``, or what ``init`` takes as ``start``: a kind, classes (N,), probabilities of classes (N, K). Or a
+            tuple of kinds of start, such as ``("kmeans++", "points")``, which take turns.
+        finalists: how many starts run to the end; default: a fifth, and at least four. ``restarts`` or more: all.
         algorithm: as for ``fit``.
         tol: as for ``fit``.
         stop: as for ``fit``.
@@ -76,36 +86,84 @@ def fit_restarts(
     Raises:
         ValueError: the model lacks ``init`` or what the algorithm needs, it has no objective to compare fits by, the
             data cannot be fitted, or an option is wrong.
+
+    Source: Biernacki, Celeux & Govaert (2003), for short runs before long ones.
     """
     check_model(model)
-    require(model, "fit_restarts", "init")
-    restarts = whole_number("restarts", restarts, 1)
     prng_key("fit_restarts", key)
     data = as_data(data)
     check_counts(data)
     algorithm = choose(algorithm, model)
     max_steps = check_call("fit_restarts", algorithm, max_steps, key, tol, stop)
-    model.init(key, data)  # outside a trace, where data that cannot be fitted raise a ValueError
     if not has_objective(model):
         raise ValueError(f"fit_restarts compares objectives, and the model has none: {HOW_TO_HAVE_ONE}")
+    lanes = len(starts) if isinstance(starts, list) and starts else whole_number("restarts", restarts, 1)
+    if finalists is not None:
+        finalists = whole_number("finalists", finalists, 1)
     # Only the best fit gets a derivative; that of a failed fit would be NaN.
-    arguments = implicit.constant((model, key, data, algorithm, stop, tol))
-    fits: Any = _fit_all(*arguments, restarts, max_steps)
-    found = best_of(fits, size(implicit.constant(data), fits.objective.dtype))
+    known, key, fixed, how = implicit.constant((model, key, data, (algorithm, stop, tol)))
+    init_keys, fit_keys = jax.random.split(key, (2, lanes))
+    first = _starts(known, init_keys, fixed, starts)
+    closures.guard(known, algorithm, stop)
+    fits = screening.run(known, first, fit_keys, fixed, how, max_steps, screening.rounds(lanes, finalists, max_steps))
+    assert fits.objective is not None
+    found = best_of(fits, size(fixed, fits.objective.dtype))
     return found._replace(best=implicit.attach(model, data, found.best))
 
 
-@program(static_argnames=("restarts", "max_steps"))
-def _fit_all(
-    model: Any, key: Array, data: Data, algorithm: Any, stop: Any, tol: Any, restarts: int, max_steps: int
-) -> Fit:
-    def one(init_key: Array, fit_key: Array) -> Fit:
-        start = model.init(init_key, data)
-        options = {"algorithm": algorithm, "stop": stop, "tol": tol, "max_steps": max_steps}
-        return fit_alone(model, start, data, **options, key=fit_key)[0]
+def _starts(model: Any, keys: Array, data: Data, starts: Any) -> Params:
+    """The parameters of each start, each leaf (lanes, ...)."""
+    if isinstance(starts, list) and starts:
+        made = [_one_start(model, key, data, given) for key, given in zip(keys, starts, strict=True)]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
+    require(model, "fit_restarts", "init")
+    kinds = () if starts is None else starts
+    if not (isinstance(kinds, tuple) and all(isinstance(kind, str) for kind in kinds)) or starts == ():
+        raise ValueError(f"starts must be a list of starts, or a tuple of kinds of start; got {brief(starts)}")
+    made = _random(model, keys, data, kinds)
+    _check_data(model, rows(made, 0), data)
+    return made
 
-    keys = jax.random.split(key, (2, restarts))
-    return jax.vmap(one)(keys[0], keys[1])
+
+def _check_data(model: Any, first: Params, data: Data) -> None:
+    """Raise ``ValueError`` for data that cannot be fitted, by the first start; nothing in a trace."""
+    check_shapes(model, first, data)
+    if trees.is_traced(model, first, data):
+        return
+    if has(model, "validate"):
+        model.validate(first, data)
+    if has(model, "diagnose") and not _is_sound(model, first):
+        model.diagnose(data)
+
+
+@program(quick="few numbers")
+def _is_sound(model: Any, params: Params) -> Array:
+    finite = trees.all_finite(params)
+    return finite & ~model.degenerate(params) if has(model, "degenerate") else finite
+
+
+def _one_start(model: Any, key: Array, data: Data, given: Any) -> Params:
+    """Parameters as they are, or those that ``init`` makes of a kind of start, of classes or their probabilities."""
+    if isinstance(given, str) or hasattr(given, "dtype"):
+        require(model, "fit_restarts with starts that are no parameters", "init")
+        return model.init(key, data, given)
+    params, _ = convert(model, given, data)
+    check_start(model, params, data)
+    return params
+
+
+@program(quick="few numbers", static_argnames=("kinds",))
+def _random(model: Any, keys: Array, data: Data, kinds: tuple[str, ...]) -> Params:
+    if not kinds:
+        return jax.lax.map(lambda key: model.init(key, data), keys)
+    lanes = keys.shape[0]
+    turns = [np.arange(turn, lanes, len(kinds)) for turn in range(min(len(kinds), lanes))]
+    made = [
+        jax.lax.map(lambda key, kind=kind: model.init(key, data, kind), keys[turn])
+        for kind, turn in zip(kinds, turns, strict=False)
+    ]
+    place = np.argsort(np.concatenate(turns), kind="stable")
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[place], *made)
 
 
 @program

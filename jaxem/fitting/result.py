@@ -28,6 +28,7 @@ class Status(enum.IntEnum):
     DEGENERATE = 4  # a component emptied or became singular
     PRECISION = 5  # rounding error is all that moves the parameters, and more may be left than the rule allows
     INVALID = 6  # the data or the start lie outside what the model allows; found in a trace or in sharded data
+    SCREENED = 7  # of many starts: left behind after a short run, because others were ahead
 
 
 CAUSES = {
@@ -59,6 +60,9 @@ CAUSES = {
         "the data or the start lie outside what the model allows: a weight that is negative or NaN (or none above "
         "zero), a length that is not from 1 to T, an observation that is NaN or impossible, or a start outside its "
         "spaces. Outside jit and vmap the same is a ValueError that says where"
+    ),
+    Status.SCREENED: (
+        "other starts were ahead after a short run, so this one was not run to the end. Raise finalists to run more"
     ),
 }
 

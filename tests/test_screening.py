@@ -1,0 +1,136 @@
+"""Many starts: short runs of all, the best to the end, and every start says how it ended."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closeness import assert_within
+
+import jaxem
+from jaxem import Status, datasets
+from jaxem.families import MultivariateNormal, Poisson
+from jaxem.fitting import screening
+from jaxem.models import HMM, Mixture
+
+X = datasets.old_faithful()
+MODEL = Mixture(MultivariateNormal(), k=3)
+KEY = jax.random.key(5)
+
+
+def test_the_plan_halves_until_few_are_left():
+    assert screening.rounds(20, None, 1000) == [(20, 32), (10, 32), (5, 32), (4, 1000)]
+    assert screening.rounds(4, None, 1000) == [(4, 1000)] == screening.rounds(4, 9, 1000)
+    assert screening.rounds(100, None, 7) == [(100, 32), (50, 32), (25, 32), (20, 7)]
+    assert screening.rounds(6, 1, 50) == [(6, 32), (3, 32), (2, 32), (1, 50)]
+
+
+def test_every_start_says_how_it_ended():
+    found = jaxem.fit_restarts(MODEL, X, key=KEY, restarts=20, finalists=4)
+    statuses, objectives = np.asarray(found.statuses), np.asarray(found.objectives)
+    finished = statuses != Status.SCREENED
+    assert finished.sum() >= 4 and (statuses == Status.SCREENED).any()
+    assert np.isfinite(objectives).all()
+    assert found.best.status == Status.CONVERGED and found.best.objective == objectives[finished].max()
+    assert objectives[~finished].max() < found.best.objective
+    assert "SCREENED" in str(found) and 1 <= found.times_best_found <= finished.sum()
+
+
+def test_all_to_the_end_is_each_alone():
+    found = jaxem.fit_restarts(MODEL, X, key=KEY, restarts=7, finalists=7)
+    init_keys, fit_keys = jax.random.split(KEY, (2, 7))
+    alone = [jaxem.fit(MODEL, MODEL.init(one, X), X, key=two) for one, two in zip(init_keys, fit_keys, strict=True)]
+    np.testing.assert_array_equal(found.statuses, [fit.status for fit in alone])
+    assert_within(found.objectives, [fit.objective for fit in alone], 2e-10 * X.size)
+
+
+PAIRS = {
+    "two kinds of eruption": (Mixture(MultivariateNormal(), 2), X),
+    "three": (MODEL, X),
+    "tied": (Mixture(MultivariateNormal("tied"), 4), X),
+    "iris": (Mixture(MultivariateNormal("diag"), 3), datasets.iris()[0]),
+    "earthquakes": (HMM(Poisson(), 3), datasets.earthquakes()[1][None].astype(float)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_screening_does_not_lose_the_best(name):
+    model, data = PAIRS[name]
+    some = jaxem.fit_restarts(model, data, key=KEY, restarts=12)
+    every = jaxem.fit_restarts(model, data, key=KEY, restarts=12, finalists=12)
+    assert_within(some.best.objective, every.best.objective, 1e-6 * np.size(data))
+
+
+def test_side_by_side_and_one_after_another_agree(monkeypatch):
+    here = jaxem.fit_restarts(MODEL, X, key=KEY, restarts=9, max_steps=60)
+    plain = screening.run
+
+    def beside(model, starts, keys, data, how, max_steps, plan):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(screening.jax, "default_backend", lambda: "gpu")
+            return plain(model, starts, keys, data, how, max_steps, plan)
+
+    monkeypatch.setattr(screening, "run", beside)
+    there = jaxem.fit_restarts(MODEL, X, key=KEY, restarts=9, max_steps=60)
+    np.testing.assert_array_equal(here.statuses, there.statuses)
+    assert_within(here.objectives, there.objectives, 1e-9 * np.abs(here.objectives).max())
+
+
+def test_in_a_trace():
+    plain = jaxem.fit_restarts(MODEL, X, key=KEY, restarts=6)
+    inside = jax.jit(lambda key, x: jaxem.fit_restarts(MODEL, x, key=key, restarts=6))(KEY, jnp.asarray(X))
+    np.testing.assert_array_equal(plain.statuses, inside.statuses)
+    assert_within(inside.objectives, plain.objectives, 2e-10 * X.size)
+
+
+def test_a_failed_start_does_not_go_on():
+    """A class that has collapsed has the highest objective after any short run."""
+    x = np.random.default_rng(1).normal(size=(20, 2))
+    x[1], x[2] = x[0] + 1e-3, x[0] - 1e-3
+    found = jaxem.fit_restarts(Mixture(MultivariateNormal(), 2), x, key=jax.random.key(0), restarts=16, max_steps=500)
+    statuses = np.asarray(found.statuses)
+    assert (statuses == Status.DEGENERATE).any()
+    assert found.best.status in (Status.CONVERGED, Status.MAX_STEPS)
+
+
+# Given starts
+
+
+def test_starts_of_every_kind():
+    labels = (X[:, 0] > 3).astype(int)
+    model = Mixture(MultivariateNormal(), 2)
+    shares = np.eye(2)[labels] * 0.8 + 0.1
+    given = model.init(KEY, X, labels)
+    fitted = jaxem.fit(model, given, X)
+    found = jaxem.fit_restarts(
+        model, X, key=KEY, starts=[given, fitted, labels, shares, "points"], finalists=5, max_steps=400
+    )
+    assert found.statuses.shape == (5,) and (found.statuses == Status.CONVERGED).all()
+    assert_within(found.objectives, np.full(5, float(fitted.objective)), 1e-6)
+    assert found.best.objective >= fitted.objective - 1e-9
+    kinds = jaxem.fit_restarts(model, X, key=KEY, restarts=4, starts=("kmeans++", "responsibilities"))
+    assert kinds.best.converged
+    init_keys, _ = jax.random.split(KEY, (2, 4))
+    second = jaxem.fit(model, model.init(init_keys[1], X, "responsibilities"), X)
+    assert_within(kinds.objectives[1], second.objective, 2e-10 * X.size)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"starts": "kmeans++"}, "starts must be a list of starts, or a tuple of kinds"),
+        ({"starts": ("nonsense",)}, "start must be one of"),
+        ({"starts": []}, "starts must be a list of starts"),
+        ({"starts": [3.0]}, "parameters"),
+        ({"finalists": 0}, "finalists must be at least 1"),
+    ],
+)
+def test_what_is_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        jaxem.fit_restarts(Mixture(MultivariateNormal(), 2), X, key=KEY, **options)
+
+
+def test_a_second_call_compiles_nothing(count_compilations):
+    jaxem.fit_restarts(MODEL, X, key=KEY, restarts=9)
+    with count_compilations() as compiled:
+        jaxem.fit_restarts(Mixture(MultivariateNormal(), 3), X[::-1], key=jax.random.key(9), restarts=9, tol=1e-9)
+    assert compiled.count == 0
