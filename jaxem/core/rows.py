@@ -16,8 +16,9 @@ from jaxem.core.compilation import program
 from jaxem.core.constraints import Spaces
 from jaxem.core.contexts import Context, choose
 from jaxem.core.conversion import admit, of_fit
-from jaxem.core.data import Data, Sharded, counted, split_weights, total, unpadded
+from jaxem.core.data import Data, Sharded, counted, split_weights, total
 from jaxem.core.model import Params, Posterior
+from jaxem.core.sizes import of_rows
 
 
 class Statistics(NamedTuple):
@@ -231,7 +232,7 @@ class FromRows:
             ValueError: parameters, data and model do not fit each other.
         """
         params, data = admit(self, params, data)
-        return unpadded(data, _log_prob(self, params, split_weights(data)[0]))
+        return of_rows(lambda x: _log_prob(self, params, x), data)
 
     def log_likelihood(self, params: Params, data: Data) -> Array:
         r"""The log-likelihood of the data, the (weighted) sum of ``log_prob``.

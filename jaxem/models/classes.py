@@ -9,8 +9,9 @@ from jax import Array
 from jaxem.core.compilation import program
 from jaxem.core.contexts import Context, choose
 from jaxem.core.conversion import admit
-from jaxem.core.data import Data, split_weights, unpadded
+from jaxem.core.data import Data
 from jaxem.core.rows import FromRows
+from jaxem.core.sizes import of_rows
 from jaxem.latent import classes
 from jaxem.latent.classes import Responsibilities
 
@@ -75,7 +76,7 @@ class ClassModel(FromRows):
                 other.
         """
         params, data = admit(self, params, data)
-        return unpadded(data, _predict_proba(self, params, split_weights(data)[0]))
+        return of_rows(lambda x: _predict_proba(self, params, x), data)
 
     def predict(self, params: Any, data: Data) -> Array:
         """The most probable class of each observation.
@@ -93,7 +94,7 @@ class ClassModel(FromRows):
                 other.
         """
         params, data = admit(self, params, data)
-        return unpadded(data, _predict(self, params, split_weights(data)[0]))
+        return of_rows(lambda x: _predict(self, params, x), data)
 
 
 @program

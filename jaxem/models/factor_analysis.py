@@ -15,11 +15,12 @@ from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Positive, Real
 from jaxem.core.conversion import admit, as_params, check_shapes
-from jaxem.core.data import Data, check_counts, counted, split_weights, unpadded
+from jaxem.core.data import Data, check_counts, counted, split_weights
 from jaxem.core.dataset import as_data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.rows import FromRows
+from jaxem.core.sizes import of_rows
 from jaxem.core.trees import all_finite, float_dtype, is_traced
 from jaxem.families import unbounded
 from jaxem.latent import gaussian
@@ -295,8 +296,14 @@ class FactorAnalysis(FromRows):
                 other.
         """
         params, data = admit(self, params, data)
-        q = _posterior(self, params, split_weights(data)[0])
-        return q._replace(means=unpadded(data, q.means))
+        found: list[Factors] = []
+
+        def by_rows(x: Array) -> tuple[Array, Array]:
+            found.append(_posterior(self, params, x))  # the covariance has no rows
+            return found[0].means, found[0].log_normalizer
+
+        means, log_normalizer = of_rows(by_rows, data)
+        return found[0]._replace(means=means, log_normalizer=log_normalizer)
 
     def sample(self, key: Array, params: FactorAnalysisParams, n: int) -> Array:
         """Observations drawn from the model.

@@ -15,11 +15,12 @@ from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
 from jaxem.core.contexts import Apart, careful, choose
 from jaxem.core.conversion import admit, as_params, check_shapes
-from jaxem.core.data import Data, Dataset, check_counts, counted, lengths_of, split_weights, total, unpadded, values_of
+from jaxem.core.data import Data, Dataset, check_counts, counted, lengths_of, split_weights, total, values_of
 from jaxem.core.dataset import as_data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.rows import FromRows, weighted
+from jaxem.core.sizes import of_rows
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import protocol as families
 from jaxem.families.protocol import Family
@@ -291,7 +292,7 @@ class HMM(FromRows):
         Source: Viterbi (1967).
         """
         params, data = admit(self, params, data)
-        return unpadded(data, _predict(self, params, split_weights(data)[0]))
+        return of_rows(lambda x: _predict(self, params, x), data)
 
     def predict_proba(self, params: HMMParams, data: Data) -> Array:
         """The posterior probability of each state at each step, p(z_t = k | x), given the whole sequence.
@@ -309,7 +310,7 @@ class HMM(FromRows):
                 other.
         """
         params, data = admit(self, params, data)
-        return unpadded(data, _predict_proba(self, params, split_weights(data)[0]))
+        return of_rows(lambda x: _predict_proba(self, params, x), data)
 
     def sample(self, key: Array, params: HMMParams, n: int, length: int = 100) -> Array:
         """Sequences drawn from the model.
