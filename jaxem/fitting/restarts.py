@@ -14,11 +14,11 @@ from jaxem.core.bound import HOW_TO_HAVE_ONE, has_objective
 from jaxem.core.checks import brief, prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.conversion import check_shapes, convert
-from jaxem.core.data import Data, check_counts, rows, size
+from jaxem.core.data import Data, Sharded, check_counts, rows, size
 from jaxem.core.dataset import as_data
 from jaxem.core.model import Params, check_model, has, require
 from jaxem.fitting import closures, implicit, screening
-from jaxem.fitting.fit import check_call, choose
+from jaxem.fitting.fit import check_call, check_spread, choose
 from jaxem.fitting.result import Fit, Status, usable
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
@@ -97,6 +97,9 @@ def fit_restarts(
     max_steps = check_call("fit_restarts", algorithm, max_steps, key, tol, stop)
     if not has_objective(model):
         raise ValueError(f"fit_restarts compares objectives, and the model has none: {HOW_TO_HAVE_ONE}")
+    if isinstance(data, Sharded):
+        check_spread(model, algorithm)
+        key, tol = data.replicated((key, tol))
     lanes = len(starts) if isinstance(starts, list) and starts else whole_number("restarts", restarts, 1)
     if finalists is not None:
         finalists = whole_number("finalists", finalists, 1)
