@@ -114,6 +114,18 @@ def test_starts_of_every_kind():
     assert_within(kinds.objectives[1], second.objective, 2e-10 * X.size)
 
 
+def test_one_array_may_be_the_parameters_of_a_start():
+    counts = jnp.array([125.0, 18.0, 20.0, 34.0])
+    model = jaxem.Model(
+        lambda p, x: x[0] * p / (2 + p),
+        lambda z, x: (z + x[3]) / (z + x[1:].sum()),
+        log_likelihood=lambda p, x: x[0] * jnp.log(2 + p) + (x[1] + x[2]) * jnp.log1p(-p) + x[3] * jnp.log(p),
+    )
+    found = jaxem.fit_restarts(model, counts, key=KEY, starts=[jnp.array(0.1), np.array(0.9), 0.5])
+    assert (found.statuses == Status.CONVERGED).all() and found.times_best_found == 3
+    assert_within(found.best.params, 0.626821498, 1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

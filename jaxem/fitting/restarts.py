@@ -1,4 +1,4 @@
-"""Fits from many starts in one program. EM finds local optima, so the number of starts that found the best counts."""
+"""Fits from many starts. EM finds local optima, so the number of starts that found the best counts."""
 
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ class Restarts(NamedTuple):
     best: Fit  # the fit with the highest objective among those that did not fail
     objectives: Array  # (restarts,), objective of each fit
     statuses: Array  # (restarts,), status of each fit
-    times_best_found: Array  # number of fits within 1e-6 per observed value of the best objective
+    times_best_found: Array  # fits run to the end that are within 1e-6 per observed value of the best objective
 
     def __str__(self) -> str:
         statuses, n = self.statuses, self.statuses.shape[-1]
@@ -72,8 +72,8 @@ def fit_restarts(
         key: a random key, for the starts and for an algorithm that draws random numbers.
         restarts: number of starts; default 20. Ignored where ``starts`` is a list.
         starts: where to start; default: ``model.init(key_r, data)``. A list, one entry for each start: parameters or a
-            ``Fit``, or what ``init`` takes as ``start``: a kind, classes (N,), probabilities of classes (N, K). Or a
-            tuple of kinds of start, such as ``("kmeans++", "points")``, which take turns.
+            ``Fit``, or, for ready-made models, what ``init`` takes as ``start``: a kind, classes (N,), probabilities of
+            classes (N, K). Or a tuple of kinds of start, such as ``("kmeans++", "points")``, which take turns.
         finalists: how many starts run to the end; default: a fifth, and at least four. ``restarts`` or more: all.
         algorithm: as for ``fit``.
         tol: as for ``fit``.
@@ -146,8 +146,14 @@ def _is_sound(model: Any, params: Params) -> Array:
 
 
 def _one_start(model: Any, key: Array, data: Data, given: Any) -> Params:
-    """Parameters as they are, or those that ``init`` makes of a kind of start, of classes or their probabilities."""
-    if isinstance(given, str) or hasattr(given, "dtype"):
+    """Parameters as they are, or those that ``init`` makes of a kind of start, of classes or their probabilities.
+
+    No ready-made model has one array for its parameters; a user's may have, and its ``init`` takes no start.
+    """
+    is_start = isinstance(given, str) or (
+        hasattr(model, "declare") and (isinstance(given, list) or hasattr(given, "dtype"))
+    )
+    if is_start:
         require(model, "fit_restarts with starts that are no parameters", "init")
         return model.init(key, data, given)
     params, _ = convert(model, given, data)

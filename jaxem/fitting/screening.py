@@ -70,8 +70,9 @@ def _ranked(scores: list[Array], own: list[np.ndarray], count: int) -> list[tupl
     """The lanes of each table with those first that are among the best ``count`` of all, and how many these are."""
     if len(scores) == 1:  # in a trace, or on one core
         return [(jnp.argsort(-scores[0]), np.int32(count))]
-    known = np.where(np.concatenate(own), np.concatenate([np.asarray(part) for part in scores]), -np.inf)
-    known = np.where(np.concatenate(own), np.maximum(known, np.finfo(np.float64).min), -np.inf)  # a failed lane is one
+    known = np.concatenate([np.asarray(part, np.float64) for part in scores])
+    # A lane that has failed comes after all others, and before what only fills a table up.
+    known = np.where(np.concatenate(own), np.maximum(known, np.finfo(np.float64).min), -np.inf)
     kept = np.zeros(known.size, bool)
     kept[np.argsort(-known, kind="stable")[:count]] = True
     tables = np.split(kept, np.cumsum([mine.size for mine in own])[:-1])
