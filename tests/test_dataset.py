@@ -253,6 +253,7 @@ def test_covariates_reach_the_model_and_are_not_counted():
     data = dataset(RESPONSE, given=COVARIATE)
     assert float(size(data, jnp.dtype(float))) == 200
     fit = jaxem.check(jaxem.fit(LINES, START, data, tol=1e-8))
+    # Five standard errors of about 0.3 / sqrt(100) for the levels, 1.7 times that for the slopes.
     np.testing.assert_allclose(fit.params["line"], [[1, 1], [-1, -2]], atol=0.2)
     assert jaxem.verify(LINES, fit, data).ok
     as_values = jaxem.from_log_joint(lambda p, row: slopes(p, Dataset(row[0], row[1])))

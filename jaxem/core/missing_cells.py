@@ -28,9 +28,9 @@ def split(value: Any, name: str) -> tuple[Any, Any]:
         if not jnp.issubdtype(array.dtype, jnp.floating):
             return array, None
         observed = ~jnp.isnan(array)
-        if not isinstance(array, Tracer):
-            return fill(np.asarray(array), np.asarray(observed), name), np.asarray(observed)
-        return _fill_traced(array, observed), observed
+        if isinstance(array, Tracer):
+            return fill(array, observed, name), observed
+        return fill(np.asarray(array), np.asarray(observed), name), np.asarray(observed)
     if isinstance(value, np.ma.MaskedArray):
         array, absent = np.asarray(value.data), np.ma.getmaskarray(value)
     else:
@@ -49,25 +49,19 @@ def _is_null(entry: Any) -> bool:
     return isinstance(entry, float | np.floating) and bool(np.isnan(entry))
 
 
-def fill(array: np.ndarray, observed: np.ndarray, name: str) -> np.ndarray:
+def fill(array: Any, observed: Any, name: str) -> Any:
     """The array with each missing cell set to the first observed value of its column, or else of the array."""
-    if observed.all():
+    if not isinstance(observed, Tracer) and bool(observed.all()):
         return array
-    if not observed.any():
+    if not isinstance(observed, Tracer) and not bool(observed.any()):
         raise ValueError(f"{name}: no value is observed")
+    xp = np if isinstance(array, np.ndarray) else jnp
     columns, seen = (part.reshape(-1, array.shape[-1] if array.ndim > 1 else 1) for part in (array, observed))
-    firsts = columns[seen.argmax(axis=0), np.arange(columns.shape[1])]
-    firsts = np.where(seen.any(axis=0), firsts, array[observed][0])
-    return np.where(seen, columns, firsts[None, :]).reshape(array.shape).astype(array.dtype)
-
-
-def _fill_traced(array: Array, observed: Array) -> Array:
-    columns, seen = (part.reshape(-1, array.shape[-1] if array.ndim > 1 else 1) for part in (array, observed))
-    columns = jnp.where(seen, columns, 0)
-    firsts = columns[seen.argmax(axis=0), jnp.arange(columns.shape[1])]
-    first = columns.reshape(-1)[seen.reshape(-1).argmax()]
-    firsts = jnp.where(seen.any(axis=0), firsts, first)
-    return jnp.where(seen, columns, firsts[None, :]).reshape(array.shape)
+    columns = xp.where(seen, columns, 0)  # before anything is taken from it: no derivative meets a NaN
+    firsts = columns[seen.argmax(axis=0), xp.arange(columns.shape[1])]
+    anywhere = columns.reshape(-1)[seen.reshape(-1).argmax()]
+    firsts = xp.where(seen.any(axis=0), firsts, anywhere)
+    return xp.where(seen, columns, firsts[None, :]).reshape(array.shape).astype(array.dtype)
 
 
 def refuse(name: str, tree: Any, lengths: Array | None, weights: Array | None) -> None:
