@@ -195,6 +195,8 @@ def test_missing_cells_in_a_trace():
     np.testing.assert_array_equal(data.observed, ~mask)
     assert np.isfinite(data.values).all()
     np.testing.assert_array_equal(data.values, dataset(values, missing="nan").values)
+    nothing = jax.jit(lambda x: dataset(x, missing="nan").values)(np.full(3, np.nan))
+    np.testing.assert_array_equal(nothing, 0)
     slope = jax.grad(lambda x: (dataset(x, missing="nan").values ** 2).sum())(jnp.asarray(values))
     assert np.isfinite(slope).all()
 

@@ -57,7 +57,7 @@ def fill(array: Any, observed: Any, name: str) -> Any:
         raise ValueError(f"{name}: no value is observed")
     xp = np if isinstance(array, np.ndarray) else jnp
     columns, seen = (part.reshape(-1, array.shape[-1] if array.ndim > 1 else 1) for part in (array, observed))
-    columns = xp.where(seen, columns, 0)  # before anything is taken from it: no derivative meets a NaN
+    columns = xp.where(seen, columns, 0)  # finite even where nothing is observed, which a trace cannot refuse
     firsts = columns[seen.argmax(axis=0), xp.arange(columns.shape[1])]
     anywhere = columns.reshape(-1)[seen.reshape(-1).argmax()]
     firsts = xp.where(seen.any(axis=0), firsts, anywhere)
