@@ -9,16 +9,18 @@ other object ever equals), or when the table is full and it was used longest ago
 longest ago, are dropped when the process takes more than half of its memory maps.
 """
 
+import contextlib
 import inspect
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain, count
 from typing import Any, Literal, TypeVar, overload
 
 import jax
 from jax.core import Tracer
 
+from jaxem.core.checks import brief
 from jaxem.core.keeping import Kept
 from jaxem.core.trees import is_traced
 
@@ -26,6 +28,7 @@ R = TypeVar("R")
 _LOOKED = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
 
 Quick = Literal["never", "very few numbers", "few numbers", "always"]
+Effort = Literal["quick", "light", "full"]
 
 # Most numbers in the arguments of a quick program. A pass over 2**16 is fast, and over 2**12 even one per parameter.
 _QUICK_UP_TO = {"never": 0, "very few numbers": 2**12, "few numbers": 2**16, "always": math.inf}
@@ -35,21 +38,30 @@ _BETWEEN_LOOKS = 16  # programs compiled between two counts of the maps; the lar
 _compiled = count()
 _MAPS, _LIMIT = "/proc/self/maps", "/proc/sys/vm/max_map_count"
 
-# Little optimisation and, where JAX has them, the older fusions of the CPU: half the compile time, half the maps.
-_QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_cpu_parallel_codegen_split_count": 1}
-# For few numbers the older fusions alone save up to half of the compile time and cost up to a third more run time.
-_SMALL: dict[str, Any] = {}
-_SMALL_UP_TO = 2**11
+# The light effort takes half of the compile time, by the older fusions of the CPU where JAX has them, and the program up
+# to a half longer. The quick effort takes a quarter, and the program two to ten times as long.
+_LIGHT: dict[str, Any] = {"xla_cpu_parallel_codegen_split_count": 1}
 if jax.__version_info__[:2] == (0, 10):
-    _SMALL["xla_cpu_use_fusion_emitters"] = False
-    _QUICK |= _SMALL
+    _LIGHT["xla_cpu_use_fusion_emitters"] = False
+_OPTIONS: dict[Effort, dict[str, Any]] = {
+    "quick": {**_LIGHT, "xla_backend_optimization_level": 0},
+    "light": _LIGHT,
+    "full": {},
+}
+# Programs that run for less than this, in seconds and at full effort, are compiled in these ways.
+_RUNS: dict[Effort, float] = {"quick": 4e-3, "light": 0.1}
+_forced = threading.local()
 
 
 @overload
 def program(function: Callable[..., R], /) -> Callable[..., R]: ...
 @overload
 def program(
-    *, static_argnames: tuple[str, ...] = (), donate_argnames: tuple[str, ...] = (), quick: Quick = "never"
+    *,
+    static_argnames: tuple[str, ...] = (),
+    donate_argnames: tuple[str, ...] = (),
+    quick: Quick = "never",
+    seconds: Callable[..., float] | None = None,
 ) -> Callable[[Callable[..., R]], Callable[..., R]]: ...
 def program(
     function: Any = None,
@@ -58,6 +70,7 @@ def program(
     static_argnames: tuple[str, ...] = (),
     donate_argnames: tuple[str, ...] = (),
     quick: Quick = "never",
+    seconds: Callable[..., float] | None = None,
 ) -> Any:
     """A decorator like ``jax.jit``, except for what is kept (see the head of this file).
 
@@ -69,23 +82,26 @@ def program(
             numbers"``) or 2^16 (``"few numbers"``) numbers in the arguments. Compilation then takes a sixth of the
             time, and the program takes two to ten times as long: meant for what runs once. A program within another is
             compiled like the outer one.
+        seconds: a function of the same arguments that estimates how long the program runs; it decides how hard to
+            compile in the place of ``quick``.
 
     Returns:
         The compiled function, or a decorator.
     """
     if function is None:
-        return lambda function: _program(function, static_argnames, donate_argnames, quick)
-    return _program(function, static_argnames, donate_argnames, quick)
+        return lambda function: _program(function, static_argnames, donate_argnames, quick, seconds)
+    return _program(function, static_argnames, donate_argnames, quick, seconds)
 
 
-def _program(function: Any, static: tuple[str, ...], donated: tuple[str, ...], quick: Quick) -> Any:
+def _program(function: Any, static: tuple[str, ...], donated: tuple[str, ...], quick: Quick, seconds: Any) -> Any:
     signature = inspect.signature(function)
     names = list(signature.parameters)
     traced = [i for i, name in enumerate(names) if name not in static]
     fixed = [i for i, name in enumerate(names) if name in static]
     donate = tuple(i for i, place in enumerate(traced) if names[place] in donated)
 
-    def call(*arguments: Any, **named: Any) -> Any:
+    def prepared(arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any, Any, bool]:
+        """The program for these arguments, its operands, and whether it is new."""
         if named or len(arguments) != len(names):
             bound = signature.bind(*arguments, **named)
             bound.apply_defaults()
@@ -94,31 +110,82 @@ def _program(function: Any, static: tuple[str, ...], donated: tuple[str, ...], q
         leaves = [leaves for leaves, _ in flat]
         rest = tuple(structure for _, structure in flat), tuple(arguments[i] for i in fixed)
         every = list(chain(*leaves))
-        options = _options(quick, every)
+        options = _options(quick, every, seconds and (lambda: seconds(*arguments)))
         kept = _TRACES if any(isinstance(leaf, Tracer) for leaf in every) else _PROGRAMS
         key = (call, tuple(options), tuple(map(jax.typeof, every)), rest)
         compiled = kept.get(key)
         if compiled is not None:
-            return compiled(leaves, rest)
-        compiled = _Compiled(function, traced, fixed, donate, options)
+            return compiled, leaves, rest, None
+        return _Compiled(function, traced, fixed, donate, options), leaves, rest, lambda new: kept.put(key, new)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        compiled, leaves, rest, keep = prepared(arguments, named)
         result = compiled(leaves, rest)
-        kept.put(key, compiled)
-        _look_at_maps()
+        if keep is not None:
+            keep(compiled)
+            _look_at_maps()
         return result
 
+    def ahead(*arguments: Any, **named: Any) -> None:
+        compiled, leaves, rest, keep = prepared(arguments, named)
+        if keep is not None and not is_traced(leaves):
+            compiled.begin(leaves, rest)
+            keep(compiled)
+
+    call.ahead = ahead  # pyright: ignore[reportFunctionMemberAccess]
     call.__name__, call.__qualname__, call.__module__ = function.__name__, function.__qualname__, function.__module__
     call.__doc__, call.__wrapped__ = function.__doc__, function  # pyright: ignore[reportFunctionMemberAccess]
     return call
 
 
-def _options(quick: Quick, leaves: list[Any]) -> dict[str, Any]:
+def _options(quick: Quick, leaves: list[Any], seconds: Callable[[], float] | None) -> dict[str, Any]:
     """The compiler options for these arguments; a program within another is compiled like the outer one."""
     if jax.default_backend() != "cpu" or is_traced(leaves):
         return {}
+    if seconds is not None:
+        return _OPTIONS[effort_for(seconds())]
     numbers = sum(getattr(leaf, "size", 1) for leaf in leaves)
-    if numbers <= _QUICK_UP_TO[quick]:
-        return _QUICK
-    return _SMALL if numbers <= _SMALL_UP_TO else {}
+    return _OPTIONS["quick" if numbers <= _QUICK_UP_TO[quick] else "full"]
+
+
+def effort_for(seconds: float) -> Effort:
+    """How hard a program is compiled that runs for so many seconds at full effort, unless ``effort`` forces another."""
+    forced = getattr(_forced, "effort", None)
+    runs = seconds * getattr(_forced, "times", 1)
+    return forced or next((effort for effort, most in _RUNS.items() if runs < most), "full")
+
+
+@contextlib.contextmanager
+def runs(times: int) -> Iterator[None]:
+    """A context in which each program runs so many times, and is compiled accordingly."""
+    _forced.times = times
+    try:
+        yield
+    finally:
+        _forced.times = 1
+
+
+@contextlib.contextmanager
+def effort(level: Effort) -> Iterator[None]:
+    """A context in which fits are compiled with one effort, whatever their size; only a CPU knows the difference.
+
+    Left alone, the effort is in proportion to the work: a fit that takes milliseconds is compiled quickly.
+
+    Arguments:
+        level: ``"quick"``: a quarter of the compile time, and programs that take two to ten times as long;
+            ``"light"``: half of the compile time, and programs that take up to a half longer; ``"full"``.
+
+    Raises:
+        ValueError: ``level`` is none of the three.
+    """
+    if level not in _OPTIONS:
+        raise ValueError(f"effort must be one of {list(_OPTIONS)}; got {brief(level)}")
+    before = getattr(_forced, "effort", None)
+    _forced.effort = level
+    try:
+        yield
+    finally:
+        _forced.effort = before
 
 
 class _Compiled:
@@ -139,12 +206,25 @@ class _Compiled:
 
         run.__name__ = run.__qualname__ = function.__name__
         self._run = jax.jit(run, donate_argnums=donate, compiler_options=options or None)
+        self._ahead: threading.Thread | None = None
+
+    def begin(self, leaves: list[list[Any]], rest: Any) -> None:
+        """Compile beside what follows; the first call waits for it."""
+        lowered = self._with(rest, lambda: self._run.lower(*leaves))
+        self._ahead = threading.Thread(target=_compile, args=(lowered,))
+        self._ahead.start()
 
     def __call__(self, leaves: list[list[Any]], rest: Any) -> Any:
+        if self._ahead is not None:
+            self._ahead.join()
+            self._ahead = None
+        return self._with(rest, lambda: self._run(*leaves))
+
+    def _with(self, rest: Any, act: Callable[[], Any]) -> Any:
         before = getattr(self._here, "rest", None)
         self._here.rest = rest
         try:
-            return self._run(*leaves)
+            return act()
         except _LOOKED as error:
             raise ValueError(
                 "a function looks at values while it is traced; for example, a function of the model uses if, float() "
@@ -152,6 +232,11 @@ class _Compiled:
             ) from error
         finally:
             self._here.rest = before
+
+
+def _compile(lowered: Any) -> None:
+    with contextlib.suppress(Exception):  # the call that follows meets the same error
+        lowered.compile()
 
 
 def _look_at_maps() -> None:

@@ -19,7 +19,7 @@ from jaxem.core import trees
 from jaxem.core.constraints import Spaces, outline
 from jaxem.core.conversion import of_fit
 from jaxem.core.data import Columns
-from jaxem.core.spaces import Space, answers
+from jaxem.core.spaces import Simplex, Space, answers
 
 Declared = Any  # a tree of Param, shaped like the parameters
 
@@ -111,6 +111,35 @@ def permuted(declared: Declared, params: Any, order: Array) -> Any:
         return leaf
 
     return jax.tree.map(each, declared, of_fit(params), is_leaf=_is_param)
+
+
+def masked(declared: Declared, params: Any, active: Array, probability: float = 0) -> Any:
+    """The parameters with only the ``active (K,)`` classes: each of the others has ``probability``, copies class 0."""
+
+    def each(param: Param, leaf: Array) -> Array:
+        last = leaf.ndim - 1
+        for place, axis in enumerate(param.axes):
+            if axis == "K":
+                here = active.reshape(-1, *(1,) * (last - place))
+                of_classes = isinstance(param.space, Simplex) and place == last
+                leaf = jnp.where(here, leaf, probability if of_classes else jnp.take(leaf, jnp.array([0]), axis=place))
+        return leaf
+
+    return jax.tree.map(each, declared, params, is_leaf=_is_param)
+
+
+def all_of_classes(declared: Declared) -> bool:
+    """Whether no parameter is shared by the classes."""
+    return all("K" in param.axes for param in _leaves(declared))
+
+
+def first_classes(declared: Declared, params: Any, k: int) -> Any:
+    """The parameters of the first ``k`` classes."""
+
+    def each(param: Param, leaf: Any) -> Any:
+        return leaf[tuple(slice(k) if axis == "K" else slice(None) for axis in param.axes)]
+
+    return jax.tree.map(each, declared, params, is_leaf=_is_param)
 
 
 def locations(declared: Declared, params: Any) -> Array:

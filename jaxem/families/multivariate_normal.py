@@ -78,6 +78,7 @@ class MultivariateNormal:
     accurate: ClassVar[bool] = True
     centred: ClassVar[bool] = True
     support: ClassVar[str] = "finite numbers"
+    separate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.covariance, str) or self.covariance not in FORMS:
@@ -131,8 +132,7 @@ class MultivariateNormal:
     def maximize(self, c: Prepared | None, sums: MultivariateNormalStatistics) -> MultivariateNormalParams:
         n, first, second = sums
         d = first.shape[-1]
-        occupied = n if self.prior is None else jnp.where(n == 0, 1, n)
-        delta = first / occupied[:, None]
+        delta = first / jnp.where(n == 0, 1, n)[:, None]  # an empty class must not spoil a covariance that all share
         means = delta if c is None else c.at.means + delta
         scatter = scatter_about_mean(self._form, second, delta, n)
         if self.prior is None:

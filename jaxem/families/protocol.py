@@ -133,11 +133,17 @@ def diagnose(family: Any, x: np.ndarray, dtype: np.dtype) -> str | None:
 _ALIKE = 0.03
 
 
-def coincide(family: Any, params: Any) -> Array:
-    """Whether every class equals, or nearly equals, another one; false where the family has no ``contrasts``."""
+def coincide(family: Any, params: Any, active: Array | None = None) -> Array:
+    """Whether every class equals, or nearly equals, another one; false where the family has no ``contrasts``.
+
+    ``active (K,)`` says which classes there are; ``None`` means all.
+    """
     if not hasattr(family, "contrasts"):
         return jnp.bool_(False)
     contrasts = family.contrasts(params)
     gaps = jnp.abs(contrasts[:, None, :] - contrasts[None, :, :]).max(axis=-1)
     others = jnp.where(jnp.eye(gaps.shape[0], dtype=bool), jnp.inf, gaps)
-    return (others.min(axis=1) <= _ALIKE).all()
+    if active is None:
+        return (others.min(axis=1) <= _ALIKE).all()
+    others = jnp.where(active[None, :], others, jnp.inf)
+    return ((others.min(axis=1) <= _ALIKE) | ~active).all()

@@ -17,7 +17,7 @@ from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, Sharded, size
 from jaxem.core.model import Params, check_model, has, has_m_step, is_additive, require
-from jaxem.fitting import closures, implicit, remaining
+from jaxem.fitting import closures, implicit, remaining, work
 from jaxem.fitting.remaining import Remaining
 from jaxem.fitting.result import Fit, Status
 from jaxem.fitting.stopping import Progress, Rule, default_rule, noisy_rule, rounding
@@ -170,7 +170,7 @@ class Climb(NamedTuple):
     left: Array  # estimated rise of the objective still to come; not finite where unknown
 
 
-@program(static_argnames=("max_steps", "unchecked"))
+@program(static_argnames=("max_steps", "unchecked"), seconds=lambda _, params, data, *more: work.fit(params, data))
 def _fit(
     model: Any,
     params: Params,
@@ -188,6 +188,33 @@ def _fit(
         climb = climb._replace(status=status.astype(jnp.int32))
     step = stepper(model, data, algorithm, stop, tol, max_steps)
     return result(model, advance(step, climb, jnp.int32(max_steps)))
+
+
+@program(static_argnames=("max_steps", "unchecked"), quick="few numbers")
+def begin(
+    model: Any,
+    params: Params,
+    data: Data,
+    algorithm: Any,
+    max_steps: int,
+    keys: Array | None,
+    lane: Array,
+    unchecked: bool,
+) -> Climb:
+    """The climb of one lane before its first step; its key is ``keys[lane]``."""
+    climb = start(model, params, data, algorithm, max_steps, None if keys is None else keys[lane])
+    if not unchecked:
+        return climb
+    status = jnp.where(is_valid(model, params, data), climb.status, Status.INVALID)
+    return climb._replace(status=status.astype(jnp.int32))
+
+
+@program(static_argnames=("max_steps",), seconds=lambda climb, _, data, *more: work.fit(climb.state.params, data))
+def go_on(
+    climb: Climb, model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, steps: Array, max_steps: int
+) -> Climb:
+    """The climb after at most ``steps`` more steps."""
+    return advance(stepper(model, data, algorithm, stop, tol, max_steps), climb, steps)
 
 
 def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int, key: Array | None) -> Climb:

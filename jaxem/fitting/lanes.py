@@ -1,9 +1,12 @@
-"""Many fits that do not wait for each other.
+"""Many fits as lanes, without waiting for the slowest.
 
-``vmap(fit)`` runs every lane until the slowest one has ended. Here the lanes run in batches that fit the cache, a few
-steps at a time. Between these runs the lanes that have ended are dropped, and the rest form new batches.
+Under ``vmap`` every lane takes part until the slowest has ended. Here each lane runs alone in a program that all lanes
+share, one at a time on each core; or, where lanes are small and many, they run side by side in batches that fit the
+cache, a few steps at a time, and between these runs the lanes that have ended are dropped. On an accelerator they run
+side by side.
 """
 
+import dataclasses
 import os
 from collections import deque
 from collections.abc import Callable
@@ -16,77 +19,131 @@ from jax import Array
 
 from jaxem.core import trees
 from jaxem.core.checks import brief, whole_number
-from jaxem.core.compilation import program
-from jaxem.core.data import Data, rows
+from jaxem.core.compilation import program, runs
+from jaxem.core.data import Data, Sharded, rows
 from jaxem.core.expectation import rows_in_cache
+from jaxem.core.keeping import Kept
 from jaxem.core.model import Params, has
-from jaxem.fitting.fit import RUNNING, Climb, advance, result, start, stepper
-from jaxem.fitting.result import Fit
+from jaxem.core.records import register
+from jaxem.fitting.fit import RUNNING, Climb, advance, begin, go_on, result, start, stepper
+from jaxem.fitting.result import Fit, Status
+from jaxem.fitting.screening import Plan, ahead, scores
+from jaxem.fitting.validation import is_valid
 
 _STEPS = 16  # steps between two checks of which lanes have ended: few are wasted, and a check costs less than a step
 _FEWER = 8  # the last lanes run in batches of an eighth of the size; each size is compiled as a program of its own
+_ABREAST = 32  # with fewer lanes side by side on a CPU, one after another is faster
+
+How = tuple[Any, Any, Any]  # algorithm, stopping rule, tolerance
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Problems:
+    """Models and data to be fitted. Each array has a leading axis of problems, or is shared by all of them."""
+
+    model: Any
+    data: Data
+    own: tuple[bool, ...] = dataclasses.field(metadata={"static": True})  # of each array of (model, data)
+
+    @classmethod
+    def one(cls, model: Any, data: Data) -> "Problems":
+        """A single problem, which all lanes share."""
+        return cls.of(model, data, (False, False))
+
+    @classmethod
+    def of(cls, model: Any, data: Data, own: Any) -> "Problems":
+        """``own`` says which arrays have the axis: a boolean for each part of (model, data), or for each array."""
+        each = jax.tree.map(lambda has, part: jax.tree.map(lambda _: has, part), own, (model, data))
+        return cls(model, data, tuple(jax.tree.leaves(each)))
+
+    def at(self, index: Any) -> tuple[Any, Data]:
+        """Model and data of problem ``index``, or with a leading axis of those at ``index``."""
+        leaves, structure = jax.tree.flatten((self.model, self.data))
+        found = [leaf[index] if own else leaf for leaf, own in zip(leaves, self.own, strict=True)]
+        return jax.tree.unflatten(structure, found)
+
+    def on_host(self) -> "Problems":
+        """The same problems; arrays with an axis of problems are NumPy arrays, of which ``at`` compiles nothing."""
+        leaves, structure = jax.tree.flatten((self.model, self.data))
+        found = [np.asarray(leaf) if own else leaf for leaf, own in zip(leaves, self.own, strict=True)]
+        return Problems(*jax.tree.unflatten(structure, found), self.own)
+
+    @property
+    def axes(self) -> tuple[Any, Any]:
+        """``in_axes`` of what ``at`` returns for an array of indices."""
+        structure = jax.tree.structure((self.model, self.data))
+        return jax.tree.unflatten(structure, [0 if own else None for own in self.own])
 
 
 def climb_all(
-    model: Any,
-    params: Params,
-    datasets: Data,
+    problems: Problems,
     where: np.ndarray,
-    how: tuple[Any, Any, Any],
-    max_steps: int,
+    starts: Params,
     keys: Array | None,
-    batch_size: int | None,
-    progress: Callable[[int, int], None] | None,
+    how: How,
+    max_steps: int,
+    plan: Plan,
+    *,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    unchecked: bool = False,
 ) -> Fit:
-    """The fits of L lanes: lane l starts from ``params[l]``, has ``keys[l]``, and is fitted to ``datasets[where[l]]``.
+    """The fits of L lanes: lane l starts from ``starts[l]``, has ``keys[l]``, and works on problem ``where[l]``.
 
     Arguments:
-        how: algorithm, stopping rule and tolerance.
+        plan: how many lanes of each problem run in each round, and for how many steps (see ``screening``). A lane that
+            is left behind ends ``SCREENED``.
         batch_size: lanes that run side by side; ``None``: as many as fit the cache.
+        unchecked: whether data and starts may be invalid, because nobody has looked at their values.
     """
-    if batch_size is not None:
-        batch_size = whole_number("batch_size", batch_size, 1)
     if progress is not None and not callable(progress):
         raise ValueError(f"progress must be a function (ended, lanes); got {brief(progress)}")
-    lanes = len(where)
-    width = min(batch_size or _default_width(model, params, datasets, max_steps), -(-lanes // cores()))
-    sizes = sorted({-(-width // _FEWER), width})
-    streams = min(cores(), -(-lanes // width))
-    # Each core has a stream of programs with lanes of its own, so that one runs while another is checked. The last
-    # batch of each stream is filled up with lanes that the stream has already.
-    own = [np.arange(s, lanes, streams) for s in range(streams)]
-    height = -(-len(own[0]) // width) * width
-    own = [np.resize(part, height) for part in own]
-    tables = [_start(model, params, datasets, part, where[part], keys, how[0], max_steps, width) for part in own]
-    if trees.holds_tracers(tables):
-        raise ValueError(
-            "a function of the model closes over a value that is traced (by grad, vmap, ...): make it a leaf of the "
-            "model (a field of a pytree class), or a part of the data"
-        )
-    waiting = []
-    for part, table in zip(own, tables, strict=True):
-        first = np.arange(height) < np.unique(part).size
-        waiting.append(np.flatnonzero(first & (np.asarray(table.status) == RUNNING)))
-    climbing: deque[tuple[int, np.ndarray, Array]] = deque()
+    if batch_size is not None:
+        batch_size = whole_number("batch_size", batch_size, 1)
+    if trees.is_traced((problems, starts, keys, how)):
+        return _climb_in_trace(problems, starts, keys, how, max_steps, plan)
+    width = batch_size or _width(problems, starts, max_steps, len(where))
+    kind = OneByOne if width == 1 else SideBySide
+    lanes = kind(problems, where, how, max_steps, width, progress)
+    with runs(len(where)):
+        lanes.start(starts, keys, unchecked)
+        for number, (count, steps) in enumerate(plan):
+            if number > 0:
+                lanes.going &= ahead(lanes.scores(), where, count)
+            lanes.run(steps)
+        return lanes.fits()
 
-    def send(s: int) -> None:
-        group, waiting[s] = np.split(waiting[s], [width])
-        if len(group):
-            full = np.resize(group, next(size for size in sizes if size >= len(group)))
-            data_rows = where[own[s][full]]
-            tables[s], status = _climb(tables[s], full, model, datasets, data_rows, *how, np.int32(_STEPS), max_steps)
-            climbing.append((s, group, status))
 
-    for s in range(streams):
-        send(s)
-    while climbing:
-        s, group, status = climbing.popleft()
-        waiting[s] = np.append(waiting[s], group[np.asarray(status)[: len(group)] == RUNNING])
-        send(s)
-        if progress is not None:
-            progress(lanes - sum(map(len, waiting)) - sum(len(group) for _, group, _ in climbing), lanes)
-    lane = np.arange(lanes)
-    return _collect(model, tables, lane % streams * height + lane // streams)
+def compile_ahead(
+    first: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    options: tuple[Any, ...],
+    problems: Problems,
+    how: How,
+    max_steps: int,
+    lanes: int,
+) -> None:
+    """Begin to compile the program of the steps, beside what follows, where this was not done before.
+
+    ``first(*arguments, *options)`` makes the starts and the keys of the fits; options are compared, not traced.
+    """
+    if lanes >= _ABREAST * cores() or jax.default_backend() != "cpu" or trees.is_traced((problems, how, arguments)):
+        return
+    leaves, structure = jax.tree.flatten((problems, how, arguments))
+    key = first, structure, tuple(map(jax.typeof, leaves)), options, max_steps
+    if _begun.get(key):
+        return
+    starts, keys = jax.eval_shape(lambda: first(*arguments, *options))
+    model, data = problems.on_host().at(0)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), starts)
+    climb = jax.eval_shape(lambda one, keys: begin(model, one, data, how[0], max_steps, keys, 0, True), one, keys)
+    with runs(lanes):
+        go_on.ahead(climb, model, data, *how, np.int32(0), max_steps)  # pyright: ignore[reportFunctionMemberAccess]
+    _begun.put(key, True)
+
+
+_begun = Kept(256)
 
 
 def cores() -> int:
@@ -96,62 +153,248 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _default_width(model: Any, params: Params, datasets: Data, max_steps: int) -> int:
-    """How many lanes fit the cache with their data, posterior and trace."""
-    one = jax.eval_shape(lambda tree: rows(tree, 0), (params, datasets))
-    q = jax.eval_shape(model.e_step, *one) if has(model, "e_step") else None
-    size = trees.size_in_bytes((one, q)) + max_steps * trees.float_dtype(one).itemsize
-    return rows_in_cache(2 * size)  # twice, to leave room for intermediate values
+def _width(problems: Problems, starts: Params, max_steps: int, lanes: int) -> int:
+    """How many lanes run side by side: as many as fit the cache with what they do not share; one where few do."""
+    if lanes < _ABREAST * cores() and jax.default_backend() == "cpu":
+        return 1
+    one = jax.eval_shape(lambda tree: rows(tree, 0), starts)
+    model, data = jax.eval_shape(lambda problems: problems.at(0), problems)
+    if isinstance(data, Sharded):
+        return 1
+    # The model comes by closure: its functions would stay alive as long as JAX remembers the call.
+    q = jax.eval_shape(model.e_step, one, data) if has(model, "e_step") else None
+    leaves = zip(jax.tree.leaves((model, data)), problems.own, strict=True)
+    size = trees.size_in_bytes((one, q, [leaf for leaf, own in leaves if own]))
+    size += max_steps * trees.float_dtype((one, data)).itemsize
+    width = min(rows_in_cache(2 * size), -(-lanes // cores()))  # twice, to leave room for intermediate values
+    return width if width >= _ABREAST or jax.default_backend() != "cpu" else 1
 
 
-@program(static_argnames=("max_steps", "width"))
+class OneByOne:
+    """Lanes that each run alone, as fast as a fit, all by one program; as many at a time as there are cores."""
+
+    def __init__(self, problems: Problems, where: Any, how: How, max_steps: int, width: int, progress: Any) -> None:
+        self.problems, self.where, self.how, self.max_steps = problems.on_host(), where, how, max_steps
+        self.progress = progress
+        self.going = np.zeros(len(where), bool)  # whether each lane is still in the race and running
+        self.climbs: list[Climb] = []
+
+    def start(self, starts: Params, keys: Array | None, unchecked: bool) -> None:
+        """The climbs before their first step."""
+        starts = jax.tree.map(np.asarray, starts)
+        for lane, problem in enumerate(self.where):
+            model, data = self.problems.at(problem)
+            params = jax.tree.map(lambda leaf, lane=lane: leaf[lane], starts)
+            options = self.how[0], self.max_steps, keys, np.int32(lane), unchecked
+            self.climbs.append(begin(model, params, data, *options))
+        _refuse_closures(self.climbs)
+        self._look(np.arange(len(self.where)))
+
+    def run(self, budget: int) -> None:
+        """At most ``budget`` more steps of every lane that is still going."""
+        piece = budget if self.progress is None else _STEPS
+        taken, lanes = 0, np.flatnonzero(self.going)
+        while len(lanes) and taken < budget:
+            steps = min(piece, budget - taken)
+            for lane in lanes:
+                model, data = self.problems.at(self.where[lane])
+                self.climbs[lane] = go_on(self.climbs[lane], model, data, *self.how, np.int32(steps), self.max_steps)
+            self._look(lanes)
+            taken, lanes = taken + steps, lanes[self.going[lanes]]
+
+    def _look(self, lanes: np.ndarray) -> None:
+        """See which of the lanes are running, as each ends its part."""
+        for lane in lanes:
+            self.going[lane] = int(self.climbs[lane].status) == RUNNING
+            if self.progress is not None:
+                self.progress(int((~self.going).sum()), len(self.where))
+
+    def scores(self) -> np.ndarray:
+        """Where each lane is heading, (L,)."""
+        return scores(*(np.stack(leaves) for leaves in zip(*map(_watched, self.climbs), strict=True)))
+
+    def fits(self) -> Fit:
+        """The fits, in the order of their lanes."""
+        ends = [_end(self.problems.at(problem)[0], climb) for problem, climb in zip(self.where, self.climbs, strict=True)]
+        return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *jax.device_get(ends))
+
+
+class SideBySide:
+    """Lanes that run side by side in batches. Each core has a table of lanes of its own, so that one program runs while
+    another is checked."""
+
+    def __init__(self, problems: Problems, where: Any, how: How, max_steps: int, width: int, progress: Any) -> None:
+        self.problems, self.where, self.how, self.max_steps = problems, where, how, max_steps
+        self.progress = progress
+        lanes = len(where)
+        self.streams = min(cores(), lanes)
+        self.width = min(width, -(-lanes // self.streams))
+        own = [np.arange(s, lanes, self.streams) for s in range(self.streams)]
+        # All tables are of one size, so that they share a program; the last batch is filled with lanes a second time.
+        height = -(-len(own[0]) // self.width) * self.width
+        self.own = [np.resize(part, height) for part in own]
+        self.lanes = own
+        self.going = np.zeros(lanes, bool)
+        self.tables: list[Climb] = []
+
+    def start(self, starts: Params, keys: Array | None, unchecked: bool) -> None:
+        """The climbs before their first step."""
+        for own, lanes in zip(self.own, self.lanes, strict=True):
+            options = self.how[0], self.max_steps, self.width, unchecked
+            self.tables.append(_start(self.problems, starts, keys, own, self.where[own], *options))
+            _refuse_closures(self.tables)
+            self.going[lanes] = np.asarray(self.tables[-1].status)[: len(lanes)] == RUNNING
+
+    def run(self, budget: int) -> None:
+        """At most ``budget`` more steps of every lane that is still going."""
+        taken = np.zeros(len(self.where), int)
+        waiting = [np.flatnonzero(self.going[lanes]) for lanes in self.lanes]  # places in each table
+        climbing: deque[tuple[int, np.ndarray, Array]] = deque()
+        sizes = sorted({-(-self.width // _FEWER), self.width})
+
+        def send(s: int) -> None:
+            group, waiting[s] = np.split(waiting[s], [self.width])
+            if len(group):
+                full = np.resize(group, next(size for size in sizes if size >= len(group)))
+                lanes = self.lanes[s][group]
+                steps = min(_STEPS, budget - int(taken[lanes].max()))
+                taken[lanes] += steps
+                of_batch = full, self.where[self.own[s][full]], np.int32(steps), self.max_steps
+                self.tables[s], status = _climb(self.tables[s], self.problems, *self.how, *of_batch)
+                climbing.append((s, group, status))
+
+        for s in range(self.streams):
+            send(s)
+        while climbing:
+            s, group, status = climbing.popleft()
+            lanes = self.lanes[s][group]
+            self.going[lanes] = np.asarray(status)[: len(group)] == RUNNING
+            waiting[s] = np.append(waiting[s], group[self.going[lanes] & (taken[lanes] < budget)])
+            send(s)
+            if self.progress is not None:
+                self.progress(int((~self.going).sum()), len(self.where))
+
+    def scores(self) -> np.ndarray:
+        """Where each lane is heading, (L,)."""
+        found = np.empty(len(self.where))
+        for lanes, table in zip(self.lanes, self.tables, strict=True):
+            found[lanes] = scores(*_watched(table))[: len(lanes)]
+        return found
+
+    def fits(self) -> Fit:
+        """The fits, in the order of their lanes."""
+        lane = np.arange(len(self.where))
+        places = lane % self.streams * len(self.own[0]) + lane // self.streams
+        return _collect(self.problems, self.where, self.tables, places)
+
+
+def _watched(climb: Climb) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What lanes are compared by: trace, steps and status."""
+    return tuple(jax.device_get((climb.trace, climb.steps, climb.status)))
+
+
+def _refuse_closures(climbs: list[Climb]) -> None:
+    if trees.holds_tracers(climbs):
+        raise ValueError(
+            "a function of the model closes over a value that is traced (by grad, vmap, ...): make it a leaf of the "
+            "model (a field of a pytree class), or a part of the data"
+        )
+
+
+@program(static_argnames=("max_steps", "width", "unchecked"), quick="few numbers")
 def _start(
-    model: Any,
-    params: Params,
-    datasets: Data,
+    problems: Problems,
+    starts: Params,
+    keys: Array | None,
     lanes: Array,
     where: Array,
-    keys: Array | None,
     algorithm: Any,
     max_steps: int,
     width: int,
+    unchecked: bool,
 ) -> Climb:
     """The climbs of ``lanes`` before their first step, computed ``width`` at a time."""
 
     def one(places: tuple[Array, Array]) -> Climb:
-        lane, data = places
-        key = None if keys is None else keys[lane]
-        return start(model, rows(params, lane), rows(datasets, data), algorithm, max_steps, key)
+        lane, problem = places
+        model, data = problems.at(problem)
+        return begin(model, rows(starts, lane), data, algorithm, max_steps, keys, lane, unchecked)
 
-    return jax.lax.map(one, (lanes, where), batch_size=width)
+    return jax.lax.map(one, (lanes, where), batch_size=None if width == 1 else width)
 
 
 @program(static_argnames=("max_steps",), donate_argnames=("table",))
 def _climb(
     table: Climb,
-    group: Array,
-    model: Any,
-    datasets: Data,
-    where: Array,
+    problems: Problems,
     algorithm: Any,
     stop: Any,
     tol: Any,
+    group: Array,
+    where: Array,
     steps: Array,
     max_steps: int,
 ) -> tuple[Climb, Array]:
     """The table after at most ``steps`` more steps of the lanes at ``group``, side by side, and their statuses."""
-    data = rows(datasets, where)
-
-    def step(climbs: Climb) -> Climb:
-        one = lambda climb, data: stepper(model, data, algorithm, stop, tol, max_steps)(climb)
-        return jax.vmap(one)(climbs, data)
-
-    end = advance(step, rows(table, group), steps)
+    end = _abreast(rows(table, group), problems, where, (algorithm, stop, tol), steps, max_steps)
     return jax.tree.map(lambda leaf, new: leaf.at[group].set(new), table, end), end.status
 
 
-@program
-def _collect(model: Any, tables: list[Climb], places: Array) -> Fit:
-    """The fits, in the order of their lanes."""
-    climbs = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *tables)
-    return jax.vmap(result, in_axes=(None, 0))(model, climbs)
+def _abreast(climbs: Climb, problems: Problems, where: Array, how: How, steps: Any, max_steps: int) -> Climb:
+    """At most ``steps`` more steps of all climbs under ``vmap``."""
+    model_axes, data_axes = problems.axes
+    model, data = problems.at(where)
+
+    def step(climb: Climb, model: Any, data: Data) -> Climb:
+        return stepper(model, data, *how, max_steps)(climb)
+
+    every = jax.vmap(step, in_axes=(0, model_axes, data_axes))
+    return advance(lambda climbs: every(climbs, model, data), climbs, steps)
+
+
+@program(quick="always")
+def _end(model: Any, climb: Climb) -> Fit:
+    """The fit; a climb that is still running was left behind."""
+    status = jnp.where(climb.status == RUNNING, Status.SCREENED, climb.status).astype(jnp.int32)
+    return result(model, climb._replace(status=status))
+
+
+@program(quick="always")
+def _collect(problems: Problems, where: Array, tables: list[Climb], places: Array) -> Fit:
+    """The fits in the order of their lanes."""
+    return _ended(jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *tables), problems, where)
+
+
+def _ended(climbs: Climb, problems: Problems, where: Array) -> Fit:
+    return jax.vmap(_end, in_axes=(problems.axes[0], 0))(problems.at(where)[0], climbs)
+
+
+def _climb_in_trace(problems: Problems, starts: Params, keys: Any, how: How, max_steps: int, plan: Plan) -> Fit:
+    """``climb_all`` for one problem inside a trace, where nothing can be decided outside the program."""
+    lanes = jax.tree.leaves(starts)[0].shape[0]
+    lane, where = np.arange(lanes), np.zeros(lanes, int)
+    beside = jax.default_backend() != "cpu"
+    table = _start(problems, starts, keys, lane, where, how[0], max_steps, lanes if beside else 1, True)
+    model, data = problems.at(0)
+    step = stepper(model, data, *how, max_steps)
+    counts, budgets = (jnp.asarray(part, jnp.int32) for part in zip(*plan, strict=True))
+
+    def abreast(order: Array, count: Array, steps: Array, table: Climb) -> Climb:
+        waits = jnp.ones(lanes, bool).at[order].set(lane >= count)
+        held = table._replace(status=jnp.where(waits, Status.SCREENED, table.status).astype(jnp.int32))
+        new = _abreast(held, problems, where, how, steps, max_steps)
+        return new._replace(status=jnp.where(waits, table.status, new.status))
+
+    def one_by_one(order: Array, count: Array, steps: Array, table: Climb) -> Climb:
+        def one(place: Array, table: Climb) -> Climb:
+            end = advance(step, rows(table, order[place]), steps)
+            return jax.tree.map(lambda leaf, value: leaf.at[order[place]].set(value), table, end)
+
+        return jax.lax.fori_loop(0, count, one, table)
+
+    def one_round(number: Array, table: Climb) -> Climb:
+        order = jnp.argsort(-scores(table.trace, table.steps, table.status, jnp))
+        run = abreast if beside else one_by_one
+        return run(order, counts[number], budgets[number], table)
+
+    return _ended(jax.lax.fori_loop(0, len(plan), one_round, table), problems, where)

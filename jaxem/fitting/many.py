@@ -20,9 +20,10 @@ from jaxem.core.model import Params, check_model, require
 from jaxem.core.stacking import lanes_of, stack
 from jaxem.fitting import implicit
 from jaxem.fitting.fit import check_call, choose
-from jaxem.fitting.lanes import climb_all
+from jaxem.fitting.lanes import Problems, climb_all
 from jaxem.fitting.restarts import Restarts, best_of
 from jaxem.fitting.result import Fit
+from jaxem.fitting.screening import rounds
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_starts
 
@@ -84,7 +85,9 @@ def fit_many(
     _refuse_traces("fit_many", (known, params, data, how, key))
     check_starts(known, params, data)
     keys = None if key is None else jax.random.split(key, lanes)
-    fits = climb_all(known, params, data, np.arange(lanes), how, max_steps, keys, batch_size, progress)
+    options = {"batch_size": batch_size, "progress": progress}
+    problems, plan = Problems.of(known, data, (False, True)), [(1, max_steps)]
+    fits = climb_all(problems, np.arange(lanes), params, keys, how, max_steps, plan, **options)
     return _attach(model, datasets, fits)
 
 
@@ -94,6 +97,7 @@ def fit_many_restarts(
     *,
     key: Array,
     restarts: int = 20,
+    finalists: int | None = None,
     algorithm: Algorithm | None = None,
     tol: float = 1e-10,
     stop: Rule | None = None,
@@ -103,15 +107,16 @@ def fit_many_restarts(
 ) -> Restarts:
     """The best of many starts for each of B data sets: all B x ``restarts`` fits run like the lanes of ``fit_many``.
 
-    Every start runs to the end: data set b is fitted as by
-    ``fit_restarts(model, datasets[b], key=jax.random.split(key, B)[b], finalists=restarts)``. Only ``best`` of the
-    result can be differentiated.
+    Data set b is fitted as by ``fit_restarts(model, datasets[b], key=jax.random.split(key, B)[b])``: short runs from
+    all of its starts, and the best few to the end. Only ``best`` of the result can be differentiated.
 
     Arguments:
         model: what is fitted; it must have ``init`` and an objective.
         datasets: as for ``fit_many``.
         key: a random key.
         restarts: number of starts for each data set; default 20.
+        finalists: how many starts of each data set run to the end; default: a fifth, and at least four. ``restarts`` or
+            more: all.
         algorithm: as for ``fit``.
         tol: as for ``fit``.
         stop: as for ``fit``.
@@ -129,6 +134,8 @@ def fit_many_restarts(
     check_model(model)
     require(model, "fit_many_restarts", "init")
     restarts = whole_number("restarts", restarts, 1)
+    if finalists is not None:
+        finalists = whole_number("finalists", finalists, 1)
     prng_key("fit_many_restarts", key)
     algorithm = choose(algorithm, model)
     max_steps = check_call("fit_many_restarts", algorithm, max_steps, key, tol, stop)
@@ -142,7 +149,9 @@ def fit_many_restarts(
     starts, keys = _starts(known, key, data, lanes, restarts)
     check_starts(known, jax.tree.map(lambda leaf: leaf[::restarts], starts), data)
     where = np.repeat(np.arange(lanes), restarts)
-    fits = climb_all(known, starts, data, where, how, max_steps, keys, batch_size, progress)
+    options = {"batch_size": batch_size, "progress": progress}
+    problems, plan = Problems.of(known, data, (False, True)), rounds(restarts, finalists, max_steps)
+    fits = climb_all(problems, where, starts, keys, how, max_steps, plan, **options)
     found = _best_of_each(fits, data, lanes)
     return found._replace(best=_attach(model, datasets, found.best))
 

@@ -17,9 +17,11 @@ from jaxem.core.conversion import check_shapes, convert
 from jaxem.core.data import Data, Sharded, check_counts, rows, size
 from jaxem.core.dataset import as_data
 from jaxem.core.model import Params, check_model, has, require
-from jaxem.fitting import closures, implicit, screening
+from jaxem.fitting import closures, implicit
 from jaxem.fitting.fit import check_call, check_spread, choose
+from jaxem.fitting.lanes import Problems, climb_all, compile_ahead
 from jaxem.fitting.result import Fit, Status, usable
+from jaxem.fitting.screening import rounds
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
 
@@ -58,6 +60,7 @@ def fit_restarts(
     tol: float = 1e-10,
     stop: Rule | None = None,
     max_steps: int = 1000,
+    batch_size: int | None = None,
 ) -> Restarts:
     """The best fit from many starts: short runs from all of them, and the best few to the end.
 
@@ -79,6 +82,8 @@ def fit_restarts(
         tol: as for ``fit``.
         stop: as for ``fit``.
         max_steps: as for ``fit``.
+        batch_size: how many starts run side by side; default: as many as fit the cache, or one after another where
+            a single one fills it.
 
     Returns:
         A ``Restarts``: the best fit, the objective and status of every start, and how many starts found the best.
@@ -105,44 +110,62 @@ def fit_restarts(
         finalists = whole_number("finalists", finalists, 1)
     # Only the best fit gets a derivative; that of a failed fit would be NaN.
     known, key, fixed, how = implicit.constant((model, key, data, (algorithm, stop, tol)))
-    init_keys, fit_keys = jax.random.split(key, (2, lanes))
-    first = _starts(known, init_keys, fixed, starts)
     closures.guard(known, algorithm, stop)
-    fits = screening.run(known, first, fit_keys, fixed, how, max_steps, screening.rounds(lanes, finalists, max_steps))
+    problems = Problems.one(known, fixed)
+    if not isinstance(starts, list):
+        of_starts = (known, key, fixed), (_kinds(model, starts), lanes)
+        compile_ahead(_starts_and_keys, *of_starts, problems, how, max_steps, lanes)
+    first, fit_keys = _starts(known, key, fixed, starts, lanes)
+    fits = climb_all(
+        problems,
+        np.zeros(lanes, int),
+        first,
+        fit_keys,
+        how,
+        max_steps,
+        rounds(lanes, finalists, max_steps),
+        batch_size=batch_size,
+        unchecked=True,
+    )
     assert fits.objective is not None
     found = best_of(fits, size(fixed, fits.objective.dtype))
     return found._replace(best=implicit.attach(model, data, found.best))
 
 
-def _starts(model: Any, keys: Array, data: Data, starts: Any) -> Params:
-    """The parameters of each start, each leaf (lanes, ...)."""
+def _starts(model: Any, key: Array, data: Data, starts: Any, lanes: int) -> tuple[Params, Array]:
+    """The parameters of each start, each leaf (lanes, ...), and the keys of the fits."""
     if isinstance(starts, list) and starts:
-        made = [_one_start(model, key, data, given) for key, given in zip(keys, starts, strict=True)]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
+        init_keys, fit_keys = _split(key, lanes)
+        made = [_one_start(model, one, data, given) for one, given in zip(init_keys, starts, strict=True)]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *made), fit_keys
+    made, fit_keys, first, sound = _random(model, key, data, _kinds(model, starts), lanes)
+    check_shapes(model, first, data)
+    if not trees.is_traced(model, first, data):
+        if has(model, "validate"):
+            model.validate(first, data)
+        if has(model, "diagnose") and not sound:
+            model.diagnose(data)
+    return made, fit_keys
+
+
+def _kinds(model: Any, starts: Any) -> tuple[str, ...]:
+    """The kinds of start that take turns; () for the one kind that the model has."""
     require(model, "fit_restarts", "init")
     kinds = () if starts is None else starts
     if not (isinstance(kinds, tuple) and all(isinstance(kind, str) for kind in kinds)) or starts == ():
         raise ValueError(f"starts must be a list of starts, or a tuple of kinds of start; got {brief(starts)}")
-    made = _random(model, keys, data, kinds)
-    _check_data(model, rows(made, 0), data)
-    return made
+    return kinds
 
 
-def _check_data(model: Any, first: Params, data: Data) -> None:
-    """Raise ``ValueError`` for data that cannot be fitted, by the first start; nothing in a trace."""
-    check_shapes(model, first, data)
-    if trees.is_traced(model, first, data):
-        return
-    if has(model, "validate"):
-        model.validate(first, data)
-    if has(model, "diagnose") and not _is_sound(model, first):
-        model.diagnose(data)
+def _starts_and_keys(*arguments: Any) -> tuple[Params, Array]:
+    return _random(*arguments)[:2]
 
 
-@program(quick="few numbers")
-def _is_sound(model: Any, params: Params) -> Array:
-    finite = trees.all_finite(params)
-    return finite & ~model.degenerate(params) if has(model, "degenerate") else finite
+@program(quick="always", static_argnames=("lanes",))
+def _split(key: Array, lanes: int) -> tuple[Array, Array]:
+    """The keys of the starts and of the fits."""
+    init_keys, fit_keys = jax.random.split(key, (2, lanes))
+    return init_keys, fit_keys
 
 
 def _one_start(model: Any, key: Array, data: Data, given: Any) -> Params:
@@ -161,21 +184,30 @@ def _one_start(model: Any, key: Array, data: Data, given: Any) -> Params:
     return params
 
 
-@program(quick="few numbers", static_argnames=("kinds",))
-def _random(model: Any, keys: Array, data: Data, kinds: tuple[str, ...]) -> Params:
-    if not kinds:
-        return jax.lax.map(lambda key: model.init(key, data), keys)
-    lanes = keys.shape[0]
-    turns = [np.arange(turn, lanes, len(kinds)) for turn in range(min(len(kinds), lanes))]
-    made = [
-        jax.lax.map(lambda key, kind=kind: model.init(key, data, kind), keys[turn])
-        for kind, turn in zip(kinds, turns, strict=False)
-    ]
-    place = np.argsort(np.concatenate(turns), kind="stable")
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[place], *made)
+@program(quick="few numbers", static_argnames=("kinds", "lanes"))
+def _random(
+    model: Any, key: Array, data: Data, kinds: tuple[str, ...], lanes: int
+) -> tuple[Params, Array, Params, Array]:
+    """Random starts, the keys of their fits, the first start, and whether it is sound."""
+    keys, fit_keys = _split(key, lanes)
+    if kinds:
+        turns = [np.arange(turn, lanes, len(kinds)) for turn in range(min(len(kinds), lanes))]
+        parts = [
+            jax.lax.map(lambda key, kind=kind: model.init(key, data, kind), keys[turn])
+            for kind, turn in zip(kinds, turns, strict=False)
+        ]
+        place = np.argsort(np.concatenate(turns), kind="stable")
+        made = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[place], *parts)
+    else:
+        made = jax.lax.map(lambda key: model.init(key, data), keys)
+    first = rows(made, 0)
+    sound = trees.all_finite(first)
+    if has(model, "degenerate"):
+        sound = sound & ~model.degenerate(first)
+    return made, fit_keys, first, sound
 
 
-@program
+@program(quick="always")
 def best_of(fits: Fit, data_size: Array) -> Restarts:
     """The best of many fits to one data set."""
     objectives = fits.objective

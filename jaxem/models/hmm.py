@@ -28,6 +28,7 @@ from jaxem.latent import chain, scaled
 from jaxem.latent.chain import Chain
 from jaxem.latent.classes import expected, log_probability, log_times
 from jaxem.models import observations
+from jaxem.models.masked import Maskable
 from jaxem.models.observations import real
 from jaxem.models.starts import Start, blame, check_sound, is_sound, read_start, start_components
 
@@ -50,7 +51,7 @@ class HMMSums(NamedTuple):
 
 @register
 @dataclasses.dataclass(frozen=True)
-class HMM(FromRows):
+class HMM(FromRows, Maskable):
     r"""A hidden Markov model of ``k`` states with emissions of one family.
 
     .. math:: \text{E: } \gamma_t(i) = p(z_t = i \mid x),\;
@@ -264,11 +265,29 @@ class HMM(FromRows):
         data = as_data(data)
         check_shapes(self, None, data)
         if not is_traced(self, data):
-            self._check_values(data)
+            self.check_values(data)
         name, given = read_start(start, self.k, values_of(data).shape[:2], float_dtype(data))
         params, sound = _init(self, key, data, given, name)
         check_sound(sound, self, data)
         return params
+
+    def first(
+        self, key: Array, data: Data, given: Array | None, start: str, active: Array | None = None
+    ) -> tuple[HMMParams, Array]:
+        """A start, and whether it is sound; ``active (K,)``: the states that take part."""
+        sequences, weights = counted(data)
+        x, lengths = _unpack(sequences)
+        dtype = float_dtype(x)
+        x = real(x, dtype)
+        counts = chain.within(lengths, x.shape[1]).astype(dtype)
+        if weights is not None:
+            counts = counts * weights.astype(dtype)[:, None]
+        frames = _frames(x)
+        given = None if given is None else _frames(given)
+        of_frames = key, self.family, frames, counts.reshape(-1), self.k, start, given, dtype, active
+        size, emissions = start_components(*of_frames)
+        stay = jnp.eye(self.k, dtype=dtype)
+        return HMMParams(size, 0.5 * stay + 0.5 * size[None, :], emissions), is_sound(self.family, emissions, frames)
 
     def diagnose(self, data: Data) -> None:
         """Raise a ``ValueError`` that says why no start can be made from the data, and what to do."""
@@ -400,9 +419,10 @@ class HMM(FromRows):
     def validate(self, params: HMMParams, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""
         self.check_shapes(params, data)
-        self._check_values(data)
+        self.check_values(data)
 
-    def _check_values(self, data: Data) -> None:
+    def check_values(self, data: Data) -> None:
+        """Raise ``ValueError`` for data that cannot be fitted, whatever the parameters."""
         check_counts(data)
         x, observed = _observed(data)
         observations.check_enough(self, int(observed.sum()))
@@ -468,16 +488,4 @@ def _frames(x: Array) -> Array:
 
 @program(quick="few numbers", static_argnames=("start",))
 def _init(model: HMM, key: Array, data: Data, given: Array | None, start: str) -> tuple[HMMParams, Array]:
-    sequences, weights = counted(data)
-    x, lengths = _unpack(sequences)
-    dtype = float_dtype(x)
-    x = real(x, dtype)
-    counts = chain.within(lengths, x.shape[1]).astype(dtype)
-    if weights is not None:
-        counts = counts * weights.astype(dtype)[:, None]
-    frames = _frames(x)
-    given = None if given is None else _frames(given)
-    of_frames = start_components(key, model.family, frames, counts.reshape(-1), model.k, start, given, dtype)
-    size, emissions = of_frames
-    stay = jnp.eye(model.k, dtype=dtype)
-    return HMMParams(size, 0.5 * stay + 0.5 * size[None, :], emissions), is_sound(model.family, emissions, frames)
+    return model.first(key, data, given, start)

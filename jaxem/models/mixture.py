@@ -24,6 +24,7 @@ from jaxem.families.protocol import Family
 from jaxem.latent.classes import Responsibilities, expected, log_probability, log_times
 from jaxem.models import observations
 from jaxem.models.classes import ClassModel
+from jaxem.models.masked import Maskable
 from jaxem.models.observations import real
 from jaxem.models.starts import Start, blame, check_sound, is_sound, read_start, start_components
 
@@ -44,7 +45,7 @@ class MixtureSums(NamedTuple):
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Mixture(ClassModel):
+class Mixture(ClassModel, Maskable):
     r"""A mixture of ``k`` components of one family.
 
     .. math:: \text{E: } r_{nk} \propto w_k\, p(x_n \mid \theta_k), \qquad
@@ -201,11 +202,22 @@ class Mixture(ClassModel):
         data = as_data(data)
         check_shapes(self, None, data)
         if not is_traced(self, data):
-            self._check_values(data)
+            self.check_values(data)
         name, given = read_start(start, self.k, (count(data),), float_dtype(data))
         params, sound = _init(self, key, data, given, name)
         check_sound(sound, self, data)
         return params
+
+    def first(
+        self, key: Array, data: Data, given: Array | None, start: str, active: Array | None = None
+    ) -> tuple[MixtureParams, Array]:
+        """A start, and whether it is sound; ``active (K,)``: the classes that take part."""
+        x, weights = counted(data)
+        dtype = float_dtype(x)
+        x = real(x, dtype)
+        of_data = key, self.family, x, weights, self.k, start, given, dtype, active
+        params = MixtureParams(*start_components(*of_data))
+        return params, is_sound(self.family, params.components, x)
 
     def diagnose(self, data: Data) -> None:
         """Raise a ``ValueError`` that says why no start can be made from the data, and what to do."""
@@ -262,9 +274,10 @@ class Mixture(ClassModel):
     def validate(self, params: MixtureParams, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""
         self.check_shapes(params, data)
-        self._check_values(data)
+        self.check_values(data)
 
-    def _check_values(self, data: Data) -> None:
+    def check_values(self, data: Data) -> None:
+        """Raise ``ValueError`` for data that cannot be fitted, whatever the parameters."""
         check_counts(data)
         x, weights = split_weights(data)
         observations.check_enough(self, x.shape[0])
@@ -278,8 +291,4 @@ class Mixture(ClassModel):
 
 @program(quick="few numbers", static_argnames=("start",))
 def _init(model: Mixture, key: Array, data: Data, given: Array | None, start: str) -> tuple[MixtureParams, Array]:
-    x, weights = counted(data)
-    dtype = float_dtype(x)
-    x = real(x, dtype)
-    params = MixtureParams(*start_components(key, model.family, x, weights, model.k, start, given, dtype))
-    return params, is_sound(model.family, params.components, x)
+    return model.first(key, data, given, start)

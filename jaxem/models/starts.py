@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jaxem.core import parameters
 from jaxem.core.arrays import as_array
 from jaxem.core.constraints import Simplex
 from jaxem.core.contexts import choose
@@ -60,6 +61,7 @@ def start_components(
     start: str,
     given: Array | None,
     dtype: jnp.dtype,
+    active: Array | None = None,
 ) -> tuple[Array, Any]:
     """Class weights (K,) and the family's parameters for a start.
 
@@ -67,10 +69,12 @@ def start_components(
     seed (Arthur & Vassilvitskii 2007). ``"points"``: seeds drawn evenly among the observations. With either, an
     observation belongs mostly to the class of the nearest seed. ``"responsibilities"``: class probabilities drawn
     evenly from the simplex. ``"given"``: the class probabilities ``given (N, K)``. Distances are between the family's
-    features, each divided by its standard deviation, so that units do not matter.
+    features, each divided by its standard deviation, so that units do not matter. ``active (K,)``: the classes that take
+    part; for the two kinds with seeds only.
     """
     n = x.shape[0]
     counts = jnp.ones((n,), dtype) if weights is None else weights.astype(dtype)
+    evenly = jnp.full((k,), 1 / k, dtype) if active is None else active / active.sum().astype(dtype)
     which = given if given is not None else jnp.arange(n)
     if start == "given":
         assign = lambda rows: rows[2]
@@ -86,8 +90,10 @@ def start_components(
         def assign(rows: tuple[Array, Array, Array]) -> Array:
             features = (family.features(rows[0]).astype(dtype) - middle[None, :]) / scale[None, :]
             distance = ((features[:, None, :] - seeds[None, :, :]) ** 2).sum(axis=-1)
+            if active is not None:
+                distance = jnp.where(active[None, :], distance, jnp.inf)
             nearest = jax.nn.one_hot(distance.argmin(axis=-1), k, dtype=dtype)
-            return (1 - _SHARED) * nearest + _SHARED / k
+            return (1 - _SHARED) * nearest + _SHARED * evenly[None, :]
 
     def sums(c: Any) -> Any:
         def one_block(rows: tuple[Array, Array, Array]) -> tuple[Array, Any]:
@@ -99,11 +105,14 @@ def start_components(
         size = (1 + k) * (1 + x[0].size) * dtype.itemsize
         return accumulate(one_block, (x, counts, which), rows_in_cache(size))
 
+    def living(components: Any) -> Any:
+        return components if active is None else parameters.masked(family.declare(), components, active)
+
     size, about_zero = sums(None)
-    components = family.maximize(None, about_zero)
+    components = living(family.maximize(None, about_zero))
     c = family.prepare(components, n)
     if getattr(family, "centred", False):  # sums about zero are accurate enough for the means only: a second pass
-        components = family.maximize(c, sums(c)[1])
+        components = living(family.maximize(c, sums(c)[1]))
     return size / size.sum(), components
 
 

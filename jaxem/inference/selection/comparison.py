@@ -10,7 +10,8 @@ from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import tables
-from jaxem.core.checks import brief, prng_key
+from jaxem.core.checks import brief, prng_key, whole_number
+from jaxem.core.compilation import program
 from jaxem.core.data import Data
 from jaxem.core.dataset import as_data
 from jaxem.core.model import check_model, require
@@ -18,7 +19,8 @@ from jaxem.fitting.restarts import fit_restarts
 from jaxem.fitting.result import Fit, FitError, Status
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
-from jaxem.inference.selection.criteria import CRITERIA, measure, number_of_parameters
+from jaxem.inference.selection.criteria import CRITERIA, all_criteria, measure, number_of_parameters
+from jaxem.inference.selection.together import Found, groups, start_together
 from jaxem.inference.simulation import sound
 
 
@@ -207,23 +209,76 @@ def select(
         raise ValueError(f"select: criterion must be a name or a function; got {brief(criterion)}")
     prng_key("select", key)
     data = as_data(data)
-    candidates = []
-    for (name, model), model_key in zip(named.items(), jax.random.split(key, len(named)), strict=True):
+    keys = dict(zip(named, _split(key, len(named)), strict=True))
+    for name, model in named.items():
         require(model, f"select, of {name}:", "init", "constraints")
+    how = {"algorithm": algorithm, "tol": tol, "stop": stop, "max_steps": max_steps}
+    shared = _together(named, keys, data, whole_number("restarts", restarts, 1), functions, how)
+    candidates = []
+    for name, model in named.items():
+        if name in shared:
+            candidates.append(shared[name])
+            continue
+        model_key = keys[name]
         refusal = _refusal(model, model_key, data)
         if refusal:
             nothing = {each: float("nan") for each in functions}
             candidates.append(Candidate(name, model, None, 0, float("nan"), nothing, 0, refusal))
             continue
-        run = fit_restarts(
-            model, data, key=model_key, restarts=restarts, algorithm=algorithm, tol=tol, stop=stop, max_steps=max_steps
-        )
+        run = fit_restarts(model, data, key=model_key, restarts=restarts, **how)
         params = run.best.params
         values = {each: _value(f, model, params, data, each == asked) for each, f in functions.items()}
         found, p = int(run.times_best_found), number_of_parameters(model, params)
         likelihood = float(measure(model, params, data).log_likelihood)
         candidates.append(Candidate(name, model, run.best, p, likelihood, values, found))
     return Selection(tuple(candidates), asked, restarts)
+
+
+def _together(
+    named: dict[Any, Any],
+    keys: dict[Any, Array],
+    data: Data,
+    restarts: int,
+    functions: dict[str, Callable[..., Any]],
+    how: dict[str, Any],
+) -> dict[Any, Candidate]:
+    """The candidates whose models share programs with others; those that refused the data are left out."""
+    def start(names: list[Any]) -> Callable[[], list[Found | None]]:
+        return start_together([named[name] for name in names], data, [keys[name] for name in names], restarts, **how)
+
+    together = groups(named, data)
+    # All are started before any is run, so that the first ones run while the last are compiled.
+    fits = [start(names) for names in together]
+    candidates = {}
+    for names, fit_all in zip(together, fits, strict=True):
+        kept = [(name, one) for name, one in zip(names, fit_all(), strict=True) if one is not None]
+        if not kept:
+            continue
+        parameters = [_parameters(named[name], one.best.params) for name, one in kept]
+        measured = jax.tree.map(lambda *leaves: np.stack(leaves), *(one.measured for _, one in kept))
+        table = jax.tree.map(np.asarray, all_criteria(np.asarray(parameters, measured.n.dtype), measured))
+        for row, (name, one) in enumerate(kept):
+            model, likelihood = named[name], float(one.measured.log_likelihood)
+            values = {each: float(table[each][row]) for each in CRITERIA}
+            more = {each: f for each, f in functions.items() if each not in CRITERIA}
+            values |= {each: float(f(model, one.best.params, data)) for each, f in more.items()}
+            of_fit = one.best, parameters[row], likelihood, values, one.times_best_found
+            candidates[name] = Candidate(name, model, *of_fit)
+    return candidates
+
+
+def _parameters(model: Any, params: Any) -> int:
+    """``number_of_parameters``, from the shapes alone where no element is exactly on an edge."""
+    leaves = jax.tree.leaves(jax.device_get(params))
+    if all((leaf != 0).all() and np.isfinite(leaf).all() for leaf in leaves):
+        params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    return number_of_parameters(model, params)
+
+
+@program(quick="always", static_argnames=("number",))
+def _split(key: Array, number: int) -> list[Array]:
+    """A key for each model."""
+    return list(jax.random.split(key, number))
 
 
 def _refusal(model: Any, key: Array, data: Data) -> str:

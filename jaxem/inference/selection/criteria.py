@@ -105,8 +105,7 @@ def aic(model: Any, params: Params, data: Data) -> Array:
 
     Source: Akaike (1974).
     """
-    p = number_of_parameters(model, params)
-    return 2 * p - 2 * measure(model, params, data).log_likelihood
+    return _aic(number_of_parameters(model, params), measure(model, params, data))
 
 
 def aicc(model: Any, params: Params, data: Data) -> Array:
@@ -125,10 +124,7 @@ def aicc(model: Any, params: Params, data: Data) -> Array:
 
     Source: Hurvich & Tsai (1989).
     """
-    p = number_of_parameters(model, params)
-    left = measure(model, params, data).n - p - 1
-    correction = jnp.where(left > 0, 2 * p * (p + 1) / jnp.where(left > 0, left, 1), jnp.inf)
-    return aic(model, params, data) + correction
+    return _aicc(number_of_parameters(model, params), measure(model, params, data))
 
 
 def bic(model: Any, params: Params, data: Data) -> Array:
@@ -148,9 +144,7 @@ def bic(model: Any, params: Params, data: Data) -> Array:
 
     Source: Schwarz (1978).
     """
-    p = number_of_parameters(model, params)
-    L, _, n = measure(model, params, data)
-    return p * jnp.log(n) - 2 * L
+    return _bic(number_of_parameters(model, params), measure(model, params, data))
 
 
 def icl(model: Any, params: Params, data: Data) -> Array:
@@ -174,11 +168,33 @@ def icl(model: Any, params: Params, data: Data) -> Array:
     Source: Biernacki, Celeux & Govaert (2000).
     """
     require(model, "icl", "entropy")
-    score = bic(model, params, data)
+    p, measured = number_of_parameters(model, params), measure(model, params, data)
     require_classes(model, "icl", params, data)
-    entropy = measure(model, params, data).entropy
-    assert entropy is not None
-    return score + 2 * entropy
+    return _icl(p, measured)
 
 
 CRITERIA = {"aic": aic, "aicc": aicc, "bic": bic, "icl": icl}
+
+
+def _aic(p: int | Array, of: Measured) -> Array:
+    return 2 * p - 2 * of.log_likelihood
+
+
+def _aicc(p: int | Array, of: Measured) -> Array:
+    left = of.n - p - 1
+    return _aic(p, of) + jnp.where(left > 0, 2 * p * (p + 1) / jnp.where(left > 0, left, 1), jnp.inf)
+
+
+def _bic(p: int | Array, of: Measured) -> Array:
+    return p * jnp.log(of.n) - 2 * of.log_likelihood
+
+
+def _icl(p: int | Array, of: Measured) -> Array:
+    assert of.entropy is not None
+    return _bic(p, of) + 2 * of.entropy
+
+
+@program(quick="always")
+def all_criteria(p: Array, of: Measured) -> dict[str, Array]:
+    """Every criterion of a model with classes, or of many, from p and what was measured."""
+    return {"aic": _aic(p, of), "aicc": _aicc(p, of), "bic": _bic(p, of), "icl": _icl(p, of)}
