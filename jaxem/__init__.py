@@ -36,6 +36,7 @@ from jaxem.fitting import FitError as FitError
 from jaxem.fitting import FitWarning as FitWarning
 from jaxem.fitting import Status as Status
 from jaxem.fitting import check as check
+from jaxem.fitting import explain as explain
 from jaxem.fitting import fit as fit
 from jaxem.fitting import fit_many as fit_many
 from jaxem.fitting import fit_many_restarts as fit_many_restarts

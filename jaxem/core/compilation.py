@@ -126,16 +126,22 @@ def _program(function: Any, static: tuple[str, ...], donated: tuple[str, ...], q
             _look_at_maps()
         return result
 
-    def ahead(*arguments: Any, **named: Any) -> None:
-        compiled, leaves, rest, keep = prepared(arguments, named)
+    def begin(*arguments: Any) -> None:
+        compiled, leaves, rest, keep = prepared(arguments, {})
         if keep is not None and not is_traced(leaves):
-            compiled.begin(leaves, rest)
-            keep(compiled)
+            with contextlib.suppress(Exception):  # the call that follows meets the same error
+                compiled.begin(leaves, rest)
+                keep(compiled)
 
-    call.ahead = ahead  # pyright: ignore[reportFunctionMemberAccess]
+    call.begin = begin  # pyright: ignore[reportFunctionMemberAccess]
     call.__name__, call.__qualname__, call.__module__ = function.__name__, function.__qualname__, function.__module__
     call.__doc__, call.__wrapped__ = function.__doc__, function  # pyright: ignore[reportFunctionMemberAccess]
     return call
+
+
+def ahead(program: Callable[..., Any], *arguments: Any) -> None:
+    """Begin to compile a program for these arguments, or their shapes, beside what follows; its next call waits."""
+    program.begin(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _options(quick: Quick, leaves: list[Any], seconds: Callable[[], float] | None) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The fitting loop, stopping rules, restarts, and the result of a fit."""
 
+from jaxem.core.compilation import effort as effort
+from jaxem.fitting.explain import explain as explain
 from jaxem.fitting.fit import fit as fit
 from jaxem.fitting.many import fit_many as fit_many
 from jaxem.fitting.many import fit_many_restarts as fit_many_restarts

@@ -197,12 +197,11 @@ def begin(
     data: Data,
     algorithm: Any,
     max_steps: int,
-    keys: Array | None,
-    lane: Array,
+    key: Array | None,
     unchecked: bool,
 ) -> Climb:
-    """The climb of one lane before its first step; its key is ``keys[lane]``."""
-    climb = start(model, params, data, algorithm, max_steps, None if keys is None else keys[lane])
+    """The climb before its first step; ``INVALID`` where it is ``unchecked`` and data or start turn out to be so."""
+    climb = start(model, params, data, algorithm, max_steps, key)
     if not unchecked:
         return climb
     status = jnp.where(is_valid(model, params, data), climb.status, Status.INVALID)

@@ -19,7 +19,7 @@ from jax import Array
 
 from jaxem.core import trees
 from jaxem.core.checks import brief, whole_number
-from jaxem.core.compilation import program, runs
+from jaxem.core.compilation import ahead, program, runs
 from jaxem.core.data import Data, Sharded, rows
 from jaxem.core.expectation import rows_in_cache
 from jaxem.core.keeping import Kept
@@ -27,7 +27,7 @@ from jaxem.core.model import Params, has
 from jaxem.core.records import register
 from jaxem.fitting.fit import RUNNING, Climb, advance, begin, go_on, result, start, stepper
 from jaxem.fitting.result import Fit, Status
-from jaxem.fitting.screening import Plan, ahead, scores
+from jaxem.fitting.screening import Plan, leaders, scores
 from jaxem.fitting.validation import is_valid
 
 _STEPS = 16  # steps between two checks of which lanes have ended: few are wasted, and a check costs less than a step
@@ -103,14 +103,14 @@ def climb_all(
         batch_size = whole_number("batch_size", batch_size, 1)
     if trees.is_traced((problems, starts, keys, how)):
         return _climb_in_trace(problems, starts, keys, how, max_steps, plan)
-    width = batch_size or _width(problems, starts, max_steps, len(where))
+    width = batch_size or lanes_abreast(problems, starts, max_steps, len(where))
     kind = OneByOne if width == 1 else SideBySide
     lanes = kind(problems, where, how, max_steps, width, progress)
     with runs(len(where)):
         lanes.start(starts, keys, unchecked)
         for number, (count, steps) in enumerate(plan):
             if number > 0:
-                lanes.going &= ahead(lanes.scores(), where, count)
+                lanes.going &= leaders(lanes.scores(), where, count)
             lanes.run(steps)
         return lanes.fits()
 
@@ -137,9 +137,10 @@ def compile_ahead(
     starts, keys = jax.eval_shape(lambda: first(*arguments, *options))
     model, data = problems.on_host().at(0)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), starts)
-    climb = jax.eval_shape(lambda one, keys: begin(model, one, data, how[0], max_steps, keys, 0, True), one, keys)
+    key = None if keys is None else jax.ShapeDtypeStruct((), keys.dtype)
+    climb = jax.eval_shape(lambda one, key: begin(model, one, data, how[0], max_steps, key, True), one, key)
     with runs(lanes):
-        go_on.ahead(climb, model, data, *how, np.int32(0), max_steps)  # pyright: ignore[reportFunctionMemberAccess]
+        ahead(go_on, climb, model, data, *how, np.int32(0), max_steps)
     _begun.put(key, True)
 
 
@@ -153,7 +154,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _width(problems: Problems, starts: Params, max_steps: int, lanes: int) -> int:
+def lanes_abreast(problems: Problems, starts: Params, max_steps: int, lanes: int) -> int:
     """How many lanes run side by side: as many as fit the cache with what they do not share; one where few do."""
     if lanes < _ABREAST * cores() and jax.default_backend() == "cpu":
         return 1
@@ -182,11 +183,11 @@ class OneByOne:
     def start(self, starts: Params, keys: Array | None, unchecked: bool) -> None:
         """The climbs before their first step."""
         starts = jax.tree.map(np.asarray, starts)
-        for lane, problem in enumerate(self.where):
+        each = [None] * len(self.where) if keys is None else _each(keys)
+        for lane, (problem, key) in enumerate(zip(self.where, each, strict=True)):
             model, data = self.problems.at(problem)
             params = jax.tree.map(lambda leaf, lane=lane: leaf[lane], starts)
-            options = self.how[0], self.max_steps, keys, np.int32(lane), unchecked
-            self.climbs.append(begin(model, params, data, *options))
+            self.climbs.append(begin(model, params, data, self.how[0], self.max_steps, key, unchecked))
         _refuse_closures(self.climbs)
         self._look(np.arange(len(self.where)))
 
@@ -318,7 +319,8 @@ def _start(
     def one(places: tuple[Array, Array]) -> Climb:
         lane, problem = places
         model, data = problems.at(problem)
-        return begin(model, rows(starts, lane), data, algorithm, max_steps, keys, lane, unchecked)
+        key = None if keys is None else keys[lane]
+        return begin(model, rows(starts, lane), data, algorithm, max_steps, key, unchecked)
 
     return jax.lax.map(one, (lanes, where), batch_size=None if width == 1 else width)
 
@@ -350,6 +352,11 @@ def _abreast(climbs: Climb, problems: Problems, where: Array, how: How, steps: A
 
     every = jax.vmap(step, in_axes=(0, model_axes, data_axes))
     return advance(lambda climbs: every(climbs, model, data), climbs, steps)
+
+
+@program(quick="always")
+def _each(keys: Array) -> list[Array]:
+    return list(keys)
 
 
 @program(quick="always")

@@ -52,7 +52,7 @@ def scores(trace: Any, steps: Any, status: Any, xp: Any = np) -> Any:
     return xp.where(sound & ~xp.isnan(score), score, -np.inf)
 
 
-def ahead(scores: np.ndarray, where: np.ndarray, count: int) -> np.ndarray:
+def leaders(scores: np.ndarray, where: np.ndarray, count: int) -> np.ndarray:
     """Which lanes (L,) are among the best ``count`` of their problem; lane l works on problem ``where[l]``."""
     order = np.lexsort((-scores, where))  # by problem, the best first
     ranked = where[order]

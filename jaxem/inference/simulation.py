@@ -1,6 +1,7 @@
 """Simulated data for the parametric bootstrap, and how many fits to them run side by side."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.core.compilation import program
 from jaxem.core.data import Data, Dataset, count, split_weights
 from jaxem.core.model import Params, has, require
+from jaxem.fitting.lanes import cores
 from jaxem.fitting.result import usable
 
 _SIDE_BY_SIDE = 2**26  # numbers in the data and posteriors of all fits that run at a time, at most
@@ -50,6 +53,19 @@ def in_batches(function: Any, keys: Array, batch_size: int) -> Any:
     if batch_size >= keys.shape[0]:
         return jax.vmap(function)(keys)
     return jax.lax.map(function, keys, batch_size=None if batch_size == 1 else batch_size)
+
+
+def on_all_cores(function: Callable[[Array], Any], key: Array, replicates: int) -> Any:
+    """``function(keys)``, a compiled program, for a key of each replicate: a part of them on each core at a time."""
+    streams = min(cores(), replicates)
+    keys = _keys(key, streams * -(-replicates // streams))
+    parts = [function(part) for part in keys.reshape(streams, -1)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:replicates], *jax.device_get(parts))
+
+
+@program(quick="always", static_argnames=("number",))
+def _keys(key: Array, number: int) -> Array:
+    return jax.random.split(key, number)
 
 
 def batches(model: Any, params: Params, data: Data, lanes: int, fits: int = 1) -> int:

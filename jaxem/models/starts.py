@@ -74,7 +74,7 @@ def start_components(
     """
     n = x.shape[0]
     counts = jnp.ones((n,), dtype) if weights is None else weights.astype(dtype)
-    evenly = jnp.full((k,), 1 / k, dtype) if active is None else active / active.sum().astype(dtype)
+    evenly = jnp.full((k,), 1 / k, dtype) if active is None else active.astype(dtype) / active.sum().astype(dtype)
     which = given if given is not None else jnp.arange(n)
     if start == "given":
         assign = lambda rows: rows[2]

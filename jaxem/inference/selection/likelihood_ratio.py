@@ -15,11 +15,10 @@ from jaxem.core.compilation import program
 from jaxem.core.data import Data, size
 from jaxem.core.dataset import as_data
 from jaxem.core.model import check_model, has, require
-from jaxem.fitting.fit import fit_alone
 from jaxem.fitting.restarts import fit_restarts
 from jaxem.fitting.result import Fit, FitError, Status
 from jaxem.fitting.stopping import Rule, aitken
-from jaxem.inference.simulation import batches, draw, in_batches, prepare, sound
+from jaxem.inference.simulation import batches, draw, in_batches, on_all_cores, prepare, sound
 
 NAMES = ("null", "alternative")
 _MISSED = 0.1  # T below minus this means a missed maximum; fits stop closer to it, and chance moves T by about 1
@@ -144,8 +143,9 @@ def likelihood_ratio_test(
         found.append(int(run.times_best_found))
     observed = 2 * (_likelihood(alternative, fits[1]) - _likelihood(null, fits[0]))
     batch = batch_size or batches(alternative, fits[1].params, data, replicates, restarts)
-    simulated, times = _null_distribution(
-        (null, alternative), fits[0].params, data, null_key, algorithm, rule, restarts, max_steps, replicates, batch
+    of_null, options = fits[0].params, (algorithm, rule, restarts, max_steps, batch)
+    simulated, times = on_all_cores(
+        lambda keys: _null_distribution((null, alternative), of_null, data, keys, *options), null_key, replicates
     )
     good = np.isfinite(simulated)
     simulated, times = simulated[good], times[good]
@@ -161,7 +161,7 @@ def likelihood_ratio_test(
     once = int((times == 1).any(axis=1).sum()) if restarts > 1 else 0
     failed = replicates - simulated.size
     return LikelihoodRatio(
-        *(observed, simulated, p_value, failed, fits[0], fits[1], restarts, (found[0], found[1]), once, below)
+        *(observed, jax.device_put(simulated), p_value, failed, fits[0], fits[1], restarts, (found[0], found[1]), once, below)
     )
 
 
@@ -180,38 +180,27 @@ def _likelihood(model: Any, end: Fit) -> Array:
     return end.objective - model.log_prior(end.params) if has(model, "log_prior") else end.objective
 
 
-@program(static_argnames=("restarts", "max_steps", "replicates", "batch_size"))
+@program(static_argnames=("restarts", "max_steps", "batch_size"))
 def _null_distribution(
     models: tuple[Any, Any],
     params: Any,
     data: Data,
-    key: Array,
+    keys: Array,
     algorithm: Any,
     rule: Any,
     restarts: int,
     max_steps: int,
-    replicates: int,
     batch_size: int,
 ) -> tuple[Array, Array]:
     """T of each replicate, not finite where a model could not be fitted, and how many starts found each best fit."""
 
     def highest(model: Any, data: Data, key: Array) -> tuple[Array, Array]:
         """The likelihood of the best fit, NaN where all failed, and how many starts found it."""
-
-        def one(key: Array) -> tuple[Array, Array]:
-            init_key, fit_key = jax.random.split(key)
-            start = model.init(init_key, data)
-            options = {"algorithm": algorithm, "stop": rule, "max_steps": max_steps}
-            end, _ = fit_alone(model, start, data, **options, key=fit_key)
-            objective = jnp.asarray(end.objective)
-            rank = jnp.where(sound(end.status) & jnp.isfinite(objective), objective, -jnp.inf)
-            return rank, _likelihood(model, end)
-
-        # One at a time where replicates run one at a time, so that finished fits need not wait.
-        ranks, likelihoods = in_batches(one, jax.random.split(key, restarts), 1 if batch_size == 1 else restarts)
-        best = ranks.argmax()
-        found = (ranks >= ranks[best] - _apart(data, ranks.dtype)).sum()
-        return jnp.where(ranks[best] > -jnp.inf, likelihoods[best], jnp.nan), found
+        options = {"algorithm": algorithm, "stop": rule, "max_steps": max_steps}
+        run = fit_restarts(model, data, key=key, restarts=restarts, **options)
+        likelihood = _likelihood(model, run.best)
+        good = sound(run.best.status) & jnp.isfinite(likelihood)
+        return jnp.where(good, likelihood, jnp.nan), run.times_best_found
 
     def one(key: Array) -> tuple[Array, Array]:
         data_key, null_key, alternative_key = jax.random.split(key, 3)
@@ -220,4 +209,4 @@ def _null_distribution(
         upper, also_found = highest(models[1], again, alternative_key)
         return 2 * (upper - lower), jnp.stack([found, also_found])
 
-    return in_batches(one, jax.random.split(key, replicates), batch_size)
+    return in_batches(one, keys, batch_size)

@@ -22,7 +22,7 @@ from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
 from jaxem.inference.alignment import align
 from jaxem.inference.coordinates import parameter_names, parameter_spaces
-from jaxem.inference.simulation import batches, draw, in_batches, prepare, sound
+from jaxem.inference.simulation import batches, draw, in_batches, on_all_cores, prepare, sound
 
 Kind = Literal["parametric", "nonparametric"]
 
@@ -167,14 +167,17 @@ def bootstrap(
         data = prepare(model, data)
     draws = None if kind == "parametric" else _draws(data)
     size = batches(model, params, data, replicates) if batch_size is None else batch_size
-    fitted, objectives, statuses = _replicates(
-        model, params, data, key, algorithm, stop, tol, replicates, draws, max_steps, size
+    how = algorithm, stop, tol
+    fitted, objectives, statuses = on_all_cores(
+        lambda keys: _replicates(model, params, data, keys, *how, draws, max_steps, size), key, replicates
     )
     kept = np.flatnonzero(np.asarray(sound(statuses)))
     if kept.size < 2:
         ends = ", ".join(Status(code).name for code in np.unique(np.asarray(statuses)))
         raise ValueError(f"bootstrap: {replicates - kept.size} of {replicates} fits failed ({ends})")
-    fitted, objectives = jax.tree.map(lambda leaf: leaf[kept], (fitted, objectives))
+    fitted, objectives, statuses = jax.device_put(
+        (*jax.tree.map(lambda leaf: leaf[kept], (fitted, objectives)), statuses)
+    )
     still = _still(model, fitted, params)
     names = parameter_names(model, params, columns)
     found = Bootstrap(params, fitted, objectives, statuses, kind, _has_labels(model), still, names)
@@ -250,16 +253,15 @@ def _draws(data: Data) -> int:
     return count(observations) if weights is None else round(float(weights.sum()))
 
 
-@program(static_argnames=("replicates", "draws", "max_steps", "batch_size"))
+@program(static_argnames=("draws", "max_steps", "batch_size"))
 def _replicates(
     model: Any,
     params: Params,
     data: Data,
-    key: Array,
+    keys: Array,
     algorithm: Any,
     stop: Any,
     tol: Any,
-    replicates: int,
     draws: int | None,
     max_steps: int,
     batch_size: int,
@@ -273,7 +275,7 @@ def _replicates(
         objective = jnp.nan if end.objective is None else end.objective
         return named, jnp.asarray(objective), end.status
 
-    return in_batches(one, jax.random.split(key, replicates), batch_size)
+    return in_batches(one, keys, batch_size)
 
 
 def resample(key: Array, data: Data, draws: int) -> Dataset:

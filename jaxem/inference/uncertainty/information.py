@@ -24,7 +24,7 @@ from jax import Array
 
 from jaxem.core import bound, expectation, tables, trees
 from jaxem.core.arrays import as_array
-from jaxem.core.compilation import program
+from jaxem.core.compilation import ahead, program
 from jaxem.core.conversion import convert
 from jaxem.core.coordinates import chart, into, living
 from jaxem.core.data import Data, size
@@ -216,6 +216,7 @@ def _measure(
     """The information, the verdict on it, and what is converging to an edge; one small program for each matrix."""
     gradient = complete = None
     if has(model, "q_function"):
+        ahead(_derivative, model, params, data, route)  # beside the next line
         gradient, complete = _derivative(model, params, data, "complete")
     value, observed = _derivative(model, params, data, route)
     if route == "sem":

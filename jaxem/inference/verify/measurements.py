@@ -302,6 +302,7 @@ def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> 
     random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
     known = programs.posterior(model, params, data, place.u)
+    programs.begin(model, params, data, place.u, known.q)
     q, values = known.q, float(known.size)
     complete = run.hessian(lambda at, row=None: run.penalized(at, q, row), place, values)
     delta = _natural_step(place.u, complete, values)

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.core import bound, expectation, trees
-from jaxem.core.compilation import program
+from jaxem.core.compilation import ahead, program
 from jaxem.core.constraints import contains
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, size
-from jaxem.core.model import Params, Posterior, has, is_additive, spaces_of
+from jaxem.core.model import Params, Posterior, has, has_m_step, is_additive, spaces_of
 
 
 class Start(NamedTuple):
@@ -155,6 +156,17 @@ def from_sums(model: Any, params: Params, data: Data, q: Posterior, u: Array) ->
     """Q(u | q) computed from the statistics alone, up to a constant."""
     at = chart(model, params)
     return model.expected_log_joint(at(u), model.statistics(q, data))
+
+
+def begin(model: Any, params: Params, data: Data, u: Array, q: Posterior) -> None:
+    """Begin to compile the larger programs beside each other."""
+    direction = np.zeros_like(u)
+    if has(model, "q_function"):
+        ahead(q_function, model, params, data, q, u, direction)
+    if has(model, "log_likelihood"):
+        ahead(log_likelihood, model, params, data, u, direction)
+    if has_m_step(model):
+        ahead(step, model, params, data, q, u)
 
 
 @program(quick="always")
