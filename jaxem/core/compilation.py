@@ -49,7 +49,11 @@ if jax.__version_info__[:2] == (0, 10):
 def program(function: Callable[..., R], /) -> Callable[..., R]: ...
 @overload
 def program(
-    *, static_argnames: tuple[str, ...] = (), donate_argnames: tuple[str, ...] = (), quick: Quick = "never"
+    *,
+    static_argnames: tuple[str, ...] = (),
+    donate_argnames: tuple[str, ...] = (),
+    uncounted: tuple[str, ...] = (),
+    quick: Quick = "never",
 ) -> Callable[[Callable[..., R]], Callable[..., R]]: ...
 def program(
     function: Any = None,
@@ -57,6 +61,7 @@ def program(
     *,
     static_argnames: tuple[str, ...] = (),
     donate_argnames: tuple[str, ...] = (),
+    uncounted: tuple[str, ...] = (),
     quick: Quick = "never",
 ) -> Any:
     """A decorator like ``jax.jit``, except for what is kept (see the head of this file).
@@ -65,6 +70,8 @@ def program(
         function: what to compile; without it a decorator is returned.
         static_argnames: the arguments that are compared, not traced.
         donate_argnames: the arguments whose memory the result may reuse.
+        uncounted: the arguments whose numbers do not count where the number of numbers decides how to compile. So a
+            part of a computation can be compiled like the whole, which gives the same bits.
         quick: when to compile with little optimisation on a CPU: ``"never"``, ``"always"``, or up to 2^12 (``"very few
             numbers"``) or 2^16 (``"few numbers"``) numbers in the arguments. Compilation then takes a sixth of the
             time, and the program takes two to ten times as long: meant for what runs once. A program within another is
@@ -74,11 +81,13 @@ def program(
         The compiled function, or a decorator.
     """
     if function is None:
-        return lambda function: _program(function, static_argnames, donate_argnames, quick)
-    return _program(function, static_argnames, donate_argnames, quick)
+        return lambda function: _program(function, static_argnames, donate_argnames, uncounted, quick)
+    return _program(function, static_argnames, donate_argnames, uncounted, quick)
 
 
-def _program(function: Any, static: tuple[str, ...], donated: tuple[str, ...], quick: Quick) -> Any:
+def _program(
+    function: Any, static: tuple[str, ...], donated: tuple[str, ...], uncounted: tuple[str, ...], quick: Quick
+) -> Any:
     signature = inspect.signature(function)
     names = list(signature.parameters)
     traced = [i for i, name in enumerate(names) if name not in static]
@@ -94,7 +103,10 @@ def _program(function: Any, static: tuple[str, ...], donated: tuple[str, ...], q
         leaves = [leaves for leaves, _ in flat]
         rest = tuple(structure for _, structure in flat), tuple(arguments[i] for i in fixed)
         every = list(chain(*leaves))
-        options = _options(quick, every)
+        counted = every
+        if uncounted:
+            counted = list(chain(*(part for i, part in zip(traced, leaves, strict=True) if names[i] not in uncounted)))
+        options = _options(quick, counted)
         kept = _TRACES if any(isinstance(leaf, Tracer) for leaf in every) else _PROGRAMS
         key = (call, tuple(options), tuple(map(jax.typeof, every)), rest)
         compiled = kept.get(key)

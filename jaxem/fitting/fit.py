@@ -1,11 +1,13 @@
 """The fitting loop: ``fit`` runs an algorithm and judges every step. No other file of the library has such a loop."""
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.algorithms.em import EM
@@ -17,13 +19,13 @@ from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, Sharded, size
 from jaxem.core.model import Params, check_model, has, has_m_step, is_additive, require
-from jaxem.fitting import closures, implicit, remaining
+from jaxem.fitting import closures, implicit, remaining, runs
+from jaxem.fitting.pieces import RUNNING, Report, in_pieces, interrupted
 from jaxem.fitting.remaining import Remaining
 from jaxem.fitting.result import Fit, Status
 from jaxem.fitting.stopping import Progress, Rule, default_rule, noisy_rule, rounding
 from jaxem.fitting.validation import check_start, check_step, is_valid
-
-RUNNING = -1
+from jaxem.fitting.watch import Watch, watching
 
 
 def fit(
@@ -36,6 +38,9 @@ def fit(
     stop: Rule | None = None,
     max_steps: int = 1000,
     key: Array | None = None,
+    progress: bool | Callable[[Report], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: float = 60.0,
 ) -> Fit:
     r"""The fit of a model to data from one start: theta <- M(theta) until the stopping rule is met.
 
@@ -47,6 +52,11 @@ def fit(
     implicit function theorem (see ``jaxem.fitting.implicit``), in memory that does not depend on the number of steps.
     Where it is undefined it is NaN in a trace and a ``FitError`` outside. The start, the stopping rule, ``trace`` and
     ``steps`` are constants.
+
+    With ``progress`` or ``checkpoint`` the steps are taken in pieces of about 0.2 s, between which the run reports and
+    saves. Ctrl-C then ends the run after the piece (a second one at once): the fit so far is returned, with the status
+    ``INTERRUPTED``. ``jaxem.resume`` goes on from the checkpoint, also after the end of the process, and ends with the
+    same bits.
 
     Arguments:
         model: what is fitted: a ready-made model, a ``jaxem.Model``, or any object with the functions it needs.
@@ -63,6 +73,11 @@ def fit(
         max_steps: greatest number of iterations; default 1000. It sets the length of ``trace``, so another value
             compiles anew.
         key: a random key, for an algorithm that draws random numbers; default ``None``.
+        progress: True: a bar (extra ``progress``). A function: it is called with a ``jaxem.fitting.Report`` after each
+            piece; an exception that it raises ends the run. Default ``None``: neither.
+        checkpoint: the path of a file that ``jaxem.resume`` can go on from; default ``None``. A file that is there is
+            replaced at once.
+        every: seconds from one checkpoint to the next, the last one apart; default 60. 0: after each piece.
 
     Returns:
         A ``Fit``. Its ``status`` says how the fit ended; nothing but ``CONVERGED`` is convergence.
@@ -71,9 +86,13 @@ def fit(
         ValueError: before anything is traced: the start lies outside the model's parameter spaces, the data cannot be
             fitted, the model lacks what the algorithm needs, or an option is wrong. While tracing: the M-step returns
             another structure, shape or dtype than the start, or ``stop`` reads an objective that the model does not
-            have. Inside a trace (``jit``, ``vmap``), and in sharded data, bad values become a ``Status`` instead.
+            have. ``progress`` or ``checkpoint`` under ``jit`` or ``vmap``. Inside a trace, and in sharded data, bad
+            values become a ``Status`` instead.
+        ImportError: ``progress=True``, and tqdm is not installed.
     """
-    fitted, data = fit_alone(model, params, data, algorithm=algorithm, tol=tol, stop=stop, max_steps=max_steps, key=key)
+    watch = watching("fit", progress, checkpoint, every, "of a jaxem.fitting.Report", "step")
+    options = {"algorithm": algorithm, "tol": tol, "stop": stop, "max_steps": max_steps, "key": key}
+    fitted, data = fit_alone(model, params, data, **options, watch=watch)
     return implicit.attach(model, data, fitted)
 
 
@@ -87,6 +106,7 @@ def fit_alone(
     stop: Rule | None,
     max_steps: int,
     key: Array | None,
+    watch: Watch | None = None,
 ) -> tuple[Fit, Data]:
     """``fit`` without its derivative, which would make a compiled program keep the model; and the converted data."""
     algorithm = choose(algorithm, model)
@@ -99,8 +119,16 @@ def fit_alone(
     arguments = implicit.constant((model, params, data, algorithm, stop, tol))
     check_start(*arguments[:3])
     closures.guard(model, algorithm, stop)
-    traced = spread or trees.is_traced(arguments[:3])
-    return _fit(*arguments, max_steps, key, traced), data
+    traced = trees.is_traced(arguments[:3])
+    if watch is None:
+        return _fit(*arguments, max_steps, key, spread or traced), data
+    if traced or trees.is_traced(arguments, key):
+        raise ValueError("progress and checkpoint work between compiled programs: leave them out under jit and vmap")
+    known, start, seen, *how = arguments
+    if watch.path is not None:
+        watch.header = runs.describe("fit", known, start, seen, tuple(how), max_steps, key)
+    climb = _begin(*arguments, max_steps, key, spread)
+    return fit_watched(known, start, seen, tuple(how), max_steps, key, climb, watch), data
 
 
 def check_spread(model: Any, algorithm: Any) -> None:
@@ -182,12 +210,72 @@ def _fit(
     key: Array | None,
     unchecked: bool,
 ) -> Fit:
+    climb = _first(model, params, data, algorithm, max_steps, key, unchecked)
+    step = stepper(model, data, algorithm, stop, tol, max_steps)
+    return result(model, advance(step, climb, jnp.int32(max_steps)))
+
+
+def _first(
+    model: Any, params: Params, data: Data, algorithm: Any, max_steps: int, key: Array | None, unchecked: bool
+) -> Climb:
     climb = start(model, params, data, algorithm, max_steps, key)
     if unchecked:  # outside a trace, invalid input has already raised an error
         status = jnp.where(is_valid(model, params, data), climb.status, Status.INVALID)
         climb = climb._replace(status=status.astype(jnp.int32))
-    step = stepper(model, data, algorithm, stop, tol, max_steps)
-    return result(model, advance(step, climb, jnp.int32(max_steps)))
+    return climb
+
+
+# The parts of ``_fit``, for a run in pieces. Their arguments are those of ``_fit``, so that they are compiled alike and
+# give the same bits.
+
+
+@program(static_argnames=("max_steps", "unchecked"))
+def _begin(
+    model: Any,
+    params: Params,
+    data: Data,
+    algorithm: Any,
+    stop: Any,
+    tol: Any,
+    max_steps: int,
+    key: Array | None,
+    unchecked: bool,
+) -> Climb:
+    return _first(model, params, data, algorithm, max_steps, key, unchecked)
+
+
+@program(static_argnames=("max_steps",), uncounted=("climb", "steps"))
+def _go_on(
+    model: Any,
+    params: Params,
+    data: Data,
+    algorithm: Any,
+    stop: Any,
+    tol: Any,
+    max_steps: int,
+    key: Array | None,
+    climb: Climb,
+    steps: Array,
+) -> Climb:
+    return advance(stepper(model, data, algorithm, stop, tol, max_steps), climb, steps)
+
+
+@program
+def _end(model: Any, climb: Climb) -> Fit:
+    return result(model, interrupted(climb))
+
+
+def fit_watched(
+    model: Any, params: Params, data: Data, how: Any, max_steps: int, key: Array | None, climb: Climb, watch: Watch
+) -> Fit:
+    """The fit from ``climb`` on, in pieces. Of ``params`` and ``key`` only shapes count."""
+    if trees.holds_tracers(climb):
+        raise ValueError(closures.REFUSAL)
+
+    def more(climb: Climb, steps: int) -> Climb:
+        return _go_on(model, params, data, *how, max_steps, key, climb, np.int32(steps))
+
+    return _end(model, in_pieces(climb, more, max_steps, watch))
 
 
 def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int, key: Array | None) -> Climb:

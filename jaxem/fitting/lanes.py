@@ -4,9 +4,9 @@
 steps at a time. Between these runs the lanes that have ended are dropped, and the rest form new batches.
 """
 
+import contextlib
 import os
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,13 +15,17 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import trees
-from jaxem.core.checks import brief, whole_number
+from jaxem.core.checks import whole_number
 from jaxem.core.compilation import program
 from jaxem.core.data import Data, rows
 from jaxem.core.expectation import rows_in_cache
 from jaxem.core.model import Params, has
 from jaxem.fitting.fit import RUNNING, Climb, advance, result, start, stepper
+from jaxem.fitting.interrupts import Interrupted
+from jaxem.fitting.pieces import interrupted, with_max_steps
 from jaxem.fitting.result import Fit
+from jaxem.fitting.runs import Saved
+from jaxem.fitting.watch import Watch
 
 _STEPS = 16  # steps between two checks of which lanes have ended: few are wasted, and a check costs less than a step
 _FEWER = 8  # the last lanes run in batches of an eighth of the size; each size is compiled as a program of its own
@@ -36,28 +40,39 @@ def climb_all(
     max_steps: int,
     keys: Array | None,
     batch_size: int | None,
-    progress: Callable[[int, int], None] | None,
+    watch: Watch | None,
+    saved: Saved | None = None,
 ) -> Fit:
     """The fits of L lanes: lane l starts from ``params[l]``, has ``keys[l]``, and is fitted to ``datasets[where[l]]``.
 
     Arguments:
         how: algorithm, stopping rule and tolerance.
         batch_size: lanes that run side by side; ``None``: as many as fit the cache.
+        watch: what is told of lanes that have ended, and saves; ``None``: nothing.
+        saved: a checkpoint to go on from; of ``params`` and ``keys`` only shapes then count. Each stream goes through
+            its lanes in an order that depends neither on other streams nor on pauses, so the bits are the same.
     """
     if batch_size is not None:
         batch_size = whole_number("batch_size", batch_size, 1)
-    if progress is not None and not callable(progress):
-        raise ValueError(f"progress must be a function (ended, lanes); got {brief(progress)}")
     lanes = len(where)
-    width = min(batch_size or _default_width(model, params, datasets, max_steps), -(-lanes // cores()))
+    if saved is None:
+        width = min(batch_size or _default_width(model, params, datasets, max_steps), -(-lanes // cores()))
+        streams = min(cores(), -(-lanes // width))
+    else:  # not those of this machine, because they decide which lanes run side by side
+        width, streams = saved.facts["width"], saved.facts["streams"]
     sizes = sorted({-(-width // _FEWER), width})
-    streams = min(cores(), -(-lanes // width))
     # Each core has a stream of programs with lanes of its own, so that one runs while another is checked. The last
     # batch of each stream is filled up with lanes that the stream has already.
     own = [np.arange(s, lanes, streams) for s in range(streams)]
     height = -(-len(own[0]) // width) * width
     own = [np.resize(part, height) for part in own]
-    tables = [_start(model, params, datasets, part, where[part], keys, how[0], max_steps, width) for part in own]
+    if saved is None:
+        tables = [_start(model, params, datasets, part, where[part], keys, how[0], max_steps, width) for part in own]
+    else:
+        before, part = saved.header["max_steps"], own[0]
+        begin = lambda params: _start(model, params, datasets, part, where[part], keys, how[0], before, width)
+        like = jax.eval_shape(begin, params)
+        tables = [with_max_steps(table, max_steps) for table in saved.tree([like] * streams)]
     if trees.holds_tracers(tables):
         raise ValueError(
             "a function of the model closes over a value that is traced (by grad, vmap, ...): make it a leaf of the "
@@ -67,6 +82,9 @@ def climb_all(
     for part, table in zip(own, tables, strict=True):
         first = np.arange(height) < np.unique(part).size
         waiting.append(np.flatnonzero(first & (np.asarray(table.status) == RUNNING)))
+    if saved is not None:  # in the order of the run, then those that may go on only now
+        orders = [np.asarray(order, int) for order in saved.facts["waiting"]]
+        waiting = [np.r_[order, np.setdiff1d(part, order)] for order, part in zip(orders, waiting, strict=True)]
     climbing: deque[tuple[int, np.ndarray, Array]] = deque()
 
     def send(s: int) -> None:
@@ -77,14 +95,36 @@ def climb_all(
             tables[s], status = _climb(tables[s], full, model, datasets, data_rows, *how, np.int32(_STEPS), max_steps)
             climbing.append((s, group, status))
 
-    for s in range(streams):
-        send(s)
-    while climbing:
+    def receive() -> int:
         s, group, status = climbing.popleft()
         waiting[s] = np.append(waiting[s], group[np.asarray(status)[: len(group)] == RUNNING])
-        send(s)
-        if progress is not None:
-            progress(lanes - sum(map(len, waiting)) - sum(len(group) for _, group, _ in climbing), lanes)
+        return s
+
+    def save() -> None:
+        """Wait for all that is in flight, and save."""
+        while climbing:
+            receive()
+        if watch is not None:
+            watch.save(tables, width=width, streams=streams, waiting=[part.tolist() for part in waiting])
+
+    with watch or contextlib.nullcontext():
+        save()
+        try:
+            for s in range(streams):
+                send(s)
+            while climbing:
+                send(receive())
+                if watch is not None:
+                    ended = lanes - sum(map(len, waiting)) - sum(len(group) for _, group, _ in climbing)
+                    watch.tell((ended, lanes), ended, lanes)
+                    watch.check()
+                    if watch.due():
+                        save()
+                        for s in range(streams):
+                            send(s)
+        except Interrupted:
+            pass
+        save()
     lane = np.arange(lanes)
     return _collect(model, tables, lane % streams * height + lane // streams)
 
@@ -154,4 +194,4 @@ def _climb(
 def _collect(model: Any, tables: list[Climb], places: Array) -> Fit:
     """The fits, in the order of their lanes."""
     climbs = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *tables)
-    return jax.vmap(result, in_axes=(None, 0))(model, climbs)
+    return jax.vmap(result, in_axes=(None, 0))(model, interrupted(climbs))
