@@ -261,7 +261,8 @@ def _go_on(
 
 
 @program
-def _end(model: Any, climb: Climb) -> Fit:
+def finish(model: Any, climb: Climb) -> Fit:
+    """The climb as a ``Fit``, ``INTERRUPTED`` where it has not ended."""
     return result(model, interrupted(climb))
 
 
@@ -275,7 +276,7 @@ def fit_watched(
     def more(climb: Climb, steps: int) -> Climb:
         return _go_on(model, params, data, *how, max_steps, key, climb, np.int32(steps))
 
-    return _end(model, in_pieces(climb, more, max_steps, watch))
+    return finish(model, in_pieces(climb, more, max_steps, watch))
 
 
 def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int, key: Array | None) -> Climb:

@@ -85,6 +85,8 @@ def climb_all(
     if saved is not None:  # in the order of the run, then those that may go on only now
         orders = [np.asarray(order, int) for order in saved.facts["waiting"]]
         waiting = [np.r_[order, np.setdiff1d(part, order)] for order, part in zip(orders, waiting, strict=True)]
+        if not any(map(len, waiting)):  # the run has ended: nothing to tell, and nothing new to save
+            watch = None
     climbing: deque[tuple[int, np.ndarray, Array]] = deque()
 
     def send(s: int) -> None:

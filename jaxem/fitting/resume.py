@@ -16,9 +16,9 @@ from jaxem.core.dataset import as_data
 from jaxem.core.model import Params, check_model
 from jaxem.core.stacking import lanes_of, stack
 from jaxem.fitting import implicit, many, runs
-from jaxem.fitting.fit import check_call, choose, fit_watched, start
+from jaxem.fitting.fit import check_call, choose, finish, fit_watched, start
 from jaxem.fitting.lanes import climb_all
-from jaxem.fitting.pieces import Report, with_max_steps
+from jaxem.fitting.pieces import RUNNING, Report, with_max_steps
 from jaxem.fitting.result import Fit
 from jaxem.fitting.runs import How, Saved
 from jaxem.fitting.stopping import Rule
@@ -98,7 +98,10 @@ def _one(
     if isinstance(seen, Sharded):
         climb, key = seen.replicated((climb, key))
         how = (*how[:2], seen.replicated(jnp.asarray(how[2])))
-    fit = fit_watched(known, climb.state.params, seen, how, max_steps, key, climb, watch)
+    if int(climb.status) == RUNNING:
+        fit = fit_watched(known, climb.state.params, seen, how, max_steps, key, climb, watch)
+    else:
+        fit = finish(known, climb)
     return implicit.attach(model, data, fit)
 
 

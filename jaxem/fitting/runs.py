@@ -105,7 +105,10 @@ class Saved(NamedTuple):
                     f"is of a run with {name}={recipe['type']}, which holds a function or is a class of your own, and "
                     f"a file cannot make it: pass it again, {name}=..."
                 )
-            return recipes.rebuild(recipe)
+            try:
+                return recipes.rebuild(recipe)
+            except (KeyError, TypeError, ValueError):
+                self._refuse(f"is of a run with an option {name} that this version of jaxem cannot make")
         if name == "algorithm" and recipes.kind_of(value) != recipe["type"]:
             self._refuse(f"is of a run with {name}={recipe['type']}, and this one is {recipes.kind_of(value)}")
         return value
