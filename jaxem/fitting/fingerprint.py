@@ -1,13 +1,16 @@
 """Fingerprints: digests of a model or of data, equal in every process where what they describe is equal.
 
 Arrays count with shape, dtype and every byte; records with the name of their class and all their fields; functions with
-their name, bytecode, constants, defaults, what they close over, and the functions and values of their own module that
-they name. Classes outside of libraries count with their methods.
+their name, bytecode, constants, defaults, what they close over, and the functions, classes and plain values that they
+name as globals (not what they reach as an attribute of a module). Classes count with their methods. Functions of
+installed packages count without their globals, which may be the state of a package; of functions and classes of jaxem,
+JAX, NumPy, optax and Python itself the name is enough.
 """
 
 import dataclasses
 import functools
 import hashlib
+import sys
 import types
 from collections.abc import Mapping, Set
 from typing import Any
@@ -17,19 +20,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh
 
-_LIBRARIES = (
-    "jax",
-    "jaxlib",
-    "jaxem",
-    "numpy",
-    "optax",
-    "builtins",
-    "functools",
-    "dataclasses",
-    "typing",
-    "abc",
-    "enum",
-)
+_LIBRARIES = ("jax", "jaxlib", "jaxem", "numpy", "optax")
 _PLAIN = (type(None), type(Ellipsis), bool, int, float, complex, str, bytes)
 
 
@@ -141,18 +132,21 @@ class _Walk:
 
 
 def _is_of_a_library(thing: Any) -> bool:
-    return (thing.__module__ or "").split(".")[0] in _LIBRARIES
+    root = (thing.__module__ or "").split(".")[0]
+    return root in _LIBRARIES or root in sys.stdlib_module_names
 
 
 def _own_names(function: types.FunctionType) -> list[str]:
-    """The global names that the code uses, of plain values, and of functions and classes of the function's module."""
+    """The global names that the code uses, of plain values, and of functions and classes that are not of a library."""
+    if "site-packages" in function.__code__.co_filename:
+        return []
     names, codes = set(), [function.__code__]
     while codes:
         code = codes.pop()
         names.update(code.co_names)
         codes += [part for part in code.co_consts if isinstance(part, types.CodeType)]
     known, values = function.__globals__, (*_PLAIN, np.ndarray, np.generic, jax.Array)
-    own = lambda part: callable(part) and getattr(part, "__module__", None) == function.__module__
+    own = lambda part: callable(part) and getattr(part, "__module__", None) is not None and not _is_of_a_library(part)
     return sorted(name for name in names if name in known and (isinstance(known[name], values) or own(known[name])))
 
 
