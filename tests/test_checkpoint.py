@@ -22,6 +22,7 @@ from watched import ROOT, child, run_of, same, start, until, whole
 
 import jaxem
 from jaxem import EM, GEM, SAEM, SQUAREM, Anderson, AnnealedEM, Model, Status
+from jaxem.core import compilation
 from jaxem.families import MultivariateNormal, Normal
 from jaxem.fitting import checkpoint, packing, recipes, runs, watch
 from jaxem.fitting.fingerprint import fingerprint
@@ -83,12 +84,14 @@ def test_interrupted_runs_end_with_the_same_bits(name, model_name, precision, tm
     same(jaxem.resume(path, model, data), plain)  # it has ended
 
 
-def test_the_number_of_numbers_does_not_count(tmp_path):
+def test_pieces_are_compiled_like_the_whole(tmp_path, monkeypatch):
     """Programs for few numbers are compiled in another way; the state of a run in pieces does not count among them."""
-    model, x = Mixture(Normal(), 2), np.random.default_rng(0).normal(size=1990) * np.repeat([1.0, 3.0], 995)
-    params = model.init(jax.random.key(0), x)
-    plain = jaxem.fit(model, params, x, max_steps=200, tol=0.0)
-    same(jaxem.fit(model, params, x, max_steps=200, tol=0.0, checkpoint=tmp_path / "run"), plain)
+    seen = []
+    decide = compilation._options
+    note = lambda quick, leaves: seen.append(sum(np.size(leaf) for leaf in leaves)) or decide(quick, leaves)
+    monkeypatch.setattr(compilation, "_options", note)
+    jaxem.fit(*MIXTURE, checkpoint=tmp_path / "run")
+    assert len(seen) > 3 and sum(size > 1000 for size in seen) == 1  # the trace, in ``finish`` alone
 
 
 @pytest.mark.parametrize("calls", [1, 2, 4])
@@ -523,6 +526,7 @@ DIFFERENT = {
     "implementations": (jax.random.key(0), jax.random.key(0, impl="rbg")),
     "constants of functions": (lambda x: x + 1, lambda x: x + 2),
     "names in functions": (lambda x: x.sum(), lambda x: x.mean()),
+    "sets in functions": (lambda x: x in {"a", "b", "c"}, lambda x: x in {"a", "b", "d"}),
     "operations": (lambda x: x + 1, lambda x: x - 1),
     "closures": (at(1), at(2)),
     "closures of arrays": (at(np.zeros(2)), at(np.ones(2))),

@@ -30,10 +30,9 @@ def unpack(template: Any, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def _placed(name: str, array: np.ndarray, like: Any) -> Any:
+    found = jax.numpy.asarray(array)
     if _is_key(like):
-        found = jax.random.wrap_key_data(jax.numpy.asarray(array), impl=like.dtype._impl)
-    else:
-        found = jax.numpy.asarray(array)
+        found = jax.random.wrap_key_data(found, impl=like.dtype._impl)
     if (found.shape, found.dtype) != (like.shape, like.dtype):
         raise ValueError(
             f"the state in the file has {name} as {array.dtype}{list(array.shape)}, where {like.dtype}"
