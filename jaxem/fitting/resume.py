@@ -84,9 +84,9 @@ def resume(
     how = choose(found, known), stop, tol
     max_steps = saved.header["max_steps"] if max_steps is None else max_steps
     max_steps = check_call("resume", how[0], max_steps, saved.key(), tol, stop)  # pyright: ignore[reportArgumentType]
-    start = saved.params(known, of_fit(params))
+    like = saved.params(known, of_fit(params))
     watch.continues(saved.header | runs.options(how, max_steps))
-    return run(saved, model, data, known, seen, start, how, max_steps, watch)
+    return run(saved, model, data, known, seen, like, how, max_steps, watch)
 
 
 def _one(
