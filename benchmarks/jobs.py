@@ -19,8 +19,9 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ class Job(NamedTuple):
     sides: dict[str, Callable[[], Call]]  # each makes its data, and returns what is timed
     dtype: str = "float32"
     whole: bool = False  # whether the process is timed from outside
-    scale: dict[str, float] = {}  # factor on the time of a side that does only a share of the job
+    scale: Mapping[str, float] = MappingProxyType({})  # factor on the time of a side that does only a share of the job
     warm: int = WARM
 
 
@@ -231,9 +232,7 @@ def hidden_markov() -> Job:
 
         return call
 
-    return Job(
-        {"jaxem": ours, "hmmlearn": hmmlearn}, dtype="float64", scale={"hmmlearn": restarts / share}, warm=2
-    )
+    return Job({"jaxem": ours, "hmmlearn": hmmlearn}, dtype="float64", scale={"hmmlearn": restarts / share}, warm=2)
 
 
 def bootstrap() -> Job:

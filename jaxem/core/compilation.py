@@ -38,8 +38,8 @@ _BETWEEN_LOOKS = 16  # programs compiled between two counts of the maps; the lar
 _compiled = count()
 _MAPS, _LIMIT = "/proc/self/maps", "/proc/sys/vm/max_map_count"
 
-# The light effort takes half of the compile time, by the older fusions of the CPU where JAX has them, and the program up
-# to a half longer. The quick effort takes a quarter, and the program two to ten times as long.
+# The light effort takes half of the compile time, by the older fusions of the CPU where JAX has them, and the program
+# up to a half longer. The quick effort takes a quarter, and the program two to ten times as long.
 _LIGHT: dict[str, Any] = {"xla_cpu_parallel_codegen_split_count": 1}
 if jax.__version_info__[:2] == (0, 10):
     _LIGHT["xla_cpu_use_fusion_emitters"] = False
@@ -100,8 +100,8 @@ def _program(function: Any, static: tuple[str, ...], donated: tuple[str, ...], q
     fixed = [i for i, name in enumerate(names) if name in static]
     donate = tuple(i for i, place in enumerate(traced) if names[place] in donated)
 
-    def prepared(arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any, Any, bool]:
-        """The program for these arguments, its operands, and whether it is new."""
+    def prepared(arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+        """The program for these arguments, its operands, and, where it is new, the function that keeps it."""
         if named or len(arguments) != len(names):
             bound = signature.bind(*arguments, **named)
             bound.apply_defaults()
@@ -154,7 +154,7 @@ def _options(quick: Quick, leaves: list[Any], seconds: Callable[[], float] | Non
     return _OPTIONS["quick" if numbers <= _QUICK_UP_TO[quick] else "full"]
 
 
-def effort_for(seconds: float) -> Effort:
+def effort_for(seconds: float) -> Any:
     """How hard a program is compiled that runs for so many seconds at full effort, unless ``effort`` forces another."""
     forced = getattr(_forced, "effort", None)
     runs = seconds * getattr(_forced, "times", 1)

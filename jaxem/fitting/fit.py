@@ -1,29 +1,30 @@
-"""The fitting loop: ``fit`` runs an algorithm and judges every step. No other file of the library has such a loop."""
+"""``fit``: checks of its input, and the climb as one compiled program, or in pieces where it is watched."""
 
 import math
+import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.generalized import GEM
-from jaxem.algorithms.protocol import Algorithm, State
-from jaxem.core import bound, expectation, trees
+from jaxem.algorithms.protocol import Algorithm
+from jaxem.core import bound, trees
 from jaxem.core.checks import instance, number, prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
-from jaxem.core.data import Data, Sharded, size
+from jaxem.core.data import Data, Sharded
 from jaxem.core.model import Params, check_model, has, has_m_step, is_additive, require
-from jaxem.fitting import closures, implicit, remaining, work
-from jaxem.fitting.remaining import Remaining
-from jaxem.fitting.result import Fit, Status
-from jaxem.fitting.stopping import Progress, Rule, default_rule, noisy_rule, rounding
-from jaxem.fitting.validation import check_start, check_step, is_valid
-
-RUNNING = -1
+from jaxem.fitting import closures, implicit, runs, work
+from jaxem.fitting.climb import Climb, advance, first, go_on, result, stepper
+from jaxem.fitting.pieces import Report, in_pieces, interrupted
+from jaxem.fitting.result import Fit
+from jaxem.fitting.stopping import Rule
+from jaxem.fitting.validation import check_start
+from jaxem.fitting.watch import Watch, watching
 
 
 def fit(
@@ -36,6 +37,9 @@ def fit(
     stop: Rule | None = None,
     max_steps: int = 1000,
     key: Array | None = None,
+    progress: bool | Callable[[Report], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: float = 60.0,
 ) -> Fit:
     r"""The fit of a model to data from one start: theta <- M(theta) until the stopping rule is met.
 
@@ -47,6 +51,11 @@ def fit(
     implicit function theorem (see ``jaxem.fitting.implicit``), in memory that does not depend on the number of steps.
     Where it is undefined it is NaN in a trace and a ``FitError`` outside. The start, the stopping rule, ``trace`` and
     ``steps`` are constants.
+
+    With ``progress`` or ``checkpoint`` the steps are taken in pieces of about 0.2 s, between which the run reports and
+    saves. Ctrl-C then ends the run after the piece (a second one at once): the fit so far is returned, with the status
+    ``INTERRUPTED``. ``jaxem.resume`` goes on from the checkpoint, also after the end of the process, and ends with the
+    same bits.
 
     Arguments:
         model: what is fitted: a ready-made model, a ``jaxem.Model``, or any object with the functions it needs.
@@ -63,6 +72,11 @@ def fit(
         max_steps: greatest number of iterations; default 1000. It sets the length of ``trace``, so another value
             compiles anew.
         key: a random key, for an algorithm that draws random numbers; default ``None``.
+        progress: True: a bar (extra ``progress``). A function: it is called with a ``jaxem.fitting.Report`` after each
+            piece; an exception that it raises ends the run. Default ``None``: neither.
+        checkpoint: the path of a file that ``jaxem.resume`` can go on from; default ``None``. A file that is there is
+            replaced at once.
+        every: seconds from one checkpoint to the next, the last one apart; default 60. 0: after each piece.
 
     Returns:
         A ``Fit``. Its ``status`` says how the fit ended; nothing but ``CONVERGED`` is convergence.
@@ -71,9 +85,13 @@ def fit(
         ValueError: before anything is traced: the start lies outside the model's parameter spaces, the data cannot be
             fitted, the model lacks what the algorithm needs, or an option is wrong. While tracing: the M-step returns
             another structure, shape or dtype than the start, or ``stop`` reads an objective that the model does not
-            have. Inside a trace (``jit``, ``vmap``), and in sharded data, bad values become a ``Status`` instead.
+            have. ``progress`` or ``checkpoint`` under ``jit`` or ``vmap``. Inside a trace, and in sharded data, bad
+            values become a ``Status`` instead.
+        ImportError: ``progress=True``, and tqdm is not installed.
     """
-    fitted, data = fit_alone(model, params, data, algorithm=algorithm, tol=tol, stop=stop, max_steps=max_steps, key=key)
+    watch = watching("fit", progress, checkpoint, every, "of a jaxem.fitting.Report", "step")
+    options = {"algorithm": algorithm, "tol": tol, "stop": stop, "max_steps": max_steps, "key": key}
+    fitted, data = fit_alone(model, params, data, **options, watch=watch)
     return implicit.attach(model, data, fitted)
 
 
@@ -87,6 +105,7 @@ def fit_alone(
     stop: Rule | None,
     max_steps: int,
     key: Array | None,
+    watch: Watch | None = None,
 ) -> tuple[Fit, Data]:
     """``fit`` without its derivative, which would make a compiled program keep the model; and the converted data."""
     algorithm = choose(algorithm, model)
@@ -99,8 +118,16 @@ def fit_alone(
     arguments = implicit.constant((model, params, data, algorithm, stop, tol))
     check_start(*arguments[:3])
     closures.guard(model, algorithm, stop)
-    traced = spread or trees.is_traced(arguments[:3])
-    return _fit(*arguments, max_steps, key, traced), data
+    traced = trees.is_traced(arguments[:3])
+    if watch is None:
+        return _fit(*arguments, max_steps, key, spread or traced), data
+    if traced or trees.is_traced(arguments, key):
+        raise ValueError("progress and checkpoint work between compiled programs: leave them out under jit and vmap")
+    known, start, seen, *how = arguments
+    if watch.path is not None:
+        watch.header = runs.describe("fit", known, start, seen, tuple(how), max_steps, key)
+    climb = _begin(known, start, seen, how[0], max_steps, key, spread)
+    return fit_watched(known, seen, tuple(how), max_steps, climb, watch), data
 
 
 def check_spread(model: Any, algorithm: Any) -> None:
@@ -146,30 +173,6 @@ def check_call(name: str, algorithm: Algorithm, max_steps: int, key: Array | Non
     return whole_number("max_steps", max_steps, 0)
 
 
-def choose_rule(stop: Rule | None, tol: Any, algorithm: Algorithm, has_objective: bool) -> Rule:
-    """``stop``, or the algorithm's default rule; ``ValueError`` where ``stop`` reads an objective and there is none."""
-    if stop is None:
-        return noisy_rule(has_objective) if noisy(algorithm) else default_rule(tol)
-    if stop.needs_objective and not has_objective:
-        raise ValueError(
-            "this stopping rule reads the objective, and the model has none. Use jaxem.fitting.parameter_change, or "
-            f"{bound.HOW_TO_HAVE_ONE}"
-        )
-    return stop
-
-
-class Climb(NamedTuple):
-    """The state of a fit during its iteration."""
-
-    state: State
-    trace: Array | None
-    steps: Array
-    status: Array  # a Status, or RUNNING
-    noise: Array  # rounding error of the objective beyond ``rounding``
-    remaining: Remaining
-    left: Array  # estimated rise of the objective still to come; not finite where unknown
-
-
 @program(static_argnames=("max_steps", "unchecked"), seconds=lambda _, params, data, *more: work.fit(params, data))
 def _fit(
     model: Any,
@@ -182,148 +185,33 @@ def _fit(
     key: Array | None,
     unchecked: bool,
 ) -> Fit:
-    climb = start(model, params, data, algorithm, max_steps, key)
-    if unchecked:  # outside a trace, invalid input has already raised an error
-        status = jnp.where(is_valid(model, params, data), climb.status, Status.INVALID)
-        climb = climb._replace(status=status.astype(jnp.int32))
+    climb = first(model, params, data, algorithm, max_steps, key, unchecked)
     step = stepper(model, data, algorithm, stop, tol, max_steps)
     return result(model, advance(step, climb, jnp.int32(max_steps)))
 
 
-@program(static_argnames=("max_steps", "unchecked"), quick="few numbers")
-def begin(
-    model: Any,
-    params: Params,
-    data: Data,
-    algorithm: Any,
-    max_steps: int,
-    key: Array | None,
-    unchecked: bool,
+# The parts of ``_fit`` for a run in pieces, this one and ``go_on``, are compiled as hard: they give the same bits.
+
+
+@program(static_argnames=("max_steps", "unchecked"), seconds=lambda _, params, data, *more: work.fit(params, data))
+def _begin(
+    model: Any, params: Params, data: Data, algorithm: Any, max_steps: int, key: Array | None, unchecked: bool
 ) -> Climb:
-    """The climb before its first step; ``INVALID`` where it is ``unchecked`` and data or start turn out to be so."""
-    climb = start(model, params, data, algorithm, max_steps, key)
-    if not unchecked:
-        return climb
-    status = jnp.where(is_valid(model, params, data), climb.status, Status.INVALID)
-    return climb._replace(status=status.astype(jnp.int32))
+    return first(model, params, data, algorithm, max_steps, key, unchecked)
 
 
-@program(static_argnames=("max_steps",), seconds=lambda climb, _, data, *more: work.fit(climb.state.params, data))
-def go_on(
-    climb: Climb, model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, steps: Array, max_steps: int
-) -> Climb:
-    """The climb after at most ``steps`` more steps."""
-    return advance(stepper(model, data, algorithm, stop, tol, max_steps), climb, steps)
+@program
+def finish(model: Any, climb: Climb) -> Fit:
+    """The climb as a ``Fit``, ``INTERRUPTED`` where it has not ended."""
+    return result(model, interrupted(climb))
 
 
-def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int, key: Array | None) -> Climb:
-    """The climb before its first step, with the status of the start."""
-    state = algorithm.init(model, params, data, key)
-    check_step(algorithm, model, state, data)
-    trace = None
-    if state.objective is not None:
-        trace = jnp.full((max_steps + 1,), jnp.nan, state.objective.dtype).at[0].set(state.objective)
-    noise = jnp.zeros((), trees.float_dtype(params))
-    if state.objective is not None and not getattr(model, "accurate", False):
-        seen = expectation.noise(lambda at: algorithm.init(model, at, data, key).objective, params)
-        # ``seen`` misses noise below one unit in the last place of Q, because moving by some eps may change no digit.
-        noise = 8 * seen + jnp.finfo(noise.dtype).eps * bound.terms(model, params, data)
-    data_size = size(data, trees.float_dtype(params))
-    failure = _failure(model, state, None, algorithm.monotone, data_size, noise)
-    no_steps = jnp.where(max_steps == 0, Status.MAX_STEPS, RUNNING)
-    status = jnp.where(failure == RUNNING, no_steps, failure).astype(jnp.int32)
-    unknown = jnp.full_like(noise, jnp.nan)
-    return Climb(state, trace, jnp.int32(0), status, noise, remaining.nothing_known(model, algorithm, params), unknown)
+def fit_watched(model: Any, data: Data, how: Any, max_steps: int, climb: Climb, watch: Watch) -> Fit:
+    """The fit from ``climb`` on, in pieces."""
+    if trees.holds_tracers(climb):
+        raise ValueError(closures.REFUSAL)
 
+    def more(climb: Climb, steps: int) -> Climb:
+        return go_on(climb, model, data, *how, np.int32(steps), max_steps)
 
-def stepper(model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, max_steps: int) -> Callable[[Climb], Climb]:
-    """The function that makes one step and judges it; a climb that has ended is returned unchanged."""
-
-    def step(climb: Climb) -> Climb:
-        old, running = climb.state, climb.status == RUNNING
-        data_size = size(data, trees.float_dtype(old.params))
-        rule = choose_rule(stop, tol, algorithm, old.objective is not None)
-        new = algorithm.step(model, old, data)
-        new = new._replace(params=trees.stored(new.params, climb.steps >> 31))
-        failure = _failure(model, new, old, algorithm.monotone, data_size, climb.noise)
-        good = running & (failure == RUNNING)
-        # A bad step counts as evaluations; everything else stays as before it.
-        state = trees.select(good, new, old)
-        state = state._replace(evaluations=jnp.where(running, new.evaluations, old.evaluations))
-        steps = climb.steps + good.astype(jnp.int32)
-        trace = climb.trace
-        if trace is not None:
-            trace = trace.at[steps].set(state.objective)  # after a failure or the end this changes nothing
-        known, left, more, blurred, relative, leaps = climb.remaining, climb.left, jnp.inf, False, False, False
-        if hasattr(rule, "blocked"):  # only such a rule reads ``left``
-            blur = jnp.zeros_like(data_size)
-            if old.objective is not None:
-                blur = rounding(old.objective, data_size) + climb.noise
-            by, measured, relative = remaining.measure(model, algorithm, old, new, data, known, blur)
-            finite = getattr(algorithm, "finite", False)
-            known, more, blurred = remaining.estimate(known, steps, by, measured, new.settled, relative, finite)
-            left = left if relative else jnp.where(good, known.last, left)
-            leaps = hasattr(algorithm, "inner") and measured.rest is None
-        progress = Progress(
-            new.params, old.params, trace, steps, data_size, climb.noise, more, blurred, relative, leaps
-        )
-        stopped = rule.met(progress) & new.settled
-        ended = jnp.where(steps == max_steps, Status.MAX_STEPS, RUNNING)
-        if hasattr(rule, "blocked"):
-            ended = jnp.where(rule.blocked(progress) & new.settled, Status.PRECISION, ended)  # pyright: ignore
-        failed = jnp.where(running, failure, climb.status)
-        status = jnp.where(good, jnp.where(stopped, Status.CONVERGED, ended), failed).astype(jnp.int32)
-        return Climb(state, trace, steps, status, climb.noise, known, left)
-
-    return step
-
-
-def noisy(algorithm: Algorithm) -> bool:
-    """Whether the objective of ``algorithm`` is noisy: it draws random numbers, and is not monotone."""
-    return algorithm.random() and not algorithm.monotone
-
-
-def advance(step: Callable[[Climb], Climb], climb: Climb, steps: Array) -> Climb:
-    """The climb after at most ``steps`` more steps; fewer where it (every lane of it) ends sooner."""
-
-    def running(carry: tuple[Array, Climb]) -> Array:
-        taken, climb = carry
-        return (climb.status == RUNNING).any() & (taken < steps)
-
-    def again(carry: tuple[Array, Climb]) -> tuple[Array, Climb]:
-        taken, climb = carry
-        return taken + 1, step(climb)
-
-    return jax.lax.while_loop(running, again, (jnp.int32(0), climb))[1]
-
-
-def result(model: Any, climb: Climb) -> Fit:
-    """The climb as a ``Fit``."""
-    state = climb.state
-    alike = model.coincide(state.params) if has(model, "coincide") else jnp.bool_(False)
-    counts = climb.steps, state.evaluations, state.fallbacks
-    return Fit(state.params, state.objective, climb.trace, *counts, climb.status, _or_nan(climb.left), alike)
-
-
-def _or_nan(left: Array) -> Array:
-    return jnp.where(jnp.isfinite(left), left, jnp.nan)
-
-
-def _failure(
-    model: Any, new: State, old: State | None, monotone: bool, data_size: Array, noise: Array | float
-) -> Array:
-    """The status of a failed step, or ``RUNNING``. Of several causes the last one tested counts, as the root cause."""
-    status = jnp.int32(RUNNING)
-    if old is not None and old.objective is not None and new.objective is not None and monotone:
-        fell = new.objective < old.objective - rounding(old.objective, data_size) - noise
-        status = jnp.where(fell, Status.DECREASED, status)
-    finite = trees.all_finite(new.params)
-    if new.objective is not None:
-        finite = finite & jnp.isfinite(new.objective)
-    status = jnp.where(finite, status, Status.NON_FINITE)
-    if has(model, "degenerate"):
-        degenerate = model.degenerate(new.params)
-        if jnp.shape(degenerate) != ():
-            raise ValueError(f"the model's degenerate must return one truth value; got shape {jnp.shape(degenerate)}")
-        status = jnp.where(degenerate, Status.DEGENERATE, status)
-    return status.astype(jnp.int32)
+    return finish(model, in_pieces(climb, more, max_steps, watch))

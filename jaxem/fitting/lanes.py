@@ -6,6 +6,7 @@ cache, a few steps at a time, and between these runs the lanes that have ended a
 side by side.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections import deque
@@ -18,17 +19,20 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import trees
-from jaxem.core.checks import brief, whole_number
+from jaxem.core.checks import whole_number
 from jaxem.core.compilation import ahead, program, runs
 from jaxem.core.data import Data, Sharded, rows
 from jaxem.core.expectation import rows_in_cache
 from jaxem.core.keeping import Kept
 from jaxem.core.model import Params, has
 from jaxem.core.records import register
-from jaxem.fitting.fit import RUNNING, Climb, advance, begin, go_on, result, start, stepper
+from jaxem.fitting.climb import RUNNING, Climb, advance, first, go_on, result, start, stepper
+from jaxem.fitting.interrupts import Interrupted
+from jaxem.fitting.pieces import with_max_steps
 from jaxem.fitting.result import Fit, Status
+from jaxem.fitting.runs import Saved
 from jaxem.fitting.screening import Plan, leaders, scores
-from jaxem.fitting.validation import is_valid
+from jaxem.fitting.watch import Watch
 
 _STEPS = 16  # steps between two checks of which lanes have ended: few are wasted, and a check costs less than a step
 _FEWER = 8  # the last lanes run in batches of an eighth of the size; each size is compiled as a program of its own
@@ -67,7 +71,8 @@ class Problems:
         """The same problems; arrays with an axis of problems are NumPy arrays, of which ``at`` compiles nothing."""
         leaves, structure = jax.tree.flatten((self.model, self.data))
         found = [np.asarray(leaf) if own else leaf for leaf, own in zip(leaves, self.own, strict=True)]
-        return Problems(*jax.tree.unflatten(structure, found), self.own)
+        model, data = jax.tree.unflatten(structure, found)
+        return Problems(model, data, self.own)
 
     @property
     def axes(self) -> tuple[Any, Any]:
@@ -86,7 +91,8 @@ def climb_all(
     plan: Plan,
     *,
     batch_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
+    saved: Saved | None = None,
     unchecked: bool = False,
 ) -> Fit:
     """The fits of L lanes: lane l starts from ``starts[l]``, has ``keys[l]``, and works on problem ``where[l]``.
@@ -95,28 +101,95 @@ def climb_all(
         plan: how many lanes of each problem run in each round, and for how many steps (see ``screening``). A lane that
             is left behind ends ``SCREENED``.
         batch_size: lanes that run side by side; ``None``: as many as fit the cache.
+        watch: what is told of lanes that have ended, and saves; ``None``: nothing.
+        saved: a checkpoint to go on from; of ``starts`` and ``keys`` only shapes then count.
         unchecked: whether data and starts may be invalid, because nobody has looked at their values.
     """
-    if progress is not None and not callable(progress):
-        raise ValueError(f"progress must be a function (ended, lanes); got {brief(progress)}")
     if batch_size is not None:
         batch_size = whole_number("batch_size", batch_size, 1)
     if trees.is_traced((problems, starts, keys, how)):
         return _climb_in_trace(problems, starts, keys, how, max_steps, plan)
-    width = batch_size or lanes_abreast(problems, starts, max_steps, len(where))
-    kind = OneByOne if width == 1 else SideBySide
-    lanes = kind(problems, where, how, max_steps, width, progress)
-    with runs(len(where)):
-        lanes.start(starts, keys, unchecked)
-        for number, (count, steps) in enumerate(plan):
-            if number > 0:
-                lanes.going &= leaders(lanes.scores(), where, count)
-            lanes.run(steps)
+    if saved is None:
+        width, streams = batch_size or lanes_abreast(problems, starts, max_steps, len(where)), cores()
+    else:  # not those of this machine, because they decide which lanes run side by side
+        width, streams = saved.facts["width"], saved.facts["streams"]
+    lanes = (OneByOne if width == 1 else SideBySide)(problems, where, how, max_steps, width, streams)
+    with runs(len(where)), watch or contextlib.nullcontext():
+        if saved is None:
+            lanes.start(starts, keys, unchecked)
+        else:
+            lanes.restore(saved, starts, keys)
+            if not lanes.going.any() and lanes.round == len(plan) - 1:  # nothing to tell, and nothing new to save
+                watch = None
+        pause = _Pause(lanes, watch)
+        try:
+            pause.save()
+            while True:
+                lanes.run(plan[lanes.round][1], pause)
+                if lanes.round == len(plan) - 1:
+                    break
+                lanes.begin_round(lanes.round + 1, leaders(lanes.scores(), where, plan[lanes.round + 1][0]))
+        except Interrupted:
+            lanes.drain()
+        pause.save()
         return lanes.fits()
 
 
+class _Pause:
+    """What happens between two pieces of a watched run."""
+
+    def __init__(self, lanes: "OneByOne | SideBySide", watch: Watch | None) -> None:
+        self.lanes, self.watch = lanes, watch
+
+    def __call__(self) -> None:
+        if self.watch is not None:
+            ended = int((~self.lanes.going).sum())
+            self.watch.tell((ended, self.lanes.going.size), ended, self.lanes.going.size)
+            self.watch.check()
+            if self.watch.due():
+                self.lanes.drain()
+                self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint, if one is wanted; nothing may be in flight."""
+        if self.watch is not None and self.watch.path is not None:
+            tree, facts = self.lanes.state()
+            self.watch.save(tree, **facts)
+
+
+class _Lanes:
+    """What both ways to run lanes share."""
+
+    def __init__(self, problems: Problems, where: Any, how: How, max_steps: int, width: int, streams: int) -> None:
+        self.problems, self.where, self.how, self.max_steps = problems, where, how, max_steps
+        self.width, self.streams, self.round = width, streams, 0
+        self.running = np.zeros(len(where), bool)
+        self.kept = np.ones(len(where), bool)  # whether each lane is still in the race
+        self.taken = np.zeros(len(where), int)  # steps of each lane in this round
+
+    @property
+    def going(self) -> np.ndarray:
+        """Which lanes are still in the race and running."""
+        return self.kept & self.running
+
+    def begin_round(self, number: int, kept: np.ndarray) -> None:
+        """Begin a round with the lanes that are ``kept``."""
+        self.round, self.kept = number, self.kept & kept
+        self.taken[:] = 0
+
+    def facts(self) -> dict[str, Any]:
+        """What JSON can hold of the state."""
+        lists = {"kept": self.kept.tolist(), "taken": self.taken.tolist()}
+        return {"width": self.width, "streams": self.streams, "round": self.round, **lists}
+
+    def take(self, facts: dict[str, Any]) -> None:
+        """Take over the facts of an earlier run."""
+        self.round = facts["round"]
+        self.kept, self.taken = np.array(facts["kept"], bool), np.array(facts["taken"], int)
+
+
 def compile_ahead(
-    first: Callable[..., Any],
+    make: Callable[..., Any],
     arguments: tuple[Any, ...],
     options: tuple[Any, ...],
     problems: Problems,
@@ -126,25 +199,29 @@ def compile_ahead(
 ) -> None:
     """Begin to compile the program of the steps, beside what follows, where this was not done before.
 
-    ``first(*arguments, *options)`` makes the starts and the keys of the fits; options are compared, not traced.
+    ``make(*arguments, *options)`` makes the starts and the keys of the fits; options are compared, not traced.
     """
     if lanes >= _ABREAST * cores() or jax.default_backend() != "cpu" or trees.is_traced((problems, how, arguments)):
         return
     leaves, structure = jax.tree.flatten((problems, how, arguments))
-    key = first, structure, tuple(map(jax.typeof, leaves)), options, max_steps
+    key = make, structure, tuple(map(jax.typeof, leaves)), options, max_steps
     if _begun.get(key):
         return
-    starts, keys = jax.eval_shape(lambda: first(*arguments, *options))
+    starts, keys = jax.eval_shape(lambda: make(*arguments, *options))
     model, data = problems.on_host().at(0)
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), starts)
-    key = None if keys is None else jax.ShapeDtypeStruct((), keys.dtype)
-    climb = jax.eval_shape(lambda one, key: begin(model, one, data, how[0], max_steps, key, True), one, key)
+    climb = _one_climb(model, data, starts, keys, how[0], max_steps)
     with runs(lanes):
         ahead(go_on, climb, model, data, *how, np.int32(0), max_steps)
     _begun.put(key, True)
 
 
 _begun = Kept(256)
+
+
+def _one_climb(model: Any, data: Data, starts: Params, keys: Any, algorithm: Any, max_steps: int) -> Climb:
+    """The shapes of one of many climbs, from those of all starts and keys."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (starts, keys))
+    return jax.eval_shape(lambda one, key: start(model, one, data, algorithm, max_steps, key), *shapes)
 
 
 def cores() -> int:
@@ -171,13 +248,11 @@ def lanes_abreast(problems: Problems, starts: Params, max_steps: int, lanes: int
     return width if width >= _ABREAST or jax.default_backend() != "cpu" else 1
 
 
-class OneByOne:
+class OneByOne(_Lanes):
     """Lanes that each run alone, as fast as a fit, all by one program; as many at a time as there are cores."""
 
-    def __init__(self, problems: Problems, where: Any, how: How, max_steps: int, width: int, progress: Any) -> None:
-        self.problems, self.where, self.how, self.max_steps = problems.on_host(), where, how, max_steps
-        self.progress = progress
-        self.going = np.zeros(len(where), bool)  # whether each lane is still in the race and running
+    def __init__(self, problems: Problems, *options: Any) -> None:
+        super().__init__(problems.on_host(), *options)
         self.climbs: list[Climb] = []
 
     def start(self, starts: Params, keys: Array | None, unchecked: bool) -> None:
@@ -187,28 +262,45 @@ class OneByOne:
         for lane, (problem, key) in enumerate(zip(self.where, each, strict=True)):
             model, data = self.problems.at(problem)
             params = jax.tree.map(lambda leaf, lane=lane: leaf[lane], starts)
-            self.climbs.append(begin(model, params, data, self.how[0], self.max_steps, key, unchecked))
+            self.climbs.append(_begin(model, params, data, self.how[0], self.max_steps, key, unchecked))
         _refuse_closures(self.climbs)
         self._look(np.arange(len(self.where)))
 
-    def run(self, budget: int) -> None:
-        """At most ``budget`` more steps of every lane that is still going."""
-        piece = budget if self.progress is None else _STEPS
-        taken, lanes = 0, np.flatnonzero(self.going)
-        while len(lanes) and taken < budget:
-            steps = min(piece, budget - taken)
-            for lane in lanes:
-                model, data = self.problems.at(self.where[lane])
-                self.climbs[lane] = go_on(self.climbs[lane], model, data, *self.how, np.int32(steps), self.max_steps)
-            self._look(lanes)
-            taken, lanes = taken + steps, lanes[self.going[lanes]]
+    def state(self) -> tuple[Climb, dict[str, Any]]:
+        """The state, for a checkpoint."""
+        return _stacked(self.climbs), self.facts()
+
+    def restore(self, saved: Saved, starts: Params, keys: Array | None) -> None:
+        """Take over the state of a checkpoint."""
+        model, data = self.problems.at(0)
+        one = _one_climb(model, data, starts, keys, self.how[0], saved.header["max_steps"])
+        lanes = len(self.where)
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((lanes, *leaf.shape), leaf.dtype), one)
+        self.climbs = _each(with_max_steps(saved.tree(like), self.max_steps))
+        self.take(saved.facts)
+        self._look(np.arange(lanes))
+
+    def run(self, budget: int, pause: _Pause) -> None:
+        """At most ``budget`` steps of every lane in this round, less those that it has taken."""
+        piece, abreast = (budget, len(self.where)) if pause.watch is None else (_STEPS, self.streams)
+        while len(left := np.flatnonzero(self.going & (self.taken < budget))):
+            for lanes in np.split(left, range(abreast, len(left), abreast)):
+                for lane in lanes:
+                    model, data = self.problems.at(self.where[lane])
+                    steps = np.int32(min(piece, budget - self.taken[lane]))
+                    self.climbs[lane] = go_on(self.climbs[lane], model, data, *self.how, steps, self.max_steps)
+                    self.taken[lane] += steps
+                self._look(lanes)
+                pause()
+
+    def drain(self) -> None:
+        """Wait for all that is in flight."""
+        self._look(np.arange(len(self.where)))
 
     def _look(self, lanes: np.ndarray) -> None:
-        """See which of the lanes are running, as each ends its part."""
+        """See which of the lanes are running, when each has made its part."""
         for lane in lanes:
-            self.going[lane] = int(self.climbs[lane].status) == RUNNING
-            if self.progress is not None:
-                self.progress(int((~self.going).sum()), len(self.where))
+            self.running[lane] = int(self.climbs[lane].status) == RUNNING
 
     def scores(self) -> np.ndarray:
         """Where each lane is heading, (L,)."""
@@ -216,64 +308,90 @@ class OneByOne:
 
     def fits(self) -> Fit:
         """The fits, in the order of their lanes."""
-        ends = [_end(self.problems.at(problem)[0], climb) for problem, climb in zip(self.where, self.climbs, strict=True)]
+        each = zip(self.where, self.climbs, self.kept, strict=True)
+        ends = [_end(self.problems.at(problem)[0], climb, kept) for problem, climb, kept in each]
         return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *jax.device_get(ends))
 
 
-class SideBySide:
+class SideBySide(_Lanes):
     """Lanes that run side by side in batches. Each core has a table of lanes of its own, so that one program runs while
-    another is checked."""
+    another is checked. The order in which a table goes through its lanes depends on nothing but the lanes."""
 
-    def __init__(self, problems: Problems, where: Any, how: How, max_steps: int, width: int, progress: Any) -> None:
-        self.problems, self.where, self.how, self.max_steps = problems, where, how, max_steps
-        self.progress = progress
-        lanes = len(where)
-        self.streams = min(cores(), lanes)
-        self.width = min(width, -(-lanes // self.streams))
-        own = [np.arange(s, lanes, self.streams) for s in range(self.streams)]
+    def __init__(self, problems: Problems, where: Any, how: How, max_steps: int, width: int, streams: int) -> None:
+        streams = min(streams, len(where))
+        super().__init__(problems, where, how, max_steps, min(width, -(-len(where) // streams)), streams)
+        self.lanes = [np.arange(s, len(where), streams) for s in range(streams)]
         # All tables are of one size, so that they share a program; the last batch is filled with lanes a second time.
-        height = -(-len(own[0]) // self.width) * self.width
-        self.own = [np.resize(part, height) for part in own]
-        self.lanes = own
-        self.going = np.zeros(lanes, bool)
+        height = -(-len(self.lanes[0]) // self.width) * self.width
+        self.own = [np.resize(part, height) for part in self.lanes]
         self.tables: list[Climb] = []
+        self.waiting: list[np.ndarray] = []  # places in each table, in the order in which they will run
+        self.climbing: deque[tuple[int, np.ndarray, Array]] = deque()
 
     def start(self, starts: Params, keys: Array | None, unchecked: bool) -> None:
         """The climbs before their first step."""
-        for own, lanes in zip(self.own, self.lanes, strict=True):
+        for own in self.own:
             options = self.how[0], self.max_steps, self.width, unchecked
             self.tables.append(_start(self.problems, starts, keys, own, self.where[own], *options))
-            _refuse_closures(self.tables)
-            self.going[lanes] = np.asarray(self.tables[-1].status)[: len(lanes)] == RUNNING
+        _refuse_closures(self.tables)
+        self._look()
+        self.waiting = [np.flatnonzero(self.going[lanes]) for lanes in self.lanes]
 
-    def run(self, budget: int) -> None:
-        """At most ``budget`` more steps of every lane that is still going."""
-        taken = np.zeros(len(self.where), int)
-        waiting = [np.flatnonzero(self.going[lanes]) for lanes in self.lanes]  # places in each table
-        climbing: deque[tuple[int, np.ndarray, Array]] = deque()
+    def begin_round(self, number: int, kept: np.ndarray) -> None:
+        super().begin_round(number, kept)
+        self.waiting = [np.flatnonzero(self.going[lanes]) for lanes in self.lanes]
+
+    def state(self) -> tuple[list[Climb], dict[str, Any]]:
+        """The state, for a checkpoint."""
+        return self.tables, {**self.facts(), "waiting": [part.tolist() for part in self.waiting]}
+
+    def restore(self, saved: Saved, starts: Params, keys: Array | None) -> None:
+        """Take over the state of a checkpoint."""
+        before, own = saved.header["max_steps"], self.own[0]
+        options = own, self.where[own], self.how[0], before, self.width, False
+        like = jax.eval_shape(lambda starts, keys: _start(self.problems, starts, keys, *options), starts, keys)
+        self.tables = [with_max_steps(table, self.max_steps) for table in saved.tree([like] * self.streams)]
+        self.take(saved.facts)
+        self._look()
+        # In the order of the run, then those that may go on only now.
+        now = [np.flatnonzero(self.going[lanes]) for lanes in self.lanes]
+        orders = [np.array(order, int) for order in saved.facts["waiting"]]
+        self.waiting = [np.r_[order, np.setdiff1d(part, order)] for order, part in zip(orders, now, strict=True)]
+
+    def _look(self) -> None:
+        for lanes, table in zip(self.lanes, self.tables, strict=True):
+            self.running[lanes] = np.asarray(table.status)[: len(lanes)] == RUNNING
+
+    def run(self, budget: int, pause: _Pause) -> None:
+        """At most ``budget`` steps of every lane in this round, less those that it has taken."""
         sizes = sorted({-(-self.width // _FEWER), self.width})
+        while True:
+            for s in set(range(self.streams)) - {s for s, *_ in self.climbing}:
+                group, self.waiting[s] = np.split(self.waiting[s], [self.width])
+                if len(group):
+                    full = np.resize(group, next(size for size in sizes if size >= len(group)))
+                    lanes = self.lanes[s][group]
+                    steps = min(_STEPS, budget - int(self.taken[lanes].max()))
+                    self.taken[lanes] += steps
+                    of_batch = full, self.where[self.own[s][full]], np.int32(steps), self.max_steps
+                    self.tables[s], status = _climb(self.tables[s], self.problems, *self.how, *of_batch)
+                    self.climbing.append((s, group, status))
+            if not self.climbing:
+                return
+            self._receive(budget)
+            pause()
 
-        def send(s: int) -> None:
-            group, waiting[s] = np.split(waiting[s], [self.width])
-            if len(group):
-                full = np.resize(group, next(size for size in sizes if size >= len(group)))
-                lanes = self.lanes[s][group]
-                steps = min(_STEPS, budget - int(taken[lanes].max()))
-                taken[lanes] += steps
-                of_batch = full, self.where[self.own[s][full]], np.int32(steps), self.max_steps
-                self.tables[s], status = _climb(self.tables[s], self.problems, *self.how, *of_batch)
-                climbing.append((s, group, status))
+    def _receive(self, budget: float = np.inf) -> None:
+        """Wait for the batch that was sent first."""
+        s, group, status = self.climbing.popleft()
+        lanes = self.lanes[s][group]
+        self.running[lanes] = np.asarray(status)[: len(group)] == RUNNING
+        self.waiting[s] = np.append(self.waiting[s], group[self.running[lanes] & (self.taken[lanes] < budget)])
 
-        for s in range(self.streams):
-            send(s)
-        while climbing:
-            s, group, status = climbing.popleft()
-            lanes = self.lanes[s][group]
-            self.going[lanes] = np.asarray(status)[: len(group)] == RUNNING
-            waiting[s] = np.append(waiting[s], group[self.going[lanes] & (taken[lanes] < budget)])
-            send(s)
-            if self.progress is not None:
-                self.progress(int((~self.going).sum()), len(self.where))
+    def drain(self) -> None:
+        """Wait for all that is in flight."""
+        while self.climbing:
+            self._receive()
 
     def scores(self) -> np.ndarray:
         """Where each lane is heading, (L,)."""
@@ -286,7 +404,7 @@ class SideBySide:
         """The fits, in the order of their lanes."""
         lane = np.arange(len(self.where))
         places = lane % self.streams * len(self.own[0]) + lane // self.streams
-        return _collect(self.problems, self.where, self.tables, places)
+        return _collect(self.problems, self.where, self.tables, places, self.kept)
 
 
 def _watched(climb: Climb) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -320,7 +438,7 @@ def _start(
         lane, problem = places
         model, data = problems.at(problem)
         key = None if keys is None else keys[lane]
-        return begin(model, rows(starts, lane), data, algorithm, max_steps, key, unchecked)
+        return first(model, rows(starts, lane), data, algorithm, max_steps, key, unchecked)
 
     return jax.lax.map(one, (lanes, where), batch_size=None if width == 1 else width)
 
@@ -354,32 +472,46 @@ def _abreast(climbs: Climb, problems: Problems, where: Array, how: How, steps: A
     return advance(lambda climbs: every(climbs, model, data), climbs, steps)
 
 
-@program(quick="always")
-def _each(keys: Array) -> list[Array]:
-    return list(keys)
+@program(static_argnames=("max_steps", "unchecked"), quick="few numbers")
+def _begin(
+    model: Any, params: Params, data: Data, algorithm: Any, max_steps: int, key: Array | None, unchecked: bool
+) -> Climb:
+    return first(model, params, data, algorithm, max_steps, key, unchecked)
 
 
 @program(quick="always")
-def _end(model: Any, climb: Climb) -> Fit:
-    """The fit; a climb that is still running was left behind."""
-    status = jnp.where(climb.status == RUNNING, Status.SCREENED, climb.status).astype(jnp.int32)
+def _each(table: Any) -> list[Any]:
+    """The lanes of a table, one by one."""
+    return [rows(table, lane) for lane in range(jax.tree.leaves(table)[0].shape[0])]
+
+
+@program(quick="always")
+def _stacked(climbs: list[Climb]) -> Climb:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *climbs)
+
+
+@program(quick="always")
+def _end(model: Any, climb: Climb, kept: Array) -> Fit:
+    """The fit; a climb that has not ended was left behind, or interrupted where it is ``kept`` in the race."""
+    stopped = jnp.where(kept, Status.INTERRUPTED, Status.SCREENED)
+    status = jnp.where(climb.status == RUNNING, stopped, climb.status).astype(jnp.int32)
     return result(model, climb._replace(status=status))
 
 
 @program(quick="always")
-def _collect(problems: Problems, where: Array, tables: list[Climb], places: Array) -> Fit:
+def _collect(problems: Problems, where: Array, tables: list[Climb], places: Array, kept: Array) -> Fit:
     """The fits in the order of their lanes."""
-    return _ended(jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *tables), problems, where)
+    return _ended(jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *tables), problems, where, kept)
 
 
-def _ended(climbs: Climb, problems: Problems, where: Array) -> Fit:
-    return jax.vmap(_end, in_axes=(problems.axes[0], 0))(problems.at(where)[0], climbs)
+def _ended(climbs: Climb, problems: Problems, where: Array, kept: Array) -> Fit:
+    return jax.vmap(_end, in_axes=(problems.axes[0], 0, 0))(problems.at(where)[0], climbs, kept)
 
 
 def _climb_in_trace(problems: Problems, starts: Params, keys: Any, how: How, max_steps: int, plan: Plan) -> Fit:
     """``climb_all`` for one problem inside a trace, where nothing can be decided outside the program."""
     lanes = jax.tree.leaves(starts)[0].shape[0]
-    lane, where = np.arange(lanes), np.zeros(lanes, int)
+    lane, where = jnp.arange(lanes), jnp.zeros(lanes, int)
     beside = jax.default_backend() != "cpu"
     table = _start(problems, starts, keys, lane, where, how[0], max_steps, lanes if beside else 1, True)
     model, data = problems.at(0)
@@ -404,4 +536,4 @@ def _climb_in_trace(problems: Problems, starts: Params, keys: Any, how: How, max
         run = abreast if beside else one_by_one
         return run(order, counts[number], budgets[number], table)
 
-    return _ended(jax.lax.fori_loop(0, len(plan), one_round, table), problems, where)
+    return _ended(jax.lax.fori_loop(0, len(plan), one_round, table), problems, where, jnp.zeros(lanes, bool))

@@ -1,5 +1,6 @@
 """Fits to many data sets: one fit for each, or the best of many starts for each."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,9 +24,11 @@ from jaxem.fitting.fit import check_call, choose
 from jaxem.fitting.lanes import Problems, climb_all
 from jaxem.fitting.restarts import Restarts, best_of
 from jaxem.fitting.result import Fit
+from jaxem.fitting.runs import describe
 from jaxem.fitting.screening import rounds
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_starts
+from jaxem.fitting.watch import watching
 
 
 def fit_many(
@@ -40,7 +43,9 @@ def fit_many(
     max_steps: int = 1000,
     key: Array | None = None,
     batch_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Callable[[int, int], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: float = 60.0,
 ) -> Fit:
     """One fit for each of B data sets: the result of ``vmap(fit)`` up to rounding, without waiting for the slowest.
 
@@ -61,8 +66,11 @@ def fit_many(
         max_steps: as for ``fit``.
         key: a random key, for an algorithm that draws random numbers; lane b uses ``jax.random.split(key, B)[b]``.
         batch_size: lanes that run side by side; default ``None``: as many as fit the cache, or fill the device.
-        progress: a function ``progress(ended, B)``, called whenever a batch of lanes has made some steps; default
-            ``None``.
+        progress: a function ``progress(ended, B)``, called whenever a batch of lanes has made some steps. True: a bar
+            of the lanes that have ended (extra ``progress``). Default ``None``: neither. With ``progress`` or
+            ``checkpoint`` Ctrl-C ends the run as it ends ``fit``; lanes that had not ended are ``INTERRUPTED``.
+        checkpoint: as for ``fit``.
+        every: as for ``fit``.
 
     Returns:
         A ``Fit`` of B lanes: every field has a leading axis of data sets.
@@ -71,6 +79,7 @@ def fit_many(
         ValueError: as for ``fit``, with the number of the data set; or ``params`` has no leading axis of B; or an
             argument is traced by ``jit`` or ``vmap``.
     """
+    watch = watching("fit_many", progress, checkpoint, every, "(ended, lanes)", "fit")
     algorithm = choose(algorithm, model)
     max_steps = check_call("fit_many", algorithm, max_steps, key, tol, stop)
     if params_axis not in (0, None) or isinstance(params_axis, bool):
@@ -85,10 +94,11 @@ def fit_many(
     _refuse_traces("fit_many", (known, params, data, how, key))
     check_starts(known, params, data)
     keys = None if key is None else jax.random.split(key, lanes)
-    options = {"batch_size": batch_size, "progress": progress}
+    if watch is not None and watch.path is not None:
+        watch.header = describe("fit_many", known, params, data, how, max_steps, key)
     problems, plan = Problems.of(known, data, (False, True)), [(1, max_steps)]
-    fits = climb_all(problems, np.arange(lanes), params, keys, how, max_steps, plan, **options)
-    return _attach(model, datasets, fits)
+    options = {"batch_size": batch_size, "watch": watch}
+    return attach(model, datasets, climb_all(problems, np.arange(lanes), params, keys, how, max_steps, plan, **options))
 
 
 def fit_many_restarts(
@@ -103,7 +113,9 @@ def fit_many_restarts(
     stop: Rule | None = None,
     max_steps: int = 1000,
     batch_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Callable[[int, int], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: float = 60.0,
 ) -> Restarts:
     """The best of many starts for each of B data sets: all B x ``restarts`` fits run like the lanes of ``fit_many``.
 
@@ -122,7 +134,9 @@ def fit_many_restarts(
         stop: as for ``fit``.
         max_steps: as for ``fit``.
         batch_size: as for ``fit_many``.
-        progress: a function ``progress(ended, B * restarts)``, as for ``fit_many``.
+        progress: True, or a function ``progress(ended, B * restarts)``, as for ``fit_many``.
+        checkpoint: as for ``fit``.
+        every: as for ``fit``.
 
     Returns:
         A ``Restarts``; every field has a leading axis of data sets.
@@ -131,6 +145,7 @@ def fit_many_restarts(
         ValueError: as for ``fit_restarts``, with the number of the data set; or an argument is traced by ``jit`` or
             ``vmap``.
     """
+    watch = watching("fit_many_restarts", progress, checkpoint, every, "(ended, lanes)", "fit")
     check_model(model)
     require(model, "fit_many_restarts", "init")
     restarts = whole_number("restarts", restarts, 1)
@@ -149,11 +164,12 @@ def fit_many_restarts(
     starts, keys = _starts(known, key, data, lanes, restarts)
     check_starts(known, jax.tree.map(lambda leaf: leaf[::restarts], starts), data)
     where = np.repeat(np.arange(lanes), restarts)
-    options = {"batch_size": batch_size, "progress": progress}
+    if watch is not None and watch.path is not None:
+        numbers = {"restarts": restarts, "finalists": finalists}
+        watch.header = describe("fit_many_restarts", known, starts, data, how, max_steps, key) | numbers
     problems, plan = Problems.of(known, data, (False, True)), rounds(restarts, finalists, max_steps)
-    fits = climb_all(problems, where, starts, keys, how, max_steps, plan, **options)
-    found = _best_of_each(fits, data, lanes)
-    return found._replace(best=_attach(model, datasets, found.best))
+    fits = climb_all(problems, where, starts, keys, how, max_steps, plan, batch_size=batch_size, watch=watch)
+    return best_of_each(model, datasets, fits, data, lanes)
 
 
 def _check_axis(params: Params, lanes: int) -> None:
@@ -173,7 +189,7 @@ def _refuse_traces(name: str, values: Any) -> None:
         )
 
 
-def _attach(model: Any, datasets: Data, fits: Fit) -> Fit:
+def attach(model: Any, datasets: Data, fits: Fit) -> Fit:
     """The fits with their derivatives, where model or data are traced."""
     if not trees.is_traced(model, datasets):
         return fits
@@ -192,7 +208,13 @@ def _starts(model: Any, key: Array, datasets: Data, lanes: int, restarts: int) -
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), starts)
 
 
-@program(static_argnames=("lanes",))
+def best_of_each(model: Any, datasets: Data, fits: Fit, data: Data, lanes: int) -> Restarts:
+    """The best fit of each data set, with its derivatives; ``data`` are the data sets without theirs."""
+    found = _best_of_each(fits, data, lanes)
+    return found._replace(best=attach(model, datasets, found.best))
+
+
+@program(quick="always", static_argnames=("lanes",))
 def _best_of_each(fits: Fit, datasets: Data, lanes: int) -> Restarts:
     """The best fit of each data set, from all fits in the order of data sets."""
     fits = jax.tree.map(lambda leaf: leaf.reshape(lanes, -1, *leaf.shape[1:]), fits)

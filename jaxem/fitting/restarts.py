@@ -1,5 +1,7 @@
 """Fits from many starts. EM finds local optima, so the number of starts that found the best counts."""
 
+import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,9 +23,11 @@ from jaxem.fitting import closures, implicit
 from jaxem.fitting.fit import check_call, check_spread, choose
 from jaxem.fitting.lanes import Problems, climb_all, compile_ahead
 from jaxem.fitting.result import Fit, Status, usable
+from jaxem.fitting.runs import describe
 from jaxem.fitting.screening import rounds
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
+from jaxem.fitting.watch import watching
 
 
 class Restarts(NamedTuple):
@@ -61,6 +65,9 @@ def fit_restarts(
     stop: Rule | None = None,
     max_steps: int = 1000,
     batch_size: int | None = None,
+    progress: bool | Callable[[int, int], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: float = 60.0,
 ) -> Restarts:
     """The best fit from many starts: short runs from all of them, and the best few to the end.
 
@@ -84,6 +91,10 @@ def fit_restarts(
         max_steps: as for ``fit``.
         batch_size: how many starts run side by side; default: as many as fit the cache, or one after another where
             a single one fills it.
+        progress: True: a bar of the starts that have ended (extra ``progress``). A function: it is called with
+            (ended, starts) between two pieces of the run. Default ``None``: neither.
+        checkpoint: as for ``fit``.
+        every: as for ``fit``.
 
     Returns:
         A ``Restarts``: the best fit, the objective and status of every start, and how many starts found the best.
@@ -94,6 +105,7 @@ def fit_restarts(
 
     Source: Biernacki, Celeux & Govaert (2003), for short runs before long ones.
     """
+    watch = watching("fit_restarts", progress, checkpoint, every, "(ended, starts)", "fit")
     check_model(model)
     prng_key("fit_restarts", key)
     data = as_data(data)
@@ -116,17 +128,22 @@ def fit_restarts(
         of_starts = (known, key, fixed), (_kinds(model, starts), lanes)
         compile_ahead(_starts_and_keys, *of_starts, problems, how, max_steps, lanes)
     first, fit_keys = _starts(known, key, fixed, starts, lanes)
-    fits = climb_all(
-        problems,
-        np.zeros(lanes, int),
-        first,
-        fit_keys,
-        how,
-        max_steps,
-        rounds(lanes, finalists, max_steps),
-        batch_size=batch_size,
-        unchecked=True,
-    )
+    if watch is not None:
+        if trees.is_traced(known, key, fixed, how, first):
+            raise ValueError(
+                "progress and checkpoint work between compiled programs: leave them out under jit and vmap"
+            )
+        if watch.path is not None:
+            numbers = {"restarts": lanes, "finalists": finalists}
+            watch.header = describe("fit_restarts", known, first, fixed, how, max_steps, key) | numbers
+    plan, where = rounds(lanes, finalists, max_steps), np.zeros(lanes, int)
+    options = {"batch_size": batch_size, "watch": watch, "unchecked": True}
+    fits = climb_all(problems, where, first, fit_keys, how, max_steps, plan, **options)
+    return best(model, data, fits, fixed)
+
+
+def best(model: Any, data: Data, fits: Fit, fixed: Data) -> Restarts:
+    """The best of many fits, with its derivatives; ``fixed`` are the data without theirs."""
     assert fits.objective is not None
     found = best_of(fits, size(fixed, fits.objective.dtype))
     return found._replace(best=implicit.attach(model, data, found.best))

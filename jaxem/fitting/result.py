@@ -29,6 +29,7 @@ class Status(enum.IntEnum):
     PRECISION = 5  # rounding error is all that moves the parameters, and more may be left than the rule allows
     INVALID = 6  # the data or the start lie outside what the model allows; found in a trace or in sharded data
     SCREENED = 7  # of many starts: left behind after a short run, because others were ahead
+    INTERRUPTED = 8  # Ctrl-C came during a run with progress or checkpoint; the fit is as far as it came
 
 
 CAUSES = {
@@ -64,9 +65,14 @@ CAUSES = {
     Status.SCREENED: (
         "other starts were ahead after a short run, so this one was not run to the end. Raise finalists to run more"
     ),
+    Status.INTERRUPTED: (
+        "the run was interrupted (Ctrl-C) before it ended. Go on from its checkpoint by jaxem.resume, or begin another "
+        "fit at fit.params"
+    ),
 }
 
-USABLE = (Status.CONVERGED, Status.MAX_STEPS, Status.PRECISION)  # nothing failed, though only the first converged
+# Nothing failed, though only the first converged.
+USABLE = (Status.CONVERGED, Status.MAX_STEPS, Status.PRECISION, Status.INTERRUPTED)
 
 
 _COINCIDENT = (
@@ -159,7 +165,7 @@ def _lanes(fit: Fit, status: np.ndarray) -> str:
 
 
 def usable(status: Array) -> Array:
-    """Whether fits did not fail; ``MAX_STEPS`` and ``PRECISION`` are not failures."""
+    """Whether fits did not fail; ``MAX_STEPS``, ``PRECISION`` and ``INTERRUPTED`` are not failures."""
     return jnp.isin(status, jnp.asarray(USABLE, status.dtype))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxem.fitting.fit import RUNNING
+from jaxem.fitting.climb import RUNNING
 from jaxem.fitting.result import USABLE
 
 SHORT = 32  # iterations of a round

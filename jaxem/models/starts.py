@@ -69,8 +69,8 @@ def start_components(
     seed (Arthur & Vassilvitskii 2007). ``"points"``: seeds drawn evenly among the observations. With either, an
     observation belongs mostly to the class of the nearest seed. ``"responsibilities"``: class probabilities drawn
     evenly from the simplex. ``"given"``: the class probabilities ``given (N, K)``. Distances are between the family's
-    features, each divided by its standard deviation, so that units do not matter. ``active (K,)``: the classes that take
-    part; for the two kinds with seeds only.
+    features, each divided by its standard deviation, so that units do not matter.
+    ``active (K,)``: the classes that take part, for the two kinds with seeds only.
     """
     n = x.shape[0]
     counts = jnp.ones((n,), dtype) if weights is None else weights.astype(dtype)

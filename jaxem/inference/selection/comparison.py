@@ -243,6 +243,7 @@ def _together(
     how: dict[str, Any],
 ) -> dict[Any, Candidate]:
     """The candidates whose models share programs with others; those that refused the data are left out."""
+
     def start(names: list[Any]) -> Callable[[], list[Found | None]]:
         return start_together([named[name] for name in names], data, [keys[name] for name in names], restarts, **how)
 

@@ -160,8 +160,9 @@ def likelihood_ratio_test(
         p_value = jnp.where(observed >= -_MISSED, p_value, jnp.nan)
     once = int((times == 1).any(axis=1).sum()) if restarts > 1 else 0
     failed = replicates - simulated.size
+    of_null = jax.device_put(simulated)
     return LikelihoodRatio(
-        *(observed, jax.device_put(simulated), p_value, failed, fits[0], fits[1], restarts, (found[0], found[1]), once, below)
+        *(observed, of_null, p_value, failed, fits[0], fits[1], restarts, (found[0], found[1]), once, below)
     )
 
 

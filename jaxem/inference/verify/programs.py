@@ -158,7 +158,7 @@ def from_sums(model: Any, params: Params, data: Data, q: Posterior, u: Array) ->
     return model.expected_log_joint(at(u), model.statistics(q, data))
 
 
-def begin(model: Any, params: Params, data: Data, u: Array, q: Posterior) -> None:
+def begin(model: Any, params: Params, data: Data, u: Any, q: Posterior) -> None:
     """Begin to compile the larger programs beside each other."""
     direction = np.zeros_like(u)
     if has(model, "q_function"):
