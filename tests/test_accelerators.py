@@ -76,7 +76,7 @@ def test_london_in_few_evaluations(start, algorithm, most):
 def test_a_leap_uses_the_length_before_too():
     """Two directions of different rates: a leap of lengths 1 / (1 - rate) of each ends at the optimum.
 
-    With either length alone one direction would remain. The greatest length allowed is no such length: it is used twice.
+    With either length alone one direction would remain. The greatest length allowed says nothing: it is used twice.
     """
     rates = jnp.array([0.99, 0.75])
     model, algorithm, data = linear_map(rates), SQUAREM(), jnp.zeros(1)

@@ -39,11 +39,11 @@ class SQUAREM:
     The step length s is at least 1; at s = t = 1 the leap ends at M(M(u)). The greatest length allowed is 1 at first,
     grows by the factor ``growth`` whenever a leap of that length succeeds, and is halved when a leap fails.
 
-    In the paper t = s: the leap multiplies the distance to the optimum by (1 - s (1 - rate))^2, for each rate at which M
-    shrinks it. A long leap then cancels a slow direction and stretches a fast one by so much that it often fails, and
-    the next leap must be a short one. Scheme 1 therefore takes for t the length of the leap before, so that successive
-    lengths meet in one leap: (1 - s (1 - rate)) (1 - t (1 - rate)) is small in both directions. Where s is the greatest
-    length allowed, which says little about any rate, t = s.
+    In the paper t = s. The leap then multiplies the distance to the optimum by (1 - s (1 - rate))^2, for each rate at
+    which M shrinks it: a long leap cancels a slow direction and stretches a fast one, by so much that it often fails or
+    the next leap must be a short one. Scheme 1 therefore takes for t the length of the leap before, so that two
+    successive lengths meet in one leap: (1 - s (1 - rate)) (1 - t (1 - rate)) is small in both directions. Where s is
+    the greatest length allowed, which says little about any rate, t = s.
 
     An iteration that ends with a lower objective than M(u), or outside the model, is replaced by M(u) and counted in
     ``fit.fallbacks``, so the objective never falls. An iteration costs three evaluations. Coordinates that have units,
