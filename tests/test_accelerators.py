@@ -62,6 +62,35 @@ def test_london_in_a_hundredth_of_the_evaluations():
         assert np.diff(trace).min() >= -resolution(accelerated.objective, 1096) and trace.min() == trace[0]
 
 
+@pytest.mark.parametrize(("algorithm", "most"), [(SQUAREM(), 60), (Anderson(), 34)], ids=["squarem", "anderson"])
+@pytest.mark.parametrize("start", [(0.5, 1.0, 3.0), (0.3, 1.0, 2.5)], ids=str)
+def test_london_in_few_evaluations(start, algorithm, most):
+    """R's turboEM needs 45 (SQUAREM), daarem 39, for a last step below 1e-7."""
+    params = MixtureParams(jnp.array([start[0], 1 - start[0]]), PoissonParams(jnp.array(start[1:])))
+    for options, close in (({"stop": ShortUpdate()}, 2e-9), ({"tol": 1e-7}, 1e-4)):
+        fit = jaxem.fit(POISSON, params, LONDON, algorithm=algorithm, **options)
+        assert fit.converged and fit.evaluations <= most
+        assert_within(fit.objective, -1989.945859883, close)
+
+
+def test_a_leap_uses_the_length_before_too():
+    """Two directions of different rates: a leap of lengths 1 / (1 - rate) of each ends at the optimum.
+
+    With either length alone one direction would remain. The greatest length allowed says nothing: it is used twice.
+    """
+    rates = jnp.array([0.99, 0.75])
+    model, algorithm, data = linear_map(rates), SQUAREM(), jnp.zeros(1)
+    away = jnp.array([1.0, 1e-3])
+    state = algorithm.init(model, TARGET[:2] + away, data, None)
+
+    def left(longest):  # after an iteration, where the second direction was once the longer one
+        memory = state.memory._replace(length=jnp.float64(4), longest=jnp.float64(longest), steps=jnp.array([0.0, 1e6]))
+        return algorithm.step(model, state._replace(memory=memory), data).params - TARGET[:2]
+
+    assert np.abs(left(1000)).max() <= 1e-9
+    assert_within(left(50), away * (1 - 50 * (1 - rates)) ** 2 * rates, 1e-9)
+
+
 @pytest.mark.parametrize("scheme", [2, 3])
 def test_the_other_schemes_save_most_evaluations_too(scheme):
     fit = jaxem.fit(POISSON, LONDON_START, LONDON, algorithm=SQUAREM(scheme=scheme), stop=ShortUpdate())

@@ -9,12 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import case
+from closeness import as_dtype
 
 import jaxem
 from jaxem import EM, GEM, SQUAREM, Anderson, Dataset, IncrementalEM, Model, Status, datasets
 from jaxem.core import bound, expectation
-from jaxem.families import Bernoulli, BernoulliParams, Normal, NormalParams, Poisson, PoissonParams
+from jaxem.families import (
+    Bernoulli,
+    BernoulliParams,
+    MultivariateNormal,
+    MultivariateNormalParams,
+    Normal,
+    NormalParams,
+    Poisson,
+    PoissonParams,
+)
 from jaxem.families.protocol import log_density
+from jaxem.fitting import remaining
 from jaxem.models import HMM, HMMParams, Mixture, MixtureParams
 
 N = 2_000
@@ -134,6 +145,49 @@ def test_the_estimate_is_what_is_left(algorithm, precision):
     assert truly <= (1e-6 if precision == "float64" else 5e-6)
     if precision == "float64" and isinstance(algorithm, EM):
         assert float(fit.left) == pytest.approx(truly, rel=0.02)  # what the second slowest direction adds
+
+
+OVERLAPPING = Mixture(MultivariateNormal("full"), 5)
+
+
+def overlapping(seed, dtype):
+    """Five normal distributions that overlap, and a poor start: rows as means, the covariance of all rows for each."""
+    rng = np.random.default_rng(seed)
+    centres = 1.2 * rng.normal(size=(5, 5))
+    x = (centres[rng.integers(5, size=5_000)] + rng.normal(size=(5_000, 5))).astype(np.float32)
+    components = MultivariateNormalParams(x[rng.integers(5_000, size=5)], np.tile(np.cov(x.T), (5, 1, 1)))
+    return as_dtype(MixtureParams(np.full(5, 0.2), components), dtype), jnp.asarray(x, dtype)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "seed"),
+    [(Anderson(), 0), (Anderson(), 1), (Anderson(), 2), (SQUAREM(), 1), (SQUAREM(), 4)],
+    ids=lambda it: type(it).__name__ if hasattr(it, "inner") else str(it),
+)
+def test_leaps_in_32_bits_end_where_little_is_left(algorithm, seed):
+    """A leap that goes sideways is no rounding error; a leap too short to show its curvature says nothing of a rate."""
+    fit = jaxem.fit(OVERLAPPING, *overlapping(seed, np.float32), algorithm=algorithm, max_steps=2_000)
+    assert fit.converged
+    params, (_, x) = as_dtype(fit.params, np.float64), overlapping(seed, np.float64)
+    covariances = params.components.covariances
+    symmetric = (covariances + covariances.swapaxes(1, 2)) / 2
+    params = MixtureParams(params.weights / params.weights.sum(), params.components._replace(covariances=symmetric))
+    best = jaxem.fit(OVERLAPPING, params, x, algorithm=Anderson(), tol=1e-13, max_steps=2_000)
+    truly = float(best.objective - OVERLAPPING.log_likelihood(params, x))
+    assert best.converged and truly <= 5e-5  # a hundredth of a standard error
+    assert truly / 20 <= float(fit.left) <= max(20 * truly, 2.5e-6)
+
+
+def test_without_a_leap_long_enough_a_slow_rate_is_assumed():
+    start = MixtureParams(jnp.array([0.3, 0.7]), PoissonParams(jnp.array([1.0, 2.5])))
+    one, yes = jnp.float64(1), jnp.bool_(True)
+    known = remaining.nothing_known(LONDON, Anderson(), start)
+    lefts = []
+    for rest in (jnp.nan, jnp.nan, 0.5, 0.5, jnp.nan):
+        step = remaining.Measured(one * 1e-6, one, one, yes, None, one * rest)
+        known, left, _ = remaining.estimate(known, jnp.int32(1), start, step, yes, False, False)
+        lefts.append(float(left))
+    assert lefts == pytest.approx([math.inf, 1e-3, 1e-3, 2e-6, 2e-6])
 
 
 X = np.r_[np.random.default_rng(0).normal(0, 1, 60), np.random.default_rng(1).normal(4, 1, 60)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ from jaxem import (
     OnlineEM,
     Status,
 )
+from jaxem.algorithms.online import _deal
 from jaxem.core import bound, trees
 from jaxem.core.data import size
 from jaxem.families import Normal, NormalParams, Poisson, PoissonParams
@@ -314,6 +316,62 @@ def test_every_row_is_used_once_a_pass():
     x = np.floor(np.linspace(1, 300, 49))
     met_twice = one_pass(x).params.components.rates[0] * 50 - x.sum()
     assert np.abs(met_twice - x).min() <= 64 * eps(np.float64) * x.sum()
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def dealt(keys, n, batches):
+    """For each key the rows of each batch in its turn, (keys, batches, rows)."""
+
+    def once(key):
+        turns, places = _deal(key, n, batches)
+        return jax.vmap(places)(turns)
+
+    return jax.vmap(once)(keys)
+
+
+def test_rows_are_dealt_fairly():
+    hands = np.asarray(dealt(jax.random.split(KEY, 2000), 60, 5))
+    assert (np.sort(hands.reshape(2000, -1)) == np.arange(60)).all()
+    # On the circle each batch has one row of every five: no gap between its rows is longer than nine.
+    gaps = np.diff(np.sort(hands, axis=2), axis=2)
+    assert gaps.max() <= 9 and gaps.min() == 1
+    # Each row is as often in each batch as in any other, and two rows of different runs meet as often as by chance.
+    turns = np.argsort(hands.reshape(2000, -1), axis=1) // 12
+    chance = np.sqrt(2000 * 0.2 * 0.8)
+    for turn in range(5):
+        assert_within((turns == turn).sum(axis=0), np.full(60, 400.0), 5 * chance)
+    assert_within((turns[:, 0] == turns[:, 30]).sum(), 400.0, 5 * chance)
+    # A row's neighbour follows it in the next batch by chance only: 1 / 5 in the same run, 4 / 25 in another.
+    assert_within((turns[:, :-1] + 1 == turns[:, 1:]).mean(), 0.8 / 5 + 0.2 * 4 / 25, 0.01)
+    # 63 rows make five batches of 13, and other two rows are met twice each time.
+    hands = np.asarray(dealt(jax.random.split(KEY, 2000), 63, 5)).reshape(2000, -1)
+    times = np.stack([np.bincount(hand, minlength=63) for hand in hands])
+    assert times.min() == 1 and times.max() == 2
+    assert_within((times == 2).sum(axis=0), np.full(63, 2000 * 2 / 63), 5 * np.sqrt(2000 * 2 / 63))
+
+
+def test_the_order_of_the_rows_does_not_matter():
+    """In rows sorted by class each batch still has its share of every class, so a pass comes as far."""
+    x = np.sort(RNG.normal(size=3000) + np.repeat([0.0, 3.0], [1000, 2000]))
+    model = Mixture(Normal(), 2)
+    start = MixtureParams(np.array([0.5, 0.5]), NormalParams(np.array([1.0, 2.0]), np.array([1.0, 1.0])))
+    best = jaxem.fit(model, start, x)
+    run = lambda x: jaxem.fit(model, start, x, algorithm=OnlineEM(batch_size=100), stop=NEVER, max_steps=5, key=KEY)
+    left = [float(best.objective - run(rows).objective) for rows in (x, RNG.permutation(x))]
+    assert all(0 <= one < 0.01 * (best.objective - best.trace[0]) for one in left), left
+    hands = np.asarray(dealt(KEY[None], 3000, 30))[0]
+    assert_within((hands < 1000).sum(axis=1), np.full(30, 1000 / 30), 2.0)
+
+
+def test_a_pass_sorts_nothing_of_the_length_of_the_data():
+    """Sorting as many random numbers as there are rows would take longer than both E-steps."""
+    x = jnp.asarray(RNG.normal(size=5000))
+    model, start = Mixture(Normal(), 2), MixtureParams(jnp.ones(2) / 2, NormalParams(jnp.array([0.0, 1]), jnp.ones(2)))
+    algorithm = OnlineEM()
+    state = algorithm.init(model, start, x, KEY)
+    text = str(jax.make_jaxpr(lambda state, x: algorithm.step(model, state, x))(state, x))
+    sorted_shapes = re.findall(r":\w+\[([\d,]*)\] = sort\[", text)
+    assert sorted_shapes and set(sorted_shapes) == {"5"}  # the order of the five batches
 
 
 def test_online_em_climbs_by_batches():

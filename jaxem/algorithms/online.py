@@ -1,6 +1,7 @@
 """Online (stepwise) EM on running statistics (Cappé & Moulines 2009): many M-steps in one pass over the data."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -37,10 +38,12 @@ class OnlineEM:
     .. math:: s \leftarrow (1 - \gamma_t)\, s + \gamma_t \tfrac{N}{B}\, \text{statistics}(\text{batch}), \qquad
               \theta \leftarrow \text{maximize}(s)
 
-    One step is one pass over the data, so ``max_steps=1`` is one pass. The rows are shuffled anew with the ``key`` of
-    ``fit`` and divided into equal batches of at most ``batch_size`` rows (the last batch is filled up with rows of the
-    one before). A step costs two E-steps: one for the batches, and one for the objective of all data at the new
-    parameters. Before the first pass, s holds the statistics at the start.
+    One step is one pass over the data, so ``max_steps=1`` is one pass. The rows are dealt anew with the ``key`` of
+    ``fit`` to equal batches of at most ``batch_size`` rows: of every M successive rows, M being the number of batches,
+    each batch receives one, at random. So every batch is a stratified sample of all rows, in whatever order they are
+    stored. (Where M does not divide N, a few rows, others in each pass, are dealt twice.) A step costs two E-steps: one
+    for the batches, and one for the objective of all data at the new parameters. Before the first pass, s holds the
+    statistics at the start.
 
     The objective is noisy and may fall: ``fit`` stops by ``plateau`` unless another rule is given. All statistics are
     taken about the start, so a start far from the data costs digits.
@@ -108,25 +111,43 @@ class OnlineEM:
         """Parameters, running statistics and number of batches after one pass over the data in a random order."""
         n, batches, origin = count(data), self._batches(data), state.memory.origin
         size = -(-n // batches)
-        order = jax.random.permutation(key, n)
+        turns, places = _deal(key, n, batches)
 
-        def one_batch(carry: tuple[Params, Any, Array], index: Array) -> tuple[tuple[Params, Any, Array], None]:
+        def one_batch(carry: tuple[Params, Any, Array], turn: Array) -> tuple[tuple[Params, Any, Array], None]:
             params, running, met = carry
-            first = jnp.minimum(index * size, n - size)
-            batch = rows(data, jax.lax.dynamic_slice_in_dim(order, first, size))
+            batch = rows(data, places(turn))
             found, _ = expectation.sums(model, params, batch, origin)
             found = jax.tree.map(lambda leaf: leaf * (n / size), found)
             running = blend(running, found, self._share(met, params))
             return (expectation.maximize_sums(model, origin, running), running, met + 1), None
 
         start = state.params, state.memory.running, state.memory.batches
-        return jax.lax.scan(one_batch, start, jnp.arange(batches, dtype=jnp.int32))[0]
+        return jax.lax.scan(one_batch, start, turns)[0]
 
     def _batches(self, data: Data) -> int:
         return 1 if self.batch_size is None else -(-count(data) // self.batch_size)
 
     def _share(self, batches: Array, params: Params) -> Array:
         return schedules.value(self.schedule, batches, float_dtype(params))
+
+
+def _deal(key: Array, n: int, batches: int) -> tuple[Array, Callable[[Array], Array]]:
+    """The order in which the batches take their turns (M,), and the function from a turn to the rows of its batch.
+
+    The rows lie on a circle, cut at random into runs of M successive rows; the last two runs may overlap. In each run
+    the turns are a random rotation of its rows. To shuffle all rows instead, N random numbers have to be sorted, which
+    takes several times as long as the E-step of a mixture.
+    """
+    cut, rotate, order = jax.random.split(key, 3)
+    shift = jax.random.randint(cut, (), 0, n, jnp.int32)
+    runs = jnp.minimum(jnp.arange(-(-n // batches), dtype=jnp.int32) * batches, n - batches)
+    rotations = jax.random.randint(rotate, runs.shape, 0, batches, jnp.int32)
+
+    def places(turn: Array) -> Array:
+        inside = runs + (rotations + turn) % batches
+        return jnp.where(inside < n - shift, inside + shift, inside - (n - shift))
+
+    return jax.random.permutation(order, jnp.arange(batches, dtype=jnp.int32)), places
 
 
 def _objective(model: Any, params: Params, value: Array | None) -> Array | None:

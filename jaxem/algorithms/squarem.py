@@ -22,6 +22,7 @@ class Memory(NamedTuple):
     """What SQUAREM carries from one iteration to the next."""
 
     inner: State  # state of the accelerated algorithm, at the same parameters
+    length: Array  # step length of the last leap that was not refused
     longest: Array  # greatest step length s allowed
     steps: Array  # (p,), longest step of each coordinate so far
 
@@ -33,10 +34,16 @@ class SQUAREM:
 
     In unconstrained coordinates u, with M the map of the inner algorithm,
 
-    .. math:: r = M(u) - u,\quad v = M(M(u)) - M(u) - r,\quad u' = M(u + 2 s\, r + s^2 v) .
+    .. math:: r = M(u) - u,\quad v = M(M(u)) - M(u) - r,\quad u' = M(u + (s + t)\, r + s\, t\, v) .
 
-    The step length s is at least 1, where the leap ends at M(M(u)). The greatest length allowed is 1 at first, grows by
-    the factor ``growth`` whenever a leap of that length succeeds, and is halved when a leap fails.
+    The step length s is at least 1; at s = t = 1 the leap ends at M(M(u)). The greatest length allowed is 1 at first,
+    grows by the factor ``growth`` whenever a leap of that length succeeds, and is halved when a leap fails.
+
+    In the paper t = s. The leap then multiplies the distance to the optimum by (1 - s (1 - rate))^2, for each rate at
+    which M shrinks it: a long leap cancels a slow direction and stretches a fast one, by so much that it often fails or
+    the next leap must be a short one. Scheme 1 therefore takes for t the length of the leap before, so that two
+    successive lengths meet in one leap: (1 - s (1 - rate)) (1 - t (1 - rate)) is small in both directions. Where s is
+    the greatest length allowed, which says little about any rate, t = s.
 
     An iteration that ends with a lower objective than M(u), or outside the model, is replaced by M(u) and counted in
     ``fit.fallbacks``, so the objective never falls. An iteration costs three evaluations. Coordinates that have units,
@@ -45,14 +52,16 @@ class SQUAREM:
     Arguments:
         inner: the algorithm to accelerate; default ``EM()``. It must be monotone, draw no random numbers, and have
             ``propose`` and ``move``.
-        scheme: the step length s = -r'v / v'v (1, the default), -r'r / r'v (2), or \|r\| / \|v\| (3).
+        scheme: the step length s = -r'v / v'v (1, the default), -r'r / r'v (2), or \|r\| / \|v\| (3); schemes 2 and 3
+            always have t = s.
         growth: factor by which the greatest length grows, at least 1; default 4.
 
     Raises:
         ValueError: ``scheme`` is not 1, 2 or 3, ``growth`` is not a number of at least 1, or ``inner`` cannot be
             accelerated.
 
-    Source: Varadhan & Roland (2008).
+    Source: Varadhan & Roland (2008); a step length used again one iteration later: Friedlander, Martinez, Molina &
+    Raydan (1999), *Gradient method with retards and generalizations*.
     """
 
     inner: Climber = dataclasses.field(default_factory=EM)
@@ -83,10 +92,11 @@ class SQUAREM:
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
         inner = self.inner.init(model, params, data, key)
         u = into(model, params)
-        return inner._replace(memory=Memory(inner, jnp.ones((), u.dtype), jnp.zeros_like(u)))
+        one = jnp.ones((), u.dtype)
+        return inner._replace(memory=Memory(inner, one, one, jnp.zeros_like(u)))
 
     def step(self, model: Any, state: State, data: Data) -> State:
-        inner, longest, steps = state.memory
+        inner, before, longest, steps = state.memory
         once, found = self.inner.propose(model, inner, data)
         middle = self.inner.move(model, found, once, data)
         twice, found = self.inner.propose(model, middle, data)
@@ -97,8 +107,9 @@ class SQUAREM:
         steps = extrapolation.longest_steps(r, steps)
         unit = extrapolation.units(model, once, steps)
         s = jnp.clip(self._length(r / unit, v / unit), 1, longest)
-        bold = s > 1
-        leap = chart(model, twice)(u0 + 2 * s * r + s**2 * v)
+        t = jnp.where(s < longest, jnp.minimum(before, longest), s) if self.scheme == 1 else s
+        bold = jnp.maximum(s, t) > 1
+        leap = chart(model, twice)(u0 + (s + t) * r + s * t * v)
         there = self.inner.move(model, found, trees.select(bold, leap, twice), data)
         end = self.inner.step(model, there, data)
 
@@ -108,7 +119,8 @@ class SQUAREM:
         grown = jnp.where(s == longest, longest * jnp.asarray(self.growth, longest.dtype), longest)
         longest = jnp.where(refused, jnp.maximum(longest / 2, 1), grown)
         end = trees.select(refused, back, end)
-        return end._replace(memory=Memory(end, longest, steps))
+        length = jnp.where(refused, before, s)
+        return end._replace(memory=Memory(end, length, longest, steps))
 
     def _length(self, r: Array, v: Array) -> Array:
         rr, rv, vv = r @ r, r @ v, v @ v

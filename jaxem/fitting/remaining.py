@@ -28,9 +28,9 @@ the last step alone is used where it is the slower one. A rise of d resets the l
 gains grow, has no rate. The estimate must have fallen twice in a row, because it seems to grow where a slower
 direction, or one in which gains grow, takes over.
 
-*Leaps* of an accelerator tell little by their length. With sums at both ends, d is that of the step that EM would take
-from the end of the leap, and 1 - r is Delta' I_o Delta / Delta' I_c Delta along the leap: the change of the gradient
-divided by the curvature of Q. The smallest 1 - r of the last leaps is used.
+*Leaps* of an accelerator tell little by their length. With sums at both ends, the step that EM would take from the end
+of the leap is measured instead, and 1 - r is Delta' I_o Delta / Delta' I_c Delta along the leap: the change of the
+gradient divided by the curvature of Q. The smallest 1 - r of the last leaps is used, of those long enough to show it.
 
 *The end by rounding error.* Successive steps of EM point in one direction. Where five short ones did not, and d did not
 fall, only rounding error moves the parameters; the same holds where they did not move twice in a row. What is left is
@@ -60,14 +60,14 @@ _FINE = 64  # a step this many times longer than rounding error is real
 
 
 class Measured(NamedTuple):
-    """Measures of one step."""
+    """Measures of one step; after a leap, of the step that EM would take next."""
 
     d: Array  # g' Delta / 2, or what replaces it
     along: Array  # squared length of the step
     turn: Array  # inner product with the step before
     fine: Array  # whether the step is far longer than rounding error
     unit: Array | None  # d / ``along`` at the last step whose gain the objective resolved
-    rest: Array | None = None  # 1 - r along the step, for a leap with sums at both ends
+    rest: Array | None = None  # 1 - r along the step, for a leap with sums at both ends; NaN where rounding hides it
 
 
 class Landmark(NamedTuple):
@@ -84,12 +84,12 @@ class Remaining(NamedTuple):
     older: Landmark
     newer: Landmark
     log_d: Array  # of the last step
-    step: Params  # the last step
+    step: Params  # the last step, or the one EM would take after the last leap
     along: Array  # of the last step
     unit: Array | None  # of the last step; None where a gradient is always known
     still: Array  # steps of rounding error since d last fell or rose
     level: Array  # largest d of these steps
-    rest: Array | None  # smallest 1 - r of the last leaps; None where there are none
+    rest: Array | None  # smallest 1 - r of the last leaps, infinite before any was measured; None where there are none
     falling: Array  # consecutive steps at which ``last`` did not rise
 
 
@@ -115,7 +115,7 @@ def nothing_known(model: Any, algorithm: Any, params: Params) -> Remaining:
         unit=None if by_sums(model, algorithm) else jnp.full_like(zero, jnp.nan),
         still=jnp.int32(0),
         level=zero,
-        rest=zero + 1 if by_sums(model, algorithm) and hasattr(algorithm, "inner") else None,
+        rest=unknown if by_sums(model, algorithm) and hasattr(algorithm, "inner") else None,
         falling=jnp.int32(0),
     )
 
@@ -157,8 +157,8 @@ def estimate(
     last = jnp.where(blurred | (clear & (fall > 0)), last, jnp.inf)
     slowest = known.rest
     if slowest is not None and m.rest is not None:
-        slowest = jnp.where(m.fine, jnp.minimum(m.rest, _FORGET * slowest), slowest)
-        last = d / slowest
+        slowest = jnp.where(jnp.isnan(m.rest), slowest, jnp.minimum(m.rest, _FORGET * slowest))
+        last = d / jnp.where(jnp.isinf(slowest), _UNSEEN, slowest)
     last = jnp.where(jnp.isnan(last), jnp.inf, last)
     falling = jnp.where((last <= known.last) & (known.last < jnp.inf), known.falling + 1, 0)
     left = jnp.where(blurred | (falling >= _FALLING), last, jnp.inf)
@@ -188,9 +188,12 @@ def measure(
     if by_sums(model, algorithm):
         sums = algorithm.sums(old)
         gradient = expectation.slope_from_sums(model, old.params, *sums)
-        measured = _by_gradient(model, old.params, gradient, None, step, known)
         if hasattr(algorithm, "inner"):
-            measured = _after_a_leap(model, new.params, algorithm.sums(new), old.params, sums, gradient, step, measured)
+            step, measured = _after_a_leap(
+                model, new.params, algorithm.sums(new), old.params, sums, gradient, step, known
+            )
+        else:
+            measured = _by_gradient(model, old.params, gradient, None, step, known)
         return step, measured, False
     eps = jnp.finfo(blur.dtype).eps
     # Without a gradient, lengths are relative to the size of each array.
@@ -218,21 +221,30 @@ def measure(
 
 
 def _after_a_leap(
-    model: Any, params: Params, sums: Any, before: Params, sums_before: Any, gradient: Params, step: Params, m: Measured
-) -> Measured:
-    """The measures after a leap, whose length does not tell what is left.
+    model: Any,
+    params: Params,
+    sums: Any,
+    before: Params,
+    sums_before: Any,
+    gradient: Params,
+    leap: Params,
+    known: Remaining,
+) -> tuple[Params, Measured]:
+    """The step EM would take from the end of a leap, and its measures.
 
-    d is that of the step EM would take from the end of the leap. 1 - r is I_o / I_c along the leap, where I_o comes
-    from the change of the gradient.
+    A leap itself tells nothing: far from the optimum it may be short, go sideways or end no higher than it began. 1 - r
+    is I_o / I_c along the leap, where I_o comes from the change of the gradient. A gradient from sums is known as well
+    as the parameters of its M-step, so it has an error of I_c times a few units in the last place of them.
     """
     here = expectation.slope_from_sums(model, params, *sums)
-    plain = expectation.maximize_sums(model, *sums)
-    d = _by_gradient(model, params, here, None, jax.tree.map(jnp.subtract, plain, params), None).d
+    step = jax.tree.map(jnp.subtract, expectation.maximize_sums(model, *sums), params)
     slope = lambda at: expectation.slope_from_sums(model, at, *sums_before)
-    complete = -trees.dot(step, jax.jvp(slope, (before,), (step,))[1])
-    observed = trees.dot(step, jax.tree.map(jnp.subtract, gradient, here))
-    rest = jnp.clip(observed / complete, _SLOWEST, 1)
-    return m._replace(d=d, rest=jnp.where(jnp.isnan(rest), _SLOWEST, rest))
+    curved = jax.jvp(slope, (before,), (leap,))[1]  # -I_c times the leap
+    complete = -trees.dot(leap, curved)
+    observed = trees.dot(leap, jax.tree.map(jnp.subtract, gradient, here))
+    blur = _ULPS * _rounded(params, curved)
+    rest = jnp.where(jnp.abs(observed) > 2 * blur, jnp.clip((observed - blur) / complete, _SLOWEST, 1), jnp.nan)
+    return step, _by_gradient(model, params, here, None, step, known)._replace(rest=rest)
 
 
 def _has_slope(model: Any, params: Params, data: Data) -> bool:
@@ -245,7 +257,7 @@ def _has_slope(model: Any, params: Params, data: Data) -> bool:
 
 
 def _by_gradient(
-    model: Any, params: Params, gradient: Params, beside: Params | None, step: Params, known: Remaining | None
+    model: Any, params: Params, gradient: Params, beside: Params | None, step: Params, known: Remaining
 ) -> Measured:
     """The measures of a step from ``params``, where the objective has the gradient ``gradient``.
 
@@ -255,12 +267,8 @@ def _by_gradient(
     tangential = lambda slope: _tangential(spaces, params, slope)
     gradient = tangential(gradient)
     along = trees.dot(gradient, step)
-    turn, unit = (along, along) if known is None else (trees.dot(gradient, known.step), known.unit)
-
-    def hidden(leaf: Array, slope: Array) -> Array:
-        return jnp.finfo(leaf.dtype).eps * jnp.abs(leaf * slope).sum()
-
-    rounded = jnp.stack(jax.tree.leaves(jax.tree.map(hidden, params, gradient))).sum()
+    turn, unit = trees.dot(gradient, known.step), known.unit
+    rounded = _rounded(params, gradient)
     if beside is not None:
         noise = jax.tree.map(lambda a, b: jnp.abs(a - b), tangential(beside), gradient)
         eps = jnp.finfo(along.dtype).eps
@@ -268,6 +276,12 @@ def _by_gradient(
         rounded = rounded + trees.dot(noise, reach)
     d = (jnp.maximum(along, 0) + _ULPS * rounded) / 2
     return Measured(d, jnp.maximum(along, 0), turn, along > _FINE * rounded, unit)
+
+
+def _rounded(params: Params, slope: Params) -> Array:
+    """The largest change of a function with this slope by one unit in the last place of each parameter."""
+    each = jax.tree.map(lambda leaf, by: jnp.finfo(leaf.dtype).eps * jnp.abs(leaf * by).sum(), params, slope)
+    return jnp.stack(jax.tree.leaves(each)).sum()
 
 
 def _tangential(spaces: Any, params: Params, gradient: Params) -> Params:
