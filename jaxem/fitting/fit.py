@@ -11,13 +11,14 @@ from jax import Array
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.generalized import GEM
 from jaxem.algorithms.protocol import Algorithm, State
-from jaxem.core import bound, expectation, trees
+from jaxem.core import bound, trees
 from jaxem.core.checks import instance, number, prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
 from jaxem.core.data import Data, Sharded, size
 from jaxem.core.model import Params, check_model, has, has_m_step, is_additive, require
 from jaxem.fitting import closures, implicit, remaining
+from jaxem.fitting import noise as rounding_noise
 from jaxem.fitting.remaining import Remaining
 from jaxem.fitting.result import Fit, Status
 from jaxem.fitting.stopping import Progress, Rule, default_rule, noisy_rule, rounding
@@ -103,18 +104,18 @@ def fit_alone(
     return _fit(*arguments, max_steps, key, traced), data
 
 
-def check_spread(model: Any, algorithm: Any) -> None:
+def check_spread(model: Any, algorithm: Any, spread: str = "spread over devices") -> None:
     """Raise ``ValueError`` where ``algorithm`` reads the data in another way than by sums over blocks of rows."""
     name = type(algorithm).__name__
     while hasattr(algorithm, "inner"):
         algorithm = algorithm.inner
     if not getattr(algorithm, "by_sums", False):
         raise ValueError(
-            f"{name} takes rows in an order of its own, or all at once, which it cannot do with data spread over "
-            "devices: use EM, HardEM, AnnealedEM, or an accelerator of one of them"
+            f"{name} takes rows in an order of its own, or all at once, which it cannot do with data {spread}: use EM, "
+            "HardEM, AnnealedEM, or an accelerator of one of them"
         )
     if not is_additive(model):
-        require(model, f"{name} on data that are spread over devices", "statistics", "maximize")
+        require(model, f"{name} on data that are {spread}", "statistics", "maximize")
 
 
 def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:
@@ -199,9 +200,7 @@ def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int
         trace = jnp.full((max_steps + 1,), jnp.nan, state.objective.dtype).at[0].set(state.objective)
     noise = jnp.zeros((), trees.float_dtype(params))
     if state.objective is not None and not getattr(model, "accurate", False):
-        seen = expectation.noise(lambda at: algorithm.init(model, at, data, key).objective, params)
-        # ``seen`` misses noise below one unit in the last place of Q, because moving by some eps may change no digit.
-        noise = 8 * seen + jnp.finfo(noise.dtype).eps * bound.terms(model, params, data)
+        noise = rounding_noise.of_objective(model, params, data, algorithm, key)
     data_size = size(data, trees.float_dtype(params))
     failure = _failure(model, state, None, algorithm.monotone, data_size, noise)
     no_steps = jnp.where(max_steps == 0, Status.MAX_STEPS, RUNNING)
