@@ -74,18 +74,26 @@ class Reader:
         self._changed = threading.Condition()
         self._slots = [buffers() for _ in range(_SLOTS)]
         self._filled, self._asked, self._passes = 0, [0] * layout.devices, [0] * layout.devices
+        self._places = [layout.chunks] * layout.devices  # the next chunk of each device in its pass
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="jaxem stream", daemon=True)
         self._thread.start()
 
     def begin(self, device: int) -> Stored | None:
         """The next pass of a device begins: what it has of that pass already, ``None`` for nothing."""
+        if self._places[device] != self.layout.chunks:
+            raise RuntimeError("a pass over a stream began before the last one had ended")
         before, number = self._stored[device], self._passes[device]
+        found = before[number] if number < len(before) else None
         self._passes[device] += 1
-        return before[number] if number < len(before) else None
+        self._places[device] = 0 if found is None else found.first
+        return found
 
-    def take(self, device: int) -> list[np.ndarray] | None:
+    def take(self, device: int, chunk: int) -> list[np.ndarray] | None:
         """The rows of a device in its next chunk, valid until it asks again; ``None`` after an error or the end."""
+        if chunk != self._places[device]:
+            raise RuntimeError("two passes over a stream ran at the same time")
+        self._places[device] += 1
         with self._changed:
             number = self._asked[device]
             self._asked[device] += 1

@@ -88,15 +88,14 @@ class Streamed:
         shapes = jax.eval_shape(lambda part: of_part(operands, part), self.data)
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (shapes, shapes))
         chunk_shapes = self.template.shapes
-        first, keeps, sums = io_callback(
-            functools.partial(_begin, shapes), (_INT, _BOOL, shapes), number, device, ordered=False
-        )
+        begin = functools.partial(_begin, shapes)
+        after = _first_numbers(operands)
+        first, keeps, sums = io_callback(begin, (_INT, _BOOL, shapes), number, device, *after, ordered=False)
 
         def body(carry: tuple[Array, Array, Any]) -> tuple[Array, Array, Any]:
             index, _, sums = carry
-            fine, leaves = io_callback(
-                functools.partial(_take, chunk_shapes), (_BOOL, chunk_shapes), number, device, index, ordered=False
-            )
+            take = functools.partial(_take, chunk_shapes)
+            fine, leaves = io_callback(take, (_BOOL, chunk_shapes), number, device, index, ordered=False)
             part = jax.tree.unflatten(self.template.structure, leaves)
             sums = trees.two_sum(*sums, of_part(operands, part))
             leaves = jax.tree.leaves(sums)
@@ -121,6 +120,13 @@ class Streamed:
         return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), tree)
 
 
+def _first_numbers(operands: Any) -> list[Array]:
+    """One number of each array. A pass that waits for them follows the passes from which its operands were computed;
+    nothing else would keep a compiler from running both at the same time."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(operands)]
+    return [leaf.ravel()[0] for leaf in leaves if leaf.size and jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+
 _INT, _BOOL = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.bool_)
 
 
@@ -140,8 +146,9 @@ def withdraw(number: int) -> None:
 # say that the pass has ended.
 
 
-def _begin(shapes: Any, number: Any, device: Any) -> tuple[np.int32, np.bool_, Any]:
+def _begin(shapes: Any, number: Any, device: Any, *after: Any) -> tuple[np.int32, np.bool_, Any]:
     """The first chunk of a pass (-1: the pass must not begin), whether sums are kept, and the sums so far."""
+    del after
     leaves, structure = jax.tree.flatten(shapes)
     nothing = jax.tree.unflatten(structure, [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves])
     reader = _OPEN.get(int(number))
@@ -160,12 +167,11 @@ def _begin(shapes: Any, number: Any, device: Any) -> tuple[np.int32, np.bool_, A
 
 def _take(shapes: list[jax.ShapeDtypeStruct], number: Any, device: Any, index: Any) -> tuple[np.bool_, list[Any]]:
     """The rows of a device in the next chunk; False and zeros where there is none."""
-    del index  # the reader counts; as an operand it keeps the call within its iteration
     reader = _OPEN.get(int(number))
     leaves = None
     if reader is not None:
         try:
-            leaves = reader.take(int(device))
+            leaves = reader.take(int(device), int(index))
         except BaseException as error:  # KeyboardInterrupt too, where the program runs in the main thread
             reader.fail(error)
     if leaves is None:

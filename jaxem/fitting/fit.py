@@ -200,7 +200,7 @@ def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int
         trace = jnp.full((max_steps + 1,), jnp.nan, state.objective.dtype).at[0].set(state.objective)
     noise = jnp.zeros((), trees.float_dtype(params))
     if state.objective is not None and not getattr(model, "accurate", False):
-        noise = rounding_noise.of_objective(model, params, data, algorithm, key)
+        noise = rounding_noise.of_objective(model, params, data, algorithm, key, state.objective)
     data_size = size(data, trees.float_dtype(params))
     failure = _failure(model, state, None, algorithm.monotone, data_size, noise)
     no_steps = jnp.where(max_steps == 0, Status.MAX_STEPS, RUNNING)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -11,8 +12,8 @@ from jaxem.core.model import Params
 from jaxem.core.passes import accumulate
 
 
-def of_objective(model: Any, params: Params, data: Data, algorithm: Any, key: Array | None) -> Array:
-    """The rounding error at ``params`` beyond that of ``stopping.rounding``; it takes nine evaluations.
+def of_objective(model: Any, params: Params, data: Data, algorithm: Any, key: Array | None, objective: Array) -> Array:
+    """The rounding error of the ``objective`` at ``params`` beyond ``stopping.rounding``; it takes nine evaluations.
 
     A stream is read once for all of them: the values of its chunks are added up one by one. The log-prior is then
     counted once a chunk, which overstates its rounding error.
@@ -31,6 +32,8 @@ def of_objective(model: Any, params: Params, data: Data, algorithm: Any, key: Ar
 
     operands = (model, algorithm, params, key)
     if isinstance(data, Streamed):
+        # By this the pass follows the one that found the objective: two at a time would share the chunks of one.
+        operands = (model, algorithm, trees.select(jnp.isfinite(objective), params, jax.tree.map(lambda leaf: leaf * jnp.nan, params)), key)
         found, terms = data.total(of_chunk, operands)
     else:
         found, terms = values(operands, data), bound.terms(model, params, data)

@@ -79,7 +79,7 @@ def fit_stream(
         raise ValueError(f"fit_stream: mesh must be a jax.sharding.Mesh; got {brief(mesh)}")
     if jax.process_count() > 1:
         raise ValueError("fit_stream runs in one process; spread the data of several by jaxem.shard")
-    if trees.is_traced(model, params, source):
+    if trees.is_traced(model, params):
         raise ValueError("fit_stream reads data from the host, so it cannot run inside jit, vmap or grad")
     plan = first_look.plan(sources.source_of(source))
     most = max(chunk_bytes // max(plan.bytes_of_row, 1), 1)
