@@ -166,6 +166,7 @@ def sources(x, folder):
     pa.parquet.write_table(table, folder / "x.parquet", row_group_size=300)
     pa.dataset.write_dataset(table, folder / "parts", format="parquet", max_rows_per_file=400, max_rows_per_group=400)
     pa.feather.write_feather(table, folder / "x.feather")
+    parts = [jaxem.dataset(part) for part in np.array_split(x, 3)]
     cuts = [0, 0, 5, 300, 301, 800, N]
     return {
         "path": str(folder / "x.npy"),
@@ -183,7 +184,7 @@ def sources(x, folder):
         "parquet file": pa.parquet.ParquetFile(folder / "x.parquet"),
         "unequal chunks": lambda: (x[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)),
         "data frames": lambda: iter([frame[:300], frame[300:]]),
-        "data sets": lambda: [jaxem.dataset(part) for part in np.array_split(x, 3)],
+        "data sets": lambda: parts,
         "one frame": frame,
     }
 
@@ -335,6 +336,37 @@ def test_an_exception_of_the_source_comes_out_unchanged(error, devices):
     assert_nothing_is_left()
 
 
+CTRL_C = """
+import os, signal, threading, time
+import jax, numpy as np, jaxem
+from jaxem.core import streams
+from jaxem.families import Normal
+from jaxem.models import Mixture
+
+x, passes = np.random.default_rng(0).normal(size=1000), []
+model = Mixture(Normal(), 2)
+start = model.init(jax.random.key(0), x)
+
+def chunks():
+    passes.append(1)
+    if len(passes) == 5:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        time.sleep(0.6)
+    yield x
+
+try:
+    jaxem.fit_stream(model, start, chunks, stop=jaxem.fitting.parameter_change(0.0), max_steps=10**7)
+except KeyboardInterrupt:
+    print("interrupted", len(streams._OPEN), len(passes) < 10)
+"""
+
+
+def test_ctrl_c_ends_a_fit():
+    """In the main thread, where Python does not look at signals before the program has ended."""
+    done = subprocess.run([sys.executable, "-c", CTRL_C], capture_output=True, text=True, timeout=100)
+    assert done.stdout.split() == ["interrupted", "0", "True"], done.stderr
+
+
 def test_a_file_that_is_cut_short_or_gone(tmp_path):
     model = Mixture(MultivariateNormal(), 2)
     start = model.init(jax.random.key(0), X)
@@ -418,7 +450,7 @@ def test_a_pass_can_begin_where_it_ended():
 
     def passes(stored, keep):
         layout = Layout(rows, 5, 20, 1)
-        reader = Reader(Cursor, lambda: [np.empty((rows, 2)), np.empty(rows)], False, layout, stored, keep)
+        reader = Reader(Cursor, lambda: [np.empty((rows, 2)), np.empty(rows)], False, layout, stored=stored, keep=keep)
         number = streams.publish(reader)
         chunk = Dataset(np.empty((rows, 2)), weights=np.empty(rows))
         data = streams.Streamed(jnp.int32(number), jnp.int32(5), jnp.float64(40), streams.Template.of(chunk), None)

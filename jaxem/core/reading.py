@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+_LOOK = 0.1  # seconds between two looks whether a wait was interrupted
 _SLOTS = 2  # chunks in memory: the one that was handed out last, and the one that is read
 
 
@@ -56,6 +57,7 @@ class Reader:
         buffers: a function that returns the arrays of one chunk; the last one is for weights.
         weighted: whether the source has weights; if not, each row counts once.
         layout: how rows are cut into chunks.
+        interrupted: whether the user wants the fit to end, by ``KeyboardInterrupt``.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class Reader:
         buffers: Callable[[], list[np.ndarray]],
         weighted: bool,
         layout: Layout,
+        interrupted: Callable[[], bool] = lambda: False,
         stored: Sequence[Sequence[Stored]] = (),
         keep: Callable[[int, int, int, Sequence[np.ndarray]], None] | None = None,
     ) -> None:
         self.layout, self.keep = layout, keep
         self.error: BaseException | None = None
+        self._interrupted = interrupted
         self._open, self._weighted = open, weighted
         self._stored = stored or ((),) * layout.devices
         self._changed = threading.Condition()
@@ -98,8 +102,11 @@ class Reader:
             number = self._asked[device]
             self._asked[device] += 1
             self._changed.notify_all()
-            while number >= self._filled and self.error is None and not self._closed:
-                self._changed.wait()
+            while number >= self._filled and self.error is None and not self._closed and not self._interrupted():
+                self._changed.wait(_LOOK)
+            if self._interrupted() and self.error is None:
+                self.error = KeyboardInterrupt()
+                self._changed.notify_all()
             if self.error is not None or self._closed:
                 return None
         rows = self.layout.rows // self.layout.devices

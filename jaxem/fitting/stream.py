@@ -8,7 +8,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxem.algorithms.protocol import Algorithm
-from jaxem.core import sources, streams, trees
+from jaxem.core import interrupts, sources, streams, trees
 from jaxem.core.checks import brief, whole_number
 from jaxem.core.conversion import as_params
 from jaxem.core.model import Params
@@ -54,8 +54,9 @@ def fit_stream(
             * a path to a ``.parquet``, ``.arrow`` or ``.feather`` file, or a pyarrow table, data set or Parquet file
               (extra ``parquet``), whose columns are the values;
             * a function without arguments that yields chunks of any length, each an array, a tree of arrays, a
-              ``Dataset`` or a data frame, and all of one structure, shape and dtype. It is called once for each pass,
-              in a thread of its own, and should use NumPy and not JAX.
+              ``jaxem.Dataset`` or a data frame, and all of one structure, shape and dtype. It is called once for each
+              pass, in a thread of its own, and must not use JAX: where all threads of a CPU wait for the chunk, JAX
+              has none left to compute it.
         algorithm: ``EM()`` (default), ``HardEM()``, ``AnnealedEM()``, or an accelerator of one of them.
         tol: as for ``fit``; default 1e-10.
         stop: as for ``fit``; default ``None``.
@@ -89,19 +90,20 @@ def fit_stream(
     devices = 1 if mesh is None else mesh.size
     each = -(-total // (-(-total // most) * devices))  # chunks of equal length leave little to be filled up
     layout = Layout(each * devices, -(-total // (each * devices)), total, devices)
-    reader = Reader(plan.source.open, lambda: plan.buffers(layout.rows), plan.source.weighted, layout)
-    number = streams.publish(reader)
-    try:
-        counts = jnp.int32(number), jnp.int32(layout.chunks), jnp.asarray(observed, plan.dtype)
-        data = Streamed(*counts, Template.of(plan.record(plan.buffers(each))), mesh)
-        data, params, key, tol = data.replicated((data, params, key, tol))
-        closures.guard(model, algorithm, stop)
-        fitted = jax.block_until_ready(_fit(model, params, data, algorithm, stop, tol, max_steps, key, False))
-    except BaseException as error:
-        reader.fail(error)  # a program that still runs ends with its next chunk
-        raise
-    finally:
-        streams.withdraw(number)
+    with interrupts.watched() as interrupted:
+        reader = Reader(plan.source.open, lambda: plan.buffers(layout.rows), plan.source.weighted, layout, interrupted)
+        number = streams.publish(reader)
+        try:
+            counts = jnp.int32(number), jnp.int32(layout.chunks), jnp.asarray(observed, plan.dtype)
+            data = Streamed(*counts, Template.of(plan.record(plan.buffers(each))), mesh)
+            data, params, key, tol = data.replicated((data, params, key, tol))
+            closures.guard(model, algorithm, stop)
+            fitted = jax.block_until_ready(_fit(model, params, data, algorithm, stop, tol, max_steps, key, False))
+        except BaseException as error:
+            reader.fail(error)  # a program that still runs ends with its next chunk
+            raise
+        finally:
+            streams.withdraw(number)
     if reader.error is not None:
         raise reader.error
     return fitted
