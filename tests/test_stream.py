@@ -1,8 +1,10 @@
 """Fits to data that are read in chunks: the fit in memory, from any source, over devices, in memory of a few chunks."""
 
+import itertools
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -21,8 +23,11 @@ from jax.sharding import Mesh
 import jaxem
 from jaxem import SQUAREM, Anderson, AnnealedEM, Dataset, HardEM, Model
 from jaxem.core import streams
+from jaxem.core.data import size
 from jaxem.core.reading import Layout, Reader, Stored
+from jaxem.core.sources import source_of
 from jaxem.families import MultivariateNormal, Normal, Poisson
+from jaxem.fitting import first_look
 from jaxem.fitting.result import USABLE
 from jaxem.models import HMM, FactorAnalysis, Mixture
 
@@ -182,7 +187,7 @@ def sources(x, folder):
         "arrow table": table,
         "data set of files": pa.dataset.dataset(folder / "parts"),
         "parquet file": pa.parquet.ParquetFile(folder / "x.parquet"),
-        "unequal chunks": lambda: (x[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)),
+        "unequal chunks": lambda: (x[a:b] for a, b in itertools.pairwise(cuts)),
         "data frames": lambda: iter([frame[:300], frame[300:]]),
         "data sets": lambda: parts,
         "one frame": frame,
@@ -193,9 +198,7 @@ def test_every_kind_of_source_gives_the_same_fit(tmp_path):
     model, x = full(np.float64)
     start = model.init(jax.random.key(0), x)
     traces = {
-        name: np.asarray(
-            jaxem.fit_stream(model, start, source, max_steps=3, tol=0.0, chunk_bytes=CHUNK).trace
-        ).tolist()
+        name: np.asarray(jaxem.fit_stream(model, start, source, max_steps=3, tol=0.0, chunk_bytes=CHUNK).trace).tolist()
         for name, source in sources(x, tmp_path).items()
     }
     wanted = traces["path"]
@@ -340,6 +343,7 @@ CTRL_C = """
 import os, signal, threading, time
 import jax, numpy as np, jaxem
 from jaxem.core import streams
+from jaxem.core.data import size
 from jaxem.families import Normal
 from jaxem.models import Mixture
 
@@ -403,6 +407,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 import jax, numpy as np, jaxem
+from jaxem.core.sources import source_of
 from jaxem.families import MultivariateNormal
 from jaxem.models import Mixture
 
@@ -430,46 +435,129 @@ def test_memory_is_that_of_a_few_chunks(tmp_path):
     assert int(done.stdout) < 48 * 2**20
 
 
+class Cursor:
+    """Rows of an array, read into the first array of a chunk; every read is counted."""
+
+    def __init__(self, x, row, reads):
+        self.x, self.row, self.reads = x, row, reads
+
+    def read(self, out):
+        part = self.x[self.row : self.row + len(out[0])]
+        out[0][: len(part)] = part
+        self.row += len(part)
+        self.reads.append(self.row)
+        return len(part)
+
+    def close(self):
+        pass
+
+
+def reader_of(x, rows, reads, **hooks):
+    layout = Layout(rows, -(-len(x) // rows), len(x), 1)
+    buffers = lambda: [np.empty((rows, *x.shape[1:]), x.dtype), np.empty(rows, x.dtype)]
+    return Reader(lambda row: Cursor(x, row, reads), buffers, False, layout, **hooks)
+
+
+def run(reader, program):
+    """``program(data)`` of a stream that the reader hands out."""
+    values, weights = reader._slots[0]
+    template = streams.Template.of(Dataset(values, weights=weights))
+    number = streams.publish(reader)
+    data = streams.Streamed(jnp.int32(number), jnp.int32(reader.layout.chunks), jnp.float64(0), template, None)
+    try:
+        return jax.tree.map(np.asarray, jax.jit(program)(data))
+    finally:
+        streams.withdraw(number)
+
+
+def test_sums_over_chunks_are_compensated():
+    x = np.ones(100, np.float32)
+    x[0] = 2.0**24  # the next number is two away
+    total = run(reader_of(x, 1, []), lambda data: data.total(lambda _, part: part.values.sum(), ()))
+    assert total == 2.0**24 + 100  # even, so that it is a float; one by one the ones are lost
+
+
+def wait_for(condition):
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.005)
+    raise AssertionError("waited in vain")
+
+
+def test_one_chunk_is_read_ahead_and_no_more():
+    x, reads = np.arange(12.0)[:, None], []
+    reader = reader_of(x, 2, reads)
+    try:
+        reader.begin(0)
+        for chunk in range(6):
+            values, weights = reader.take(0, chunk)
+            wait_for(lambda chunk=chunk: reader._filled == chunk + 2)  # the next one, without being asked for it
+            time.sleep(0.02)
+            assert reader._filled == chunk + 2
+            np.testing.assert_array_equal(values, x[2 * chunk : 2 * chunk + 2])  # not overwritten meanwhile
+            assert (weights == 1).all()
+    finally:
+        reader.close()
+
+
+def test_passes_at_the_same_time_are_refused():
+    reader = reader_of(np.arange(12.0)[:, None], 2, [])
+    try:
+        reader.begin(0)
+        reader.take(0, 0)
+        with pytest.raises(RuntimeError, match="began before the last one had ended"):
+            reader.begin(0)
+        with pytest.raises(RuntimeError, match="at the same time"):
+            reader.take(0, 0)
+    finally:
+        reader.close()
+
+
+def test_no_pass_is_wasted():
+    model, x = full(np.float64)
+    start, calls = model.init(jax.random.key(0), x), []
+
+    def chunks():
+        calls.append(1)
+        yield x
+
+    assert jaxem.fit_stream(model, start, chunks, max_steps=4, tol=0.0).steps == 4
+    assert len(calls) in (7, 8)  # the first chunk, the first look, the start and four steps; one may be read ahead
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_are_counted_exactly(name):
+    model, data = CASES[name](np.float64)
+    params = start_of(model, data, np.float64)
+    plan = first_look.plan(source_of(data))
+    rows = np.shape(jax.tree.leaves(data)[0])[0]
+    assert first_look.look(model, params, plan, 50) == (rows, float(size(data, jnp.float64)))
+
+
+def test_missing_cells_are_counted_too():
+    rng = np.random.default_rng(6)
+    x, observed = rng.normal(size=(90, 4)), rng.random((90, 4)) > 0.3
+    data = Dataset(x, observed=observed, weights=rng.integers(0, 3, 90).astype(float))
+    model, params = own(np.float64)[0], start_of(own(np.float64)[0], None, np.float64)
+    assert first_look.look(model, params, first_look.plan(source_of(data)), 20)[1] == float(size(data, jnp.float64))
+
+
 def test_a_pass_can_begin_where_it_ended():
     """The two hooks of the reader, by which a fit may be taken up again within a pass."""
-    rows, x = 4, np.arange(40.0).reshape(20, 2)
+    x = np.arange(40.0).reshape(20, 2)
 
-    class Cursor:
-        def __init__(self, row):
-            self.row = row
-            opened.append(row)
+    def twice(data):
+        first = data.total(lambda _, part: part.values.sum(axis=0), ())
+        two = jnp.where(jnp.isfinite(first[0]), 2.0, 0.0)
+        return first, data.total(lambda by, part: (part.values * by).sum(axis=0), two)
 
-        def read(self, out):
-            part = x[self.row : self.row + len(out[0])]
-            out[0][: len(part)] = part
-            self.row += len(part)
-            return len(part)
-
-        def close(self):
-            pass
-
-    def passes(stored, keep):
-        layout = Layout(rows, 5, 20, 1)
-        reader = Reader(Cursor, lambda: [np.empty((rows, 2)), np.empty(rows)], False, layout, stored=stored, keep=keep)
-        number = streams.publish(reader)
-        chunk = Dataset(np.empty((rows, 2)), weights=np.empty(rows))
-        data = streams.Streamed(jnp.int32(number), jnp.int32(5), jnp.float64(40), streams.Template.of(chunk), None)
-
-        def twice(data):
-            first = data.total(lambda _, part: part.values.sum(axis=0), ())
-            return first, data.total(lambda by, part: (part.values * by).sum(axis=0), jnp.where(jnp.isfinite(first[0]), 2.0, 0.0))
-
-        try:
-            return jax.tree.map(np.asarray, jax.jit(twice)(data))
-        finally:
-            streams.withdraw(number)
-
-    kept, opened = {}, []
-    whole = passes((), lambda device, number, chunk, sums: kept.__setitem__((number, chunk), sums))
+    kept, reads = {}, []
+    keep = lambda device, number, chunk, sums: kept.__setitem__((number, chunk), sums)
+    whole = run(reader_of(x, 4, reads, keep=keep), twice)
     np.testing.assert_array_equal(whole, [x.sum(axis=0), 2 * x.sum(axis=0)])
     assert sorted(kept) == [(number, chunk) for number in range(2) for chunk in range(5)]
+    reads.clear()
     stored = [[Stored(5, kept[0, 4]), Stored(3, kept[1, 2])]]
-    opened.clear()
-    again = passes(stored, None)
-    np.testing.assert_array_equal(again, whole)
-    assert opened[0] == 12  # the first pass is not read, and the second from its fourth chunk on
+    np.testing.assert_array_equal(run(reader_of(x, 4, reads, stored=stored), twice), whole)
+    assert reads[0] == 16  # the first pass is not read, and the second from its fourth chunk on

@@ -190,8 +190,8 @@ def slopes(model: Any, points: tuple[Params, ...], data: Data) -> tuple[Params, 
         return tuple(slope(model, at, block, prior=False) for at in points)
 
     found = reduce(one_block, (model, points), data, default_block_size(model, points[0], data))
-    priors = tuple(jax.grad(lambda at: bound.penalized(model, jnp.zeros_like(trees.largest(at)), at))(at) for at in points)
-    return jax.tree.map(jnp.add, found, priors)
+    prior = jax.grad(lambda at: bound.penalized(model, jnp.zeros_like(trees.largest(at)), at))
+    return jax.tree.map(jnp.add, found, tuple(map(prior, points)))
 
 
 def em_map(model: Any, params: Params, data: Data) -> Params:

@@ -6,7 +6,7 @@ Nothing here calls JAX, because the compiled program waits for it.
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -157,11 +157,11 @@ class Reader:
                 if not self._is_free(number):
                     return
                 out = self._slots[number % _SLOTS]
-                found = fill(cursor, out, self._weighted)
-                wanted = min(layout.rows, layout.total - chunk * layout.rows)
-                more = chunk == layout.chunks - 1 and found == layout.rows and not ended(cursor, out if self._weighted else out[:-1])
-                if found != wanted or more:
-                    count = "more" if more or found > wanted else f"{chunk * layout.rows + found}"
+                before, found = chunk * layout.rows, fill(cursor, out, self._weighted)
+                last = chunk == layout.chunks - 1
+                longer = before + found > layout.total or (last and found == layout.rows and not self._ended(cursor))
+                if longer or found < min(layout.rows, layout.total - before):
+                    count = "more" if longer else f"{before + found}"
                     raise ValueError(
                         f"the stream had {layout.total} rows in its first pass and has {count} in a later one; a "
                         "source must give the same rows in every pass"
@@ -170,6 +170,11 @@ class Reader:
                 number += 1
         finally:
             cursor.close()
+
+    def _ended(self, cursor: Cursor) -> bool:
+        """Whether no row is left."""
+        like = self._slots[0] if self._weighted else self._slots[0][:-1]
+        return cursor.read([np.empty_like(leaf[:1]) for leaf in like]) == 0
 
     def _is_free(self, number: int) -> bool:
         """Wait until the slot of chunk ``number`` is free; False where the stream was closed before."""
@@ -194,8 +199,3 @@ def fill(cursor: Cursor, out: Sequence[np.ndarray], weighted: bool) -> int:
             leaf[found:] = leaf[:1]
         out[-1][found:] = 0
     return found
-
-
-def ended(cursor: Cursor, like: Sequence[np.ndarray]) -> bool:
-    """Whether no row is left."""
-    return cursor.read([np.empty_like(leaf[:1]) for leaf in like]) == 0

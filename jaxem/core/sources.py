@@ -112,7 +112,7 @@ class _File(NamedTuple):
                 rows = min(step, stop - first)
                 part = out[first - start : first - start + rows]
                 piece = part if whole else np.empty((rows, *self.shape[1:]), self.dtype)
-                bytes_left = memoryview(piece.reshape(-1).view(np.uint8))
+                bytes_left = piece.reshape(-1).view(np.uint8).data
                 while bytes_left.nbytes:
                     found = file.readinto(bytes_left)
                     if not found:
@@ -151,7 +151,7 @@ class _Slices:
                 with np.errstate(over="ignore", invalid="ignore"):
                     found = to_numpy(column[start:stop], "a slice of the source")
                     if found.shape != part.shape:
-                        raise ValueError(f"rows {start} to {stop} of a source have shape {found.shape}, not {part.shape}")
+                        raise ValueError(f"a slice of a source has shape {found.shape}, not {part.shape}")
                     np.copyto(part, found, casting="unsafe")
         self._row = stop
         return stop - start

@@ -92,12 +92,12 @@ class Streamed:
         after = _first_numbers(operands)
         first, keeps, sums = io_callback(begin, (_INT, _BOOL, shapes), number, device, *after, ordered=False)
 
-        def body(carry: tuple[Array, Array, Any]) -> tuple[Array, Array, Any]:
+        def body(carry: tuple[Array, Array, tuple[Any, Any]]) -> tuple[Array, Array, tuple[Any, Any]]:
             index, _, sums = carry
             take = functools.partial(_take, chunk_shapes)
             fine, leaves = io_callback(take, (_BOOL, chunk_shapes), number, device, index, ordered=False)
             part = jax.tree.unflatten(self.template.structure, leaves)
-            sums = trees.two_sum(*sums, of_part(operands, part))
+            sums = trees.two_sum(sums[0], sums[1], of_part(operands, part))
             leaves = jax.tree.leaves(sums)
             # A complete chunk is what may be kept; the sums after an error hold one that is not.
             jax.lax.cond(
@@ -110,7 +110,8 @@ class Streamed:
         more = lambda carry: carry[1] & (carry[0] < chunks)
         _, fine, sums = jax.lax.while_loop(more, body, (first, first >= 0, sums))
         failed = lambda leaf: jnp.where(fine, leaf, jnp.nan) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-        return jax.tree.map(lambda total, lost: failed(total + lost), *sums)
+        total, lost = sums
+        return jax.tree.map(lambda a, b: failed(a + b), total, lost)
 
     def replicated(self, tree: Any) -> Any:
         """A copy of every array of a tree on each device."""

@@ -1,6 +1,8 @@
 """The first pass over a source: its rows are counted and its values are checked, as ``fit`` checks data in memory."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -58,14 +60,14 @@ def plan(source: Source) -> Plan:
         jax.tree.map(_target, data.values),
         jax.tree.map(_target, data.given),
         jax.tree.map(lambda _: np.dtype(bool), data.observed),
-        None if data.lengths is None else _whole(data.lengths),
+        None if data.lengths is None else _whole(data.lengths),  # pyright: ignore[reportArgumentType]
     )
     floating = [np.empty(0, dtype) for dtype in jax.tree.leaves((target.values, target.given))]
     return Plan(source, [*jax.tree.leaves(target), np.dtype(trees.float_dtype(floating))])
 
 
 def _target(dtype: np.dtype) -> np.dtype:
-    if dtype == bool:
+    if dtype.kind == "b":
         return dtype
     if jnp.issubdtype(dtype, jnp.floating):
         wide = np.float64 if jnp.finfo(dtype).bits >= 64 else np.float32
@@ -92,19 +94,17 @@ def look(model: Any, params: Params, plan: Plan, most: int) -> tuple[int, float]
     cursor = plan.source.open(0)
     try:
         while (found := fill(cursor, raw, plan.source.weighted)) > 0:
-            try:
+            with _located(total, found, plan.source.rows):
                 for leaf, out in zip(raw, ready, strict=True):
                     _cast(leaf, out)
-                if total == 0:
-                    check_shapes(model, None, _of_jax(rows(chunk, slice(0, 1))))
-                    params = as_params(model, params, plan.dtype)
-                    check_shapes(model, params, _of_jax(rows(chunk, slice(0, 1))))
-                    check_inside(model, params)
+            if total == 0:
+                one = _of_jax(rows(chunk, slice(0, 1)))
+                check_shapes(model, None, one)
+                params = as_params(model, params, plan.dtype)
+                check_shapes(model, params, one)
+                check_inside(model, params)
+            with _located(total, found, plan.source.rows):
                 _check(model, params, chunk)
-            except ValueError as error:
-                if total == 0 and plan.source.rows == found:
-                    raise
-                raise ValueError(f"{error} (in rows {total} to {total + found - 1} of the stream)") from error
             sample.add(found)
             total, observed = total + found, observed + _observed(chunk)
             positive = positive or bool((ready[-1] > 0).any())
@@ -120,6 +120,17 @@ def look(model: Any, params: Params, plan: Plan, most: int) -> tuple[int, float]
         model.validate(params, _of_jax(datasets.plain(rows(chunk, slice(0, total)))))
     sample.check()
     return total, observed
+
+
+@contextlib.contextmanager
+def _located(start: int, found: int, total: int | None) -> Iterator[None]:
+    """Say in which rows of the stream an error lies, where they are not all of them."""
+    try:
+        yield
+    except ValueError as error:
+        if found == total:
+            raise
+        raise ValueError(f"{error} (in rows {start} to {start + found - 1} of the stream)") from error
 
 
 def _of_jax(data: Any) -> Any:

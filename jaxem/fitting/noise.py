@@ -33,8 +33,8 @@ def of_objective(model: Any, params: Params, data: Data, algorithm: Any, key: Ar
     operands = (model, algorithm, params, key)
     if isinstance(data, Streamed):
         # By this the pass follows the one that found the objective: two at a time would share the chunks of one.
-        operands = (model, algorithm, trees.select(jnp.isfinite(objective), params, jax.tree.map(lambda leaf: leaf * jnp.nan, params)), key)
-        found, terms = data.total(of_chunk, operands)
+        at = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(objective), leaf, jnp.nan), params)
+        found, terms = data.total(of_chunk, (model, algorithm, at, key))
     else:
         found, terms = values(operands, data), bound.terms(model, params, data)
     # The difference misses noise below one unit in the last place of Q, because moving by some eps may change no digit.
