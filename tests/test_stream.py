@@ -1,6 +1,8 @@
 """Fits to data that are read in chunks: the fit in memory, from any source, over devices, in memory of a few chunks."""
 
+import dataclasses
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -22,7 +24,7 @@ from jax.sharding import Mesh
 
 import jaxem
 from jaxem import SQUAREM, Anderson, AnnealedEM, Dataset, HardEM, Model
-from jaxem.core import streams
+from jaxem.core import expectation, streams
 from jaxem.core.data import size
 from jaxem.core.reading import Layout, Reader, Stored
 from jaxem.core.sources import source_of
@@ -138,6 +140,15 @@ def test_algorithms_on_sums(algorithm):
     plain = jaxem.fit(model, start, x, algorithm=algorithm, max_steps=40)
     found = jaxem.fit_stream(model, start, x, algorithm=algorithm, max_steps=40, chunk_bytes=CHUNK)
     same_fit(found, plain, x.size, np.float64, 1e4)
+
+
+@pytest.mark.parametrize("name", ["own", "bounded"])
+def test_own_functions_over_devices_in_memory(name, dtype):
+    """A user's functions take the parts of sharded data, as they take chunks."""
+    model, data = CASES[name](dtype)
+    start = start_of(model, data, dtype)
+    plain, found = (jaxem.fit(model, start, each, max_steps=60) for each in (data, jaxem.shard(data)))
+    same_fit(found, plain, N, dtype)
 
 
 @pytest.mark.parametrize("name", ["full", "ragged chain", "bounded"])
@@ -297,6 +308,7 @@ BAD = {
     "structure": (lambda: lambda: [X[:500], (X[500:], X[500:])], "chunk 1 of the stream has other parts"),
     "fewer later": (lambda: changing(HALVES, HALVES, HALVES[:1]), "had 1003 rows in its first pass and has 500"),
     "more later": (lambda: changing(HALVES, HALVES, [X, X]), "had 1003 rows in its first pass and has more"),
+    "more after full chunks": (lambda: changing([X[:840]], [X[:840]], [X[:841]]), "had 840 rows .* and has more"),
     "shape later": (lambda: changing(HALVES, HALVES, [X[:, :2]]), r"chunk 0 .* rows of shape \(2,\)"),
 }
 
@@ -342,7 +354,7 @@ def test_an_exception_of_the_source_comes_out_unchanged(error, devices):
 CTRL_C = """
 import os, signal, threading, time
 import jax, numpy as np, jaxem
-from jaxem.core import streams
+from jaxem.core import expectation, streams
 from jaxem.core.data import size
 from jaxem.families import Normal
 from jaxem.models import Mixture
@@ -367,7 +379,9 @@ except KeyboardInterrupt:
 
 def test_ctrl_c_ends_a_fit():
     """In the main thread, where Python does not look at signals before the program has ended."""
-    done = subprocess.run([sys.executable, "-c", CTRL_C], capture_output=True, text=True, timeout=100)
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device
+    command = [sys.executable, "-c", CTRL_C]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
     assert done.stdout.split() == ["interrupted", "0", "True"], done.stderr
 
 
@@ -452,10 +466,10 @@ class Cursor:
         pass
 
 
-def reader_of(x, rows, reads, **hooks):
+def reader_of(x, rows, reads, cursor=Cursor, **hooks):
     layout = Layout(rows, -(-len(x) // rows), len(x), 1)
     buffers = lambda: [np.empty((rows, *x.shape[1:]), x.dtype), np.empty(rows, x.dtype)]
-    return Reader(lambda row: Cursor(x, row, reads), buffers, False, layout, **hooks)
+    return Reader(lambda row: cursor(x, row, reads), buffers, False, layout, **hooks)
 
 
 def run(reader, program):
@@ -512,6 +526,33 @@ def test_passes_at_the_same_time_are_refused():
             reader.take(0, 0)
     finally:
         reader.close()
+
+
+def test_a_pass_that_fails_gives_nan_and_ends():
+    x, reads = np.arange(40.0), []
+
+    class Failing(Cursor):
+        def read(self, out):
+            if self.row == 6:
+                raise OSError("the disk is gone")
+            return super().read(out)
+
+    reader = reader_of(x, 2, reads, Failing)
+    found = run(reader, lambda data: data.total(lambda _, part: part.values.sum(), ()))
+    assert np.isnan(found) and isinstance(reader.error, OSError)
+    assert reader._places == [4]  # the chunk that failed was the last to be asked for
+
+
+def test_gradients_of_chunks_and_devices_add_up():
+    model, data = own(np.float64)
+    prior = lambda params: -(params[1] ** 2).sum()
+    model = dataclasses.replace(model, log_prior=prior)
+    params = start_of(model, data, np.float64)
+    points = params, jax.tree.map(lambda leaf: 1.5 * leaf, params)
+    wanted = expectation.slopes(model, points, data)
+    streamed = run(reader_of(data.values, 101, []), lambda data: expectation.slopes(model, points, data))
+    for found in (streamed, expectation.slopes(model, points, jaxem.shard(data))):
+        jax.tree.map(lambda a, b: assert_within(a, b, 1e3 * eps("float64") * (1 + np.abs(b).max())), found, wanted)
 
 
 def test_no_pass_is_wasted():

@@ -19,7 +19,7 @@ from jaxem.core import bound, trees
 from jaxem.core.compilation import program
 from jaxem.core.contexts import Context, choose
 from jaxem.core.conversion import admit
-from jaxem.core.data import Data, Spread, Streamed, count, counted, total
+from jaxem.core.data import Data, Spread, count, counted, total
 from jaxem.core.model import Params, Posterior, has, has_m_step, is_additive, require
 from jaxem.core.passes import reduce, rows_in_cache
 from jaxem.core.rows import FromRows, Statistics
@@ -273,7 +273,7 @@ def default_block_size(model: Any, params: Params, data: Data) -> int:
             return choose(model.prepare(params, x), lambda c: model.infer(c, x))
         return posterior(model, params, data)
 
-    if isinstance(data, Streamed):
-        chunk = data.data
-        return rows_in_cache(trees.size_in_bytes((jax.eval_shape(rows, chunk), chunk)) / data.rows)
+    if isinstance(data, Spread):  # functions of a user take the parts, which have this structure
+        part = data.data
+        return rows_in_cache(trees.size_in_bytes((jax.eval_shape(rows, part), part)) / max(count(data), 1))
     return rows_in_cache(trees.size_in_bytes((jax.eval_shape(lambda: rows(data)), data)) / max(count(data), 1))

@@ -104,7 +104,7 @@ class _File(NamedTuple):
 
     def read(self, out: np.ndarray, start: int, stop: int) -> None:
         row = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
-        whole = out.dtype == self.dtype and out.flags.c_contiguous and self.dtype.isnative
+        whole = out.dtype == self.dtype and out.flags.c_contiguous
         step = max(stop - start, 1) if whole else max(_PIECE // max(row, 1), 1)
         with open(self.path, "rb", buffering=0) as file:
             file.seek(self.offset + start * row)
