@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import math
+import mmap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -44,7 +46,7 @@ class Plan(NamedTuple):
     def buffers(self, rows: int) -> list[np.ndarray]:
         """New arrays for a chunk."""
         shapes = [leaf.shape for leaf in self.source.leaves] + [()] * (not self.source.weighted)
-        return [np.empty((rows, *shape), dtype) for shape, dtype in zip(shapes, self.dtypes, strict=True)]
+        return [_pages((rows, *shape), dtype) for shape, dtype in zip(shapes, self.dtypes, strict=True)]
 
     def record(self, leaves: list[Any]) -> Dataset:
         """The arrays of a chunk as a ``Dataset``."""
@@ -64,6 +66,13 @@ def plan(source: Source) -> Plan:
     )
     floating = [np.empty(0, dtype) for dtype in jax.tree.leaves((target.values, target.given))]
     return Plan(source, [*jax.tree.leaves(target), np.dtype(trees.float_dtype(floating))])
+
+
+def _pages(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A new array in memory of its own, which goes back to the system with it; an allocator might keep that memory."""
+    size = math.prod(shape)
+    pages = mmap.mmap(-1, max(size * dtype.itemsize, 1))
+    return np.frombuffer(pages, dtype, size).reshape(shape)
 
 
 def _target(dtype: np.dtype) -> np.dtype:
