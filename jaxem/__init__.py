@@ -41,6 +41,7 @@ from jaxem.fitting import fit as fit
 from jaxem.fitting import fit_many as fit_many
 from jaxem.fitting import fit_many_restarts as fit_many_restarts
 from jaxem.fitting import fit_restarts as fit_restarts
+from jaxem.fitting import fit_stream as fit_stream
 from jaxem.fitting import resume as resume
 from jaxem.inference import select as select
 from jaxem.inference import summary as summary

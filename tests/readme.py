@@ -1,5 +1,6 @@
 """The Python blocks of the README, run with an eye on every fit. As a script: in JAX's own 32 bits."""
 
+import contextlib
 import re
 from pathlib import Path
 from unittest import mock
@@ -34,7 +35,9 @@ def run(block):
 
         return mock.patch.object(jaxem, name, call)
 
-    with watched("fit"), watched("fit_many"), watched("fit_restarts"), watched("fit_many_restarts"):
+    with contextlib.ExitStack() as stack:
+        for name in ("fit", "fit_many", "fit_restarts", "fit_many_restarts", "fit_stream"):
+            stack.enter_context(watched(name))
         exec(compile(block, "README.md", "exec"), {})
     concrete = [fit for fit in fits if not isinstance(fit.status, jax.core.Tracer)]
     assert concrete

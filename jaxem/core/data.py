@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxem.core.records import register
+from jaxem.core.streams import Streamed
 
 Data = Any  # a Dataset, or only the tree of its values where it holds nothing else
 
@@ -105,9 +106,13 @@ class Sharded:
         return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), tree)
 
 
+Spread = Sharded | Streamed  # data of which only sums over parts are to be had; ``data`` has the structure of a part
+
+
 def split_weights(data: Data) -> tuple[Data, Array | None]:
-    """The observations without weights, and the weights (N,); ``None`` where each counts once."""
-    data = data.data if isinstance(data, Sharded) else data
+    """The observations without weights, and the weights (N,); ``None`` where each counts once. Of a stream only shapes
+    are known."""
+    data = data.data if isinstance(data, Spread) else data
     if isinstance(data, Dataset):
         return plain(dataclasses.replace(data, weights=None)), data.weights
     return data, None
@@ -127,14 +132,14 @@ def with_weights(observations: Data, weights: Any) -> Dataset:
 
 
 def values_of(data: Data) -> Any:
-    """The values of the data, which are what is modelled."""
-    data = data.data if isinstance(data, Sharded) else data
+    """The values of the data, which are what is modelled; of a stream only shapes are known."""
+    data = data.data if isinstance(data, Spread) else data
     return data.values if isinstance(data, Dataset) else data
 
 
 def lengths_of(data: Data) -> Array | None:
     """The lengths of the sequences (N,); ``None`` where all are full."""
-    data = data.data if isinstance(data, Sharded) else data
+    data = data.data if isinstance(data, Spread) else data
     return data.lengths if isinstance(data, Dataset) else None
 
 
@@ -214,7 +219,12 @@ def _weights_are_sound(weights: Any) -> Any:
 
 
 def count(data: Data) -> int:
-    """The number of observations: the length of the leading axis. ``ValueError`` where the leaves do not share it."""
+    """The number of observations: the length of the leading axis. ``ValueError`` where the leaves do not share it.
+
+    Of a stream it is the number of rows of the chunk that one device works on.
+    """
+    if isinstance(data, Streamed):
+        return data.rows
     lengths = {leaf.shape[0] if leaf.ndim else -1 for leaf in map(jnp.asarray, jax.tree.leaves(data))}
     if len(lengths) != 1 or -1 in lengths:
         raise ValueError(
@@ -230,6 +240,8 @@ def size(data: Data, dtype: jnp.dtype) -> Array:
     A log-likelihood grows with it, so it is the scale of every tolerance on one: data taken twice, or in other units,
     lead to the same decisions.
     """
+    if isinstance(data, Streamed):
+        return data.observed.astype(dtype)
     observations, weights = split_weights(data)
     values, lengths = values_of(observations), lengths_of(observations)
     observed = observations.observed if isinstance(observations, Dataset) else None
@@ -260,7 +272,7 @@ def take(data: Data, start: int | Array, length: int) -> Data:
     return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, length), data)
 
 
-def rows(data: Data, index: int | Array) -> Data:
+def rows(data: Data, index: int | slice | Array) -> Data:
     """The observations at these places."""
     return jax.tree.map(lambda leaf: leaf[index], data)
 

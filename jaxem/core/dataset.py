@@ -17,7 +17,7 @@ from jax.core import Tracer
 
 from jaxem.core import frames, missing_cells, trees
 from jaxem.core.arrays import as_array, to_numpy
-from jaxem.core.data import Columns, Data, Dataset, Sharded, check_counts, plain
+from jaxem.core.data import Columns, Data, Dataset, Sharded, Streamed, check_counts, plain
 
 Missing = Literal["refuse", "nan"]
 
@@ -113,7 +113,7 @@ def as_data(data: Data) -> Data:
             number does not fit its dtype; or a narrower float dtype would lose digits that matter beside the spread of
             the values (see ``core/digits.py``).
     """
-    if isinstance(data, Sharded):  # converted where it was made
+    if isinstance(data, Sharded | Streamed):  # converted where it was made
         return data
     return plain(_again(data) if isinstance(data, Dataset) else named(data))
 

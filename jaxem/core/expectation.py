@@ -19,7 +19,7 @@ from jaxem.core import bound, trees
 from jaxem.core.compilation import program
 from jaxem.core.contexts import Context, choose
 from jaxem.core.conversion import admit
-from jaxem.core.data import Data, count, counted, total
+from jaxem.core.data import Data, Spread, count, counted, total
 from jaxem.core.model import Params, Posterior, has, has_m_step, is_additive, require
 from jaxem.core.passes import reduce, rows_in_cache
 from jaxem.core.rows import FromRows, Statistics
@@ -165,8 +165,11 @@ def slope_from_sums(model: Any, params: Params, at: Params, sums: Any) -> Params
     return jax.grad(lambda to: bound.penalized(model, model.expected_log_joint(to, found), to))(params)
 
 
-def slope(model: Any, params: Params, data: Data) -> Params | None:
-    """The gradient of the objective, by a pass over the data; ``None`` with neither L nor Q."""
+def slope(model: Any, params: Params, data: Data, prior: bool = True) -> Params | None:
+    """The gradient of the objective, by a pass over the data; ``None`` with neither L nor Q.
+
+    Without ``prior``, that of the log-likelihood alone, which adds up over observations.
+    """
     if has(model, "log_likelihood"):
         climbed = lambda at: model.log_likelihood(at, data)
     elif has(model, "q_function"):
@@ -174,7 +177,21 @@ def slope(model: Any, params: Params, data: Data) -> Params | None:
         climbed = lambda at: model.q_function(at, q, data)
     else:
         return None
-    return jax.grad(lambda at: bound.penalized(model, climbed(at), at))(params)
+    return jax.grad(lambda at: bound.penalized(model, climbed(at), at) if prior else climbed(at))(params)
+
+
+def slopes(model: Any, points: tuple[Params, ...], data: Data) -> tuple[Params, ...]:
+    """The gradients of the objective at several points; where only sums over parts are to be had, by one pass."""
+    if not isinstance(data, Spread):
+        return tuple(slope(model, at, data) for at in points)
+
+    def one_block(operands: Any, block: Data) -> tuple[Params, ...]:
+        model, points = operands
+        return tuple(slope(model, at, block, prior=False) for at in points)
+
+    found = reduce(one_block, (model, points), data, default_block_size(model, points[0], data))
+    prior = jax.grad(lambda at: bound.penalized(model, jnp.zeros_like(trees.largest(at)), at))
+    return jax.tree.map(jnp.add, found, tuple(map(prior, points)))
 
 
 def em_map(model: Any, params: Params, data: Data) -> Params:
@@ -208,12 +225,20 @@ def iterate(model: Any, params: Params, data: Data) -> Params:
     return maximize(model, params, expect(model, params, data).summary, data)
 
 
+_APART = np.array([3, 17, 59, 211])  # in eps: far enough to change the rounding, near enough to keep curvature small
+
+
 def noise(objective: Callable[[Params], Array | None], params: Params) -> Array:
     """The rounding error of the objective at ``params``: its largest second difference over steps of a few eps.
 
     Over such steps a smooth function has a second difference of nearly zero, so what remains is rounding error. It is
     large where large terms cancel (the factorials of a multinomial), which only evaluating the objective can show.
     """
+    return second_difference(around(objective, params))
+
+
+def around(objective: Callable[[Params], Array | None], params: Params) -> Array:
+    """The values from which ``noise`` is computed; those of the parts of the data add up."""
     eps = float(jnp.finfo(trees.float_dtype(params)).eps)
     # A zero is moved by the scale of the largest element of its leaf, or of all leaves.
     whole = jnp.where(trees.largest(params) > 0, trees.largest(params), 1)
@@ -227,11 +252,14 @@ def noise(objective: Callable[[Params], Array | None], params: Params) -> Array:
         assert value is not None
         return value
 
-    apart = np.array([3, 17, 59, 211])  # in eps: far enough to change the rounding, near enough to keep curvature small
-    values = jax.lax.map(at, jnp.asarray(np.concatenate([apart, [0], -apart])))
+    return jax.lax.map(at, jnp.asarray(np.concatenate([_APART, [0], -_APART])))
+
+
+def second_difference(values: Array) -> Array:
+    """``noise`` from the values ``around`` the parameters."""
     differences = jnp.abs(values[:4] + values[5:] - 2 * values[4])
     # Curvature grows with the square of the step: the largest step bounds it, and this bound is subtracted.
-    curved = jnp.asarray((apart[:3] / apart[3]) ** 2, differences.dtype) * differences[3]
+    curved = jnp.asarray((_APART[:3] / _APART[3]) ** 2, differences.dtype) * differences[3]
     rounded = jnp.maximum(differences[:3] - curved, 0)
     return jnp.where(jnp.isfinite(rounded), rounded, 0).max()
 
@@ -239,10 +267,13 @@ def noise(objective: Callable[[Params], Array | None], params: Params) -> Array:
 def default_block_size(model: Any, params: Params, data: Data) -> int:
     """The number of rows in a block: as many as keep its data and posterior within the cache."""
 
-    def rows() -> Posterior:
+    def rows(data: Data) -> Posterior:
         if _made_of_rows(model):
             x = counted(data)[0]
             return choose(model.prepare(params, x), lambda c: model.infer(c, x))
         return posterior(model, params, data)
 
-    return rows_in_cache(trees.size_in_bytes((jax.eval_shape(rows), data)) / max(count(data), 1))
+    if isinstance(data, Spread):  # functions of a user take the parts, which have this structure
+        part = data.data
+        return rows_in_cache(trees.size_in_bytes((jax.eval_shape(rows, part), part)) / max(count(data), 1))
+    return rows_in_cache(trees.size_in_bytes((jax.eval_shape(lambda: rows(data)), data)) / max(count(data), 1))

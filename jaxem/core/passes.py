@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import trees
-from jaxem.core.data import Data, Sharded, count, take
+from jaxem.core.data import Data, Spread, count, take
 
 # Bytes of a block (its rows of data and of posterior): about the second-level cache of one CPU core; an accelerator
 # needs enough work to fill it.
@@ -29,13 +29,13 @@ def reduce(one_block: Callable[[Any, Data], Any], operands: Any, data: Data, lar
     """The sum of ``one_block(operands, block)``, a tree of sums over observations, over all blocks of the data.
 
     A block has at most ``largest`` rows. Where data are spread over devices, each device adds up its own blocks, and
-    one sum over devices follows.
+    one sum over devices follows. A stream is added up chunk by chunk, each in blocks.
     """
 
     def of_part(operands: Any, part: Data) -> Any:
         return accumulate(lambda block: one_block(operands, block), part, largest)
 
-    return data.total(of_part, operands) if isinstance(data, Sharded) else of_part(operands, data)
+    return data.total(of_part, operands) if isinstance(data, Spread) else of_part(operands, data)
 
 
 def accumulate(one_block: Callable[[Data], Any], data: Data, largest: int) -> Any:

@@ -20,3 +20,4 @@ from jaxem.fitting.stopping import any_of as any_of
 from jaxem.fitting.stopping import objective_change as objective_change
 from jaxem.fitting.stopping import parameter_change as parameter_change
 from jaxem.fitting.stopping import plateau as plateau
+from jaxem.fitting.stream import fit_stream as fit_stream

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm, State
-from jaxem.core import bound, expectation, trees
+from jaxem.core import bound, trees
 from jaxem.core.compilation import program
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has
+from jaxem.fitting import noise as rounding_noise
 from jaxem.fitting import remaining, work
 from jaxem.fitting.remaining import Remaining
 from jaxem.fitting.result import Fit, Status
@@ -73,9 +74,7 @@ def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int
         trace = jnp.full((max_steps + 1,), jnp.nan, state.objective.dtype).at[0].set(state.objective)
     noise = jnp.zeros((), trees.float_dtype(params))
     if state.objective is not None and not getattr(model, "accurate", False):
-        seen = expectation.noise(lambda at: algorithm.init(model, at, data, key).objective, params)
-        # ``seen`` misses noise below one unit in the last place of Q, because moving by some eps may change no digit.
-        noise = 8 * seen + jnp.finfo(noise.dtype).eps * bound.terms(model, params, data)
+        noise = rounding_noise.of_objective(model, params, data, algorithm, key, state.objective)
     data_size = size(data, trees.float_dtype(params))
     failure = _failure(model, state, None, algorithm.monotone, data_size, noise)
     no_steps = jnp.where(max_steps == 0, Status.MAX_STEPS, RUNNING)

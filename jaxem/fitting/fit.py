@@ -125,23 +125,23 @@ def fit_alone(
         raise ValueError("progress and checkpoint work between compiled programs: leave them out under jit and vmap")
     known, start, seen, *how = arguments
     if watch.path is not None:
-        watch.header = runs.describe("fit", known, start, seen, tuple(how), max_steps, key)
+        watch.header = runs.describe("fit", known, start, runs.seen(seen), tuple(how), max_steps, key)
     climb = _begin(known, start, seen, how[0], max_steps, key, spread)
     return fit_watched(known, seen, tuple(how), max_steps, climb, watch), data
 
 
-def check_spread(model: Any, algorithm: Any) -> None:
+def check_spread(model: Any, algorithm: Any, spread: str = "spread over devices") -> None:
     """Raise ``ValueError`` where ``algorithm`` reads the data in another way than by sums over blocks of rows."""
     name = type(algorithm).__name__
     while hasattr(algorithm, "inner"):
         algorithm = algorithm.inner
     if not getattr(algorithm, "by_sums", False):
         raise ValueError(
-            f"{name} takes rows in an order of its own, or all at once, which it cannot do with data spread over "
-            "devices: use EM, HardEM, AnnealedEM, or an accelerator of one of them"
+            f"{name} takes rows in an order of its own, or all at once, which it cannot do with data {spread}: use EM, "
+            "HardEM, AnnealedEM, or an accelerator of one of them"
         )
     if not is_additive(model):
-        require(model, f"{name} on data that are spread over devices", "statistics", "maximize")
+        require(model, f"{name} on data that are {spread}", "statistics", "maximize")
 
 
 def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:

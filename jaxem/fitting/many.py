@@ -24,7 +24,7 @@ from jaxem.fitting.fit import check_call, choose
 from jaxem.fitting.lanes import Problems, climb_all
 from jaxem.fitting.restarts import Restarts, best_of
 from jaxem.fitting.result import Fit
-from jaxem.fitting.runs import describe
+from jaxem.fitting.runs import describe, seen
 from jaxem.fitting.screening import rounds
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_starts
@@ -95,7 +95,7 @@ def fit_many(
     check_starts(known, params, data)
     keys = None if key is None else jax.random.split(key, lanes)
     if watch is not None and watch.path is not None:
-        watch.header = describe("fit_many", known, params, data, how, max_steps, key)
+        watch.header = describe("fit_many", known, params, seen(data), how, max_steps, key)
     problems, plan = Problems.of(known, data, (False, True)), [(1, max_steps)]
     options = {"batch_size": batch_size, "watch": watch}
     return attach(model, datasets, climb_all(problems, np.arange(lanes), params, keys, how, max_steps, plan, **options))
@@ -166,7 +166,7 @@ def fit_many_restarts(
     where = np.repeat(np.arange(lanes), restarts)
     if watch is not None and watch.path is not None:
         numbers = {"restarts": restarts, "finalists": finalists}
-        watch.header = describe("fit_many_restarts", known, starts, data, how, max_steps, key) | numbers
+        watch.header = describe("fit_many_restarts", known, starts, seen(data), how, max_steps, key) | numbers
     problems, plan = Problems.of(known, data, (False, True)), rounds(restarts, finalists, max_steps)
     fits = climb_all(problems, where, starts, keys, how, max_steps, plan, batch_size=batch_size, watch=watch)
     return best_of_each(model, datasets, fits, data, lanes)

@@ -45,7 +45,7 @@ from jax import Array
 
 from jaxem.algorithms.protocol import State
 from jaxem.core import constraints, expectation, trees
-from jaxem.core.data import Data
+from jaxem.core.data import Data, Spread
 from jaxem.core.model import Params, has, is_additive, spaces_of
 from jaxem.core.spaces import Simplex, answers
 
@@ -212,8 +212,8 @@ def measure(
     if blur.dtype == jnp.float32 and getattr(algorithm, "exact", False) and _has_slope(model, old.params, data):
 
         def by_slope() -> Array:
-            gradient = expectation.slope(model, old.params, data)
-            beside = expectation.slope(model, jax.tree.map(lambda leaf: leaf * (1 + eps), old.params), data)
+            moved = jax.tree.map(lambda leaf: leaf * (1 + eps), old.params)
+            gradient, beside = expectation.slopes(model, (old.params, moved), data)
             return _by_gradient(model, old.params, gradient, beside, step, known).d
 
         d = jax.lax.cond(resolved, lambda: d, by_slope)
@@ -249,6 +249,7 @@ def _after_a_leap(
 
 def _has_slope(model: Any, params: Params, data: Data) -> bool:
     """Whether the gradient can be computed: a loop or a callback in a user's function may have no derivative."""
+    data = data.data if isinstance(data, Spread) else data
     try:
         # The model comes by closure: JAX would keep an argument alive, and the user's functions with it.
         return jax.eval_shape(lambda params, data: expectation.slope(model, params, data), params, data) is not None

@@ -23,7 +23,7 @@ from jaxem.fitting import closures, implicit
 from jaxem.fitting.fit import check_call, check_spread, choose
 from jaxem.fitting.lanes import Problems, climb_all, compile_ahead
 from jaxem.fitting.result import Fit, Status, usable
-from jaxem.fitting.runs import describe
+from jaxem.fitting.runs import describe, seen
 from jaxem.fitting.screening import rounds
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
@@ -135,7 +135,7 @@ def fit_restarts(
             )
         if watch.path is not None:
             numbers = {"restarts": lanes, "finalists": finalists}
-            watch.header = describe("fit_restarts", known, first, fixed, how, max_steps, key) | numbers
+            watch.header = describe("fit_restarts", known, first, seen(fixed), how, max_steps, key) | numbers
     plan, where = rounds(lanes, finalists, max_steps), np.zeros(lanes, int)
     options = {"batch_size": batch_size, "watch": watch, "unchecked": True}
     fits = climb_all(problems, where, first, fit_keys, how, max_steps, plan, **options)

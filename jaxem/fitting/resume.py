@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import trees
@@ -15,7 +16,7 @@ from jaxem.core.data import Data, Sharded
 from jaxem.core.dataset import as_data
 from jaxem.core.model import Params, check_model
 from jaxem.core.stacking import lanes_of, stack
-from jaxem.fitting import implicit, many, restarts, runs
+from jaxem.fitting import implicit, many, restarts, runs, stream
 from jaxem.fitting.climb import RUNNING, start
 from jaxem.fitting.fit import check_call, choose, finish, fit_watched
 from jaxem.fitting.lanes import Problems, climb_all
@@ -38,6 +39,7 @@ def resume(
     max_steps: int | None = None,
     progress: bool | Callable[[Report], Any] | Callable[[int, int], Any] | None = None,
     every: float = 60.0,
+    mesh: Mesh | None = None,
 ) -> Any:
     """The result that a run with ``checkpoint=path`` would have returned, had it not been interrupted.
 
@@ -49,9 +51,10 @@ def resume(
     the file is run.
 
     Arguments:
-        path: the checkpoint of a run of ``fit``, ``fit_many``, ``fit_restarts`` or ``fit_many_restarts``.
+        path: the checkpoint of a run of ``fit``, ``fit_many``, ``fit_restarts``, ``fit_many_restarts`` or
+            ``fit_stream``.
         model: as for that call, and equal to its model.
-        data: as for that call, and equal to its data.
+        data: as for that call, and equal to its data; for ``fit_stream`` the source.
         params: any parameters with the structure of the start; default ``None``. Needed where the parameters are
             records of your own (a named tuple) and the constraints of the model do not show it. Values do not count.
         algorithm: default ``None``: that of the run. To be passed again where it holds a function or an optimiser, or
@@ -60,6 +63,7 @@ def resume(
         max_steps: default ``None``: that of the run. A larger one lets a run go on that ended by ``MAX_STEPS``.
         progress: as for that call; default ``None``.
         every: as for that call; default 60.
+        mesh: as for that call, where it was ``fit_stream``; default ``None``.
 
     Returns:
         What that call returns, a ``Fit`` or a ``Restarts``; it can be differentiated likewise.
@@ -71,6 +75,11 @@ def resume(
     """
     saved = runs.read(path)
     kind = saved.header["kind"]
+    if kind == "fit_stream":
+        more = {"params": params, "algorithm": algorithm, "stop": stop, "max_steps": max_steps}
+        return stream.go_on_from(saved, model, data, **more, progress=progress, every=every, mesh=mesh)
+    if mesh is not None:
+        raise ValueError(f"mesh is for streams, and {saved.path} is a checkpoint of {kind}")
     if kind not in _ENGINES:
         raise ValueError(f"{saved.path} is a checkpoint of {kind}, which this version of jaxem cannot resume")
     what, unit, convert, run = _ENGINES[kind]
@@ -81,7 +90,7 @@ def resume(
     known, seen = implicit.constant((model, data))
     if trees.is_traced(known, seen):
         raise ValueError("resume works between compiled programs, so it cannot be traced by jit or vmap")
-    saved.check(known, seen)
+    saved.check(known, runs.seen(seen))
     found, stop, tol = saved.how(algorithm, stop)
     how = choose(found, known), stop, tol
     max_steps = saved.header["max_steps"] if max_steps is None else max_steps

@@ -17,13 +17,26 @@ from jaxem.fitting.fingerprint import fingerprint
 How = tuple[Any, Any, Any]  # algorithm, stopping rule, tolerance
 
 
-def describe(kind: str, model: Any, params: Any, data: Data, how: How, max_steps: int, key: Any) -> dict[str, Any]:
+class Seen(NamedTuple):
+    """By what data are recognised."""
+
+    shapes: list[str]
+    digest: str
+    dtype: str  # of computations
+
+
+def seen(data: Data) -> Seen:
+    """By what these data, converted, are recognised."""
+    return Seen(_shapes(data), fingerprint(plain(data)), float_dtype(data).name)
+
+
+def describe(kind: str, model: Any, params: Any, data: Seen, how: How, max_steps: int, key: Any) -> dict[str, Any]:
     """The header of a run: everything by which it can be recognised and go on.
 
     Arguments:
         kind: the public function that began the run.
         params: the starts, converted; only their structure, shapes and dtype count.
-        data: the data, converted.
+        data: by what the data are recognised.
     """
     leaves = jax.tree.leaves(params)
     return {
@@ -31,7 +44,7 @@ def describe(kind: str, model: Any, params: Any, data: Data, how: How, max_steps
         "x64": jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
         "jaxem": _version(),
         "model": [type(model).__qualname__, fingerprint(model)],
-        "data": [_shapes(data), fingerprint(plain(data))],
+        "data": [data.shapes, data.digest],
         "params": packing.structure_of(params) | {"shapes": [leaf.shape for leaf in leaves]},
         "dtype": trees.float_dtype(params).name,
         "tol": float(how[2]),
@@ -57,7 +70,7 @@ class Saved(NamedTuple):
         """What the engine saved beside its arrays."""
         return self.header["facts"]
 
-    def check(self, model: Any, data: Data) -> None:
+    def check(self, model: Any, data: Seen) -> None:
         """Raise ``ValueError`` where the run cannot go on with this model, data or setting, and say what differs."""
         header = self.header
         x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
@@ -66,8 +79,8 @@ class Saved(NamedTuple):
         if header["x64"] != x64:
             was, now = ("on", "off") if header["x64"] else ("off", "on")
             self._refuse(f"was written with jax_enable_x64 {was}, and it is {now} here")
-        if header["dtype"] != float_dtype(data).name:
-            self._refuse(f"is of a run in {header['dtype']}, and these data are {float_dtype(data).name}")
+        if header["dtype"] != data.dtype:
+            self._refuse(f"is of a run in {header['dtype']}, and these data are {data.dtype}")
         kind, digest = header["model"]
         if kind != type(model).__qualname__:
             self._refuse(f"is of a run with the model {kind}, and this one is {type(model).__qualname__}")
@@ -77,9 +90,9 @@ class Saved(NamedTuple):
                 "where the version of Python does)"
             )
         shapes, digest = header["data"]
-        if shapes != _shapes(data):
-            self._refuse(f"is of a run on data {', '.join(shapes)}, and these are {', '.join(_shapes(data))}")
-        if digest != fingerprint(plain(data)):
+        if shapes != data.shapes:
+            self._refuse(f"is of a run on data {', '.join(shapes)}, and these are {', '.join(data.shapes)}")
+        if digest != data.digest:
             self._refuse("is of a run on other data: the shapes are equal, but not the values")
 
     def _refuse(self, why: str) -> None:

@@ -24,13 +24,19 @@ def check_start(model: Any, params: Params, data: Data) -> None:
     if trees.is_traced(model, params, data):
         return
     spread = isinstance(data, Sharded)  # sharded values are not gathered here; ``is_valid`` checks them
-    for name, good, what in _membership(_inside, spaces_of(model), params):
-        if not good:
-            if has(model, "diagnose") and not spread:  # the data may allow no valid start: then say why
-                model.diagnose(data)
-            raise ValueError(f"the start of {name} must be {what}; it is not. Correct its values.")
+    # The data may allow no valid start: then say why.
+    check_inside(model, params, (lambda: model.diagnose(data)) if has(model, "diagnose") and not spread else None)
     if has(model, "validate") and not spread:
         model.validate(params, data)
+
+
+def check_inside(model: Any, params: Params, diagnose: Callable[[], None] | None = None) -> None:
+    """Raise ``ValueError`` where the start lies outside its spaces; ``diagnose`` may raise one that says more."""
+    for name, good, what in _membership(_inside, spaces_of(model), params):
+        if not good:
+            if diagnose is not None:
+                diagnose()
+            raise ValueError(f"the start of {name} must be {what}; it is not. Correct its values.")
 
 
 def is_valid(model: Any, params: Params, data: Data) -> Array:
