@@ -112,7 +112,7 @@ def test_equal_forms_compile_once_whatever_k(count_compilations):
         select([Mixture(Normal(), k) for k in (1, 2, 3)], X[:, 0], key=KEY, restarts=2)
         select([Mixture(Normal(), k) for k in (2, 3)], X[:, 0] + 1, key=KEY, restarts=3)
     names = [re.sub(r"jit\((.*)\)", r"\1", name) for name in compiled.names]
-    assert names.count("go_on") == 1 and names.count("begin") == 1
+    assert names.count("go_on") == 1 and names.count("_begin") == 1
 
 
 def test_problems_share_what_is_not_their_own():

@@ -133,7 +133,11 @@ def test_a_fit_to_a_stream_is_the_fit(name, dtype):
     same_fit(found, plain, np.size(jax.tree.leaves(data)[0]), dtype)
 
 
-@pytest.mark.parametrize("algorithm", [SQUAREM(), Anderson(), HardEM(), AnnealedEM(), SQUAREM(HardEM())], ids=repr)
+@pytest.mark.parametrize(
+    "algorithm",
+    [SQUAREM(), Anderson(), HardEM(), AnnealedEM(), SQUAREM(HardEM())],
+    ids=lambda one: type(one).__name__,
+)
 def test_algorithms_on_sums(algorithm):
     model, x = full(np.float64)
     start = model.init(jax.random.key(0), x)
@@ -330,7 +334,11 @@ def assert_nothing_is_left():
     assert not [thread for thread in threading.enumerate() if thread.name == "jaxem stream"]
 
 
-@pytest.mark.parametrize("error", [OSError("the disk is gone"), KeyboardInterrupt(), ZeroDivisionError()], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [OSError("the disk is gone"), KeyboardInterrupt(), ZeroDivisionError()],
+    ids=lambda one: type(one).__name__,
+)
 @pytest.mark.parametrize("devices", [1, 2])
 def test_an_exception_of_the_source_comes_out_unchanged(error, devices):
     model = Mixture(MultivariateNormal(), 2)

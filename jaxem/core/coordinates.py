@@ -11,6 +11,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jaxem.core import constraints
+from jaxem.core.compilation import program
 from jaxem.core.model import Params, spaces_of
 
 
@@ -26,6 +27,7 @@ def chart(model: Any, like: Params) -> Callable[[Array], Params]:
     return lambda u: constraints.forward(spaces, unravel(u), like)
 
 
+@program(quick="always")
 def living(model: Any, params: Params) -> Array:
     """Which coordinates (P,) of the chart made at ``params`` are live: the others move no parameter."""
     return ravel_pytree(constraints.free(spaces_of(model), params))[0]

@@ -118,7 +118,13 @@ def field(model: Any, params: Params, data: Data, what: Route | Literal["complet
     if what == "sem":
         return em_map_at(model, params, data)
     score, u = score_at(model, params, data), into(model, params)
-    return (lambda w: score(w, w)) if what == "oakes" else (lambda w: score(w, u))
+    if what == "oakes":
+        return lambda w: score(w, w)
+    if not has(model, "e_step", "statistics", "expected_log_joint"):
+        return lambda w: score(w, u)
+    # Q from the sums is Q from the rows, and takes less to compile.
+    at, sums = chart(model, params), model.statistics(model.e_step(params, data), data)
+    return jax.grad(lambda w: bound.penalized(model, model.expected_log_joint(at(w), sums), at(w)))
 
 
 @program(static_argnames=("route",))
