@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-WARM = 5
+WARM = 3
 Call = Callable[[], float]
 
 
@@ -64,7 +64,7 @@ def starts(n: int, d: int, k: int, restarts: int, algorithm: str | None = None) 
         x = mixture_data(n, d, k)
         return lambda: float(GaussianMixture(k, n_init=restarts, random_state=0).fit(x).score(x) * n)
 
-    return Job({"jaxem": ours, "scikit-learn": sklearn})
+    return Job({"jaxem": ours, "scikit-learn": sklearn}, warm=WARM if n < 10_000 else 1)
 
 
 def select() -> Job:
@@ -195,7 +195,7 @@ def london(algorithm: str, start: tuple[float, float, float]) -> Job:
 
 
 def hidden_markov() -> Job:
-    n, t, k, restarts, share = 20, 1000, 4, 10, 2
+    n, t, k, restarts, share = 20, 1000, 4, 10, 1
 
     def data() -> np.ndarray:
         rng = np.random.default_rng(0)
@@ -232,7 +232,7 @@ def hidden_markov() -> Job:
 
         return call
 
-    return Job({"jaxem": ours, "hmmlearn": hmmlearn}, dtype="float64", scale={"hmmlearn": restarts / share}, warm=2)
+    return Job({"jaxem": ours, "hmmlearn": hmmlearn}, dtype="float64", scale={"hmmlearn": restarts / share}, warm=1)
 
 
 def bootstrap() -> Job:

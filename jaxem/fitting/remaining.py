@@ -68,6 +68,7 @@ class Measured(NamedTuple):
     fine: Array  # whether the step is far longer than rounding error
     unit: Array | None  # d / ``along`` at the last step whose gain the objective resolved
     rest: Array | None = None  # 1 - r along the step, for a leap with sums at both ends; NaN where rounding hides it
+    moved: Array | bool = True  # whether a leap moved any parameter
 
 
 class Landmark(NamedTuple):
@@ -137,7 +138,7 @@ def estimate(
     """
     log_d = jnp.log(jnp.maximum(m.d, jnp.finfo(m.d.dtype).tiny))
     one_way = (m.turn > 0.5 * jnp.sqrt(m.along * known.along)) & (m.along > 0)
-    clear = one_way | m.fine
+    clear = (one_way | m.fine) & m.moved
     here = Landmark(steps, log_d)
     # The d of a step of a few units in the last place may rise by rounding, which is no new plateau.
     fell, rose = clear & (log_d <= known.newer.log_d - _FALL), clear & m.fine & ~(log_d < known.newer.log_d + _FALL)
@@ -244,7 +245,7 @@ def _after_a_leap(
     observed = trees.dot(leap, jax.tree.map(jnp.subtract, gradient, here))
     blur = _ULPS * _rounded(params, curved)
     rest = jnp.where(jnp.abs(observed) > 2 * blur, jnp.clip((observed - blur) / complete, _SLOWEST, 1), jnp.nan)
-    return step, _by_gradient(model, params, here, None, step, known)._replace(rest=rest)
+    return step, _by_gradient(model, params, here, None, step, known)._replace(rest=rest, moved=trees.largest(leap) > 0)
 
 
 def _has_slope(model: Any, params: Params, data: Data) -> bool:
