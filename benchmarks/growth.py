@@ -41,9 +41,7 @@ class After:
 
 def per_iteration(model, params, data) -> float:
     """Seconds per iteration, from a long fit minus a short one, so that the cost of a call cancels."""
-    run = lambda steps: jaxem.fit(
-        model, params, data, algorithm=jaxem.EM(), stop=After(jnp.int32(steps)), max_steps=MOST
-    )
+    run = lambda steps: jaxem.fit(model, params, data, stop=After(jnp.int32(steps)), max_steps=MOST)
     jax.block_until_ready(run(1))  # compiled
     seconds = {}
     most = 4

@@ -38,7 +38,7 @@ def main() -> None:
         MultivariateNormalParams(jnp.asarray(means), jnp.asarray(np.tile(np.eye(D, dtype=np.float32), (K, 1, 1)))),
     )
     stop = jaxem.fitting.parameter_change(0.0)
-    run = jax.jit(lambda params, x: jaxem.fit(model, params, x, algorithm=jaxem.EM(), stop=stop, max_steps=3))
+    run = jax.jit(lambda params, x: jaxem.fit(model, params, x, stop=stop, max_steps=3))
     x = np.empty((N, D), np.float32)
     for part in np.array_split(np.arange(N), 100):
         x[part] = means[rng.integers(0, K, len(part))] + rng.normal(size=(len(part), D))

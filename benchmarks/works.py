@@ -58,9 +58,7 @@ def mixture(n: int, d: int, k: int, covariance: str, dtype: str) -> Sides:
 
     def ours() -> float:
         stop = jaxem.fitting.parameter_change(NEVER)
-        return (
-            float(jaxem.fit(model, params, data, algorithm=jaxem.EM(), stop=stop, max_steps=ITERATIONS).objective) / n
-        )
+        return float(jaxem.fit(model, params, data, stop=stop, max_steps=ITERATIONS).objective) / n
 
     def sklearn() -> float:
         from sklearn.mixture import GaussianMixture
@@ -146,9 +144,7 @@ def hidden_markov(n: int, t: int, k: int) -> Sides:
 
     def ours() -> float:
         stop = jaxem.fitting.parameter_change(NEVER)
-        return float(
-            jaxem.fit(model, params, data, algorithm=jaxem.EM(), stop=stop, max_steps=ITERATIONS).objective
-        ) / (n * t)
+        return float(jaxem.fit(model, params, data, stop=stop, max_steps=ITERATIONS).objective) / (n * t)
 
     def hmmlearn() -> float:
         from hmmlearn.hmm import GaussianHMM
@@ -227,7 +223,7 @@ def many(lanes: int, n: int, d: int, k: int) -> Sides:
     def reached(fit: jaxem.Fit) -> float:
         return float(jnp.median(fit.objective)) / n
 
-    plain = jax.jit(jax.vmap(lambda p, x: jaxem.fit(model, p, x, algorithm=jaxem.EM(), stop=stop, max_steps=most)))
+    plain = jax.jit(jax.vmap(lambda p, x: jaxem.fit(model, p, x, stop=stop, max_steps=most)))
 
     def sklearn() -> float:
         from sklearn.mixture import GaussianMixture

@@ -19,7 +19,7 @@ import optax
 import pytest
 from cases import case
 from closeness import assert_within
-from watched import ROOT, child, run_of, same, start, until, whole
+from watched import ROOT, child, many, run_of, same, start, until, whole
 
 import jaxem
 from jaxem import EM, GEM, SAEM, SQUAREM, Anderson, AnnealedEM, Model, Status
@@ -116,6 +116,63 @@ def test_interrupted_runs_of_many_end_with_the_same_bits(calls, tmp_path):
     same(jaxem.resume(path, model, list(data)), whole("many"))  # it has ended
 
 
+@pytest.mark.parametrize("calls", [1, 3, 8])
+def test_interrupted_restarts_end_with_the_same_bits(calls, tmp_path):
+    path = tmp_path / "run"
+    part = start("restarts", checkpoint=path, every=0, progress=until(calls))
+    assert Status.INTERRUPTED in part.statuses
+    _, model, _, data = run_of("restarts")
+    again = jaxem.resume(path, model, data, progress=until(2), every=0)
+    assert isinstance(again, jaxem.fitting.Restarts) and Status.INTERRUPTED in again.statuses
+    same(jaxem.resume(path, model, data), whole("restarts"))
+    same(jaxem.resume(path, model, data), whole("restarts"))  # it has ended
+    with pytest.raises(ValueError, match="on other data"):
+        jaxem.resume(path, model, data + 1)
+
+
+def test_interrupted_restarts_of_many_end_with_the_same_bits(tmp_path):
+    model, _, data = many()
+    path, options = tmp_path / "run", {"key": jax.random.key(5), "restarts": 5, "finalists": 2, "max_steps": 60}
+    whole = jaxem.fit_many_restarts(model, data, **options)
+    part = jaxem.fit_many_restarts(model, data, **options, checkpoint=path, progress=until(4))
+    assert Status.INTERRUPTED in part.statuses
+    same(jaxem.resume(path, model, data), whole)
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_interrupted_streams_end_with_the_same_bits(calls, tmp_path, single_steps):
+    path = tmp_path / "run"
+    part = start("stream", checkpoint=path, progress=until(calls))
+    assert part.status == Status.INTERRUPTED and part.steps == calls
+    _, model, _, data = run_of("stream")
+    same(jaxem.resume(path, model, data), whole("stream"))
+    with pytest.raises(ValueError, match="on other data"):
+        jaxem.resume(path, model, data[::-1])
+
+
+@pytest.mark.parametrize("chunk", [30, 44])
+def test_a_stream_goes_on_in_the_middle_of_a_pass(chunk, tmp_path, single_steps):
+    """The source fails in the middle of a pass; what the pass had added up is not read again."""
+    _, model, params, data = run_of("stream")
+    path, options = tmp_path / "run", {"max_steps": 8, "tol": 0.0, "chunk_bytes": 400}
+    read = [0, np.inf]
+
+    def source():
+        for rows in np.array_split(data, 6):
+            read[0] += 1
+            if read[0] > read[1]:
+                raise OSError("the disk is gone")
+            yield rows
+
+    whole = jaxem.fit_stream(model, params, source, **options, progress=lambda report: None)
+    read[:] = 0, chunk
+    with pytest.raises(OSError, match="the disk is gone"):
+        jaxem.fit_stream(model, params, source, **options, checkpoint=path, every=0)
+    kept = runs.read(path).facts["passes"]
+    assert sum(len(passes) for passes in kept) > 0
+    same(jaxem.resume(path, model, source), whole)
+
+
 def kill(kind: str, path: Path, moment: Any) -> None:
     process = child(kind, path)
     assert process.stdout is not None and process.stdout.readline() == "a piece\n"
@@ -132,7 +189,7 @@ def test_a_killed_process_loses_nothing(pieces, tmp_path):
 
 
 @EVERYTHING
-@pytest.mark.parametrize("kind", ["one", "many"])
+@pytest.mark.parametrize("kind", ["one", "many", "restarts", "stream"])
 def test_a_process_may_be_killed_at_any_moment(kind, tmp_path):
     rng = np.random.default_rng(0)
     for number in range(20):

@@ -36,6 +36,16 @@ def run_of(kind: str) -> tuple[Any, Any, Any, Any]:
     """The function, and its model, start and data."""
     if kind == "many":
         return functools.partial(jaxem.fit_many, batch_size=2, max_steps=300), *many()
+    model, params, data = case("normal mixture", "float64")
+    if kind == "restarts":
+
+        def restarts(model: Any, params: Any, data: Any, **watched: Any) -> Any:
+            return jaxem.fit_restarts(model, data, key=jax.random.key(3), restarts=7, finalists=2, tol=0.0, **watched)
+
+        return functools.partial(restarts, max_steps=80), model, params, data
+    if kind == "stream":
+        stream = functools.partial(jaxem.fit_stream, max_steps=25, tol=0.0, chunk_bytes=400)
+        return stream, model, params, np.array(data)
     return functools.partial(jaxem.fit, max_steps=100, tol=0.0), *case("normal mixture", "float64")
 
 
@@ -46,8 +56,8 @@ def start(kind: str, **watched: Any) -> jaxem.Fit:
 
 @functools.cache
 def whole(kind: str) -> jaxem.Fit:
-    """The fit without interruption."""
-    return start(kind)
+    """The fit without interruption; of a stream in pieces too, because one program may round otherwise."""
+    return start(kind, **({"progress": lambda report: None} if kind == "stream" else {}))
 
 
 def same(a: Any, b: Any) -> None:
@@ -85,5 +95,5 @@ if __name__ == "__main__":
         time.sleep(0.01)
 
     fit = start(sys.argv[1], progress=slowly, checkpoint=sys.argv[2], every=0)
-    statuses = np.atleast_1d(np.asarray(fit.status))
+    statuses = np.atleast_1d(np.asarray(fit.statuses if hasattr(fit, "statuses") else fit.status))
     print("INTERRUPTED" if Status.INTERRUPTED in statuses else "ended", flush=True)
