@@ -251,28 +251,30 @@ def bootstrap() -> Job:
         act = lambda: jaxem.inference.bootstrap(model, fit, x, key=key, replicates=replicates)
         return lambda: float(np.mean(np.asarray(act().objectives)))
 
-    def sklearn() -> Call:
+    def sklearn(from_the_fit: bool) -> Call:
         from sklearn.mixture import GaussianMixture
 
         x, rng = _old_faithful(), np.random.default_rng(0)
         plain = GaussianMixture(2, tol=1e-8, random_state=0).fit(x)
+        start = {"weights_init": plain.weights_, "means_init": plain.means_, "precisions_init": plain.precisions_}
 
         def call() -> float:
             reached = []
             for _ in range(share):
                 again = x[rng.integers(0, len(x), len(x))]
-                start = {
-                    "weights_init": plain.weights_,
-                    "means_init": plain.means_,
-                    "precisions_init": plain.precisions_,
-                }
-                peer = GaussianMixture(2, **start).fit(again)
+                peer = GaussianMixture(2, **(start if from_the_fit else {})).fit(again)
                 reached.append(peer.score(again) * len(x))
             return float(np.mean(reached))
 
         return call
 
-    return Job({"jaxem": ours, "scikit-learn": sklearn}, dtype="float64", scale={"scikit-learn": replicates / share})
+    sides = {
+        "jaxem": ours,
+        "scikit-learn": lambda: sklearn(False),
+        "scikit-learn, from the fit": lambda: sklearn(True),
+    }
+    scale = dict.fromkeys(list(sides)[1:], replicates / share)
+    return Job(sides, dtype="float64", scale=scale)
 
 
 def predict() -> Job:

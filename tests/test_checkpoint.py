@@ -135,7 +135,7 @@ def test_interrupted_restarts_of_many_end_with_the_same_bits(tmp_path):
     path, options = tmp_path / "run", {"key": jax.random.key(5), "restarts": 5, "finalists": 2, "max_steps": 60}
     whole = jaxem.fit_many_restarts(model, data, **options)
     part = jaxem.fit_many_restarts(model, data, **options, checkpoint=path, progress=until(4))
-    assert Status.INTERRUPTED in part.statuses
+    assert (part.statuses == Status.INTERRUPTED).any()
     same(jaxem.resume(path, model, data), whole)
 
 
@@ -168,6 +168,7 @@ def test_a_stream_goes_on_in_the_middle_of_a_pass(chunk, tmp_path, single_steps)
     read[:] = 0, chunk
     with pytest.raises(OSError, match="the disk is gone"):
         jaxem.fit_stream(model, params, source, **options, checkpoint=path, every=0)
+    read[:] = 0, np.inf
     kept = runs.read(path).facts["passes"]
     assert sum(len(passes) for passes in kept) > 0
     same(jaxem.resume(path, model, source), whole)

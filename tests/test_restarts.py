@@ -90,7 +90,7 @@ MODEL = Mixture(Poisson(), 3)
 
 
 def restarted() -> jaxem.fitting.Restarts:
-    return jaxem.fit_restarts(MODEL, COUNTS, key=KEY, restarts=4, max_steps=300)
+    return jaxem.fit_restarts(MODEL, COUNTS, key=KEY, restarts=4, finalists=4, max_steps=300)
 
 
 def test_each_fit_is_what_it_would_be_alone():
@@ -115,7 +115,9 @@ def test_a_second_call_compiles_nothing(count_compilations):
     restarted()
     key, data = jax.random.key(8), jnp.asarray(COUNTS[::-1].copy())
     with count_compilations() as compiled:
-        again = jaxem.fit_restarts(Mixture(Poisson(), 3), data, key=key, restarts=4, max_steps=300, tol=1e-9)
+        again = jaxem.fit_restarts(
+            Mixture(Poisson(), 3), data, key=key, restarts=4, finalists=4, max_steps=300, tol=1e-9
+        )
     assert compiled.count == 0
     assert again.objectives.shape == (4,)
 
@@ -129,7 +131,9 @@ def test_prints_readably():
 
 def test_under_jit():
     result = restarted()
-    inside = jax.jit(lambda key, x: jaxem.fit_restarts(MODEL, x, key=key, restarts=4, max_steps=300))(KEY, COUNTS)
+    inside = jax.jit(lambda key, x: jaxem.fit_restarts(MODEL, x, key=key, restarts=4, finalists=4, max_steps=300))(
+        KEY, COUNTS
+    )
     assert_within(inside.objectives, result.objectives, 2e-10 * len(COUNTS))
     assert inside.times_best_found == result.times_best_found
 

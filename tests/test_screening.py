@@ -24,6 +24,40 @@ def test_the_plan_halves_until_few_are_left():
     assert screening.rounds(6, 1, 50) == [(6, 32), (3, 32), (2, 32), (1, 50)]
 
 
+def test_the_last_round_is_made_in_parts():
+    assert screening.to_the_end([(5, 32), (4, 1000)]) == [
+        (5, 32),
+        (4, 32),
+        (4, 64),
+        (4, 128),
+        (4, 256),
+        (4, 512),
+        (4, 8),
+    ]
+    assert screening.to_the_end([(4, 20)]) == [(4, 20)]
+
+
+def test_who_need_not_run_to_the_end():
+    """Of two problems: a lane without hope, one with, one that has met the leader, one that failed high up."""
+    where = np.array([0, 0, 0, 0, 0, 1, 1])
+    objective = np.array([-100.0, -108.0, -104.0, -100.001, 50.0, -900.0, -900.0])
+    left = np.array([0.001, 0.5, 0.5, 0.001, 0.0, np.nan, 0.0])
+    scores = np.where(objective > 0, -np.inf, objective + np.nan_to_num(left))
+    same = np.full(7, 0.01)
+    over = screening.over(scores, objective, left, where, same)
+    np.testing.assert_array_equal(over, [False, True, False, True, False, False, False])
+    left[0] = 1.0  # the leader may still leave the other behind
+    assert not screening.over(scores, objective, left, where, same)[3]
+
+
+def test_starts_that_meet_the_best_are_dropped_and_counted():
+    some, every = (jaxem.fit_restarts(MODEL, X, key=KEY, restarts=4, finalists=last) for last in (None, 4))
+    assert_within(some.best.objective, every.best.objective, 2e-10 * X.size)
+    dropped = np.asarray(some.statuses) == Status.SCREENED
+    near = np.asarray(some.objectives) >= float(some.best.objective) - 1e-6 * X.size
+    assert (dropped & near).any() and some.times_best_found == near.sum()
+
+
 def test_every_start_says_how_it_ended():
     found = jaxem.fit_restarts(MODEL, X, key=KEY, restarts=20, finalists=4)
     statuses, objectives = np.asarray(found.statuses), np.asarray(found.objectives)
@@ -67,8 +101,8 @@ def test_side_by_side_and_one_after_another_agree():
 
 
 def test_in_a_trace():
-    plain = jaxem.fit_restarts(MODEL, X, key=KEY, restarts=6)
-    inside = jax.jit(lambda key, x: jaxem.fit_restarts(MODEL, x, key=key, restarts=6))(KEY, jnp.asarray(X))
+    plain = jaxem.fit_restarts(MODEL, X, key=KEY, restarts=6, finalists=4)
+    inside = jax.jit(lambda key, x: jaxem.fit_restarts(MODEL, x, key=key, restarts=6, finalists=4))(KEY, jnp.asarray(X))
     np.testing.assert_array_equal(plain.statuses, inside.statuses)
     assert_within(inside.objectives, plain.objectives, 2e-10 * X.size)
 

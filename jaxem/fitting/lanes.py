@@ -21,7 +21,7 @@ from jax import Array
 from jaxem.core import trees
 from jaxem.core.checks import whole_number
 from jaxem.core.compilation import ahead, program, runs
-from jaxem.core.data import Data, Sharded, rows
+from jaxem.core.data import Data, Sharded, rows, size
 from jaxem.core.expectation import rows_in_cache
 from jaxem.core.keeping import Kept
 from jaxem.core.model import Params, has
@@ -31,7 +31,7 @@ from jaxem.fitting.interrupts import Interrupted
 from jaxem.fitting.pieces import with_max_steps
 from jaxem.fitting.result import Fit, Status
 from jaxem.fitting.runs import Saved
-from jaxem.fitting.screening import Plan, leaders, scores
+from jaxem.fitting.screening import SAME, Plan, leaders, over, scores, to_the_end
 from jaxem.fitting.watch import Watch
 
 _STEPS = 16  # steps between two checks of which lanes have ended: few are wasted, and a check costs less than a step
@@ -94,6 +94,7 @@ def climb_all(
     watch: Watch | None = None,
     saved: Saved | None = None,
     unchecked: bool = False,
+    drop: bool = False,
 ) -> Fit:
     """The fits of L lanes: lane l starts from ``starts[l]``, has ``keys[l]``, and works on problem ``where[l]``.
 
@@ -104,11 +105,14 @@ def climb_all(
         watch: what is told of lanes that have ended, and saves; ``None``: nothing.
         saved: a checkpoint to go on from; of ``starts`` and ``keys`` only shapes then count.
         unchecked: whether data and starts may be invalid, because nobody has looked at their values.
+        drop: whether lanes of the last round that cannot win, or have met the leader, end ``SCREENED`` too.
     """
     if batch_size is not None:
         batch_size = whole_number("batch_size", batch_size, 1)
     if trees.is_traced((problems, starts, keys, how)):
         return _climb_in_trace(problems, starts, keys, how, max_steps, plan)
+    if drop:
+        plan = to_the_end(plan)
     if saved is None:
         width, streams = batch_size or lanes_abreast(problems, starts, max_steps, len(where)), cores()
     else:  # not those of this machine, because they decide which lanes run side by side
@@ -128,11 +132,23 @@ def climb_all(
                 lanes.run(plan[lanes.round][1], pause)
                 if lanes.round == len(plan) - 1:
                     break
-                lanes.begin_round(lanes.round + 1, leaders(lanes.scores(), where, plan[lanes.round + 1][0]))
+                lanes.begin_round(lanes.round + 1, _race(lanes, plan[lanes.round + 1][0], drop))
         except Interrupted:
             lanes.drain()
         pause.save()
         return lanes.fits()
+
+
+def _race(lanes: "OneByOne | SideBySide", count: int, drop: bool) -> np.ndarray:
+    """Which lanes go on."""
+    trace, steps, status, left = lanes.watched()
+    heading = scores(trace, steps, status)
+    kept = leaders(np.where(lanes.kept, heading, -np.inf), lanes.where, count)
+    if drop:
+        objective = np.take_along_axis(trace, steps[:, None], axis=1)[:, 0]
+        same = SAME * np.asarray(_sizes(lanes.problems, lanes.where))
+        kept &= ~over(np.where(lanes.kept, heading, -np.inf), objective, left, lanes.where, same)
+    return kept
 
 
 class _Pause:
@@ -302,9 +318,9 @@ class OneByOne(_Lanes):
         for lane in lanes:
             self.running[lane] = int(self.climbs[lane].status) == RUNNING
 
-    def scores(self) -> np.ndarray:
-        """Where each lane is heading, (L,)."""
-        return scores(*(np.stack(leaves) for leaves in zip(*map(_watched, self.climbs), strict=True)))
+    def watched(self) -> Any:
+        """What lanes are compared by, (L, ...)."""
+        return [np.stack(leaves) for leaves in zip(*map(_watched, self.climbs), strict=True)]
 
     def fits(self) -> Fit:
         """The fits, in the order of their lanes."""
@@ -393,12 +409,14 @@ class SideBySide(_Lanes):
         while self.climbing:
             self._receive()
 
-    def scores(self) -> np.ndarray:
-        """Where each lane is heading, (L,)."""
-        found = np.empty(len(self.where))
-        for lanes, table in zip(self.lanes, self.tables, strict=True):
-            found[lanes] = scores(*_watched(table))[: len(lanes)]
-        return found
+    def watched(self) -> Any:
+        """What lanes are compared by, (L, ...)."""
+        order = np.argsort(np.concatenate(self.lanes))
+        parts = [
+            [leaf[: len(lanes)] for leaf in _watched(table)]
+            for lanes, table in zip(self.lanes, self.tables, strict=True)
+        ]
+        return [np.concatenate(leaves)[order] for leaves in zip(*parts, strict=True)]
 
     def fits(self) -> Fit:
         """The fits, in the order of their lanes."""
@@ -407,9 +425,16 @@ class SideBySide(_Lanes):
         return _collect(self.problems, self.where, self.tables, places, self.kept)
 
 
-def _watched(climb: Climb) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What lanes are compared by: trace, steps and status."""
-    return tuple(jax.device_get((climb.trace, climb.steps, climb.status)))
+def _watched(climb: Climb) -> tuple[np.ndarray, ...]:
+    """What lanes are compared by: trace, steps, status and what is left."""
+    return jax.device_get((climb.trace, climb.steps, climb.status, climb.left))
+
+
+@program(quick="always")
+def _sizes(problems: Problems, where: Array) -> Array:
+    """The number of observed values of each lane."""
+    dtype = trees.float_dtype(problems.data)
+    return jax.lax.map(lambda problem: size(problems.at(problem)[1], dtype), where)
 
 
 def _refuse_closures(climbs: list[Climb]) -> None:

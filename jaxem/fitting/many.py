@@ -168,7 +168,9 @@ def fit_many_restarts(
         numbers = {"restarts": restarts, "finalists": finalists}
         watch.header = describe("fit_many_restarts", known, starts, seen(data), how, max_steps, key) | numbers
     problems, plan = Problems.of(known, data, (False, True)), rounds(restarts, finalists, max_steps)
-    fits = climb_all(problems, where, starts, keys, how, max_steps, plan, batch_size=batch_size, watch=watch)
+    fits = climb_all(
+        problems, where, starts, keys, how, max_steps, plan, batch_size=batch_size, watch=watch, drop=finalists is None
+    )
     return best_of_each(model, datasets, fits, data, lanes)
 
 

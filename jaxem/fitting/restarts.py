@@ -24,7 +24,7 @@ from jaxem.fitting.fit import check_call, check_spread, choose
 from jaxem.fitting.lanes import Problems, climb_all, compile_ahead
 from jaxem.fitting.result import Fit, Status, usable
 from jaxem.fitting.runs import describe, seen
-from jaxem.fitting.screening import rounds
+from jaxem.fitting.screening import SAME, rounds
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
 from jaxem.fitting.watch import watching
@@ -36,7 +36,7 @@ class Restarts(NamedTuple):
     best: Fit  # the fit with the highest objective among those that did not fail
     objectives: Array  # (restarts,), objective of each fit
     statuses: Array  # (restarts,), status of each fit
-    times_best_found: Array  # fits run to the end that are within 1e-6 per observed value of the best objective
+    times_best_found: Array  # starts that came within 1e-6 per observed value of the best objective
 
     def __str__(self) -> str:
         statuses, n = self.statuses, self.statuses.shape[-1]
@@ -84,7 +84,8 @@ def fit_restarts(
         starts: where to start; default: ``model.init(key_r, data)``. A list, one entry for each start: parameters or a
             ``Fit``, or, for ready-made models, what ``init`` takes as ``start``: a kind, classes (N,), probabilities of
             classes (N, K). Or a tuple of kinds of start, such as ``("kmeans++", "points")``, which take turns.
-        finalists: how many starts run to the end; default: a fifth, and at least four. ``restarts`` or more: all.
+        finalists: how many starts run to the end, all where it is ``restarts`` or more. Default: a fifth, and at least
+            four, less those that meet the best one or can no longer catch up with it.
         algorithm: as for ``fit``.
         tol: as for ``fit``.
         stop: as for ``fit``.
@@ -137,7 +138,7 @@ def fit_restarts(
             numbers = {"restarts": lanes, "finalists": finalists}
             watch.header = describe("fit_restarts", known, first, seen(fixed), how, max_steps, key) | numbers
     plan, where = rounds(lanes, finalists, max_steps), np.zeros(lanes, int)
-    options = {"batch_size": batch_size, "watch": watch, "unchecked": True}
+    options = {"batch_size": batch_size, "watch": watch, "unchecked": True, "drop": finalists is None}
     fits = climb_all(problems, where, first, fit_keys, how, max_steps, plan, **options)
     return best(model, data, fits, fixed)
 
@@ -234,6 +235,8 @@ def best_of(fits: Fit, data_size: Array) -> Restarts:
     candidates = jnp.where(sound | ~sound.any(), objectives, -jnp.inf)
     candidates = jnp.where(jnp.isnan(candidates), -jnp.inf, candidates)
     index = candidates.argmax()
-    found = (candidates >= candidates[index] - 1e-6 * data_size) & (candidates > -jnp.inf)
+    # A start that was dropped where it met the best one has found it too.
+    reached = jnp.where(fits.status == Status.SCREENED, objectives, candidates)
+    found = (reached >= candidates[index] - SAME * data_size) & (reached > -jnp.inf)
     best = jax.tree.map(lambda leaf: leaf[index], fits)
     return Restarts(best, objectives, fits.status, found.sum())

@@ -130,7 +130,7 @@ def _restarts(
     lanes = saved.header["restarts"]
     problems, plan = Problems.one(known, seen), rounds(lanes, saved.header["finalists"], max_steps)
     of_lanes = np.zeros(lanes, int), *_shapes(saved, params)
-    fits = climb_all(problems, *of_lanes, how, max_steps, plan, **_on(saved, watch))
+    fits = climb_all(problems, *of_lanes, how, max_steps, plan, **_on(saved, watch), drop=_drops(saved))
     return restarts.best(model, data, fits, seen)
 
 
@@ -140,7 +140,7 @@ def _many_restarts(
     each, sets = saved.header["restarts"], lanes_of(seen)
     problems, plan = Problems.of(known, seen, (False, True)), rounds(each, saved.header["finalists"], max_steps)
     of_lanes = np.repeat(np.arange(sets), each), *_shapes(saved, params)
-    fits = climb_all(problems, *of_lanes, how, max_steps, plan, **_on(saved, watch))
+    fits = climb_all(problems, *of_lanes, how, max_steps, plan, **_on(saved, watch), drop=_drops(saved))
     return many.best_of_each(model, data, fits, seen, sets)
 
 
@@ -148,6 +148,10 @@ def _shapes(saved: Saved, params: Any) -> tuple[Any, Any]:
     """The starts and the keys of all lanes, of which only shapes count."""
     key, lanes = saved.key(), jax.tree.leaves(params)[0].shape[0]
     return params, None if key is None else jax.random.split(key, lanes)
+
+
+def _drops(saved: Saved) -> bool:
+    return saved.header["finalists"] is None
 
 
 def _on(saved: Saved, watch: Watch) -> dict[str, Any]:

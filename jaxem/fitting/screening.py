@@ -2,7 +2,8 @@ r"""Screening of many starts: short runs of all of them, and the best few to the
 
 After each round the better half goes on (successive halving; short runs before long ones: Biernacki, Celeux & Govaert
 2003). Better means heading higher, by the objective that Aitken's rule expects, because a slow start may be ahead in
-the end.
+the end. On the way to the end two kinds of lanes are dropped: those that can no longer catch up with the leader, and
+those that have met it, so that the same digits are not computed twice.
 """
 
 import math
@@ -33,6 +34,16 @@ def rounds(lanes: int, finalists: int | None, max_steps: int) -> Plan:
     return [*found, (last, max_steps)]
 
 
+def to_the_end(plan: Plan) -> Plan:
+    """The plan with its last round in parts of growing length, between which lanes may be dropped."""
+    *before, (count, steps) = plan
+    parts, part = [], SHORT
+    while steps > part:
+        parts.append((count, part))
+        steps, part = steps - part, 2 * part
+    return [*before, *parts, (count, steps)]
+
+
 def scores(trace: Any, steps: Any, status: Any, xp: Any = np) -> Any:
     r"""Where each lane is heading, -inf where it has failed: the objective, and what is left by Aitken's rule.
 
@@ -50,6 +61,39 @@ def scores(trace: Any, steps: Any, status: Any, xp: Any = np) -> Any:
     sound = xp.isin(status, np.array([*USABLE, RUNNING], np.int32))
     score = objective + xp.where(xp.isfinite(left), left, 0)
     return xp.where(sound & ~xp.isnan(score), score, -np.inf)
+
+
+_FAR = 10  # times its expected rise by which a lane must be behind before it is given up
+SAME = 1e-6  # log-likelihood per observed value within which two optima are the same
+
+
+def over(
+    scores: np.ndarray, objective: np.ndarray, left: np.ndarray, where: np.ndarray, same: np.ndarray
+) -> np.ndarray:
+    """Which lanes (L,) need not run to the end, because of the leader of their problem.
+
+    A lane is over where it stays below what the leader has already, even if it rises ten times as far as expected; or
+    where both are within ``same`` of their ends and of each other, so that they meet.
+
+    Arguments:
+        scores: where each lane is heading (see ``scores``); -inf for a lane that has failed.
+        objective: what each lane has reached.
+        left: the rise still to come, as ``fit`` estimates it; not finite where unknown.
+        where: the problem of each lane.
+        same: for each lane the log-likelihood within which two optima are the same.
+    """
+    found = np.zeros(len(where), bool)
+    left = np.where(np.isfinite(left), np.maximum(left, 0), np.inf)
+    for problem in np.unique(where):
+        lanes = np.flatnonzero((where == problem) & (scores > -np.inf))
+        if not len(lanes):
+            continue
+        leader = lanes[objective[lanes].argmax()]
+        behind = objective[leader] - objective[lanes]
+        hopeless = behind > _FAR * left[lanes] + same[lanes]
+        met = (behind <= same[lanes]) & (left[lanes] <= same[lanes]) & (left[leader] <= same[leader])
+        found[lanes] = (hopeless | met) & (lanes != leader)
+    return found
 
 
 def leaders(scores: np.ndarray, where: np.ndarray, count: int) -> np.ndarray:

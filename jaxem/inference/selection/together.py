@@ -77,7 +77,7 @@ def start_together(
 
     def fit_all() -> list[Found | None]:
         starts, sound, inside = _starts(problems, init_keys, where)
-        fits = climb_all(problems, where, starts, fit_keys, how, max_steps, plan, unchecked=True)
+        fits = climb_all(problems, where, starts, fit_keys, how, max_steps, plan, unchecked=True, drop=True)
         ends = _finish(problems, fits, sample_size(models[0], data), len(models)), sound, inside
         return _found(models, largest, data, *jax.device_get(ends))
 
