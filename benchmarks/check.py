@@ -1,6 +1,6 @@
-"""Compare a stored result of ``peers.py`` with the thresholds below; exit with 1 if one is missed.
+"""Compare stored results of ``peers.py`` and ``jobs.py`` with the thresholds below; exit with 1 if one is missed.
 
-python benchmarks/check.py benchmarks/results/peers.json
+python benchmarks/check.py benchmarks/results/peers.json benchmarks/results/jobs.json
 """
 
 import argparse
@@ -48,10 +48,57 @@ def verdicts(results: dict) -> list[tuple[bool, str]]:
     return found
 
 
+# (job, side, least number of times faster, warm)
+FASTER_JOBS = [
+    ("best of 20 starts, 5,000 x 5, K = 5, float32", "scikit-learn", 3.0),
+    ("best of 10 starts, 50,000 x 8, K = 10, float32", "scikit-learn", 6.0),
+    ("HMM, best of 10 starts, 20 x 1,000, K = 4, float64", "hmmlearn", 40.0),
+    ("bootstrap, 1,000 samples of Old Faithful, K = 2, float64", "scikit-learn", 50.0),
+    ("ten passes of OnlineEM, 200,000 x 8, K = 5", "EM", 0.5),
+]
+# (job, most seconds of the first call, of which so many more than a warm one)
+FIRST = [
+    ("best of 20 starts, 5,000 x 5, K = 5, float32", None, 1.5),
+    ("select among 36 mixtures, Old Faithful, whole process", 6.0, None),
+    ("summary of that fit", 1.2, None),
+    ("verify of that fit", 1.2, None),
+    ("HMM, best of 10 starts, 20 x 1,000, K = 4, float64", None, 8.0),
+]
+WARM = [("select among 36 mixtures, Old Faithful, whole process", 0.3)]
+EVALUATIONS = {"SQUAREM": 60, "Anderson": 34}
+
+
+def verdicts_on_jobs(jobs: dict) -> list[tuple[bool, str]]:
+    """For each threshold of the jobs, whether it is met, and a line of text with the figures."""
+    found = []
+    for job, side, least in FASTER_JOBS:
+        ratio = jobs[job][side]["times_faster"]
+        found.append((ratio >= least, f"{job}, {side}: {ratio:.2f} times faster, bar {least:.2f}"))
+    for job, most, more in FIRST:
+        first, warm = jobs[job]["jaxem"]["first_s"], jobs[job]["jaxem"]["warm_s"]
+        if most is not None:
+            found.append((first <= most, f"{job}: first call {first:.2f} s, bar {most:.2f} s"))
+        if more is not None:
+            found.append((first - warm <= more, f"{job}: first call {first - warm:.2f} s more, bar {more:.2f} s"))
+    for job, most in WARM:
+        warm = jobs[job]["jaxem"]["warm_s"]
+        found.append((warm <= most, f"{job}: warm {warm:.2f} s, bar {most:.2f} s"))
+    sides = jobs["a fit of Old Faithful, whole process"]
+    cold, most = sides["jaxem"]["first_s"], 1.5 * sides["import jax, optax"]["first_s"] + 0.6
+    found.append((cold <= most, f"a fit of Old Faithful, whole process: {cold:.2f} s, bar {most:.2f} s"))
+    for name, most in EVALUATIONS.items():
+        steps = [jobs[job]["jaxem"]["reached"] for job in jobs if job.startswith(f"{name} from")]
+        found.append((max(steps) <= most, f"{name}, London deaths: {max(steps):.0f} E-steps, bar {most}"))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="?", default=Path("benchmarks/results/peers.json"))
-    found = verdicts(json.loads(parser.parse_args().results.read_text()))
+    parser.add_argument("peers", type=Path, nargs="?", default=Path("benchmarks/results/peers.json"))
+    parser.add_argument("jobs", type=Path, nargs="?", default=Path("benchmarks/results/jobs.json"))
+    arguments = parser.parse_args()
+    found = verdicts(json.loads(arguments.peers.read_text()))
+    found += verdicts_on_jobs(json.loads(arguments.jobs.read_text())["jobs"])
     for met, line in found:
         print("met   " if met else "MISSED", line)
     sys.exit(not all(met for met, _ in found))

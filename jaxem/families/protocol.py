@@ -21,7 +21,8 @@ class Family(Protocol):
     for that. A start has no parameters yet: ``statistics`` and ``maximize`` then get ``None`` as the context, and sums
     are taken about zero. Where sums about zero are accurate enough for the location only, the family declares
     ``centred = True``, and a start makes a second pass. A family whose log-densities are right to a few units in the
-    last place declares ``accurate = True``.
+    last place declares ``accurate = True``. One with parameters that all classes share declares ``separate = True``
+    where a class without weight does not spoil them in ``maximize``; models that differ in K then share programs.
 
     These functions are optional. Those below this class supply the default where a family lacks one:
 

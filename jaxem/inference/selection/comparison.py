@@ -178,11 +178,15 @@ def select(
     fits all failed is listed with the status of the best of them; a model that refused the data is listed with the
     reason. Neither is ever ranked.
 
+    Mixtures and hidden Markov models that differ only in the number of classes share compiled programs, where the data
+    are so few that the arithmetic of the largest takes less time than compiling each: the classes that a model lacks
+    have probability zero there (``models/masked.py``). The fits are those of ``fit_restarts``, up to rounding.
+
     Arguments:
         models: a sequence of models, or a dict from names to models. Each needs ``init`` and ``constraints``.
         data: the data, the same for all.
         key: the key of the random starts.
-        restarts: the number of random starts of each model, which run in one program; default 20.
+        restarts: the number of random starts of each model; default 20.
         criterion: ``"aic"``, ``"aicc"``, ``"bic"`` (default) or ``"icl"``, or a function of (model, params, data);
             lower is better.
         algorithm, tol, stop, max_steps: as in ``jaxem.fit``.

@@ -118,7 +118,7 @@ def bootstrap(
     Each replicate is fitted from ``params``, so that it stays near the same maximum. Its class labels are then matched
     with those of ``params`` (``align``) where the model has ``permute`` and ``predict_proba``; its factors are rotated
     instead where the model has ``rotate``. A model with neither is assumed to need no matching. All fits run in one
-    compiled program.
+    compiled program, on each core a part of them.
 
     A parameter that no replicate moves, such as a probability of zero (which EM never leaves), has the standard error
     NaN.
