@@ -85,7 +85,8 @@ def fit_restarts(
             ``Fit``, or, for ready-made models, what ``init`` takes as ``start``: a kind, classes (N,), probabilities of
             classes (N, K). Or a tuple of kinds of start, such as ``("kmeans++", "points")``, which take turns.
         finalists: how many starts run to the end, all where it is ``restarts`` or more. Default: a fifth, and at least
-            four, less those that meet the best one or can no longer catch up with it.
+            four, less those that meet the best one or can no longer catch up with it (inside a
+            trace: no less).
         algorithm: as for ``fit``.
         tol: as for ``fit``.
         stop: as for ``fit``.

@@ -28,7 +28,7 @@ class Status(enum.IntEnum):
     DEGENERATE = 4  # a component emptied or became singular
     PRECISION = 5  # rounding error is all that moves the parameters, and more may be left than the rule allows
     INVALID = 6  # the data or the start lie outside what the model allows; found in a trace or in sharded data
-    SCREENED = 7  # of many starts: left behind after a short run, because others were ahead
+    SCREENED = 7  # of many starts: left behind by others, or dropped where it met the best one
     INTERRUPTED = 8  # Ctrl-C came during a run with progress or checkpoint; the fit is as far as it came
 
 
@@ -63,7 +63,8 @@ CAUSES = {
         "spaces. Outside jit and vmap the same is a ValueError that says where"
     ),
     Status.SCREENED: (
-        "other starts were ahead after a short run, so this one was not run to the end. Raise finalists to run more"
+        "other starts were ahead, or this one met the best of them, so it was not run to the end. Raise finalists to "
+        "run more"
     ),
     Status.INTERRUPTED: (
         "the run was interrupted (Ctrl-C) before it ended. Go on from its checkpoint by jaxem.resume, or begin another "

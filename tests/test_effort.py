@@ -1,0 +1,117 @@
+"""How hard programs are compiled: in proportion to their work, unless forced; some beside what precedes them."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxem
+from jaxem import datasets
+from jaxem.core import compilation
+from jaxem.families import MultivariateNormal, Normal
+from jaxem.fitting import effort, work
+from jaxem.models import HMM, Mixture
+
+X = datasets.old_faithful()
+MODEL = Mixture(MultivariateNormal(), 2)
+KEY = jax.random.key(0)
+
+
+def chosen(monkeypatch, act):
+    """The efforts of the programs that ``act`` runs and that estimate their time."""
+    seen, decide = [], compilation.effort_for
+
+    def note(seconds):
+        seen.append(decide(seconds))
+        return seen[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compilation, "effort_for", note)
+        act()
+    return seen
+
+
+def test_the_effort_is_in_proportion_to_the_work():
+    assert compilation.effort_for(1e-3) == "quick" and compilation.effort_for(0.05) == "light"
+    assert compilation.effort_for(0.5) == "full"
+    with compilation.runs(100):  # programs that run many times
+        assert compilation.effort_for(1e-3) == "full" and compilation.effort_for(1e-5) == "quick"
+    assert compilation.effort_for(1e-3) == "quick"
+
+
+def test_larger_fits_take_longer():
+    params = MODEL.init(KEY, X)
+    few, many = work.fit(params, jnp.zeros((272, 2))), work.fit(params, jnp.zeros((272_000, 2)))
+    assert 0.001 < few < 0.01 < many
+    assert work.iteration(params, jnp.zeros((272, 2))) == few / 100
+
+
+def test_an_effort_can_be_forced(monkeypatch):
+    params = MODEL.init(KEY, X)
+    fit = lambda: jaxem.fit(MODEL, params, X)
+    assert chosen(monkeypatch, fit) == ["quick"]
+    with effort("full"):
+        assert chosen(monkeypatch, fit) == ["full"]
+        with effort("light"):
+            assert chosen(monkeypatch, fit) == ["light"]
+        assert chosen(monkeypatch, fit) == ["full"]
+    assert chosen(monkeypatch, fit) == ["quick"]
+    with pytest.raises(ValueError, match="effort must be one of"), effort("hard"):
+        pass
+    with pytest.raises(ZeroDivisionError), effort("full"):
+        raise ZeroDivisionError
+    assert chosen(monkeypatch, fit) == ["quick"]
+
+
+def test_another_thread_is_not_forced():
+    found = []
+    with effort("full"):
+        thread = threading.Thread(target=lambda: found.append(compilation.effort_for(1e-3)))
+        thread.start()
+        thread.join()
+    assert found == ["quick"]
+
+
+def test_a_program_that_was_begun_is_not_compiled_again(count_compilations):
+    double = compilation.program(lambda x: jnp.sin(x) * 2 + 0.125)
+    with count_compilations() as compiled:
+        compilation.ahead(double, jax.ShapeDtypeStruct((7,), np.dtype("float64")))
+        np.testing.assert_allclose(double(np.arange(7.0)), 2 * np.sin(np.arange(7.0)) + 0.125)
+    assert [name for name in compiled.names if "lambda" in name] == ["jit(<lambda>)"]
+
+
+def test_an_error_of_a_program_that_was_begun_comes_from_its_call():
+    def fails(x):
+        raise ZeroDivisionError
+
+    broken = compilation.program(fails)
+    compilation.ahead(broken, jax.ShapeDtypeStruct((7,), np.dtype("float64")))
+    with pytest.raises(ZeroDivisionError):
+        broken(np.arange(7.0))
+
+
+# explain
+
+
+def test_explain_says_what_is_chosen():
+    params = MODEL.init(KEY, X)
+    one = jaxem.explain(MODEL, params, X)
+    assert one.algorithm == jaxem.EM() and one.rows == 272 and one.rows_per_block >= 272
+    assert one.effort == "quick" and one.lanes == one.side_by_side == 1
+    assert one.seconds == work.fit(params, X)
+    text = str(jaxem.explain(MODEL, params, X, algorithm=jaxem.EM(block_size=100), restarts=200))
+    assert "100 in a block" in text and "200, " in text and "batch_size=" in text
+    with effort("light"):
+        assert jaxem.explain(MODEL, params, X).effort == "light"
+
+
+def test_explain_of_other_models():
+    counts = datasets.earthquakes()[1][None].astype(float)
+    chain = HMM(Normal(), 2)
+    assert jaxem.explain(chain, chain.init(KEY, counts), counts, restarts=10).side_by_side == 1
+    own = jaxem.Model(lambda theta, x: theta / 2, lambda q, x: q + x.mean())
+    assert jaxem.explain(own, 1.0, jnp.arange(3.0)).rows_per_block is None
+    with pytest.raises(ValueError, match="restarts must be at least 1"):
+        jaxem.explain(MODEL, MODEL.init(KEY, X), X, restarts=0)
