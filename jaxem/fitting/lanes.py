@@ -523,7 +523,7 @@ def _end(model: Any, climb: Climb, kept: Array) -> Fit:
     return result(model, climb._replace(status=status))
 
 
-@program(quick="always")
+@program(quick="few numbers")
 def _collect(problems: Problems, where: Array, tables: list[Climb], places: Array, kept: Array) -> Fit:
     """The fits in the order of their lanes."""
     return _ended(jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[places], *tables), problems, where, kept)

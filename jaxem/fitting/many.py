@@ -216,7 +216,7 @@ def best_of_each(model: Any, datasets: Data, fits: Fit, data: Data, lanes: int) 
     return found._replace(best=attach(model, datasets, found.best))
 
 
-@program(quick="always", static_argnames=("lanes",))
+@program(quick="few numbers", static_argnames=("lanes",))
 def _best_of_each(fits: Fit, datasets: Data, lanes: int) -> Restarts:
     """The best fit of each data set, from all fits in the order of data sets."""
     fits = jax.tree.map(lambda leaf: leaf.reshape(lanes, -1, *leaf.shape[1:]), fits)
