@@ -58,7 +58,9 @@ def in_batches(function: Any, keys: Array, batch_size: int) -> Any:
 def on_all_cores(function: Callable[[Array], Any], key: Array, replicates: int) -> Any:
     """``function(keys)``, a compiled program, for a key of each replicate: a part of them on each core at a time."""
     streams = min(cores(), replicates)
-    keys = _keys(key, streams * -(-replicates // streams))
+    # As many keys on any machine; some are used twice where the parts would differ in length.
+    places = np.resize(np.arange(replicates), streams * -(-replicates // streams))
+    keys = _keys(key, replicates)[places]
     parts = [function(part) for part in keys.reshape(streams, -1)]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:replicates], *jax.device_get(parts))
 
