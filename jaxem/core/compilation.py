@@ -164,11 +164,12 @@ def effort_for(seconds: float) -> Any:
 @contextlib.contextmanager
 def runs(times: int) -> Iterator[None]:
     """A context in which each program runs so many times, and is compiled accordingly."""
+    before = getattr(_forced, "times", 1)
     _forced.times = times
     try:
         yield
     finally:
-        _forced.times = 1
+        _forced.times = before
 
 
 @contextlib.contextmanager

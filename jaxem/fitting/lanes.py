@@ -343,6 +343,7 @@ class SideBySide(_Lanes):
         self.tables: list[Climb] = []
         self.waiting: list[np.ndarray] = []  # places in each table, in the order in which they will run
         self.climbing: deque[tuple[int, np.ndarray, Array]] = deque()
+        self.budget = 0  # steps of each lane in this round
 
     def start(self, starts: Params, keys: Array | None, unchecked: bool) -> None:
         """The climbs before their first step."""
@@ -380,7 +381,7 @@ class SideBySide(_Lanes):
 
     def run(self, budget: int, pause: _Pause) -> None:
         """At most ``budget`` steps of every lane in this round, less those that it has taken."""
-        sizes = sorted({-(-self.width // _FEWER), self.width})
+        sizes, self.budget = sorted({-(-self.width // _FEWER), self.width}), budget
         while True:
             for s in set(range(self.streams)) - {s for s, *_ in self.climbing}:
                 group, self.waiting[s] = np.split(self.waiting[s], [self.width])
@@ -394,15 +395,15 @@ class SideBySide(_Lanes):
                     self.climbing.append((s, group, status))
             if not self.climbing:
                 return
-            self._receive(budget)
+            self._receive()
             pause()
 
-    def _receive(self, budget: float = np.inf) -> None:
+    def _receive(self) -> None:
         """Wait for the batch that was sent first."""
         s, group, status = self.climbing.popleft()
         lanes = self.lanes[s][group]
         self.running[lanes] = np.asarray(status)[: len(group)] == RUNNING
-        self.waiting[s] = np.append(self.waiting[s], group[self.running[lanes] & (self.taken[lanes] < budget)])
+        self.waiting[s] = np.append(self.waiting[s], group[self.running[lanes] & (self.taken[lanes] < self.budget)])
 
     def drain(self) -> None:
         """Wait for all that is in flight."""
