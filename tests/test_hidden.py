@@ -42,7 +42,7 @@ class Student:
     def declare(self):
         return Params(Param.of(Real(), "K", location=True), Param.of(Positive(), "K"))
 
-    def prepare(self, params, rows):
+    def prepare(self, params, x):
         return params
 
     def _distance(self, c, x):

@@ -37,7 +37,7 @@ class Laplacian:
     def declare(self):
         return Places(Param.of(Positive(), "D"), Param.of(Real(), "K D", location=True))
 
-    def prepare(self, params, rows):
+    def prepare(self, params, x):
         return params
 
     def log_density(self, c, x):

@@ -17,6 +17,15 @@ from jaxem.core.streams import Streamed
 Data = Any  # a Dataset, or only the tree of its values where it holds nothing else
 
 
+@register
+@dataclasses.dataclass(frozen=True)
+class Patterns:
+    """Which rows of a table miss the same cells; the conversion of data finds them (see ``missing_cells.py``)."""
+
+    index: Array  # (N,) or (N, T), the pattern of each row
+    count: int = dataclasses.field(metadata={"static": True})  # an upper bound of the number of patterns
+
+
 class Columns(NamedTuple):
     """The names of the columns of a data frame, and their levels."""
 
@@ -37,6 +46,7 @@ class Dataset:
         observed: booleans shaped like ``values``, False where a cell is missing; default: no cell is missing.
         lengths: (N,), whole numbers from 1 to T; steps after the end of a sequence are never used; default: all full.
         weights: (N,), how many times each observation counts; default: once each.
+        patterns: which rows miss the same cells; found from ``observed`` by the conversion of data.
         names: the columns of each part that came as a data frame; ``columns`` reads them. Static under ``jit``.
     """
 
@@ -45,6 +55,7 @@ class Dataset:
     observed: Any = None
     lengths: Array | None = None
     weights: Array | None = None
+    patterns: Any = None
     names: tuple[tuple[str, Columns], ...] | None = dataclasses.field(default=None, metadata={"static": True})
 
     def columns(self, part: str = "values") -> Columns | None:
@@ -135,6 +146,17 @@ def values_of(data: Data) -> Any:
     """The values of the data, which are what is modelled; of a stream only shapes are known."""
     data = data.data if isinstance(data, Spread) else data
     return data.values if isinstance(data, Dataset) else data
+
+
+def observed_of(data: Data) -> Any:
+    """The masks of the observed cells, shaped like the values; ``None`` where no cell is missing."""
+    data = data.data if isinstance(data, Spread) else data
+    return data.observed if isinstance(data, Dataset) else None
+
+
+def with_values(data: Data, values: Any) -> Data:
+    """The data with other values; masks and everything else are kept."""
+    return dataclasses.replace(data, values=values) if isinstance(data, Dataset) else values
 
 
 def lengths_of(data: Data) -> Array | None:

@@ -40,7 +40,7 @@ def dataset(
         weights: (N,), how many times each observation counts: finite, not negative, not all zero. Default: once each.
         missing: ``"refuse"`` (default): NaN, masked entries and nulls of a data frame are an error. ``"nan"``: they are
             missing cells. The mask ``observed`` is then False at these cells, and they are filled with an observed
-            value of their column.
+            value of their column. An observation without any observed cell tells nothing: it gets weight 0.
 
     Returns:
         A ``Dataset`` of JAX arrays, with the names of the columns where a data frame was given.
@@ -67,9 +67,10 @@ def dataset(
         taken.observed,
         taken.lengths if lengths is None else _lengths(lengths),
         None if weights is None else _weights(weights, trees.float_dtype(taken.tree)),
-        tuple(named) or None,
+        names=tuple(named) or None,
     )
     check_counts(made)
+    made = missing_cells.arranged(made)
     for name, part in (("the data", made.values), ("given", made.given)):
         missing_cells.refuse(name, part, made.lengths, made.weights)
     return made
@@ -127,7 +128,7 @@ def _again(data: Dataset) -> Dataset:
     observed = None if data.observed is None else jax.tree.map(lambda mask: jnp.asarray(mask, bool), data.observed)
     lengths = taken.lengths if data.lengths is None else _lengths(data.lengths)
     weights = None if data.weights is None else _weights(data.weights, trees.float_dtype(taken.tree))
-    return Dataset(taken.tree, given, observed, lengths, weights)
+    return missing_cells.arranged(Dataset(taken.tree, given, observed, lengths, weights, data.patterns))
 
 
 class Taken(NamedTuple):

@@ -1,8 +1,10 @@
 """Missing cells of the data: each becomes a finite value, and a mask records which cells were observed.
 
-So no NaN enters a derivative: the derivative of ``where(mask, x, 0)`` is NaN where x is NaN.
+So no NaN enters a derivative: the derivative of ``where(mask, x, 0)`` is NaN where x is NaN. Rows that miss the same
+cells share a pattern, so that what depends on the pattern alone is computed once for all of them.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -13,7 +15,7 @@ from jax.core import Tracer
 
 from jaxem.core import trees
 from jaxem.core.arrays import as_array
-from jaxem.core.data import inside
+from jaxem.core.data import Dataset, Patterns, count, inside
 
 
 def split(value: Any, name: str) -> tuple[Any, Any]:
@@ -62,6 +64,56 @@ def fill(array: Any, observed: Any, name: str) -> Any:
     anywhere = columns.reshape(-1)[seen.reshape(-1).argmax()]
     firsts = xp.where(seen.any(axis=0), firsts, anywhere)
     return xp.where(seen, columns, firsts[None, :]).reshape(array.shape).astype(array.dtype)
+
+
+def arranged(data: Dataset) -> Dataset:
+    """The data with finite numbers in missing cells, and the patterns of these; an observation of which nothing is seen
+    gets weight 0."""
+    if data.observed is None:
+        return dataclasses.replace(data, patterns=None) if data.patterns is not None else data
+    data = dataclasses.replace(data, values=jax.tree.map(_finite, data.values, data.observed))
+    seen = [inside(mask, data.lengths).reshape(count(data.values), -1) for mask in jax.tree.leaves(data.observed)]
+    something = jnp.concatenate(seen, axis=1).any(axis=1)
+    traced = trees.holds_tracers(data.observed)
+    if traced or not bool(something.all()):
+        dtype = trees.float_dtype(data.values)
+        weights = jnp.ones(something.shape, dtype) if data.weights is None else data.weights
+        data = dataclasses.replace(data, weights=jnp.where(something, weights, 0))
+    if traced:  # the patterns of an earlier conversion, if any
+        return data
+    return dataclasses.replace(data, patterns=jax.tree.map(_patterns, data.observed))
+
+
+def _finite(values: Array, observed: Array) -> Array:
+    """The values with a finite number in each missing cell."""
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        return values
+    harmless = observed | jnp.isfinite(values)
+    if not isinstance(harmless, Tracer) and bool(harmless.all()):
+        return values
+    return fill(values, harmless, "the data")
+
+
+_FEWEST_ROWS = 4  # per pattern, on average, for patterns to be worth sharing
+
+
+def _patterns(observed: Array) -> Patterns | None:
+    """The patterns of the rows of a mask (..., D); ``None`` for single columns, or where hardly two rows share one."""
+    if observed.ndim < 2 or observed.shape[-1] < 2:
+        return None
+    rows = np.packbits(np.asarray(observed).reshape(-1, observed.shape[-1]), axis=1)
+    found, index = np.unique(rows.view(f"V{rows.shape[1]}"), return_inverse=True)
+    if len(found) * _FEWEST_ROWS > len(rows) + 4 * _FEWEST_ROWS:
+        return None
+    bound = max(8, 1 << (len(found) - 1).bit_length())  # so that nearly equal data share programs
+    return Patterns(jnp.asarray(index.reshape(observed.shape[:-1]), jnp.int32), bound)
+
+
+def table(observed: Array, patterns: Patterns) -> Array:
+    """The mask of each pattern, (count, D); unused ones are all True."""
+    d = observed.shape[-1]
+    unused = jnp.ones((patterns.count, d), bool)
+    return unused.at[patterns.index.reshape(-1)].set(observed.reshape(-1, d))
 
 
 def refuse(name: str, tree: Any, lengths: Array | None, weights: Array | None) -> None:

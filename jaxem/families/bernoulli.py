@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import UnitInterval
 from jaxem.families import indicators
@@ -46,7 +47,7 @@ class Bernoulli:
     def declare(self) -> BernoulliParams:
         return BernoulliParams(Param.of(UnitInterval(), "K D", location=True))  # pyright: ignore[reportArgumentType]
 
-    def prepare(self, params: BernoulliParams, rows: int) -> Array:
+    def prepare(self, params: BernoulliParams, x: Data | None) -> Array:
         """Log-probabilities of ones, then of zeros, (K, 2 D)."""
         p = params.probabilities
         return jnp.concatenate([indicators.log(p), indicators.log_of_rest(p)], axis=1)

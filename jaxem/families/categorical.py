@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core.checks import brief, whole_number
+from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Simplex
 from jaxem.families import indicators
@@ -70,7 +71,7 @@ class Categorical:
         each = (Param(Simplex(), ("K", levels), location=True, column=d) for d, levels in enumerate(self.levels))
         return CategoricalParams(tuple(each))  # pyright: ignore[reportArgumentType]
 
-    def prepare(self, params: CategoricalParams, rows: int) -> Array:
+    def prepare(self, params: CategoricalParams, x: Data | None) -> Array:
         """Log-probabilities of all levels of all dimensions, (K, sum of levels)."""
         return indicators.log(jnp.concatenate(params.probabilities, axis=1))
 

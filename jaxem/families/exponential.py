@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive
 from jaxem.families import scales
@@ -44,7 +45,7 @@ class Exponential:
     def declare(self) -> ExponentialParams:
         return ExponentialParams(Param.of(Positive(), "K", location=True))  # pyright: ignore[reportArgumentType]
 
-    def prepare(self, params: ExponentialParams, rows: int) -> ExponentialParams:
+    def prepare(self, params: ExponentialParams, x: Data | None) -> ExponentialParams:
         return params
 
     def log_density(self, c: ExponentialParams, x: Array) -> Array:

@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxem.core.checks import brief
 from jaxem.core.contexts import Choice
+from jaxem.core.data import Data, count
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.spaces import Real
@@ -101,8 +102,8 @@ class MultivariateNormal:
         means = Param.of(Real(), "K D", location=True)
         return MultivariateNormalParams(means, Param.of(self._form.space, self._form.axes))  # pyright: ignore[reportArgumentType]
 
-    def prepare(self, params: MultivariateNormalParams, rows: int) -> Prepared:
-        by = products.chosen(self.covariance, rows, *params.means.shape)
+    def prepare(self, params: MultivariateNormalParams, x: Data | None) -> Prepared:
+        by = products.chosen(self.covariance, 0 if x is None else count(x), *params.means.shape)
         if by is None:
             return Prepared(params, None)
         view = by.view(self.covariance, *params)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive, Real
 from jaxem.families import scales, unbounded
@@ -56,7 +57,7 @@ class Normal:
         means = Param.of(Real(), "K", location=True)
         return NormalParams(means, Param.of(Positive(), "K"))  # pyright: ignore[reportArgumentType]
 
-    def prepare(self, params: NormalParams, rows: int) -> Prepared:
+    def prepare(self, params: NormalParams, x: Data | None) -> Prepared:
         return Prepared(params.means, scales.inverse_root(params.variances), scales.log(params.variances))
 
     def log_density(self, c: Prepared, x: Array) -> Array:

@@ -11,6 +11,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import digamma
 
+from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive
 from jaxem.families import stirling
@@ -50,7 +51,7 @@ class Poisson:
     def declare(self) -> PoissonParams:
         return PoissonParams(Param.of(Positive(), "K", location=True))  # pyright: ignore[reportArgumentType]
 
-    def prepare(self, params: PoissonParams, rows: int) -> PoissonParams:
+    def prepare(self, params: PoissonParams, x: Data | None) -> PoissonParams:
         return params
 
     def log_density(self, c: PoissonParams, x: Array) -> Array:

@@ -2,16 +2,24 @@
 
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jaxem.core.contexts import Context, choose
+from jaxem.core.data import Data
 from jaxem.core.parameters import Declared
 
 
 class Family(Protocol):
     """One distribution per class; ``x (N, ...)`` holds N observations of ``event_ndim`` axes each.
+
+    A family of several columns that can use missing cells declares ``takes = ("observed",)``, one with covariates
+    ``takes = ("given",)``. Where data have these parts, its x is a ``Dataset`` of rows instead of their values alone;
+    ``core.data`` reads the parts (``values_of``, ``observed_of``). A missing cell holds some finite number, which must
+    not matter. A family of single numbers (``event_ndim`` 0) need not know of missing cells: structures, and families
+    of families, call the functions in ``observed.py``, which leave missing observations out.
 
     A family is independent of the latent structure. Mixtures and hidden Markov models pass weights
     r_nk = q(z_n = k), already multiplied by the observation weights, and get back sums over observations.
@@ -27,8 +35,11 @@ class Family(Protocol):
     These functions are optional. Those below this class supply the default where a family lacks one:
 
     * ``log_prior(params) -> ()`` -- a log-prior, which ``maximize`` must then include.
+    * ``check_shape(values, leading, title)`` -- raises ``ValueError`` for values of another shape, and ``sizes(values,
+      leading)`` returns the lengths of the axes that are declared with letters, where values are no single array.
     * ``degenerate(params) -> ()`` -- whether a class has collapsed, so that its density is unbounded.
-    * ``diagnose(x, dtype)`` -- a text that says why no start can be made from the NumPy rows ``x``, or ``None``.
+    * ``diagnose(x, dtype)`` -- a text that says why no start can be made from the NumPy rows ``x`` (their values, with
+      missing cells filled), or ``None``.
     * ``contrasts(params) -> (K, F)`` -- numbers without units by which classes differ.
 
     A family with hidden variables u of its own also has all of these:
@@ -46,15 +57,16 @@ class Family(Protocol):
         """A declaration of each array of the parameters: its space, its axes, whether it is a location."""
         ...
 
-    def prepare(self, params: Any, rows: int) -> Context:
-        """The context: whatever an iteration at these parameters needs more than once, for ``rows`` observations."""
+    def prepare(self, params: Any, x: Data | None) -> Context:
+        """The context: whatever an iteration at these parameters needs more than once. Of the observations ``x`` only
+        shapes and missing cells are used; ``None`` where none will follow."""
         ...
 
-    def log_density(self, c: Context, x: Array) -> Array:
+    def log_density(self, c: Context, x: Data) -> Array:
         """log p(x_n | class k), (N, K)."""
         ...
 
-    def statistics(self, c: Context, r: Array, hidden: Any, x: Array) -> Any:
+    def statistics(self, c: Context, r: Array, hidden: Any, x: Data) -> Any:
         """Sums over n, weighted by r (N, K), that determine the maximiser."""
         ...
 
@@ -66,17 +78,59 @@ class Family(Protocol):
         """sum_nk r_nk log p(x_n | class k) from the sums alone, up to a constant free of ``params``."""
         ...
 
-    def features(self, x: Array) -> Array:
-        """Real numbers (N, F), close together where observations are alike; used by starts."""
+    def features(self, x: Data) -> Array:
+        """Real numbers (N, F), close together where observations are alike, NaN where missing; used by starts."""
         ...
 
-    def supports(self, x: Array) -> Array:
-        """(N,), whether each observation lies in the support."""
+    def supports(self, x: Data) -> Array:
+        """(N,), whether each observation lies in the support; a missing cell does."""
         ...
 
     def sample(self, key: Array, params: Any, labels: Array) -> Array:
         """One observation drawn for each label, (n, ...), from ``labels (n,)``."""
         ...
+
+
+def takes(family: Any) -> tuple[str, ...]:
+    """The parts of the data, beside values, that the family can use: ``"observed"``, ``"given"``."""
+    declared = getattr(family, "takes", ())
+    return (*declared, "observed") if family.event_ndim == 0 else declared
+
+
+def check_shape(family: Any, values: Any, leading: tuple[str, ...], title: str) -> None:
+    """Raise ``ValueError`` where the axes of ``values`` are not ``leading`` followed by those of one event.
+
+    ``title`` names what needs the values: the first words of the message.
+    """
+    if hasattr(family, "check_shape"):
+        return family.check_shape(values, leading, title)
+    if not hasattr(values, "ndim"):
+        what = "nothing" if not jax.tree.leaves(values) else f"a {type(values).__name__}"
+        raise ValueError(f"{title} needs one array of data; got {what}")
+    events = ("D",) * family.event_ndim
+    needs = f"{title} needs data of shape ({', '.join(leading + events)})"
+    if values.ndim != len(leading) + len(events):
+        hint = " For one sequence x, pass x[None]." if "T" in leading and values.ndim == 1 + len(events) else ""
+        raise ValueError(f"{needs}; got shape {tuple(values.shape)}.{hint}")
+    if 0 in values.shape:
+        raise ValueError(f"{needs}; got shape {tuple(values.shape)}, which holds nothing")
+    columns = getattr(family, "dimensions", None)
+    if columns is not None and values.shape[-1] != columns:
+        why = "its prior is" if getattr(family, "prior", None) is not None else "its levels are"
+        raise ValueError(f"{needs} with D = {columns}, as {why}; got shape {tuple(values.shape)}")
+
+
+def sizes(family: Any, values: Any, leading: int) -> dict[str, int]:
+    """The lengths of the axes that the family declares with letters, as far as values or the family itself tell.
+
+    ``values`` have ``leading`` axes before those of an event; they may be ``None``.
+    """
+    if hasattr(family, "sizes"):
+        return family.sizes(values, leading)
+    if values is not None and family.event_ndim:
+        return {"D": values.shape[leading]}
+    dimensions = getattr(family, "dimensions", None)
+    return {} if dimensions is None else {"D": dimensions}
 
 
 def impossible(x: Array, dtype: jnp.dtype) -> Array:
@@ -85,29 +139,14 @@ def impossible(x: Array, dtype: jnp.dtype) -> Array:
     return jnp.where(unknown, jnp.nan, -jnp.inf).astype(dtype)
 
 
-def log_density(family: Any, params: Any, x: Array) -> Array:
+def log_density(family: Any, params: Any, x: Data) -> Array:
     """log p(x_n | class k), (N, K), with a context made for this call."""
-    return choose(family.prepare(params, x.shape[0]), lambda c: family.log_density(c, x))
-
-
-def hidden(family: Any, c: Context, x: Array) -> Any:
-    """The posterior of the family's own hidden variables, leaves (N, K, ...); () where it has none."""
-    return family.hidden(c, x) if hasattr(family, "hidden") else ()
-
-
-def complete(family: Any, c: Context, u: Any, x: Array) -> Array:
-    """E log p(x_n, u_n | class k), (N, K); without hidden variables, the log-density."""
-    return family.complete(c, u, x) if hasattr(family, "complete") else family.log_density(c, x)
+    return choose(family.prepare(params, x), lambda c: family.log_density(c, x))
 
 
 def has_hidden(family: Any) -> bool:
     """Whether the family has hidden variables of its own."""
     return hasattr(family, "hidden")
-
-
-def hidden_entropy(family: Any, c: Context, u: Any, x: Array) -> Array:
-    """The entropy of the family's own hidden variables, (N, K); the family must have some."""
-    return family.hidden_entropy(c, u, x)
 
 
 def hidden_divergence(family: Any, u: Any, v: Any) -> Array:
@@ -125,7 +164,7 @@ def degenerate(family: Any, params: Any) -> Array:
     return family.degenerate(params) if hasattr(family, "degenerate") else jnp.bool_(False)
 
 
-def diagnose(family: Any, x: np.ndarray, dtype: np.dtype) -> str | None:
+def diagnose(family: Any, x: Any, dtype: np.dtype) -> str | None:
     """Why no start can be made from the rows ``x``; ``None`` where no reason is found."""
     return family.diagnose(x, dtype) if hasattr(family, "diagnose") else None
 

@@ -32,7 +32,7 @@ class Chain(NamedTuple):
     smoothed: Array  # (N, T, K), p(z_t | x); zero after the end
     ahead: Array  # (N, T, K), p(z_{t+1} | x) / p(z_{t+1} | x_1 ... x_t); zero from the end on
     log_normalizer: Array  # (N,), log p(x)
-    hidden: Any = ()  # leaves (N, T, K, ...), the posterior of the family's own hidden variables
+    hidden: Any = ()  # leaves (N T, K, ...), the posterior of the family's own hidden variables, step by step
     at: Any = None  # the parameters at which the E-step was taken
 
 

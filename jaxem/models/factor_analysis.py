@@ -15,7 +15,7 @@ from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Positive, Real
 from jaxem.core.conversion import admit, as_params, check_shapes
-from jaxem.core.data import Data, check_counts, counted, split_weights
+from jaxem.core.data import Data, check_counts, counted, split_weights, values_of
 from jaxem.core.dataset import as_data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
@@ -348,8 +348,12 @@ class FactorAnalysis(FromRows):
 
     def check_shapes(self, params: FactorAnalysisParams | None, data: Data | None) -> None:
         """Raise ``ValueError`` where the shapes of parameters or data do not fit the model; either may be ``None``."""
-        x = None if data is None else observations.values_of(self, data)
-        if x is not None:
+        x = None
+        if data is not None:
+            observations.check_parts(self, data)
+            x = values_of(data)
+            if not hasattr(x, "ndim"):
+                raise ValueError(f"FactorAnalysis needs one array of data; got a {type(x).__name__}")
             if x.ndim != 2 or 0 in x.shape:
                 raise ValueError(f"FactorAnalysis needs data of shape (N, D); got {tuple(x.shape)}")
             d = x.shape[1]

@@ -1,7 +1,6 @@
 """Hidden Markov models: a class that follows a Markov chain, with one observation at each step."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,13 +14,28 @@ from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
 from jaxem.core.contexts import Apart, careful, choose
 from jaxem.core.conversion import admit, as_params, check_shapes
-from jaxem.core.data import Data, Dataset, check_counts, counted, lengths_of, split_weights, total, values_of
+from jaxem.core.data import (
+    Data,
+    Dataset,
+    Patterns,
+    Spread,
+    check_counts,
+    counted,
+    lengths_of,
+    observed_of,
+    plain,
+    split_weights,
+    total,
+    values_of,
+    with_values,
+)
 from jaxem.core.dataset import as_data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.rows import FromRows, weighted
 from jaxem.core.sizes import of_rows
 from jaxem.core.trees import float_dtype, is_traced
+from jaxem.families import observed
 from jaxem.families import protocol as families
 from jaxem.families.protocol import Family
 from jaxem.latent import chain, scaled
@@ -98,19 +112,22 @@ class HMM(FromRows, Maskable):
 
     def prepare(self, params: HMMParams, x: Data | None) -> HMMParams:
         """Initial and transition probabilities, and the context of the family."""
-        rows = 0 if x is None else math.prod(values_of(x).shape[:2])
-        return params._replace(emissions=Apart(self.family.prepare(params.emissions, rows)))
+        frames = None if x is None else _frames(_without_lengths(x))
+        return params._replace(emissions=Apart(self.family.prepare(params.emissions, frames)))
 
-    def _by_frames(self, of: Callable[..., Any], c: HMMParams, x: Array) -> Any:
-        """``of(context, frames)`` for all steps of all sequences ``x (N, T, ...)``; its leaves become (N, T, ...)."""
-        n, t = x.shape[:2]
+    def _of_frames(self, of: Callable[..., Any], c: HMMParams, x: Data) -> Any:
+        """``of(context, frames)`` for all steps of all sequences ``x``, one after the other."""
         frames = _frames(real(x, c.initial.dtype))
-        found = choose(c.emissions.context, lambda e: of(e, frames))
-        return jax.tree.map(lambda leaf: leaf.reshape(n, t, *leaf.shape[1:]), found)
+        return choose(c.emissions.context, lambda e: of(e, frames))
 
-    def _log_b(self, c: HMMParams, x: Array) -> Array:
+    def _by_steps(self, of: Callable[..., Array], c: HMMParams, x: Data) -> Array:
+        """``of(context, frames) (N T, K)`` as an array (N, T, K)."""
+        n, t = _shape(x)
+        return self._of_frames(of, c, x).reshape(n, t, self.k)
+
+    def _log_b(self, c: HMMParams, x: Data) -> Array:
         """log p(x_t | z_t = k), (N, T, K)."""
-        return self._by_frames(lambda e, x: self.family.log_density(e, x), c, x)
+        return self._by_steps(lambda e, x: observed.log_density(self.family, e, x), c, x)
 
     def _inferred(self, of: Callable[..., Chain], c: HMMParams, x: Data, *more: Any) -> Chain:
         """The posterior that ``of`` returns, with the posterior of the family's own hidden variables added."""
@@ -118,14 +135,13 @@ class HMM(FromRows, Maskable):
         q = of(c.initial, c.transition, self._log_b(c, values), lengths, *more)
         return q._replace(hidden=self._hidden(c, values))
 
-    def _hidden(self, c: HMMParams, x: Array) -> Any:
-        return self._by_frames(lambda e, x: families.hidden(self.family, e, x), c, x)
+    def _hidden(self, c: HMMParams, x: Data) -> Any:
+        return self._of_frames(lambda e, x: observed.hidden(self.family, e, x), c, x)
 
     def infer(self, c: HMMParams, x: Data) -> Chain:
         """Forward-backward on each sequence."""
         values, lengths = _unpack(x)
-        n, t = values.shape[:2]
-        segments = scaled.segments(self.parallel, n, t, self.k)
+        segments = scaled.segments(self.parallel, *_shape(values), self.k)
         again = lambda: self._log_b(c._replace(emissions=Apart(careful(c.emissions.context))), values)
         q = chain.posterior(c.initial, c.transition, self._log_b(c, values), lengths, segments, again)
         return q._replace(hidden=self._hidden(c, values))
@@ -154,8 +170,7 @@ class HMM(FromRows, Maskable):
     def complete(self, c: HMMParams, q: Chain, x: Data) -> Array:
         """sum_k gamma_1 log pi + sum_ij xi_ij log A_ij + sum_tk gamma_tk E log p(x_t, u_t | k), (N,)."""
         values, _ = _unpack(x)
-        u = jax.tree.map(_frames, q.hidden)
-        log_b = self._by_frames(lambda e, x: families.complete(self.family, e, u, x), c, values)
+        log_b = self._by_steps(lambda e, x: observed.complete(self.family, e, q.hidden, x), c, values)
         initial = expected(q.smoothed[:, 0], log_probability(c.initial)[None, :])
         transition = expected(chain.pair_counts_each(q), log_probability(c.transition)[None]).sum(axis=1)
         return initial + transition + expected(q.smoothed, log_b).sum(axis=1)
@@ -165,8 +180,8 @@ class HMM(FromRows, Maskable):
         paths = -chain.expected_log(q, q)
         if not families.has_hidden(self.family):
             return paths
-        values, u = _unpack(x)[0], jax.tree.map(_frames, q.hidden)
-        own = self._by_frames(lambda e, x: families.hidden_entropy(self.family, e, u, x), c, values)
+        values, _ = _unpack(x)
+        own = self._by_steps(lambda e, x: observed.hidden_entropy(self.family, e, q.hidden, x), c, values)
         return paths + expected(q.smoothed, own).sum(axis=1)
 
     def divergence_rows(self, q: Chain, p: Chain) -> Array:
@@ -174,16 +189,15 @@ class HMM(FromRows, Maskable):
         of_paths = chain.expected_log(q, q) - chain.expected_log(q, p)
         if not families.has_hidden(self.family):
             return of_paths
-        u, v = (jax.tree.map(_frames, each.hidden) for each in (q, p))
-        own = families.hidden_divergence(self.family, u, v).reshape(q.smoothed.shape)
+        own = families.hidden_divergence(self.family, q.hidden, p.hidden).reshape(q.smoothed.shape)
         return of_paths + expected(q.smoothed, own).sum(axis=1)
 
     def sums(self, c: HMMParams | None, w: Array | None, q: Chain, x: Data) -> HMMSums:
         """Expected numbers of starts and transitions, and the family's sums, with sequence weights ``w (N,)``."""
         values, _ = _unpack(x)
         gamma = weighted(q.smoothed, w)
-        u, frames, r = jax.tree.map(_frames, q.hidden), _frames(real(values, gamma.dtype)), _frames(gamma)
-        of_family = lambda e: self.family.statistics(e, r, u, frames)
+        frames, r = _frames(real(values, gamma.dtype)), _frames(gamma)
+        of_family = lambda e: observed.statistics(self.family, e, r, q.hidden, frames)
         return HMMSums(
             gamma[:, 0].sum(axis=0),
             chain.pair_counts(q, None if w is None else w.astype(gamma.dtype)),
@@ -266,7 +280,7 @@ class HMM(FromRows, Maskable):
         check_shapes(self, None, data)
         if not is_traced(self, data):
             self.check_values(data)
-        name, given = read_start(start, self.k, values_of(data).shape[:2], float_dtype(data))
+        name, given = read_start(start, self.k, _shape(data), float_dtype(data))
         params, sound = _init(self, key, data, given, name)
         check_sound(sound, self, data)
         return params
@@ -279,7 +293,7 @@ class HMM(FromRows, Maskable):
         x, lengths = _unpack(sequences)
         dtype = float_dtype(x)
         x = real(x, dtype)
-        counts = chain.within(lengths, x.shape[1]).astype(dtype)
+        counts = chain.within(lengths, _shape(x)[1]).astype(dtype)
         if weights is not None:
             counts = counts * weights.astype(dtype)[:, None]
         frames = _frames(x)
@@ -291,7 +305,7 @@ class HMM(FromRows, Maskable):
 
     def diagnose(self, data: Data) -> None:
         """Raise a ``ValueError`` that says why no start can be made from the data, and what to do."""
-        blame(self.family, *_observed(data))
+        blame(self.family, *_steps(data))
 
     def predict(self, params: HMMParams, data: Data) -> Array:
         """The most probable path of each sequence.
@@ -379,42 +393,40 @@ class HMM(FromRows, Maskable):
         _, rest = jax.lax.scan(step, first, jax.random.split(path_key, length)[1:])
         states = jnp.concatenate([first[None], rest]).T
         x = self.family.sample(x_key, params.emissions, states.reshape(-1))
-        return states, x.reshape(n, length, *x.shape[1:])
+        return states, jax.tree.map(lambda leaf: leaf.reshape(n, length, *leaf.shape[1:]), x)
 
     def sample_like(self, key: Array, params: HMMParams, data: Data) -> Data:
-        """As many sequences as ``data`` hold, drawn from the model, with the same lengths and without weights.
+        """As many sequences as ``data`` hold, drawn from the model, with the same lengths and missing cells.
 
         Arguments:
             key: a random key.
             params: parameters of the model, or a ``Fit``.
-            data: N sequences, of which only the shape and the lengths are used.
+            data: N sequences, of which only the shape, the lengths and the missing cells are used.
 
         Returns:
-            Observations (N, T, ...), or a ``Dataset`` with lengths where ``data`` have lengths.
+            Observations (N, T, ...), or a ``Dataset`` where ``data`` have lengths or missing cells. Weights are left
+            out.
 
         Raises:
             ValueError: as for ``sample``, or the data do not fit the model.
         """
         data = as_data(data)
         check_shapes(self, None, data)
-        x, lengths = values_of(data), lengths_of(data)
-        drawn = self.sample(key, params, *x.shape[:2])
-        return drawn if lengths is None else Dataset(drawn, lengths=lengths)
+        return with_values(split_weights(data)[0], self.sample(key, params, *_shape(data)))
 
     def sample_size(self, data: Data) -> Array:
-        """The number of single observations, (): the sum over sequences of weight times length."""
-        data = as_data(data)
-        sequences, weights = counted(data)
+        """The number of single observations, (): the sum over sequences of weight times length, without steps at which
+        every cell is missing."""
+        sequences, weights = counted(as_data(data))
         x, lengths = _unpack(sequences)
-        return total(lengths.astype(float_dtype(x)), weights)
+        seen = chain.within(lengths, _shape(x)[1])
+        for mask in jax.tree.leaves(observed_of(x)):
+            seen = seen & mask.reshape(*seen.shape, -1).any(axis=-1)
+        return total(seen.sum(axis=1).astype(float_dtype(x)), weights)
 
     def check_shapes(self, params: HMMParams | None, data: Data | None) -> None:
         """Raise ``ValueError`` where the shapes of parameters or data do not fit the model; either may be ``None``."""
-        x = None if data is None else observations.values_of(self, data, "lengths")
-        if x is not None:
-            observations.check_shape(self, x, ("N", "T"))
-        if params is not None:
-            observations.check_params(self, params, x, 2)
+        observations.check(self, params, data, ("N", "T"), "lengths")
 
     def validate(self, params: HMMParams, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""
@@ -424,23 +436,37 @@ class HMM(FromRows, Maskable):
     def check_values(self, data: Data) -> None:
         """Raise ``ValueError`` for data that cannot be fitted, whatever the parameters."""
         check_counts(data)
-        x, observed = _observed(data)
-        observations.check_enough(self, int(observed.sum()))
-        observations.check_support(self.family, x, observed)
+        x, within = _steps(data)
+        observations.check_enough(self, int(within.sum()))
+        observations.check_support(self.family, x, within)
 
     def allows(self, params: HMMParams, data: Data) -> Array:
         """Whether every observation within a sequence of nonzero weight lies in the support, (); for traced values."""
-        return observations.supported(self.family, *_observed(data)).all()
+        return observations.supported(self.family, *_steps(data)).all()
 
 
-def _observed(data: Data) -> tuple[Array, Array]:
+def _steps(data: Data) -> tuple[Data, Array]:
     """All steps of all sequences (N T, ...), and which of them lie within a sequence of nonzero weight, (N T,)."""
-    x, lengths, weights = values_of(data), lengths_of(data), split_weights(data)[1]
-    n, t = x.shape[:2]
-    observed = jnp.ones((n, t), bool) if lengths is None else chain.within(lengths, t)
+    (x, weights), lengths = split_weights(data), lengths_of(data)
+    n, t = _shape(x)
+    within = jnp.ones((n, t), bool) if lengths is None else chain.within(lengths, t)
     if weights is not None:
-        observed = observed & (weights != 0)[:, None]
-    return x.reshape(n * t, *x.shape[2:]), observed.reshape(-1)
+        within = within & (weights != 0)[:, None]
+    return _frames(_without_lengths(x)), within.reshape(-1)
+
+
+def _shape(x: Data) -> tuple[int, int]:
+    """N and T, the number of sequences and of steps."""
+    return jax.tree.leaves(values_of(x))[0].shape[:2]
+
+
+def _without_lengths(x: Data) -> Data:
+    x = x.data if isinstance(x, Spread) else x
+    if not isinstance(x, Dataset):
+        return x
+    of_steps = lambda found: found if found.index.ndim == 2 else None  # else patterns of whole sequences
+    patterns = jax.tree.map(of_steps, x.patterns, is_leaf=lambda node: isinstance(node, Patterns))
+    return plain(dataclasses.replace(x, lengths=None, weights=None, patterns=patterns))
 
 
 @program
@@ -459,31 +485,32 @@ def _predict_proba(model: HMM, params: HMMParams, sequences: Data) -> Array:
     x, lengths = _unpack(sequences)
     q = model.e_step(params, sequences)
     known = jnp.isfinite(q.log_normalizer) & _is_sequence(lengths, x)
-    unknown = chain.within(lengths, x.shape[1]) & ~known[:, None]
+    unknown = chain.within(lengths, _shape(x)[1]) & ~known[:, None]
     return jnp.where(unknown[:, :, None], jnp.nan, q.smoothed)
 
 
-def _is_sequence(lengths: Array, x: Array) -> Array:
+def _is_sequence(lengths: Array, x: Data) -> Array:
     """(N,), whether each length lies between 1 and T, which could not be checked where lengths were traced."""
-    return (lengths >= 1) & (lengths <= x.shape[1])
+    return (lengths >= 1) & (lengths <= _shape(x)[1])
 
 
-def _unpack(sequences: Data) -> tuple[Array, Array]:
-    """Values (N, T, ...) and lengths (N,).
+def _unpack(sequences: Data) -> tuple[Data, Array]:
+    """The steps (N, T, ...), values alone or with masks, and lengths (N,).
 
     Padding is replaced by the first observation of its sequence: whatever it held, its density is then as finite as
     that observation's, and it has no weight.
     """
-    x, lengths = values_of(sequences), lengths_of(sequences)
+    x, lengths, (n, t) = _without_lengths(sequences), lengths_of(sequences), _shape(sequences)
     if lengths is None:
-        return x, jnp.full((x.shape[0],), x.shape[1])
-    inside = chain.within(lengths, x.shape[1])
-    return jnp.where(inside.reshape(*inside.shape, *(1,) * (x.ndim - 2)), x, x[:, :1]), lengths
+        return x, jnp.full((n,), t)
+    inside = chain.within(lengths, t)
+    first = lambda leaf: jnp.where(inside.reshape(n, t, *(1,) * (leaf.ndim - 2)), leaf, leaf[:, :1])
+    return jax.tree.map(first, x), lengths
 
 
-def _frames(x: Array) -> Array:
+def _frames(x: Data) -> Data:
     """The steps of all sequences (N, T, ...) one after the other, (N T, ...)."""
-    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+    return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]), x)
 
 
 @program(quick="few numbers", static_argnames=("start",))

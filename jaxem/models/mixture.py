@@ -13,12 +13,13 @@ from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
 from jaxem.core.conversion import as_params, check_shapes
-from jaxem.core.data import Data, check_counts, count, counted, split_weights
+from jaxem.core.data import Data, check_counts, count, counted, split_weights, with_values
 from jaxem.core.dataset import as_data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.rows import weighted
 from jaxem.core.trees import float_dtype, is_traced
+from jaxem.families import observed
 from jaxem.families import protocol as families
 from jaxem.families.protocol import Family
 from jaxem.latent.classes import Responsibilities, expected, log_probability, log_times
@@ -82,11 +83,13 @@ class Mixture(ClassModel, Maskable):
 
     def prepare(self, params: MixtureParams, x: Data | None) -> MixtureParams:
         """The weights and the context of the family."""
-        return params._replace(components=self.family.prepare(params.components, 0 if x is None else count(x)))
+        return params._replace(components=self.family.prepare(params.components, x))
 
     def table(self, c: MixtureParams, x: Data) -> Array:
         """log w_k + log p(x_n | component k), (N, K)."""
-        return log_probability(c.weights)[None, :] + self.family.log_density(c.components, real(x, c.weights.dtype))
+        return log_probability(c.weights)[None, :] + observed.log_density(
+            self.family, c.components, real(x, c.weights.dtype)
+        )
 
     def log_marginal(self, c: MixtureParams, x: Data) -> Array:
         """log sum_k w_k p(x_n | k), (N,).
@@ -94,7 +97,7 @@ class Mixture(ClassModel, Maskable):
         The sum is linear in the weights, so that the derivative in a weight of zero is right too.
         """
         w = c.weights[None, :]
-        log_b = self.family.log_density(c.components, real(x, w.dtype))
+        log_b = observed.log_density(self.family, c.components, real(x, w.dtype))
         log_w, known = jax.lax.stop_gradient(jnp.log(w)), log_b != -jnp.inf
         top = jax.lax.stop_gradient((log_w + log_b).max(axis=-1))
         top = jnp.where(jnp.isfinite(top), top, 0)
@@ -106,12 +109,12 @@ class Mixture(ClassModel, Maskable):
 
     def infer(self, c: MixtureParams, x: Data) -> Responsibilities:
         """The responsibilities of each observation, and the posterior of the family's own hidden variables."""
-        hidden = families.hidden(self.family, c.components, real(x, c.weights.dtype))
+        hidden = observed.hidden(self.family, c.components, real(x, c.weights.dtype))
         return super().infer(c, x)._replace(hidden=hidden)
 
     def complete(self, c: MixtureParams, q: Responsibilities, x: Data) -> Array:
         """sum_k r_nk (log w_k + E log p(x_n, u_n | k)), (N,)."""
-        density = families.complete(self.family, c.components, q.hidden, real(x, c.weights.dtype))
+        density = observed.complete(self.family, c.components, q.hidden, real(x, c.weights.dtype))
         return expected(q.probabilities, log_probability(c.weights)[None, :] + density)
 
     def entropy_rows(self, c: MixtureParams, q: Responsibilities, x: Data) -> Array:
@@ -119,7 +122,7 @@ class Mixture(ClassModel, Maskable):
         of_classes = super().entropy_rows(c, q, x)
         if not families.has_hidden(self.family):
             return of_classes
-        own = families.hidden_entropy(self.family, c.components, q.hidden, real(x, c.weights.dtype))
+        own = observed.hidden_entropy(self.family, c.components, q.hidden, real(x, c.weights.dtype))
         return of_classes + expected(q.probabilities, own)
 
     def divergence_rows(self, q: Responsibilities, p: Responsibilities) -> Array:
@@ -132,7 +135,9 @@ class Mixture(ClassModel, Maskable):
     def sums(self, c: MixtureParams | None, w: Array | None, q: Responsibilities, x: Data) -> MixtureSums:
         """Class sizes and the family's sums, weighted by responsibilities times observation weights ``w (N,)``."""
         r = weighted(q.probabilities, w)
-        return MixtureSums(r.sum(axis=0), self.family.statistics(c and c.components, r, q.hidden, real(x, r.dtype)))
+        return MixtureSums(
+            r.sum(axis=0), observed.statistics(self.family, c and c.components, r, q.hidden, real(x, r.dtype))
+        )
 
     def maximum(self, c: MixtureParams | None, sums: MixtureSums) -> MixtureParams:
         """w_k = n_k / N, and the family's maximiser for each class."""
@@ -263,13 +268,27 @@ class Mixture(ClassModel, Maskable):
         labels = jax.random.categorical(label_key, jnp.log(params.weights), shape=shape)
         return labels, self.family.sample(x_key, params.components, labels)
 
+    def sample_like(self, key: Array, params: MixtureParams, data: Data) -> Data:
+        """As many observations as ``data`` hold, drawn from the mixture, with the same missing cells.
+
+        Arguments:
+            key: a random key.
+            params: parameters of the mixture, or a ``Fit``.
+            data: N observations, of which only the number and the missing cells are used.
+
+        Returns:
+            Observations (N, ...), or a ``Dataset`` where ``data`` have missing cells. Weights are left out.
+
+        Raises:
+            ValueError: as for ``sample``, or the data do not fit the model.
+        """
+        data = as_data(data)
+        check_shapes(self, None, data)
+        return with_values(split_weights(data)[0], self.sample(key, params, count(data)))
+
     def check_shapes(self, params: MixtureParams | None, data: Data | None) -> None:
         """Raise ``ValueError`` where the shapes of parameters or data do not fit the model; either may be ``None``."""
-        x = None if data is None else observations.values_of(self, data)
-        if x is not None:
-            observations.check_shape(self, x, ("N",))
-        if params is not None:
-            observations.check_params(self, params, x, 1)
+        observations.check(self, params, data, ("N",))
 
     def validate(self, params: MixtureParams, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""
@@ -280,7 +299,7 @@ class Mixture(ClassModel, Maskable):
         """Raise ``ValueError`` for data that cannot be fitted, whatever the parameters."""
         check_counts(data)
         x, weights = split_weights(data)
-        observations.check_enough(self, x.shape[0])
+        observations.check_enough(self, count(x))
         observations.check_support(self.family, x, None if weights is None else weights != 0)
 
     def allows(self, params: MixtureParams, data: Data) -> Array:

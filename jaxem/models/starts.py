@@ -12,8 +12,10 @@ from jaxem.core import parameters
 from jaxem.core.arrays import as_array
 from jaxem.core.constraints import Simplex
 from jaxem.core.contexts import choose
+from jaxem.core.data import Data, count, values_of
 from jaxem.core.passes import accumulate, rows_in_cache
 from jaxem.core.trees import all_finite, float_dtype
+from jaxem.families import observed
 from jaxem.families import protocol as families
 
 Start = Literal["kmeans++", "points", "responsibilities"] | Array | np.ndarray | list[Any]
@@ -55,7 +57,7 @@ def read_start(start: Start, k: int, shape: tuple[int, ...], dtype: jnp.dtype) -
 def start_components(
     key: Array,
     family: Any,
-    x: Array,
+    x: Data,
     weights: Array | None,
     k: int,
     start: str,
@@ -72,7 +74,7 @@ def start_components(
     features, each divided by its standard deviation, so that units do not matter.
     ``active (K,)``: the classes that take part, for the two kinds with seeds only.
     """
-    n = x.shape[0]
+    n = count(x)
     counts = jnp.ones((n,), dtype) if weights is None else weights.astype(dtype)
     evenly = jnp.full((k,), 1 / k, dtype) if active is None else active.astype(dtype) / active.sum().astype(dtype)
     which = given if given is not None else jnp.arange(n)
@@ -88,7 +90,7 @@ def start_components(
         seeds, middle, scale = _seeds(key, family, x, counts, k, start, dtype)
 
         def assign(rows: tuple[Array, Array, Array]) -> Array:
-            features = (family.features(rows[0]).astype(dtype) - middle[None, :]) / scale[None, :]
+            features = _standardized(observed.features(family, rows[0]).astype(dtype), middle, scale)
             distance = ((features[:, None, :] - seeds[None, :, :]) ** 2).sum(axis=-1)
             if active is not None:
                 distance = jnp.where(active[None, :], distance, jnp.inf)
@@ -98,11 +100,11 @@ def start_components(
     def sums(c: Any) -> Any:
         def one_block(rows: tuple[Array, Array, Array]) -> tuple[Array, Any]:
             r = assign(rows) * rows[1][:, None]
-            hidden = () if c is None else families.hidden(family, c, rows[0])
-            of = lambda c: (r.sum(axis=0), family.statistics(c, r, hidden, rows[0]))
+            hidden = () if c is None else observed.hidden(family, c, rows[0])
+            of = lambda c: (r.sum(axis=0), observed.statistics(family, c, r, hidden, rows[0]))
             return choose(c, of)
 
-        size = (1 + k) * (1 + x[0].size) * dtype.itemsize
+        size = (1 + k) * (1 + sum(leaf[0].size for leaf in jax.tree.leaves(x))) * dtype.itemsize
         return accumulate(one_block, (x, counts, which), rows_in_cache(size))
 
     def living(components: Any) -> Any:
@@ -110,27 +112,27 @@ def start_components(
 
     size, about_zero = sums(None)
     components = living(family.maximize(None, about_zero))
-    c = family.prepare(components, n)
+    c = family.prepare(components, x)
     if getattr(family, "centred", False):  # sums about zero are accurate enough for the means only: a second pass
         components = living(family.maximize(c, sums(c)[1]))
     return size / size.sum(), components
 
 
-def is_sound(family: Any, components: Any, x: Array) -> Array:
-    """Whether these parameters of the family can start a fit to ``x (N, ...)``.
+def is_sound(family: Any, components: Any, x: Data) -> Array:
+    """Whether these parameters of the family can start a fit to the observations ``x``.
 
     They must be finite and not degenerate, and no feature of the data may be constant.
     """
-    return all_finite(components) & ~families.degenerate(family, components) & varies(family.features(x))
+    return all_finite(components) & ~families.degenerate(family, components) & varies(observed.features(family, x))
 
 
 def varies(x: Array) -> Array:
-    """Whether no column of ``x (N, F)`` is constant to rounding error.
+    """Whether no column of ``x (N, F)`` is constant to rounding error; NaN stands for missing cells.
 
     The computed variance of a constant column need not be zero, so it cannot be used for this check.
     """
-    size = jnp.abs(x).max(axis=0).astype(float_dtype(x))
-    spread = (x.max(axis=0) - x.min(axis=0)).astype(size.dtype)
+    size = jnp.nanmax(jnp.abs(x), axis=0).astype(float_dtype(x))
+    spread = (jnp.nanmax(x, axis=0) - jnp.nanmin(x, axis=0)).astype(size.dtype)
     return (spread > 8 * float(jnp.finfo(size.dtype).eps) * size).all()
 
 
@@ -140,27 +142,30 @@ def check_sound(sound: Array, model: Any, data: Any) -> None:
         model.diagnose(data)
 
 
-def blame(family: Any, x: Array, counts: Array | None) -> None:
-    """Raise a ``ValueError`` that says why no start can be made from the observations ``x (N, ...)``.
+def blame(family: Any, x: Data, counts: Array | None) -> None:
+    """Raise a ``ValueError`` that says why no start can be made from the observations ``x``.
 
     ``counts (N,)`` says which observations count; ``None`` means all.
     """
-    rows = np.asarray(x, np.float64)
-    found = families.diagnose(family, rows if counts is None else rows[np.asarray(counts)], np.dtype(float_dtype(x)))
+    which = slice(None) if counts is None else np.asarray(counts)
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64)[which], values_of(x))
+    found = families.diagnose(family, rows, np.dtype(float_dtype(x)))
     if found is not None:
         raise ValueError(found)
 
 
 def _seeds(
-    key: Array, family: Any, x: Array, counts: Array, k: int, start: str, dtype: jnp.dtype
+    key: Array, family: Any, x: Data, counts: Array, k: int, start: str, dtype: jnp.dtype
 ) -> tuple[Array, Array, Array]:
     """K seeds (K, F) among the standardised features, and the mean and standard deviation (F,) used for that."""
-    raw = family.features(x).astype(dtype)
-    share = counts / counts.sum()
-    middle = (share[:, None] * raw).sum(axis=0)
-    spread = jnp.sqrt((share[:, None] * (raw - middle[None, :]) ** 2).sum(axis=0))
+    raw = observed.features(family, x).astype(dtype)
+    share = jnp.where(jnp.isnan(raw), 0, counts[:, None])
+    share = share / share.sum(axis=0)[None, :]
+    mean = lambda values: jnp.where(share > 0, share * values, 0).sum(axis=0)
+    middle = mean(raw)
+    spread = jnp.sqrt(mean((raw - middle[None, :]) ** 2))
     scale = jnp.where(spread > 0, spread, 1)
-    features = (raw - middle[None, :]) / scale[None, :]
+    features = _standardized(raw, middle, scale)
     uniform = jax.random.uniform(key, (k,), dtype)
     first = features[_draw(uniform[0], counts)]
 
@@ -175,6 +180,11 @@ def _seeds(
 
     _, others = jax.lax.scan(next_seed, distance(first), uniform[1:])
     return jnp.concatenate([first[None], others]), middle, scale
+
+
+def _standardized(features: Array, middle: Array, scale: Array) -> Array:
+    """Features (N, F) in standard deviations from the mean; a missing one lies at the mean."""
+    return jnp.where(jnp.isnan(features), 0, (features - middle[None, :]) / scale[None, :])
 
 
 def _draw(u: Array, odds: Array) -> Array:

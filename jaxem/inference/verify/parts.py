@@ -173,8 +173,9 @@ def in_other_order(data: Data) -> Data:
             leaf[seen] = np.roll(leaf[seen], 1, axis=0)
             return leaf
 
-        values, given, observed = jax.tree.map(turned, (observations.values, observations.given, observations.observed))
-        other: Any = dataclasses.replace(observations, values=values, given=given, observed=observed)
+        parts = observations.values, observations.given, observations.observed, observations.patterns
+        values, given, observed, patterns = jax.tree.map(turned, parts)
+        other: Any = dataclasses.replace(observations, values=values, given=given, observed=observed, patterns=patterns)
     else:
         axis = lambda leaf: int(leaf.shape[0] == 1 and leaf.ndim > 1)
         other = jax.tree.map(lambda leaf: np.roll(leaf, 1, axis=axis(leaf)) if leaf.ndim else leaf, observations)

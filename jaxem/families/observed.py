@@ -1,0 +1,76 @@
+"""The functions of a family on observations of which some may be missing; structures call these.
+
+An observation that is a single cell is seen or missing as a whole, and families of single cells are not told: the
+density of a missing one is 1, its weight in sums is 0, and its hidden variables have a distribution that never changes.
+A family of several columns that declares ``takes = ("observed",)`` gets the masks and answers itself.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.contexts import Context
+from jaxem.core.data import Data, observed_of, plain
+
+
+def _split(family: Any, x: Data) -> tuple[Data, Array | None]:
+    """The observations as the family takes them, and which of them are seen, (N,); ``None`` where it knows itself."""
+    seen = observed_of(x)
+    if seen is None or "observed" in getattr(family, "takes", ()):
+        return x, None
+    return plain(dataclasses.replace(x, observed=None, patterns=None)), seen
+
+
+def _where(seen: Array | None, values: Any, otherwise: float) -> Any:
+    if seen is None:
+        return values
+    return jax.tree.map(lambda leaf: jnp.where(seen.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, otherwise), values)
+
+
+def log_density(family: Any, c: Context, x: Data) -> Array:
+    """log p(x_n | class k), (N, K), of what is seen of x_n."""
+    x, seen = _split(family, x)
+    return _where(seen, family.log_density(c, x), 0)
+
+
+def statistics(family: Any, c: Context, r: Array, u: Any, x: Data) -> Any:
+    """The family's sums, weighted by r (N, K)."""
+    x, seen = _split(family, x)
+    return family.statistics(c, _where(seen, r, 0), u, x)
+
+
+def features(family: Any, x: Data) -> Array:
+    """The family's features (N, F), NaN where missing."""
+    x, seen = _split(family, x)
+    return _where(seen, family.features(x), jnp.nan)
+
+
+def supports(family: Any, x: Data) -> Array:
+    """(N,), whether what is seen of each observation lies in the support."""
+    x, seen = _split(family, x)
+    return family.supports(x) if seen is None else family.supports(x) | ~seen
+
+
+def hidden(family: Any, c: Context, x: Data) -> Any:
+    """The posterior of the family's own hidden variables, leaves (N, K, ...); () where it has none."""
+    if not hasattr(family, "hidden"):
+        return ()
+    x, seen = _split(family, x)
+    return _where(seen, family.hidden(c, x), 1)
+
+
+def complete(family: Any, c: Context, u: Any, x: Data) -> Array:
+    """E log p(x_n, u_n | class k), (N, K); without hidden variables, the log-density."""
+    if not hasattr(family, "complete"):
+        return log_density(family, c, x)
+    x, seen = _split(family, x)
+    return _where(seen, family.complete(c, u, x), 0)
+
+
+def hidden_entropy(family: Any, c: Context, u: Any, x: Data) -> Array:
+    """The entropy of the family's own hidden variables, (N, K); the family must have some."""
+    x, seen = _split(family, x)
+    return _where(seen, family.hidden_entropy(c, u, x), 0)
