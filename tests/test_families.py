@@ -42,12 +42,12 @@ log_density = jax.jit(protocol.log_density)
 def statistics(family, weights, x, about=None):
     """Sums about these parameters, or about zero."""
     sums = lambda c: family.statistics(c, weights, (), x)
-    return sums(None) if about is None else choose(family.prepare(about, x.shape[0]), sums)
+    return sums(None) if about is None else choose(family.prepare(about, x), sums)
 
 
 @jax.jit
 def maximize(family, sums, about=None):
-    return family.maximize(None if about is None else family.prepare(about, 0), sums)
+    return family.maximize(None if about is None else family.prepare(about, None), sums)
 
 
 supports = jax.jit(lambda family, x: family.supports(x))

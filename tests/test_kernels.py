@@ -65,7 +65,7 @@ def run(form: str, params: MultivariateNormalParams, w: Any, x: Any) -> Any:
 
     def both(params: Any, w: Any, x: Any) -> Any:
         sums = lambda c: family.statistics(c, w, (), x)
-        statistics = choose(family.prepare(params, x.shape[0]), sums)
+        statistics = choose(family.prepare(params, x), sums)
         return log_density(family, params, x), statistics.first, statistics.second
 
     return jax.jit(both)(params, w, x)
