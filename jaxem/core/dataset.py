@@ -128,7 +128,10 @@ def _again(data: Dataset) -> Dataset:
     observed = None if data.observed is None else jax.tree.map(lambda mask: jnp.asarray(mask, bool), data.observed)
     lengths = taken.lengths if data.lengths is None else _lengths(data.lengths)
     weights = None if data.weights is None else _weights(data.weights, trees.float_dtype(taken.tree))
-    return missing_cells.arranged(Dataset(taken.tree, given, observed, lengths, weights, data.patterns))
+    record = Dataset(taken.tree, given, observed, lengths, weights, data.patterns)
+    if observed is not None:
+        check_counts(record)
+    return missing_cells.arranged(record)
 
 
 class Taken(NamedTuple):
