@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.core.data import Data
+from jaxem.core.data import Data, Dataset, observed_of, values_of
+from jaxem.core.matrices import product
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import UnitInterval
 from jaxem.families import indicators
-from jaxem.families.protocol import impossible
-from jaxem.families.sums import weighted_sums
+from jaxem.families.protocol import impossible, missing_as_nan
+from jaxem.families.sums import kept_where_unseen, per_cell, weighted_sums
 from jaxem.latent.classes import log_times
 
 
@@ -23,7 +24,7 @@ class BernoulliParams(NamedTuple):
 
 
 class BernoulliStatistics(NamedTuple):
-    sizes: Array  # (K,), sum_n r_nk
+    sizes: Array  # (K,), sum_n r_nk; (K, D), over the observed cells, where some are missing
     ones: Array  # (K, D), sum_n r_nk x_nd
 
 
@@ -35,7 +36,8 @@ class Bernoulli:
     .. math:: \log p(x \mid k) = \sum_d x_d \log p_{kd} + (1 - x_d) \log (1 - p_{kd}), \qquad
               \text{M: } p_{kd} = \frac{\sum_n r_{nk}\, x_{nd}}{\sum_n r_{nk}}
 
-    The data are (N, D); the parameters are a ``BernoulliParams``. A mixture of this family is latent class analysis.
+    The data are (N, D), of which cells may be missing; the parameters are a ``BernoulliParams``. A mixture of this
+    family is latent class analysis.
 
     Source: Lazarsfeld & Henry (1968).
     """
@@ -43,6 +45,7 @@ class Bernoulli:
     event_ndim: ClassVar[int] = 1
     accurate: ClassVar[bool] = True
     support: ClassVar[str] = "zeros and ones"
+    takes: ClassVar[tuple[str, ...]] = ("observed",)
 
     def declare(self) -> BernoulliParams:
         return BernoulliParams(Param.of(UnitInterval(), "K D", location=True))  # pyright: ignore[reportArgumentType]
@@ -52,31 +55,45 @@ class Bernoulli:
         p = params.probabilities
         return jnp.concatenate([indicators.log(p), indicators.log_of_rest(p)], axis=1)
 
-    def log_density(self, c: Array, x: Array) -> Array:
-        ones = x.astype(c.dtype)
-        density = indicators.log_density(jnp.concatenate([ones, 1 - ones], axis=1), c)
-        return jnp.where(self.supports(x)[:, None], density, impossible(x, density.dtype)[:, None])
+    def log_density(self, c: Array, x: Data) -> Array:
+        values, seen = values_of(x), observed_of(x)
+        ones = values.astype(c.dtype)
+        zeros = 1 - ones
+        if seen is not None:
+            ones, zeros = jnp.where(seen, ones, 0), jnp.where(seen, zeros, 0)
+        density = indicators.log_density(jnp.concatenate([ones, zeros], axis=1), c)
+        return jnp.where(self.supports(x)[:, None], density, impossible(values, density.dtype)[:, None])
 
-    def statistics(self, c: Any, r: Array, hidden: Any, x: Array) -> BernoulliStatistics:
-        return BernoulliStatistics(r.sum(axis=0), weighted_sums(r, x))
+    def statistics(self, c: Any, r: Array, hidden: Any, x: Data) -> BernoulliStatistics:
+        values, seen = values_of(x), observed_of(x)
+        if seen is None:
+            return BernoulliStatistics(r.sum(axis=0), weighted_sums(r, values))
+        return BernoulliStatistics(weighted_sums(r, seen), weighted_sums(r, jnp.where(seen, values, 0)))
 
     def maximize(self, c: Any, sums: BernoulliStatistics) -> BernoulliParams:
         # Rounding may leave the sum of ones above the sum of weights.
-        return BernoulliParams(jnp.minimum(sums.ones / sums.sizes[:, None], 1))
+        p = jnp.minimum(sums.ones / per_cell(sums.sizes), 1)
+        old = 0.5 if c is None else jnp.exp(c[:, : p.shape[1]])
+        return BernoulliParams(kept_where_unseen(p, sums.sizes, old))
 
     def expected(self, c: Any, params: BernoulliParams, sums: BernoulliStatistics) -> Array:
         p, ones = params.probabilities, sums.ones
-        zeros = sums.sizes[:, None] - ones
+        zeros = per_cell(sums.sizes) - ones
         return (log_times(ones, p) + zeros * jnp.log1p(-jnp.where(zeros > 0, p, 0))).sum()
 
     def contrasts(self, params: BernoulliParams) -> Array:
         return params.probabilities
 
-    def features(self, x: Array) -> Array:
-        return x
+    def features(self, x: Data) -> Array:
+        return missing_as_nan(x)
 
-    def supports(self, x: Array) -> Array:
-        return ((x == 0) | (x == 1)).all(axis=1)
+    def supports(self, x: Data) -> Array:
+        values, seen = values_of(x), observed_of(x)
+        possible = (values == 0) | (values == 1)
+        return (possible if seen is None else possible | ~seen).all(axis=1)
+
+    def impute(self, params: BernoulliParams, r: Array, x: Dataset) -> Array:
+        return jnp.where(x.observed, x.values, product(r, params.probabilities))
 
     def sample(self, key: Array, params: BernoulliParams, labels: Array) -> Array:
         p = params.probabilities[labels]

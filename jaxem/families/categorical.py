@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core.checks import brief, whole_number
-from jaxem.core.data import Data
+from jaxem.core.data import Data, Dataset, observed_of, values_of
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Simplex
 from jaxem.families import indicators
@@ -36,7 +36,7 @@ class Categorical:
     .. math:: \log p(x \mid k) = \sum_d \log p_{kd}[x_d], \qquad
               \text{M: } p_{kd}[l] = \frac{\sum_n r_{nk} [x_{nd} = l]}{\sum_n r_{nk}}
 
-    The data are whole numbers (N, D); the parameters are a ``CategoricalParams``.
+    The data are whole numbers (N, D), of which cells may be missing; the parameters are a ``CategoricalParams``.
 
     Arguments:
         levels: a tuple of D whole numbers of at least 1, the number of levels of each column.
@@ -50,6 +50,7 @@ class Categorical:
 
     event_ndim: ClassVar[int] = 1
     accurate: ClassVar[bool] = True
+    takes: ClassVar[tuple[str, ...]] = ("observed",)
     support: ClassVar[str] = "codes from 0 to levels - 1 in each dimension"
 
     def __post_init__(self) -> None:
@@ -75,26 +76,37 @@ class Categorical:
         """Log-probabilities of all levels of all dimensions, (K, sum of levels)."""
         return indicators.log(jnp.concatenate(params.probabilities, axis=1))
 
-    def _one_hot(self, x: Array, dtype: jnp.dtype) -> Array:
-        """Indicators (N, sum of levels) of the levels of all dimensions."""
+    def _one_hot(self, x: Data, dtype: jnp.dtype) -> Array:
+        """Indicators (N, sum of levels) of the levels of all dimensions; zeros where the code is missing."""
+        values, seen = values_of(x).astype(dtype), observed_of(x)
         offsets = np.concatenate([[0], np.cumsum(self.levels)[:-1]])
-        dimension = np.repeat(np.arange(len(self.levels)), self.levels)
-        level = np.arange(sum(self.levels)) - offsets[dimension]
-        return (x.astype(dtype)[:, dimension] == level.astype(dtype)[None, :]).astype(dtype)
+        level = np.arange(sum(self.levels)) - offsets[self._dimension]
+        found = values[:, self._dimension] == level.astype(dtype)[None, :]
+        return (found if seen is None else found & seen[:, self._dimension]).astype(dtype)
+
+    @property
+    def _dimension(self) -> np.ndarray:
+        """The dimension of each column of the indicators."""
+        return np.repeat(np.arange(len(self.levels)), self.levels)
 
     def _split(self, table: Array) -> tuple[Array, ...]:
         return tuple(jnp.split(table, np.cumsum(self.levels)[:-1], axis=1))
 
-    def log_density(self, c: Array, x: Array) -> Array:
+    def log_density(self, c: Array, x: Data) -> Array:
         density = indicators.log_density(self._one_hot(x, c.dtype), c)
-        return jnp.where(self.supports(x)[:, None], density, impossible(x, density.dtype)[:, None])
+        return jnp.where(self.supports(x)[:, None], density, impossible(values_of(x), density.dtype)[:, None])
 
-    def statistics(self, c: Any, r: Array, hidden: Any, x: Array) -> CategoricalStatistics:
+    def statistics(self, c: Any, r: Array, hidden: Any, x: Data) -> CategoricalStatistics:
         return CategoricalStatistics(weighted_sums(r, self._one_hot(x, r.dtype)))
 
     def maximize(self, c: Any, sums: CategoricalStatistics) -> CategoricalParams:
         counts = self._split(sums.counts)
-        return CategoricalParams(tuple(c / c.sum(axis=1, keepdims=True) for c in counts))
+        totals = [n.sum(axis=1, keepdims=True) for n in counts]
+        new = [n / total for n, total in zip(counts, totals, strict=True)]
+        if c is not None:  # a column that is never seen in a class: any value maximises
+            old = self._split(jnp.exp(c))
+            new = [jnp.where(total == 0, *pair) for total, *pair in zip(totals, old, new, strict=True)]
+        return CategoricalParams(tuple(new))
 
     def expected(self, c: Any, params: CategoricalParams, sums: CategoricalStatistics) -> Array:
         return log_times(sums.counts, jnp.concatenate(params.probabilities, axis=1)).sum()
@@ -102,13 +114,22 @@ class Categorical:
     def contrasts(self, params: CategoricalParams) -> Array:
         return jnp.concatenate(params.probabilities, axis=1)
 
-    def features(self, x: Array) -> Array:
-        return self._one_hot(x, jnp.result_type(float))
+    def features(self, x: Data) -> Array:
+        indicators, seen = self._one_hot(x, jnp.result_type(float)), observed_of(x)
+        return indicators if seen is None else jnp.where(seen[:, self._dimension], indicators, jnp.nan)
 
-    def supports(self, x: Array) -> Array:
-        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))  # 256 exceeds a uint8
-        levels = np.array(self.levels).astype(x.dtype)[None, :]
-        return ((x >= 0) & (x < levels) & (x == jnp.round(x))).all(axis=1)
+    def supports(self, x: Data) -> Array:
+        values, seen = values_of(x), observed_of(x)
+        if not jnp.issubdtype(values.dtype, jnp.floating):
+            values = values.astype(jnp.result_type(float))  # 256 exceeds a uint8
+        levels = np.array(self.levels).astype(values.dtype)[None, :]
+        possible = (values >= 0) & (values < levels) & (values == jnp.round(values))
+        return (possible if seen is None else possible | ~seen).all(axis=1)
+
+    def impute(self, params: CategoricalParams, r: Array, x: Dataset) -> Array:
+        """A mean of codes means nothing: each missing code becomes the most probable one."""
+        best = [(r @ p).argmax(axis=1) for p in params.probabilities]
+        return jnp.where(x.observed, x.values, jnp.stack(best, axis=1).astype(x.values.dtype))
 
     def sample(self, key: Array, params: CategoricalParams, labels: Array) -> Array:
         keys = jax.random.split(key, len(self.levels))

@@ -64,6 +64,9 @@ class Exponential:
     def contrasts(self, params: ExponentialParams) -> Array:
         return jnp.log(params.rates)[:, None]
 
+    def mean(self, params: ExponentialParams) -> Array:
+        return 1 / params.rates
+
     def features(self, x: Array) -> Array:
         return x[:, None]
 

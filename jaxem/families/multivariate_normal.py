@@ -10,11 +10,12 @@ from jax import Array
 
 from jaxem.core.checks import brief
 from jaxem.core.contexts import Choice
-from jaxem.core.data import Data, count
+from jaxem.core.data import Data, Dataset, count, observed_of, values_of
+from jaxem.core.matrices import product
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.spaces import Real
-from jaxem.families import normal_prior, products, unbounded
+from jaxem.families import by_cell, incomplete, normal_prior, products, unbounded
 from jaxem.families.covariance import (
     FORMS,
     Form,
@@ -26,6 +27,8 @@ from jaxem.families.covariance import (
     scatter_about_mean,
 )
 from jaxem.families.normal_prior import NormalInverseWishart
+from jaxem.families.protocol import missing_as_nan
+from jaxem.families.sums import per_cell
 
 
 class MultivariateNormalParams(NamedTuple):
@@ -36,7 +39,7 @@ class MultivariateNormalParams(NamedTuple):
 
 
 class MultivariateNormalStatistics(NamedTuple):
-    sizes: Array  # (K,), sum_n r_nk
+    sizes: Array  # (K,), sum_n r_nk; for variances with missing cells (K, D), over the observed cells
     first: Array  # (K, D), sum_n r_nk (x_n - origin_k)
     second: Array  # sum_n r_nk (x_n - origin_k)(x_n - origin_k)', shaped like the covariances
 
@@ -44,6 +47,7 @@ class MultivariateNormalStatistics(NamedTuple):
 class Prepared(NamedTuple):
     at: MultivariateNormalParams  # its means are the origin of the sums
     view: Any  # a ``Choice`` of the classes prepared for matrix products; None where deviations from means are as fast
+    patterns: Any = None  # what depends only on which cells a row misses; None where that is found row by row
 
 
 @register
@@ -58,8 +62,8 @@ class MultivariateNormal:
               S_k = \sum_n r_{nk} (x_n - m_k)(x_n - m_k)' / n_k
 
     This is the maximiser for full covariances. A tied covariance is the mean of the S_k with weights n_k; diagonal
-    covariances are the diagonals of the S_k; spherical ones are the means of those diagonals. The data are (N, D); the
-    parameters are a ``MultivariateNormalParams``.
+    covariances are the diagonals of the S_k; spherical ones are the means of those diagonals. The data are (N, D), of
+    which cells may be missing; the parameters are a ``MultivariateNormalParams``.
 
     Arguments:
         covariance: ``"full"`` (default): a matrix for each class (K, D, D); ``"tied"``: one matrix for all classes
@@ -78,6 +82,7 @@ class MultivariateNormal:
     event_ndim: ClassVar[int] = 1
     accurate: ClassVar[bool] = True
     centred: ClassVar[bool] = True
+    takes: ClassVar[tuple[str, ...]] = ("observed",)
     support: ClassVar[str] = "finite numbers"
     separate: ClassVar[bool] = True
 
@@ -103,13 +108,23 @@ class MultivariateNormal:
         return MultivariateNormalParams(means, Param.of(self._form.space, self._form.axes))  # pyright: ignore[reportArgumentType]
 
     def prepare(self, params: MultivariateNormalParams, x: Data | None) -> Prepared:
+        if x is not None and observed_of(x) is not None:
+            if not self._form.of_matrices:
+                return Prepared(params, None)
+            return Prepared(params, None, incomplete.prepare(self._matrices(params), x))
         by = products.chosen(self.covariance, 0 if x is None else count(x), *params.means.shape)
         if by is None:
             return Prepared(params, None)
         view = by.view(self.covariance, *params)
         return Prepared(params, Choice(view.safe, view, None))
 
-    def log_density(self, c: Prepared, x: Array) -> Array:
+    def _matrices(self, params: MultivariateNormalParams) -> Array:
+        """The covariance matrices, (K, D, D), or (1, D, D) where all classes share one."""
+        return params.covariances.reshape(-1, *params.covariances.shape[-2:])
+
+    def log_density(self, c: Prepared, x: Data) -> Array:
+        if observed_of(x) is not None:
+            return self._log_density_of_seen(c, x)
         if c.view is not None:
             return products.log_density(self.covariance, c.view, x).T
         means, covariances = c.at
@@ -117,8 +132,33 @@ class MultivariateNormal:
         textbook = lambda x: log_normal(self._form, covariances, deviations(x, means, k))
         return products.in_pieces(textbook, self.covariance, k, x).T
 
-    def statistics(self, c: Prepared | None, r: Array, hidden: Any, x: Array) -> MultivariateNormalStatistics:
+    def _log_density_of_seen(self, c: Prepared, x: Dataset) -> Array:
+        means, covariances = c.at
+        if self._form.of_matrices:
+            return incomplete.log_density(means, self._matrices(c.at), c.patterns, x)
+        return by_cell.log_density(means, self._form.variances(covariances, means.shape[1]), x)
+
+    def hidden(self, c: Prepared, x: Data) -> Any:
+        """The missing cells given those seen, where the covariances are matrices; () where cells are independent."""
+        if observed_of(x) is None or not self._form.of_matrices:
+            return ()
+        return incomplete.infer(c.at.means, self._matrices(c.at), c.patterns, x)
+
+    def complete(self, c: Prepared, hidden: Any, x: Data) -> Array:
+        if hidden == ():
+            return self.log_density(c, x)
+        return incomplete.expected_log_density(c.at.means, self._matrices(c.at), hidden)
+
+    def hidden_entropy(self, c: Prepared, hidden: Any, x: Data) -> Array | float:
+        return 0.0 if hidden == () else incomplete.entropy(hidden)
+
+    def hidden_divergence(self, hidden: Any, other: Any) -> Array | float:
+        return 0.0 if hidden == () else incomplete.divergence(hidden, other)
+
+    def statistics(self, c: Prepared | None, r: Array, hidden: Any, x: Data) -> MultivariateNormalStatistics:
         k, means = r.shape[1], None if c is None else c.at.means
+        if observed_of(x) is not None:
+            return self._statistics_of_seen(means, r, hidden, x)
 
         def textbook(r: Array, x: Array) -> tuple[Array, Array]:
             y = deviations(x, means, k)
@@ -130,21 +170,36 @@ class MultivariateNormal:
             moments = products.sum_of_pieces(textbook, self.covariance, r, x)
         return MultivariateNormalStatistics(r.sum(axis=0), *moments)
 
+    def _statistics_of_seen(self, means: Array | None, r: Array, hidden: Any, x: Dataset) -> Any:
+        if not self._form.of_matrices:
+            return MultivariateNormalStatistics(*by_cell.moments(self._form, means, r, x))
+        if means is None:  # a start: the second pass, about its means, takes the missing cells from their posterior
+            y = incomplete.filled(r, x)
+            return MultivariateNormalStatistics(r.sum(axis=0), first_moments(r, y), self._form.second(r, y))
+        y = jnp.moveaxis(hidden.values - means[None], 0, 2)
+        uncertain = incomplete.summed_covariances(r, hidden)
+        second = self._form.second(r, y) + (uncertain.sum(axis=0) if self.covariance == "tied" else uncertain)
+        return MultivariateNormalStatistics(r.sum(axis=0), first_moments(r, y), second)
+
     def maximize(self, c: Prepared | None, sums: MultivariateNormalStatistics) -> MultivariateNormalParams:
         n, first, second = sums
-        d = first.shape[-1]
-        delta = first / jnp.where(n == 0, 1, n)[:, None]  # an empty class must not spoil a covariance that all share
+        d, form = first.shape[-1], self._form_of(n)
+        delta = first / per_cell(jnp.where(n == 0, 1, n))  # an empty class must not spoil a covariance that all share
         means = delta if c is None else c.at.means + delta
-        scatter = scatter_about_mean(self._form, second, delta, n)
+        scatter = scatter_about_mean(form, second, delta, n)
         if self.prior is None:
-            return MultivariateNormalParams(means, scatter / self._form.divisor(n, d))
+            return MultivariateNormalParams(means, scatter / form.divisor(n, d))
         return MultivariateNormalParams(*normal_prior.posterior_mode(self.prior, self.covariance, n, means, scatter))
 
     def expected(self, c: Prepared, params: MultivariateNormalParams, sums: MultivariateNormalStatistics) -> Array:
         n, first, second = sums
-        d = params.means - c.at.means
-        scatter = second - self._form.cross(first, d) + self._form.outer(d, n)
-        return expected_log_normal(self._form, params.covariances, scatter, n, d.shape[1])
+        d, form = params.means - c.at.means, self._form_of(n)
+        scatter = second - form.cross(first, d) + form.outer(d, n)
+        return expected_log_normal(form, params.covariances, scatter, n, d.shape[1])
+
+    def _form_of(self, n: Array) -> Form:
+        """The form of the covariances, for class sizes (K,), or (K, D) where each column has its own."""
+        return self._form if n.ndim == 1 else by_cell.FORMS[self.covariance]
 
     def log_prior(self, params: MultivariateNormalParams) -> Array | float:
         if self.prior is None:
@@ -162,11 +217,23 @@ class MultivariateNormal:
             parts.append((covariances.reshape(k, -1) / (scale**2)[None, :])[:, : covariances[0].size])
         return jnp.concatenate(parts, axis=1)
 
-    def features(self, x: Array) -> Array:
-        return x
+    def impute(self, params: MultivariateNormalParams, r: Array, x: Dataset) -> Array:
+        if not self._form.of_matrices:
+            return jnp.where(x.observed, x.values, product(r, params.means))
+        matrices = self._matrices(params)
+        posterior = incomplete.infer(params.means, matrices, incomplete.prepare(matrices, x), x)
+        return jnp.where(x.observed, x.values, (r[:, :, None] * posterior.values).sum(axis=1))
 
-    def supports(self, x: Array) -> Array:
-        return jnp.isfinite(x).all(axis=1)
+    def redraw(self, key: Array, params: MultivariateNormalParams, labels: Array, x: Dataset) -> Array:
+        if not self._form.of_matrices:
+            return jnp.where(x.observed, x.values, self.sample(key, params, labels))
+        return incomplete.draw(key, params.means, self._matrices(params), labels, x)
+
+    def features(self, x: Data) -> Array:
+        return missing_as_nan(x)
+
+    def supports(self, x: Data) -> Array:
+        return jnp.isfinite(values_of(x)).all(axis=1)
 
     def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
         """Why no start can be made from the rows ``x`` in this dtype; ``None`` where no reason is found."""

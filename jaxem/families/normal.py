@@ -90,6 +90,9 @@ class Normal:
         middle = means - means.mean()
         return jnp.stack([middle / jnp.sqrt(variances.mean()), jnp.log(variances)], axis=1)
 
+    def mean(self, params: NormalParams) -> Array:
+        return params.means
+
     def features(self, x: Array) -> Array:
         return x[:, None]
 

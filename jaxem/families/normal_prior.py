@@ -17,6 +17,7 @@ from jaxem.core.arrays import as_array
 from jaxem.core.checks import whole_number
 from jaxem.core.trees import float_dtype
 from jaxem.families import scales, stirling, unbounded
+from jaxem.families.sums import per_cell
 
 
 class NormalInverseWishart(NamedTuple):
@@ -128,13 +129,15 @@ def posterior_mode(
 ) -> tuple[Array, Array]:
     """The means and covariances that maximise Q plus the log-prior (Fraley & Raftery 2007, table 1).
 
-    ``n (K,)`` are class sizes, ``mean (K, D)`` class means, and ``scatter`` the sums of squares about those means,
-    shaped like the covariances. An empty class gets the mode of the prior.
+    ``n (K,)`` are class sizes, or ``n (K, D)`` for variances where each column has its own. ``mean (K, D)`` are class
+    means, and ``scatter`` the sums of squares about those means, shaped like the covariances. An empty class gets the
+    mode of the prior.
     """
     kappa, nu = prior.shrinkage, prior.dof
     d = mean.shape[-1]
-    y = jnp.where(n[:, None] == 0, 0, mean - prior.mean[None, :])
-    shrunk = prior.mean[None, :] + (n / (n + kappa))[:, None] * y
+    cells = per_cell(n)
+    y = jnp.where(cells == 0, 0, mean - prior.mean[None, :])
+    shrunk = prior.mean[None, :] + cells / (cells + kappa) * y
     w = kappa * n / (kappa + n)  # the weight of the squared distance between class mean and prior mean
     if form == "full":
         spread = prior.scale[None] + scatter + w[:, None, None] * y[:, :, None] * y[:, None, :]
@@ -143,9 +146,9 @@ def posterior_mode(
         spread = prior.scale + scatter + (w[:, None] * y).T @ y
         return shrunk, spread / (nu + n.sum() + d + n.shape[0] + 1)
     if form == "diag":
-        return shrunk, (_mean_scale(prior) + scatter + w[:, None] * y**2) / (nu + n + 3)[:, None]
-    spread = _mean_scale(prior) + scatter + w * (y**2).sum(axis=-1)
-    return shrunk, spread / (nu + (n + 1) * d + 2)
+        return shrunk, (_mean_scale(prior) + scatter + per_cell(w) * y**2) / (nu + cells + 3)
+    spread = _mean_scale(prior) + scatter + (per_cell(w) * y**2).sum(axis=-1)
+    return shrunk, spread / (nu + (n * d if n.ndim == 1 else n.sum(axis=-1)) + d + 2)
 
 
 def _mean_scale(prior: NormalInverseWishart) -> Array:

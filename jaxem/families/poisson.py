@@ -73,6 +73,9 @@ class Poisson:
         rates = params.rates
         return jnp.log(jnp.maximum(rates, jnp.finfo(rates.dtype).tiny))[:, None]
 
+    def mean(self, params: PoissonParams) -> Array:
+        return params.rates
+
     def features(self, x: Array) -> Array:
         return x[:, None]
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core.contexts import Context, choose
-from jaxem.core.data import Data
+from jaxem.core.data import Data, observed_of, values_of
 from jaxem.core.parameters import Declared
 
 
@@ -34,6 +34,10 @@ class Family(Protocol):
 
     These functions are optional. Those below this class supply the default where a family lacks one:
 
+    * ``mean(params) -> (K, ...)`` -- the mean of an observation of each class. Or, for several columns with missing
+      cells, ``impute(params, r, x)``: the values of ``x`` with missing cells replaced by their means given the cells
+      seen and the class probabilities r (N, K). And ``redraw(key, params, labels, x)``: replaced by draws given the
+      class; without it the cells of a class are taken to be independent.
     * ``log_prior(params) -> ()`` -- a log-prior, which ``maximize`` must then include.
     * ``check_shape(values, leading, title)`` -- raises ``ValueError`` for values of another shape, and ``sizes(values,
       leading)`` returns the lengths of the axes that are declared with letters, where values are no single array.
@@ -133,6 +137,12 @@ def sizes(family: Any, values: Any, leading: int) -> dict[str, int]:
     return {} if dimensions is None else {"D": dimensions}
 
 
+def missing_as_nan(x: Data) -> Array:
+    """The values of ``x``, with NaN in missing cells."""
+    values, observed = values_of(x), observed_of(x)
+    return values if observed is None else jnp.where(observed, values, jnp.nan)
+
+
 def impossible(x: Array, dtype: jnp.dtype) -> Array:
     """The log-density of observations outside the support, (N,): NaN where the observation is NaN, else -inf."""
     unknown = jnp.isnan(x).reshape(x.shape[0], -1).any(axis=1)
@@ -142,11 +152,6 @@ def impossible(x: Array, dtype: jnp.dtype) -> Array:
 def log_density(family: Any, params: Any, x: Data) -> Array:
     """log p(x_n | class k), (N, K), with a context made for this call."""
     return choose(family.prepare(params, x), lambda c: family.log_density(c, x))
-
-
-def has_hidden(family: Any) -> bool:
-    """Whether the family has hidden variables of its own."""
-    return hasattr(family, "hidden")
 
 
 def hidden_divergence(family: Any, u: Any, v: Any) -> Array:

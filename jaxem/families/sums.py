@@ -9,6 +9,18 @@ from jax import Array
 
 from jaxem.core.matrices import product
 
+
+def kept_where_unseen(new: Array, sizes: Array, old: Array | float) -> Array:
+    """The ``new`` parameters of all cells, but the ``old`` ones where sizes (K, D) are zero: no cell of that column is
+    seen in that class, so that any value maximises."""
+    return new if sizes.ndim == 1 else jnp.where(sizes == 0, old, new)
+
+
+def per_cell(sizes: Array) -> Array:
+    """Class sizes to divide sums (K, D) by: (K, 1), or (K, D) where cells are missing and each column has its own."""
+    return sizes[:, None] if sizes.ndim == 1 else sizes
+
+
 _ROWS = 2**12  # rows per product, few enough for an error of some eps
 
 

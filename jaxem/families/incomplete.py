@@ -1,0 +1,180 @@
+r"""Normal classes with missing cells. Given the class, the missing cells m of a row and the seen cells o have
+
+.. math:: E[x_m \mid x_o] = \mu_m + S_{mo} S_{oo}^{-1} (x_o - \mu_o), \qquad
+          \operatorname{Cov}[x_m \mid x_o] = \left( (S^{-1})_{mm} \right)^{-1} .
+
+The missing cells are hidden variables, and this is their posterior. The matrices depend on which cells are missing and
+not on their values. Rows that miss the same cells therefore share them: they are computed once for each pattern.
+
+Source: Little & Rubin (2019), section 11.2; Ghahramani & Jordan (1994) for mixtures.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core import matrices, missing_cells
+from jaxem.core.data import Dataset, Patterns
+
+_BYTES = 2**21  # of matrices gathered for the rows that are worked on at a time
+
+
+class Conditional(NamedTuple):
+    """What depends on the pattern (p) of missing cells alone, for each covariance matrix."""
+
+    masks: Array  # (P, D), True where a cell is seen
+    precisions: Array  # (P, K or 1, D, D), S_oo^-1, zero in the rows and columns of missing cells
+    log_determinants: Array  # (P, K or 1), of S_oo
+    covariances: Array  # (P, K or 1, D, D), of the missing cells given those seen; zero where a cell is seen
+
+
+class Completed(NamedTuple):
+    """The posterior of the missing cells given the class: a normal distribution."""
+
+    values: Array  # (N, K, D), its mean; the data where a cell is seen
+    pattern: Array  # (N,), the pattern of each row
+    masks: Array  # (P, D), shared by all rows
+    covariances: Array  # (P, K or 1, D, D), shared by all rows
+
+
+def conditional(covariances: Array, masks: Array) -> Conditional:
+    """From covariances (K or 1, D, D) and the masks (P, D) of the seen cells."""
+    identity = jnp.eye(covariances.shape[-1], dtype=covariances.dtype)
+    pairs = lambda mask: (mask[:, :, None] & mask[:, None, :])[:, None]  # (P, 1, D, D)
+
+    def inverse_of_block(of: Array, mask: Array) -> tuple[Array, Array]:
+        lower = matrices.cholesky(jnp.where(pairs(mask), of[None], identity))
+        half = matrices.inverse(lower)
+        return jnp.where(pairs(mask), _gram(half), 0), matrices.log_determinant(lower)
+
+    precisions, log_determinants = inverse_of_block(covariances, masks)
+    inverses = _gram(matrices.inverse(matrices.cholesky(covariances)))
+    return Conditional(masks, precisions, log_determinants, inverse_of_block(inverses, ~masks)[0])
+
+
+def _gram(half: Array) -> Array:
+    """half' half, the inverse of L L' from half = L^-1."""
+    return jnp.matmul(jnp.swapaxes(half, -1, -2), half)
+
+
+def prepare(covariances: Array, x: Dataset) -> Conditional | None:
+    """The matrices of each pattern; ``None`` where patterns are unknown, or nearly every row has its own."""
+    if not isinstance(x.patterns, Patterns):
+        return None
+    masks = missing_cells.table(x.observed, x.patterns)
+    found = conditional(covariances, masks)
+    # Patterns that do not belong to the masks (a record changed by hand inside a trace) must not pass unnoticed.
+    right = (masks[x.patterns.index] == x.observed).all()
+    return found._replace(precisions=jnp.where(right, found.precisions, jnp.nan))
+
+
+def _of_rows(covariances: Array, patterns: Conditional | None, x: Dataset) -> tuple[Conditional, Array]:
+    """The matrices, and for each row where its own are."""
+    if patterns is not None and isinstance(x.patterns, Patterns):
+        return patterns, x.patterns.index
+    return conditional(covariances, x.observed), jnp.arange(x.values.shape[0])
+
+
+def _weighted_deviations(means: Array, found: Conditional, pattern: Array, x: Dataset) -> tuple[Array, Array]:
+    """y = x - m and v = S_oo^-1 y, both (N, K, D), both zero where a cell is missing."""
+    k, d = means.shape
+
+    def one(row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        values, seen, p = row
+        y = jnp.where(seen[None], values[None] - means, 0)
+        return y, jnp.matmul(found.precisions[p], y[:, :, None])[:, :, 0]
+
+    at_a_time = max(_BYTES // (k * d * d * means.dtype.itemsize), 1)
+    rows = (x.values.astype(means.dtype), x.observed, pattern)
+    if x.values.shape[0] <= at_a_time:
+        return jax.vmap(one)(rows)
+    return jax.lax.map(jax.checkpoint(one), rows, batch_size=at_a_time)
+
+
+def log_density(means: Array, covariances: Array, patterns: Conditional | None, x: Dataset) -> Array:
+    """log N(x_o; m_o, S_oo) of the seen cells, (N, K)."""
+    found, pattern = _of_rows(covariances, patterns, x)
+    y, v = _weighted_deviations(means, found, pattern, x)
+    seen = found.masks.sum(axis=1).astype(means.dtype)
+    constants = found.log_determinants + math.log(2 * math.pi) * seen[:, None]
+    return -0.5 * (constants[pattern] + (y * v).sum(axis=2))
+
+
+def infer(means: Array, covariances: Array, patterns: Conditional | None, x: Dataset) -> Completed:
+    """The posterior of the missing cells."""
+    found, pattern = _of_rows(covariances, patterns, x)
+    _, v = _weighted_deviations(means, found, pattern, x)
+    predicted = means[None] + _times(covariances, v)
+    values = jnp.where(x.observed[:, None, :], x.values.astype(means.dtype)[:, None, :], predicted)
+    return Completed(values, pattern, found.masks, found.covariances)
+
+
+def _times(matrix: Array, v: Array) -> Array:
+    """S_k v_nk, (N, K, D), from matrices (K or 1, D, D)."""
+    columns = jnp.matmul(matrix, jnp.moveaxis(v, 0, 2))  # observations in columns
+    return jnp.moveaxis(columns, 2, 0)
+
+
+def expected_log_density(means: Array, covariances: Array, q: Completed) -> Array:
+    """E_q log N(x; m, S) of the whole row, (N, K)."""
+    lower = matrices.cholesky(covariances)
+    inverse = matrices.inverse(lower)
+    z = _times(inverse, q.values - means[None])
+    spread = (_gram(inverse)[None] * q.covariances).sum(axis=(-2, -1))  # (P, K), tr S^-1 C
+    constants = means.shape[1] * math.log(2 * math.pi) + matrices.log_determinant(lower)[None, :]
+    return -0.5 * ((z**2).sum(axis=2) + spread[q.pattern] + constants)
+
+
+def _missing(q: Completed) -> tuple[Array, Array]:
+    """The Cholesky factors of the covariances of the missing cells, 1 where a cell is seen; their number (P, 1)."""
+    dtype = q.covariances.dtype
+    seen = jnp.eye(q.masks.shape[1], dtype=dtype)[None, None] * q.masks.astype(dtype)[:, None, None, :]
+    return matrices.cholesky(q.covariances + seen), (~q.masks).sum(axis=1).astype(dtype)[:, None]
+
+
+def entropy(q: Completed) -> Array:
+    """log|2 pi e C| / 2 of the missing cells, (N, K)."""
+    lower, number = _missing(q)
+    of_patterns = 0.5 * (matrices.log_determinant(lower) + number * (1 + math.log(2 * math.pi)))
+    return jnp.broadcast_to(of_patterns[q.pattern], q.values.shape[:2])
+
+
+def divergence(q: Completed, p: Completed) -> Array:
+    """KL(q || p) between the posteriors of the missing cells, (N, K)."""
+    (lower_q, number), (lower_p, _) = _missing(q), _missing(p)
+    half = matrices.inverse(lower_p)
+    ratio = jnp.matmul(half, lower_q)
+    free = (~q.masks)[:, None, :]
+    squares = (jnp.where(free, (ratio**2).sum(axis=-1), 0)).sum(axis=-1)
+    shares = squares - number + matrices.log_determinant(lower_p) - matrices.log_determinant(lower_q)
+    shift = jnp.matmul(half[q.pattern], (q.values - p.values)[..., None])[..., 0]
+    return 0.5 * (shares[q.pattern] + (shift**2).sum(axis=-1))
+
+
+def summed_covariances(r: Array, q: Completed) -> Array:
+    """sum_n r_nk C_nk, (K, D, D), from weights r (N, K)."""
+    weights = jnp.zeros((q.masks.shape[0], r.shape[1]), r.dtype).at[q.pattern].add(r)
+    return (weights[:, :, None, None] * q.covariances).sum(axis=0)
+
+
+def filled(r: Array, x: Dataset) -> Array:
+    """The rows (K, D, N) with missing cells set to the means of their columns in each class; for starts."""
+    seen = jnp.where(x.observed, x.values, 0).astype(r.dtype)
+    n = r.T @ x.observed.astype(r.dtype)
+    means = r.T @ seen / jnp.where(n > 0, n, 1)
+    means = jnp.where(n > 0, means, x.values[:1].astype(r.dtype))
+    return jnp.where(x.observed.T[None], x.values.T[None].astype(r.dtype), means[:, :, None])
+
+
+def draw(key: Array, means: Array, covariances: Array, labels: Array, x: Dataset) -> Array:
+    """The values with missing cells replaced by draws from their posterior given the class ``labels (N,)``, (N, D)."""
+    q = infer(means, covariances, prepare(covariances, x), x)
+    n, d = x.values.shape
+    lower, _ = _missing(q)
+    own = jnp.broadcast_to(lower, (lower.shape[0], means.shape[0], d, d))[q.pattern, labels]
+    noise = jnp.where(x.observed, 0, jax.random.normal(key, (n, d), means.dtype))
+    drawn = q.values[jnp.arange(n), labels] + jnp.matmul(own, noise[:, :, None])[:, :, 0]
+    return jnp.where(x.observed, x.values, drawn)
