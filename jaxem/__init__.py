@@ -43,6 +43,7 @@ from jaxem.fitting import fit_many_restarts as fit_many_restarts
 from jaxem.fitting import fit_restarts as fit_restarts
 from jaxem.fitting import fit_stream as fit_stream
 from jaxem.fitting import resume as resume
+from jaxem.inference import impute as impute
 from jaxem.inference import select as select
 from jaxem.inference import summary as summary
 from jaxem.inference.verify import verify as verify

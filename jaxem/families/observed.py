@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.contexts import Context
-from jaxem.core.data import Data, observed_of, plain
+from jaxem.core.data import Data, observed_of, plain, values_of
 
 
 def _split(family: Any, x: Data) -> tuple[Data, Array | None]:
@@ -74,3 +74,28 @@ def hidden_entropy(family: Any, c: Context, u: Any, x: Data) -> Array:
     """The entropy of the family's own hidden variables, (N, K); the family must have some."""
     x, seen = _split(family, x)
     return _where(seen, family.hidden_entropy(c, u, x), 0)
+
+
+def impute(family: Any, params: Any, r: Array, x: Data, key: Array | None = None) -> Any:
+    """The values of ``x`` with missing cells replaced, given the class probabilities r (N, K).
+
+    Without ``key``: by their means given what is seen. With ``key``: by draws, of the class first.
+    """
+    if observed_of(x) is None:
+        return values_of(x)
+    if key is not None:
+        class_key, cell_key = jax.random.split(key)
+        return redraw(family, cell_key, params, jax.random.categorical(class_key, jnp.log(r)), x)
+    values, seen = _split(family, x)
+    if seen is None:
+        return family.impute(params, r, x)
+    if not hasattr(family, "mean"):
+        raise ValueError(f"{type(family).__name__} has no mean(params) to replace missing cells by; pass key for draws")
+    return jnp.where(seen, values, r @ family.mean(params))
+
+
+def redraw(family: Any, key: Array, params: Any, labels: Array, x: Data) -> Any:
+    """The values of ``x`` with missing cells replaced by draws given what is seen and the class ``labels (N,)``."""
+    if hasattr(family, "redraw"):
+        return family.redraw(key, params, labels, x)
+    return jnp.where(observed_of(x), values_of(x), family.sample(key, params, labels))

@@ -2,6 +2,7 @@
 
 from jaxem.inference.alignment import align as align
 from jaxem.inference.alignment import canonical as canonical
+from jaxem.inference.imputation import impute as impute
 from jaxem.inference.regularity import InformationError as InformationError
 from jaxem.inference.selection.comparison import Candidate as Candidate
 from jaxem.inference.selection.comparison import Selection as Selection

@@ -15,14 +15,23 @@ from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Positive, Real
 from jaxem.core.conversion import admit, as_params, check_shapes
-from jaxem.core.data import Data, check_counts, counted, split_weights, values_of
+from jaxem.core.data import (
+    Data,
+    Dataset,
+    check_counts,
+    counted,
+    observed_of,
+    split_weights,
+    values_of,
+)
 from jaxem.core.dataset import as_data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.rows import FromRows
 from jaxem.core.sizes import of_rows
 from jaxem.core.trees import all_finite, float_dtype, is_traced
-from jaxem.families import unbounded
+from jaxem.families import incomplete, unbounded
+from jaxem.families.protocol import missing_as_nan
 from jaxem.latent import gaussian
 from jaxem.latent.gaussian import Factors, Seen
 from jaxem.models import observations
@@ -43,12 +52,13 @@ class FactorSums(NamedTuple):
 
     ee: Array  # (D,), sum E[e^2]
     ew: Array  # (D, k + 1), sum E[e w']
-    ww: Array  # (k + 1, k + 1), sum E[w w']
+    ww: Array  # (k + 1, k + 1), sum E[w w']; with missing cells (D, k + 1, k + 1), over the rows in which d is seen
 
 
 class Prepared(NamedTuple):
     at: FactorAnalysisParams
     seen: Seen
+    patterns: Any  # what depends only on which cells a row misses (see ``families/incomplete.py``)
 
 
 @register
@@ -87,44 +97,58 @@ class FactorAnalysis(FromRows):
         return FactorAnalysisParams(mean, loadings, noise)  # pyright: ignore[reportArgumentType]
 
     def prepare(self, params: FactorAnalysisParams, x: Data | None) -> Prepared:
-        return Prepared(params, Seen.through(params.loadings, params.noise))
+        patterns = None
+        if x is not None and observed_of(x) is not None:
+            patterns = incomplete.prepare(_covariance(params)[None], x)
+        return Prepared(params, Seen.through(params.loadings, params.noise), patterns)
 
-    def _centred(self, c: Prepared, x: Array) -> Array:
-        return real(x, c.at.mean.dtype) - c.at.mean[None, :]
+    def _centred(self, c: Prepared, x: Data) -> tuple[Array, Array | None]:
+        """x - mean, zero where missing, and the mask of the cells that are seen."""
+        y, seen = real(values_of(x), c.at.mean.dtype) - c.at.mean[None, :], observed_of(x)
+        return (y, None) if seen is None else (jnp.where(seen, y, 0), seen)
 
-    def infer(self, c: Prepared, x: Array) -> Factors:
+    def infer(self, c: Prepared, x: Data) -> Factors:
         """The posterior of the factors."""
-        return gaussian.infer(c.seen, self._centred(c, x))
+        y, seen = self._centred(c, x)
+        return gaussian.infer(c.seen, y, seen)
 
-    def tempered(self, c: Prepared, x: Array, inverse_temperature: Array | float) -> Factors:
+    def tempered(self, c: Prepared, x: Data, inverse_temperature: Array | float) -> Factors:
         """The posterior with the same means and its covariance divided by ``inverse_temperature``."""
-        return gaussian.tempered(c.seen, self._centred(c, x), inverse_temperature)
+        y, seen = self._centred(c, x)
+        return gaussian.tempered(c.seen, y, inverse_temperature, seen)
 
-    def draw(self, c: Prepared, x: Array, key: Array) -> Factors:
+    def draw(self, c: Prepared, x: Data, key: Array) -> Factors:
         """All probability on one draw of the factors of each observation."""
-        return gaussian.draw(c.seen, self._centred(c, x), key)
+        y, seen = self._centred(c, x)
+        return gaussian.draw(c.seen, y, key, seen)
 
-    def log_marginal(self, c: Prepared, x: Array) -> Array:
-        """log N(x_n; mean, loadings loadings' + diag(noise)), (N,), by the Cholesky factor of that (D, D) matrix.
+    def log_marginal(self, c: Prepared, x: Data) -> Array:
+        """log N(x_n; mean, loadings loadings' + diag(noise)), (N,), by the Cholesky factor of that (D, D) matrix, or of
+        its rows and columns that are seen.
 
         NaN where x_n is NaN.
         """
-        y = self._centred(c, x)
-        lower = matrices.cholesky(c.at.loadings @ c.at.loadings.T + jnp.diag(c.at.noise))
+        covariance = _covariance(c.at)
+        if observed_of(x) is not None:
+            x = real(x, c.at.mean.dtype)
+            return incomplete.log_density(c.at.mean[None], covariance[None], c.patterns, x)[:, 0]
+        y, _ = self._centred(c, x)
+        lower = matrices.cholesky(covariance)
         z = matrices.solve_lower(lower, y.T)
         log_determinant = matrices.log_determinant(lower)
         return -0.5 * (y.shape[1] * math.log(2 * math.pi) + log_determinant + (z**2).sum(axis=0))
 
-    def complete(self, c: Prepared, q: Factors, x: Array) -> Array:
+    def complete(self, c: Prepared, q: Factors, x: Data) -> Array:
         """E_q [log N(z; 0, I) + log N(x; mean + loadings z, diag(noise))], (N,)."""
         _, loadings, noise = c.at
-        residual = self._centred(c, x) - q.means @ loadings.T
-        spread = (loadings @ q.covariance * loadings).sum(axis=1)  # (D,), the variance of (loadings z)_d under q
-        constant = math.log(2 * math.pi) * noise.size + jnp.log(noise).sum()
-        given = -0.5 * (constant + ((residual**2 + spread[None, :]) / noise[None, :]).sum(axis=1))
+        y, seen = self._centred(c, x)
+        spread = (jnp.matmul(loadings, q.covariance) * loadings).sum(axis=-1)  # the variances of loadings z under q
+        squares = (y - q.means @ loadings.T) ** 2 + jnp.broadcast_to(spread, y.shape)
+        each = math.log(2 * math.pi) + jnp.log(noise)[None, :] + squares / noise[None, :]
+        given = -0.5 * (each if seen is None else jnp.where(seen, each, 0)).sum(axis=1)
         return given + gaussian.expected_log_prior(q)
 
-    def entropy_rows(self, c: Prepared, q: Factors, x: Array) -> Array:
+    def entropy_rows(self, c: Prepared, q: Factors, x: Data) -> Array:
         """log|2 pi e V| / 2, (N,)."""
         return gaussian.entropy(q)
 
@@ -132,24 +156,31 @@ class FactorAnalysis(FromRows):
         """KL(q || p) between normal distributions, (N,)."""
         return gaussian.divergence(q, p)
 
-    def sums(self, c: Prepared | None, w: Array | None, q: Factors, x: Array) -> FactorSums:
+    def sums(self, c: Prepared | None, w: Array | None, q: Factors, x: Data) -> FactorSums:
         """Expected sums of squares and products of the residual and (z, 1)."""
-        x = real(x, q.means.dtype)
-        n = jnp.ones((x.shape[0],), x.dtype) if w is None else w.astype(x.dtype)
-        one_more = jnp.concatenate([q.means, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)  # (z, 1)
-        uncertainty = jnp.zeros((self.k + 1, self.k + 1), x.dtype).at[:-1, :-1].set(q.covariance)
-        coefficients = _coefficients(c and c.at, x.shape[1], self.k, x.dtype)
-        e = x - coefficients[None, :, -1] - q.means @ coefficients[:, :-1].T
+        values, seen = real(values_of(x), q.means.dtype), observed_of(x)
+        n = jnp.ones((values.shape[0],), values.dtype) if w is None else w.astype(values.dtype)
+        one_more = jnp.concatenate([q.means, jnp.ones((values.shape[0], 1), values.dtype)], axis=1)  # (z, 1)
+        coefficients = _coefficients(c and c.at, values.shape[1], self.k, values.dtype)
+        e = values - coefficients[None, :, -1] - q.means @ coefficients[:, :-1].T
         counts = n[:, None] != 0  # a row of weight zero adds nothing, even where it is NaN
         e, one_more = jnp.where(counts, e, 0), jnp.where(counts, one_more, 0)
         times_n = one_more * n[:, None]
+        uncertainty = jnp.zeros((*q.covariance.shape[:-2], self.k + 1, self.k + 1), values.dtype)
+        uncertainty = uncertainty.at[..., :-1, :-1].set(q.covariance)
         # e = E e - loadings (z - E z): the deviation of z from its mean enters e with the opposite sign
-        shared = n.sum() * (coefficients @ uncertainty)
-        return FactorSums(
-            n @ e**2 + (shared * coefficients).sum(axis=1),
-            e.T @ times_n - shared,
-            one_more.T @ times_n + n.sum() * uncertainty,
-        )
+        if seen is None:
+            shared = n.sum() * (coefficients @ uncertainty)
+            ww = one_more.T @ times_n + n.sum() * uncertainty
+        else:
+            e = jnp.where(seen, e, 0)
+            m = self.k + 1
+            counted = seen.astype(values.dtype).T  # (D, N)
+            uncertain = matrices.product(counted, jnp.where(counts, n[:, None] * uncertainty.reshape(-1, m * m), 0))
+            squares = (one_more[:, :, None] * times_n[:, None, :]).reshape(-1, m * m)
+            shared = jnp.matmul(coefficients[:, None, :], uncertain.reshape(-1, m, m))[:, 0]
+            ww = (matrices.product(counted, squares) + uncertain).reshape(-1, m, m)
+        return FactorSums(n @ e**2 + (shared * coefficients).sum(axis=1), e.T @ times_n - shared, ww)
 
     def expected(self, c: Prepared | None, params: FactorAnalysisParams, sums: FactorSums) -> Array:
         """Q from the sums, -sum_d (N log psi_d + E sum_n (x_nd - mu_d - lambda_d' z_n)^2 / psi_d) / 2, up to a
@@ -157,15 +188,16 @@ class FactorAnalysis(FromRows):
         ee, ew, ww = sums
         d, dtype = params.mean.size, ew.dtype
         change = _coefficients(params, d, self.k, dtype) - _coefficients(c and c.at, d, self.k, dtype)
-        squares = ee - 2 * (change * ew).sum(axis=1) + ((change @ ww) * change).sum(axis=1)
-        return -0.5 * (ww[-1, -1] * jnp.log(params.noise) + squares / params.noise).sum()
+        moved = change @ ww if ww.ndim == 2 else jnp.matmul(ww, change[:, :, None])[:, :, 0]
+        squares = ee - 2 * (change * ew).sum(axis=1) + (moved * change).sum(axis=1)
+        return -0.5 * (ww[..., -1, -1] * jnp.log(params.noise) + squares / params.noise).sum()
 
     def maximum(self, c: Prepared | None, sums: FactorSums) -> FactorAnalysisParams:
         """The regression of x on (z, 1); the noise is its residual variance."""
         ee, ew, ww = sums
         lower = matrices.cholesky(ww)
-        change = matrices.solve(lower, ew.T).T
-        noise = (ee - (change * ew).sum(axis=1)) / ww[-1, -1]
+        change = matrices.solve(lower, ew.T).T if ww.ndim == 2 else matrices.solve(lower, ew[:, :, None])[:, :, 0]
+        noise = (ee - (change * ew).sum(axis=1)) / ww[..., -1, -1]
         coefficients = _coefficients(c and c.at, change.shape[0], self.k, change.dtype) + change
         return FactorAnalysisParams(coefficients[:, -1], coefficients[:, :-1], noise)
 
@@ -258,7 +290,7 @@ class FactorAnalysis(FromRows):
     def diagnose(self, data: Data) -> None:
         """Raise a ``ValueError`` that says why no start can be made from the data, and what to do."""
         x, weights = split_weights(data)
-        dtype, rows = np.dtype(float_dtype(x)), np.asarray(x, np.float64)
+        dtype, rows = np.dtype(float_dtype(x)), np.asarray(values_of(x), np.float64)
         rows = rows if weights is None else rows[np.asarray(weights) > 0]
         found = unbounded.out_of_range(rows, dtype) or unbounded.constant(rows, dtype)
         if found is not None:
@@ -289,7 +321,7 @@ class FactorAnalysis(FromRows):
 
         Returns:
             A ``Factors``: means (N, k), NaN where the observation is not finite, and the covariance (k, k), which is
-            common to all observations.
+            common to all observations, or (N, k, k) where cells are missing.
 
         Raises:
             ValueError: the shapes of parameters and data do not fit the model, or parts of the data do not fit each
@@ -298,12 +330,15 @@ class FactorAnalysis(FromRows):
         params, data = admit(self, params, data)
         found: list[Factors] = []
 
-        def by_rows(x: Array) -> tuple[Array, Array]:
-            found.append(_posterior(self, params, x))  # the covariance has no rows
-            return found[0].means, found[0].log_normalizer
+        def by_rows(x: Data) -> dict[str, Any]:
+            found.append(_posterior(self, params, x))
+            rows = {"means": found[0].means, "log_normalizer": found[0].log_normalizer}
+            if found[0].covariance.ndim == 3:  # else it is common to all rows
+                rows["covariance"] = found[0].covariance
+            return rows
 
-        means, log_normalizer = of_rows(by_rows, data)
-        return found[0]._replace(means=means, log_normalizer=log_normalizer)
+        rows = of_rows(by_rows, data)
+        return found[0]._replace(**rows)
 
     def sample(self, key: Array, params: FactorAnalysisParams, n: int) -> Array:
         """Observations drawn from the model.
@@ -346,11 +381,15 @@ class FactorAnalysis(FromRows):
         x = params.mean[None, :] + z @ params.loadings.T + jnp.sqrt(params.noise)[None, :] * e
         return z, x
 
+    def impute(self, params: FactorAnalysisParams, data: Data, key: Array | None = None) -> Array:
+        """The values with missing cells replaced; see ``jaxem.impute``."""
+        return _impute(self, params, split_weights(data)[0], key)
+
     def check_shapes(self, params: FactorAnalysisParams | None, data: Data | None) -> None:
         """Raise ``ValueError`` where the shapes of parameters or data do not fit the model; either may be ``None``."""
         x = None
         if data is not None:
-            observations.check_parts(self, data)
+            observations.check_parts(self, data, "observed")
             x = values_of(data)
             if not hasattr(x, "ndim"):
                 raise ValueError(f"FactorAnalysis needs one array of data; got a {type(x).__name__}")
@@ -375,7 +414,7 @@ class FactorAnalysis(FromRows):
 
     def _check_values(self, data: Data) -> None:
         check_counts(data)
-        x, _ = split_weights(data)
+        x = values_of(data)
         if x.shape[0] < 2:
             raise ValueError(f"FactorAnalysis needs at least 2 observations; got {x.shape[0]}")
         good = _finite(data)
@@ -388,10 +427,15 @@ class FactorAnalysis(FromRows):
 
 
 def _finite(data: Data) -> Array:
-    """(N,), whether each observation is finite or has weight zero."""
+    """(N,), whether each observation is finite or has weight zero; missing cells are."""
     x, weights = split_weights(data)
-    good = jnp.isfinite(x).all(axis=1)
+    good = jnp.isfinite(values_of(x)).all(axis=1)
     return good if weights is None else good | (weights == 0)
+
+
+def _covariance(params: FactorAnalysisParams) -> Array:
+    """Lambda Lambda' + Psi, (D, D)."""
+    return params.loadings @ params.loadings.T + jnp.diag(params.noise)
 
 
 def _coefficients(params: FactorAnalysisParams | None, d: int, k: int, dtype: Any) -> Array:
@@ -407,13 +451,25 @@ def _posterior(model: FactorAnalysis, params: FactorAnalysisParams, x: Array) ->
     return q._replace(means=jnp.where(jnp.isfinite(q.log_normalizer)[:, None], q.means, jnp.nan))
 
 
+@program
+def _impute(model: FactorAnalysis, params: FactorAnalysisParams, x: Dataset, key: Array | None) -> Array:
+    if key is None:
+        found = params.mean[None, :] + model.e_step(params, x).means @ params.loadings.T
+    else:
+        z_key, e_key = jax.random.split(key)
+        found = params.mean[None, :] + model.sample_posterior(z_key, params, x).means @ params.loadings.T
+        found = found + jnp.sqrt(params.noise)[None, :] * jax.random.normal(e_key, found.shape, found.dtype)
+    return jnp.where(x.observed, real(x.values, found.dtype), found)
+
+
 @program(quick="few numbers")
 def _init(model: FactorAnalysis, key: Array, data: Data) -> tuple[FactorAnalysisParams, Array]:
-    x, weights = counted(data)
-    dtype = float_dtype(x)
-    x = x.astype(dtype)
+    observations, weights = counted(data)
+    dtype = float_dtype(observations)
+    x, seen = values_of(observations).astype(dtype), observed_of(observations)
     counts = jnp.ones((x.shape[0],), dtype) if weights is None else weights.astype(dtype)
-    share = (counts / counts.sum())[:, None]
+    counts = jnp.broadcast_to(counts[:, None], x.shape) if seen is None else jnp.where(seen, counts[:, None], 0)
+    share = counts / counts.sum(axis=0)[None, :]
     x = jnp.where(share > 0, x, 0)
     mean = (share * x).sum(axis=0)
     y = x - mean[None, :]
@@ -422,4 +478,5 @@ def _init(model: FactorAnalysis, key: Array, data: Data) -> tuple[FactorAnalysis
     directions = jax.random.normal(key, (x.shape[1], model.k), dtype)
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     params = FactorAnalysisParams(mean, jnp.sqrt(variance / 2)[:, None] * directions, variance / 2)
-    return params, all_finite(params) & ~model.degenerate(params) & varies(x)
+    sound = all_finite(params) & ~model.degenerate(params) & varies(missing_as_nan(observations).astype(dtype))
+    return params, sound

@@ -414,6 +414,10 @@ class HMM(FromRows, Maskable):
         check_shapes(self, None, data)
         return with_values(split_weights(data)[0], self.sample(key, params, *_shape(data)))
 
+    def impute(self, params: HMMParams, data: Data, key: Array | None = None) -> Any:
+        """The values with missing cells replaced; see ``jaxem.impute``. Draws follow a path drawn for each sequence."""
+        return _impute(self, params, split_weights(data)[0], key)
+
     def sample_size(self, data: Data) -> Array:
         """The number of single observations, (): the sum over sequences of weight times length, without steps at which
         every cell is missing."""
@@ -516,3 +520,15 @@ def _frames(x: Data) -> Data:
 @program(quick="few numbers", static_argnames=("start",))
 def _init(model: HMM, key: Array, data: Data, given: Array | None, start: str) -> tuple[HMMParams, Array]:
     return model.first(key, data, given, start)
+
+
+@program
+def _impute(model: HMM, params: HMMParams, sequences: Data, key: Array | None) -> Any:
+    if key is None:
+        q = model.e_step(params, sequences)
+    else:
+        path_key, key = jax.random.split(key)
+        q = model.sample_posterior(path_key, params, sequences)
+    x, _ = _unpack(real(sequences, params.initial.dtype))
+    found = observed.impute(model.family, params.emissions, _frames(q.smoothed), _frames(x), key)
+    return jax.tree.map(lambda leaf, old: leaf.reshape(old.shape), found, values_of(x))

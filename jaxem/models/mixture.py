@@ -12,8 +12,9 @@ from jaxem.core import parameters
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
+from jaxem.core.contexts import choose
 from jaxem.core.conversion import as_params, check_shapes
-from jaxem.core.data import Data, check_counts, count, counted, split_weights, with_values
+from jaxem.core.data import Data, check_counts, count, counted, split_weights
 from jaxem.core.dataset import as_data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
@@ -268,23 +269,9 @@ class Mixture(ClassModel, Maskable):
         labels = jax.random.categorical(label_key, jnp.log(params.weights), shape=shape)
         return labels, self.family.sample(x_key, params.components, labels)
 
-    def sample_like(self, key: Array, params: MixtureParams, data: Data) -> Data:
-        """As many observations as ``data`` hold, drawn from the mixture, with the same missing cells.
-
-        Arguments:
-            key: a random key.
-            params: parameters of the mixture, or a ``Fit``.
-            data: N observations, of which only the number and the missing cells are used.
-
-        Returns:
-            Observations (N, ...), or a ``Dataset`` where ``data`` have missing cells. Weights are left out.
-
-        Raises:
-            ValueError: as for ``sample``, or the data do not fit the model.
-        """
-        data = as_data(data)
-        check_shapes(self, None, data)
-        return with_values(split_weights(data)[0], self.sample(key, params, count(data)))
+    def impute(self, params: MixtureParams, data: Data, key: Array | None = None) -> Any:
+        """The values with missing cells replaced; see ``jaxem.impute``."""
+        return _impute(self, params, split_weights(data)[0], key)
 
     def check_shapes(self, params: MixtureParams | None, data: Data | None) -> None:
         """Raise ``ValueError`` where the shapes of parameters or data do not fit the model; either may be ``None``."""
@@ -311,3 +298,10 @@ class Mixture(ClassModel, Maskable):
 @program(quick="few numbers", static_argnames=("start",))
 def _init(model: Mixture, key: Array, data: Data, given: Array | None, start: str) -> tuple[MixtureParams, Array]:
     return model.first(key, data, given, start)
+
+
+@program
+def _impute(model: Mixture, params: MixtureParams, x: Data, key: Array | None) -> Any:
+    x = real(x, params.weights.dtype)
+    q = choose(model.prepare(params, x), lambda c: ClassModel.infer(model, c, x))
+    return observed.impute(model.family, params.components, q.probabilities, x, key)
