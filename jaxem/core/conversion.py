@@ -16,10 +16,10 @@ from jaxem.core.dataset import as_data
 from jaxem.core.model import Params, check_model, has, spaces_of
 
 
-def convert(model: Any, params: Params, data: Data) -> tuple[Params, Data]:
+def convert(model: Any, params: Params, data: Data, lanes: bool = False) -> tuple[Params, Data]:
     """The parameters by ``as_params``, in the floating dtype of the data, and the data by ``as_data``."""
     check_model(model)
-    data = as_data(data)
+    data = as_data(data, lanes)
     return as_params(model, params, float_dtype(data)), data
 
 

@@ -154,6 +154,12 @@ def observed_of(data: Data) -> Any:
     return data.observed if isinstance(data, Dataset) else None
 
 
+def patterns_of(data: Data) -> Any:
+    """Which rows miss the same cells, where that is known; the parts of a stream need not share their patterns."""
+    data = data.data if isinstance(data, Sharded) else data
+    return data.patterns if isinstance(data, Dataset) else None
+
+
 def with_values(data: Data, values: Any) -> Data:
     """The data with other values; masks and everything else are kept."""
     return dataclasses.replace(data, values=values) if isinstance(data, Dataset) else values

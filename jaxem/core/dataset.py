@@ -101,13 +101,14 @@ def columns_of(data: Data) -> Columns | None:
     return named(data).columns() if frames.is_table(tables[0]) else None
 
 
-def as_data(data: Data) -> Data:
+def as_data(data: Data, lanes: bool = False) -> Data:
     """The data of a public function, converted: a ``Dataset``, or the tree of its values if there is nothing else.
 
     An array may be a NumPy or JAX array of any real dtype and byte order, a nested list, a data frame, or any object
     with ``to_numpy`` or ``__array__``. Tuples, dicts and registered containers are trees of arrays; a list is an array,
     or sequences of unequal length. Half-precision floats and short or unsigned whole numbers are widened. Weights get
-    the floating dtype of the values; lengths become whole numbers.
+    the floating dtype of the values; lengths become whole numbers. With ``lanes`` all arrays have a leading axis of data
+    sets before their own.
 
     Raises:
         ValueError: an entry is not a real number (text, a date, a complex number, a masked or missing entry); a whole
@@ -116,10 +117,10 @@ def as_data(data: Data) -> Data:
     """
     if isinstance(data, Sharded | Streamed):  # converted where it was made
         return data
-    return plain(_again(data) if isinstance(data, Dataset) else named(data))
+    return plain(_again(data, lanes) if isinstance(data, Dataset) else named(data))
 
 
-def _again(data: Dataset) -> Dataset:
+def _again(data: Dataset, lanes: bool = False) -> Dataset:
     """Convert a record again, as its parts may have been replaced since it was made."""
     if isinstance(data.values, Dataset):
         raise ValueError("the values of a data set are a data set; give its parts to jaxem.dataset at once")
@@ -129,9 +130,9 @@ def _again(data: Dataset) -> Dataset:
     lengths = taken.lengths if data.lengths is None else _lengths(data.lengths)
     weights = None if data.weights is None else _weights(data.weights, trees.float_dtype(taken.tree))
     record = Dataset(taken.tree, given, observed, lengths, weights, data.patterns)
-    if observed is not None:
+    if observed is not None and not lanes:
         check_counts(record)
-    return missing_cells.arranged(record)
+    return missing_cells.arranged(record, lanes)
 
 
 class Taken(NamedTuple):

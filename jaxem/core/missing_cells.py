@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from jaxem.core import trees
 from jaxem.core.arrays import as_array
-from jaxem.core.data import Dataset, Patterns, count, inside
+from jaxem.core.data import Dataset, Patterns, inside
 
 
 def split(value: Any, name: str) -> tuple[Any, Any]:
@@ -66,14 +66,15 @@ def fill(array: Any, observed: Any, name: str) -> Any:
     return xp.where(seen, columns, firsts[None, :]).reshape(array.shape).astype(array.dtype)
 
 
-def arranged(data: Dataset) -> Dataset:
+def arranged(data: Dataset, lanes: bool = False) -> Dataset:
     """The data with finite numbers in missing cells, and the patterns of these; an observation of which nothing is seen
-    gets weight 0."""
+    gets weight 0. With ``lanes`` the arrays have a leading axis of data sets."""
     if data.observed is None:
         return dataclasses.replace(data, patterns=None) if data.patterns is not None else data
     data = dataclasses.replace(data, values=jax.tree.map(_finite, data.values, data.observed))
-    seen = [inside(mask, data.lengths).reshape(count(data.values), -1) for mask in jax.tree.leaves(data.observed)]
-    something = jnp.concatenate(seen, axis=1).any(axis=1)
+    of_rows = lambda mask, lengths: inside(mask, lengths).reshape(mask.shape[0], -1).any(axis=1)
+    of_rows = jax.vmap(of_rows, (0, None if data.lengths is None else 0)) if lanes else of_rows
+    something = jnp.stack([of_rows(mask, data.lengths) for mask in jax.tree.leaves(data.observed)]).any(axis=0)
     traced = trees.holds_tracers(data.observed)
     if traced or not bool(something.all()):
         dtype = trees.float_dtype(data.values)

@@ -95,7 +95,10 @@ def _alike(datasets: list[Data]) -> list[Data]:
     """The data sets in one form: where one has weights, lengths or masks, all get them."""
     if not any(isinstance(data, Dataset) for data in datasets):
         return datasets
-    records = [data if isinstance(data, Dataset) else Dataset(data) for data in datasets]
+    # The patterns of missing cells are found again, for all data sets together.
+    records = [
+        dataclasses.replace(data, patterns=None) if isinstance(data, Dataset) else Dataset(data) for data in datasets
+    ]
     some = {name for name in ("weights", "lengths", "observed") for data in records if getattr(data, name) is not None}
 
     def filled(data: Dataset) -> Dataset:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import matrices, missing_cells
-from jaxem.core.data import Dataset, Patterns
+from jaxem.core.data import Data, Dataset, Patterns, observed_of, patterns_of
 
 _BYTES = 2**21  # of matrices gathered for the rows that are worked on at a time
 
@@ -60,14 +60,15 @@ def _gram(half: Array) -> Array:
     return jnp.matmul(jnp.swapaxes(half, -1, -2), half)
 
 
-def prepare(covariances: Array, x: Dataset) -> Conditional | None:
+def prepare(covariances: Array, x: Data) -> Conditional | None:
     """The matrices of each pattern; ``None`` where patterns are unknown, or nearly every row has its own."""
-    if not isinstance(x.patterns, Patterns):
+    observed, patterns = observed_of(x), patterns_of(x)
+    if not isinstance(patterns, Patterns):
         return None
-    masks = missing_cells.table(x.observed, x.patterns)
+    masks = missing_cells.table(observed, patterns)
     found = conditional(covariances, masks)
     # Patterns that do not belong to the masks (a record changed by hand inside a trace) must not pass unnoticed.
-    right = (masks[x.patterns.index] == x.observed).all()
+    right = (masks[patterns.index] == observed).all()
     return found._replace(precisions=jnp.where(right, found.precisions, jnp.nan))
 
 

@@ -98,4 +98,5 @@ def redraw(family: Any, key: Array, params: Any, labels: Array, x: Data) -> Any:
     """The values of ``x`` with missing cells replaced by draws given what is seen and the class ``labels (N,)``."""
     if hasattr(family, "redraw"):
         return family.redraw(key, params, labels, x)
-    return jnp.where(observed_of(x), values_of(x), family.sample(key, params, labels))
+    values = values_of(x)
+    return jnp.where(observed_of(x), values, family.sample(key, params, labels).astype(values.dtype))

@@ -86,7 +86,7 @@ def fit_many(
         raise ValueError(f"params_axis must be 0 (a start for each data set) or None; it is {brief(params_axis)}")
     datasets = stack(datasets)
     lanes = lanes_of(datasets)
-    params, datasets = convert(model, params, datasets)
+    params, datasets = convert(model, params, datasets, lanes=True)
     if params_axis is None:
         params = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (lanes, *leaf.shape)), params)
     _check_axis(params, lanes)
@@ -156,7 +156,7 @@ def fit_many_restarts(
     max_steps = check_call("fit_many_restarts", algorithm, max_steps, key, tol, stop)
     if not has_objective(model):
         raise ValueError(f"fit_many_restarts compares objectives, and the model has none: {HOW_TO_HAVE_ONE}")
-    datasets = as_data(stack(datasets))
+    datasets = as_data(stack(datasets), lanes=True)
     lanes = lanes_of(datasets)
     known, data, how = implicit.constant((model, datasets, (algorithm, stop, tol)))
     _refuse_traces("fit_many_restarts", (known, data, how, key))

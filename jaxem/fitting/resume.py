@@ -162,7 +162,7 @@ def _on(saved: Saved, watch: Watch) -> dict[str, Any]:
 # and how it goes on.
 _ENGINES: dict[str, tuple[str, str, Callable[[Any], Data], Callable[..., Any]]] = {
     "fit": ("of a jaxem.fitting.Report", "step", as_data, _one),
-    "fit_many": ("(ended, lanes)", "fit", lambda data: as_data(stack(data)), _many),
+    "fit_many": ("(ended, lanes)", "fit", lambda data: as_data(stack(data), lanes=True), _many),
     "fit_restarts": ("(ended, starts)", "fit", as_data, _restarts),
-    "fit_many_restarts": ("(ended, lanes)", "fit", lambda data: as_data(stack(data)), _many_restarts),
+    "fit_many_restarts": ("(ended, lanes)", "fit", lambda data: as_data(stack(data), lanes=True), _many_restarts),
 }

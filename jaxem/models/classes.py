@@ -29,21 +29,25 @@ class ClassModel(FromRows):
         """log p(x_n, z_n = k), (N, K)."""
         raise TypeError(f"{type(self).__name__} must define table(c, x)")
 
+    def own(self, c: Context, x: Data) -> Any:
+        """The posterior of further hidden variables given each class, leaves (N, K, ...); () where there are none."""
+        return ()
+
     def infer(self, c: Context, x: Data) -> Responsibilities:
         """The responsibilities r_nk of each observation, by Bayes' rule."""
-        return classes.infer(self.table(c, x))
+        return classes.infer(self.table(c, x))._replace(hidden=self.own(c, x))
 
     def mode(self, c: Context, x: Data) -> Responsibilities:
         """All probability on the most probable class of each observation."""
-        return classes.mode(self.table(c, x))
+        return classes.mode(self.table(c, x))._replace(hidden=self.own(c, x))
 
     def tempered(self, c: Context, x: Data, inverse_temperature: Array | float) -> Responsibilities:
         """Responsibilities proportional to exp(inverse_temperature p_nk)."""
-        return classes.tempered(self.table(c, x), inverse_temperature)
+        return classes.tempered(self.table(c, x), inverse_temperature)._replace(hidden=self.own(c, x))
 
     def draw(self, c: Context, x: Data, key: Array) -> Responsibilities:
         """All probability on one class per observation, drawn with probability r_nk."""
-        return classes.draw(self.table(c, x), key)
+        return classes.draw(self.table(c, x), key)._replace(hidden=self.own(c, x))
 
     def log_marginal(self, c: Context, x: Data) -> Array:
         """log sum_k exp(p_nk), (N,)."""

@@ -142,7 +142,8 @@ class FactorAnalysis(FromRows):
         """E_q [log N(z; 0, I) + log N(x; mean + loadings z, diag(noise))], (N,)."""
         _, loadings, noise = c.at
         y, seen = self._centred(c, x)
-        spread = (jnp.matmul(loadings, q.covariance) * loadings).sum(axis=-1)  # the variances of loadings z under q
+        turned = jnp.matmul(loadings, q.covariance)  # (D, k), or (N, D, k)
+        spread = (turned * jnp.broadcast_to(loadings, turned.shape)).sum(axis=-1)  # the variances of loadings z under q
         squares = (y - q.means @ loadings.T) ** 2 + jnp.broadcast_to(spread, y.shape)
         each = math.log(2 * math.pi) + jnp.log(noise)[None, :] + squares / noise[None, :]
         given = -0.5 * (each if seen is None else jnp.where(seen, each, 0)).sum(axis=1)

@@ -108,10 +108,9 @@ class Mixture(ClassModel, Maskable):
         ratio = jnp.exp(jnp.minimum(jnp.where(known, log_b, 0) - top[:, None], limit))
         return top + jnp.log((w * jnp.where(known, ratio, 0)).sum(axis=-1))
 
-    def infer(self, c: MixtureParams, x: Data) -> Responsibilities:
-        """The responsibilities of each observation, and the posterior of the family's own hidden variables."""
-        hidden = observed.hidden(self.family, c.components, real(x, c.weights.dtype))
-        return super().infer(c, x)._replace(hidden=hidden)
+    def own(self, c: MixtureParams, x: Data) -> Any:
+        """The posterior of the family's own hidden variables."""
+        return observed.hidden(self.family, c.components, real(x, c.weights.dtype))
 
     def complete(self, c: MixtureParams, q: Responsibilities, x: Data) -> Array:
         """sum_k r_nk (log w_k + E log p(x_n, u_n | k)), (N,)."""

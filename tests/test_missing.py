@@ -1,0 +1,400 @@
+"""Missing cells: the likelihood is that of what is seen, whatever stands in the place of what is not."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize, stats
+
+import jaxem
+from jaxem import Dataset, datasets
+from jaxem.core import coordinates
+from jaxem.families import (
+    Bernoulli,
+    Categorical,
+    Exponential,
+    MultivariateNormal,
+    Normal,
+    NormalInverseWishart,
+    Poisson,
+    by_cell,
+    incomplete,
+)
+from jaxem.families.protocol import log_density
+from jaxem.models import HMM, FactorAnalysis, Mixture
+
+KEY = jax.random.key(0)
+
+
+def with_gaps(x, seed=0, share=0.2):
+    x = np.array(x, float)
+    x[np.random.default_rng(seed).random(x.shape) < share] = np.nan
+    return x
+
+
+@functools.cache
+def raw(name):
+    """Data with gaps: NaN where a cell is missing."""
+    rng = np.random.default_rng(1)
+    z = rng.integers(0, 2, 120)
+    if name == "old faithful":
+        return with_gaps(datasets.old_faithful())
+    if name == "iris":
+        return with_gaps(datasets.iris())
+    if name == "one column":
+        return with_gaps(np.where(z, rng.normal(3, 0.5, 120), rng.normal(0, 1, 120)))
+    if name == "counts":
+        return with_gaps(rng.poisson(np.where(z, 8.0, 2.0)))
+    if name == "times":
+        return with_gaps(rng.exponential(np.where(z, 8.0, 0.5)))
+    if name == "items":
+        return with_gaps(rng.random((120, 4)) < np.array([[0.9, 0.8, 0.2, 0.5], [0.2, 0.1, 0.7, 0.5]])[z])
+    if name == "codes":
+        return with_gaps(np.stack([(z + (rng.random(120) < 0.2)) % 2, rng.integers(0, 3, 120), 3 * z], axis=1))
+    if name == "sequences":
+        states = (rng.random((6, 25)) < 0.4).cumsum(axis=1) % 2
+        x = with_gaps(rng.normal(size=(6, 25, 2)) + 3.0 * states[..., None])
+        x[2, 5:9] = np.nan  # frames without any cell
+        return x
+    factors = rng.normal(size=(120, 2)) @ rng.normal(size=(2, 6))
+    return with_gaps(factors + 0.5 * rng.normal(size=(120, 6)) + 2)
+
+
+def assert_close(actual, wanted, rtol):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol), actual, wanted)
+
+
+CASES = {
+    "normal": (Mixture(Normal(), 2), "one column"),
+    "full": (Mixture(MultivariateNormal(), 2), "old faithful"),
+    "tied": (Mixture(MultivariateNormal("tied"), 2), "old faithful"),
+    "diag": (Mixture(MultivariateNormal("diag"), 2), "old faithful"),
+    "spherical": (Mixture(MultivariateNormal("spherical"), 2), "old faithful"),
+    "poisson": (Mixture(Poisson(), 2), "counts"),
+    "exponential": (Mixture(Exponential(), 2), "times"),
+    "bernoulli": (Mixture(Bernoulli(), 2), "items"),
+    "categorical": (Mixture(Categorical((2, 3, 4)), 2), "codes"),
+    "factor analysis": (FactorAnalysis(2), "factors"),
+    "chain": (HMM(MultivariateNormal(), 2), "sequences"),
+    "chain, diag": (HMM(MultivariateNormal("diag"), 2), "sequences"),
+}
+
+
+@functools.cache
+def fitted(name, precision="float64"):
+    model, source = CASES[name]
+    data = jaxem.dataset(raw(source).astype(precision), missing="nan")
+    start = model.init(KEY, data)
+    return model, data, start, jaxem.fit(model, start, data, max_steps=3000, tol=1e-12)
+
+
+# One form of each kind in the first tier; every form and both precisions in the second.
+LAWS = [(name, "float64") for name in ("full", "factor analysis", "chain")]
+LAWS += [
+    pytest.param(name, precision, marks=pytest.mark.everything)
+    for name in CASES
+    for precision in ("float64", "float32")
+    if (name, precision) not in LAWS
+]
+
+
+@pytest.mark.parametrize(("name", "precision"), LAWS)
+def test_every_law_holds(name, precision):
+    model, data, start, fit = fitted(name, precision)
+    for point in (start, fit.params):
+        certificate = jaxem.verify(model, point, data, strict=True)
+        assert certificate.ok, certificate
+
+
+@pytest.mark.everything
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("form", ["full", "tied", "diag", "spherical"])
+def test_every_law_holds_with_a_prior(form, precision):
+    x = datasets.old_faithful().astype(precision)
+    model = Mixture(MultivariateNormal(form, NormalInverseWishart.from_data(x, 2)), 2)
+    data = jaxem.dataset(with_gaps(x).astype(precision), missing="nan")
+    fit = jaxem.fit(model, model.init(KEY, data), data, max_steps=3000)
+    certificate = jaxem.verify(model, fit.params, data, strict=True)
+    assert certificate.ok, certificate
+
+
+def of_columns(family, components, seen):
+    """The family and its parameters for the seen columns alone."""
+    if isinstance(family, Categorical):
+        smaller = Categorical(tuple(family.levels[d] for d in seen))
+        return smaller, type(components)(tuple(components.probabilities[d] for d in seen))
+    if isinstance(family, Bernoulli):
+        return family, type(components)(components.probabilities[:, seen])
+    means, covariances = components
+    pick = {
+        "full": lambda: covariances[:, seen][:, :, seen],
+        "tied": lambda: covariances[seen][:, seen],
+        "diag": lambda: covariances[:, seen],
+        "spherical": lambda: covariances,
+    }[family.covariance]
+    return family, type(components)(means[:, seen], pick())
+
+
+def of_what_is_seen(model, params, x):
+    """log p of what is seen: complete data of fewer columns, pattern by pattern, and single numbers without gaps."""
+    if isinstance(model, FactorAnalysis):
+        covariance = params.loadings @ params.loadings.T + jnp.diag(params.noise)
+        normal = jax.vmap(jax.scipy.stats.multivariate_normal.logpdf, (0, None, None))
+        of_rows = lambda rows, seen: normal(rows[:, seen], params.mean[seen], covariance[seen][:, seen])[:, None]
+        join = lambda table: table[:, 0]
+    else:
+        of_rows = lambda rows, seen: log_density(*of_columns(model.family, params.components, seen), rows[:, seen])
+        join = lambda table: jax.nn.logsumexp(table + jnp.log(params.weights)[None, :], axis=1)
+    if x.ndim == 1:
+        return join(log_density(model.family, params.components, x[~np.isnan(x)])).sum()
+    total = 0.0
+    masks = ~np.isnan(x)
+    for mask in np.unique(masks, axis=0):
+        rows = x[(masks == mask).all(axis=1)]
+        if mask.any():
+            total = total + join(of_rows(rows, np.flatnonzero(mask))).sum()
+    return total
+
+
+MIXED = [name for name in CASES if not name.startswith("chain")]
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_the_likelihood_is_that_of_what_is_seen(name):
+    model, data, start, _ = fitted(name)
+    expected = of_what_is_seen(model, start, raw(CASES[name][1]))
+    assert float(model.log_likelihood(start, data)) == pytest.approx(float(expected), rel=1e-13)
+
+
+SLOW = pytest.mark.everything
+DIRECT = [pytest.param(name, marks=[] if name in ("full", "diag", "factor analysis") else SLOW) for name in MIXED]
+
+
+@pytest.mark.parametrize("name", DIRECT)
+def test_the_optimum_and_its_errors_are_those_of_a_direct_search(name):
+    """EM ends where a search on the likelihood of what is seen ends; errors are those of its Hessian."""
+    model, data, _, fit = fitted(name)
+    x = raw(CASES[name][1])
+    chart, u = coordinates.chart(model, fit.params), np.asarray(coordinates.into(model, fit.params))
+    climbed = jax.jit(lambda u: of_what_is_seen(model, chart(u), x))
+    slope = jax.jit(jax.grad(climbed))
+    away = u + 0.02 * np.random.default_rng(0).normal(size=u.shape)
+    found = optimize.minimize(lambda u: -float(climbed(u)), away, jac=lambda u: -np.asarray(slope(u)), tol=1e-12)
+    assert float(fit.objective) == pytest.approx(-found.fun, abs=1e-8)
+    if name != "factor analysis":  # its loadings are known up to a rotation
+        hessian = np.asarray(jax.hessian(climbed)(u))
+        information = jaxem.inference.information(model, fit, data)
+        np.testing.assert_allclose(information.observed, -hessian, rtol=1e-6, atol=1e-6 * np.abs(hessian).max())
+
+
+def test_a_chain_with_gaps_by_enumeration():
+    """Frames and cells missing: the sum over all paths, each with what is seen of each frame."""
+    model = HMM(MultivariateNormal(), 2)
+    x = raw("sequences")[2:3, 3:10]
+    data = jaxem.dataset(x, missing="nan")
+    params = fitted("chain")[2]
+    paths = np.stack(np.meshgrid(*[[0, 1]] * 7), axis=-1).reshape(-1, 7)
+    means, covariances = params.emissions
+    total = []
+    for path in paths:
+        value = np.log(params.initial[path[0]]) + np.log(np.asarray(params.transition)[path[:-1], path[1:]]).sum()
+        for k, row in zip(path, x[0], strict=True):
+            seen = ~np.isnan(row)
+            if seen.any():
+                block = np.asarray(covariances[k])[np.ix_(seen, seen)]
+                value += stats.multivariate_normal.logpdf(row[seen], np.asarray(means[k])[seen], block)
+        total.append(value)
+    assert float(model.log_likelihood(params, data)) == pytest.approx(np.logaddexp.reduce(total), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["full", "spherical", "bernoulli", "factor analysis", "poisson"])
+def test_a_wholly_missing_row_changes_nothing(name):
+    model, data, start, fit = fitted(name)
+    x = raw(CASES[name][1])
+    nothing = np.full((3, *x.shape[1:]), np.nan)
+    more = jaxem.dataset(np.concatenate([x[:50], nothing, x[50:]]), missing="nan")
+    other = jaxem.fit(model, start, more, max_steps=3000, tol=1e-12)
+    assert_close(other.params, fit.params, 1e-9)
+    assert float(model.log_likelihood(start, more)) == pytest.approx(
+        float(model.log_likelihood(start, data)), rel=1e-14
+    )
+    bic = lambda data: float(jaxem.inference.bic(model, fit, data))
+    assert bic(more) == pytest.approx(bic(data), rel=1e-12)
+
+
+def test_a_missing_frame_is_not_an_observation():
+    model, data, *_ = fitted("chain")
+    assert int(model.sample_size(data)) == int((~np.isnan(raw("sequences"))).any(axis=-1).sum())
+
+
+@pytest.mark.parametrize("name", ["full", "diag", "categorical", "factor analysis", "chain"])
+def test_what_stands_in_a_missing_cell_does_not_matter(name):
+    model, data, start, _ = fitted(name)
+    other = 1.0 if name == "categorical" else -7.25e3
+    changed = dataclasses.replace(data, values=jnp.where(data.observed, data.values, other))
+    steps = lambda data: jaxem.fit(model, start, data, max_steps=4).params
+    jax.tree.map(np.testing.assert_array_equal, steps(changed), steps(data))
+    nan = Dataset(jnp.where(data.observed, data.values, jnp.nan), observed=data.observed)
+    assert np.isfinite(model.log_likelihood(start, nan))
+
+
+@pytest.mark.parametrize("name", ["full", "tied", "factor analysis"])
+def test_patterns_only_save_time(name):
+    """Row by row, as where patterns are not known (in a trace), the result is the same."""
+    model, data, start, _ = fitted(name)
+    assert data.patterns is not None
+    by_rows = jax.jit(lambda x: model.e_step(start, jaxem.dataset(x, missing="nan")).log_normalizer)(
+        raw(CASES[name][1])
+    )
+    np.testing.assert_allclose(by_rows, model.e_step(start, data).log_normalizer, rtol=1e-12)
+
+
+def test_patterns_of_other_data_are_not_believed():
+    model, data, start, _ = fitted("full")
+    wrong = jax.jit(lambda data: model.e_step(start, data).log_normalizer)(
+        dataclasses.replace(data, observed=jnp.roll(data.observed, 1, axis=0))
+    )
+    assert np.isnan(wrong).all()
+
+
+@pytest.mark.parametrize("form", ["full", "diag"])
+def test_complete_data_with_masks_are_complete_data(form):
+    x = jnp.asarray(datasets.old_faithful())
+    model = Mixture(MultivariateNormal(form), 2)
+    masked = Dataset(x, observed=jnp.ones(x.shape, bool))
+    start = model.init(KEY, x)
+    run = lambda data: jaxem.fit(model, start, data, max_steps=5).params
+    assert_close(run(masked), run(x), 1e-12)
+
+
+# Imputation
+
+
+def test_means_of_missing_cells_by_hand():
+    model, data, start, _ = fitted("full")
+    filled = np.asarray(jaxem.impute(model, start, data))
+    x = raw("old faithful")
+    r = np.asarray(model.predict_proba(start, data))
+    means, covariances = map(np.asarray, start.components)
+    for n in range(40):
+        seen = ~np.isnan(x[n])
+        np.testing.assert_array_equal(filled[n][seen], x[n][seen])
+        if seen.sum() != 1:
+            continue
+        o, m = int(np.flatnonzero(seen)[0]), int(np.flatnonzero(~seen)[0])
+        each = means[:, m] + covariances[:, m, o] / covariances[:, o, o] * (x[n, o] - means[:, o])
+        assert filled[n, m] == pytest.approx(r[n] @ each, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["full", "diag", "poisson", "categorical", "factor analysis", "chain"])
+def test_draws_have_the_means_and_keep_what_is_seen(name):
+    model, data, _, fit = fitted(name)
+    keys = jax.random.split(jax.random.key(3), 400)
+    draws = np.asarray(jax.vmap(lambda key: model.impute(fit.params, data, key))(keys))
+    assert (np.where(data.observed, draws, 0) == np.where(data.observed, data.values, 0)[None]).all()
+    missing = ~np.asarray(data.observed)
+    if name == "categorical":
+        assert set(np.unique(draws)) <= {0.0, 1.0, 2.0, 3.0}
+        return
+    middle, mean = draws.mean(axis=0), np.asarray(jaxem.impute(model, fit, data))
+    error = draws.std(axis=0) / np.sqrt(len(draws))
+    z = (middle - mean)[missing] / np.where(error[missing] > 0, error[missing], 1)
+    assert np.abs(z).max() < 5
+    assert np.sqrt((z**2).mean()) < 1.3
+
+
+def test_missing_codes_become_the_most_probable_ones():
+    model, data, _, fit = fitted("categorical")
+    filled, r = np.asarray(jaxem.impute(model, fit, data)), np.asarray(model.predict_proba(fit, data))
+    for d, p in enumerate(fit.params.components.probabilities):
+        expected = (r @ np.asarray(p)).argmax(axis=1)
+        missing = ~np.asarray(data.observed)[:, d]
+        np.testing.assert_array_equal(filled[missing, d], expected[missing])
+
+
+def test_what_impute_refuses():
+    model, data, _, fit = fitted("full")
+    with pytest.raises(ValueError, match="random key"):
+        jaxem.impute(model, fit, data, key=3)
+    complete = datasets.old_faithful()
+    np.testing.assert_array_equal(jaxem.impute(model, fit, complete), complete)
+
+
+# Everything else that meets data
+
+
+def test_jobs_with_gaps():
+    model, data, start, fit = fitted("full")
+    inference = jaxem.inference
+    best = jaxem.fit_restarts(model, data, key=KEY, restarts=4).best
+    assert float(best.objective) == pytest.approx(float(fit.objective), abs=1e-4)
+    assert "263 observations" in str(jaxem.summary(model, fit, data))
+    for kind in ("nonparametric", "parametric"):
+        errors = inference.bootstrap(model, fit, data, key=KEY, replicates=8, kind=kind)
+        assert np.isfinite(jax.tree.leaves(errors.standard_errors)[0]).all()
+    assert np.isfinite(inference.cross_validate(model, data, key=KEY, folds=3, restarts=1).mean)
+    two = [data, jaxem.dataset(with_gaps(datasets.old_faithful(), seed=5), missing="nan")]
+    many = jaxem.fit_many(model, start, two, params_axis=None)
+    assert float(many.objective[0]) == pytest.approx(float(fit.objective), abs=1e-4)
+    spread = jaxem.fit(model, start, jaxem.shard(data))
+    assert float(spread.objective) == pytest.approx(float(fit.objective), abs=1e-6)
+    streamed = jaxem.fit_stream(model, start, data)
+    assert float(streamed.objective) == pytest.approx(float(fit.objective), abs=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["HardEM", "SAEM", "IncrementalEM", "AnnealedEM"])
+def test_algorithms_with_gaps(algorithm):
+    """The family's own posterior travels with every kind of q."""
+    model, data, start, fit = fitted("full")
+    how = getattr(jaxem.algorithms, algorithm)()
+    found = jaxem.fit(model, start, data, algorithm=how, key=KEY)
+    gap = float(fit.objective - model.log_likelihood(found.params, data))
+    assert -1e-6 < gap < (3.0 if algorithm in ("HardEM", "SAEM") else 1e-4)
+
+
+def test_models_that_cannot_use_gaps_say_so():
+    class Plain(MultivariateNormal):
+        takes = ()
+
+    with pytest.raises(ValueError, match="cannot use missing cells"):
+        Mixture(Plain(), 2).init(KEY, fitted("full")[1])
+
+
+# A law that no mistake breaks asserts nothing.
+
+MISTAKES = {
+    "the covariance of the missing cells left out": (
+        incomplete,
+        "summed_covariances",
+        lambda right: lambda r, q: 0 * right(r, q),
+    ),
+    "a constant too much": (
+        incomplete,
+        "log_density",
+        lambda right: lambda m, s, p, x: right(m, s, p, x) - 0.1 * (~x.observed[:, :1]).astype(m.dtype),
+    ),
+    "the entropy of the missing cells left out": (incomplete, "entropy", lambda right: lambda q: 0 * right(q)),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_caught(mistake, monkeypatch):
+    where, name, change = MISTAKES[mistake]
+    model, data, start, _ = fitted("full")
+    monkeypatch.setattr(where, name, change(getattr(where, name)))
+    # Another size, so that no program of the right functions is met again.
+    part = jax.tree.map(lambda leaf: leaf[:170], data)
+    certificate = jaxem.verify(model, start, part)
+    assert not certificate.ok
+
+
+def test_a_mistake_by_cells_is_caught(monkeypatch):
+    model, data, start, _ = fitted("diag")
+    wrong = lambda form, means, r, x: (jnp.broadcast_to(r.sum(axis=0)[:, None], (2, 2)), *right(form, means, r, x)[1:])
+    right = by_cell.moments
+    monkeypatch.setattr(by_cell, "moments", wrong)
+    certificate = jaxem.verify(model, start, jax.tree.map(lambda leaf: leaf[:171], data))
+    assert not certificate.ok
