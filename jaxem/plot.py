@@ -23,7 +23,6 @@ from jaxem.core.model import Params, has, require, spaces_of
 from jaxem.core.spaces import Space, answers
 from jaxem.core.trees import largest
 from jaxem.families import MultivariateNormal
-from jaxem.families.covariance import FORMS
 from jaxem.fitting.fit import fit as run_fit
 from jaxem.fitting.result import Fit
 from jaxem.fitting.validation import check_start
@@ -292,8 +291,7 @@ def _plane(ax: "Axes", model: Mixture, params: Any, x: Array, weights: Array | N
     labels = np.asarray(model.predict(params, x))
     points = np.asarray(x)
     sizes = np.full(len(points), 18.0) if weights is None else np.asarray(18.0 * weights / weights.mean())
-    factors = FORMS[model.family.covariance].factor(params.components.covariances, 2)  # pyright: ignore
-    factors = np.broadcast_to(np.asarray(factors), (model.k, 2, 2))
+    factors = np.linalg.cholesky(np.asarray(model.family.covariances(params.components)))  # pyright: ignore
     angle = np.linspace(0, 2 * np.pi, 181)
     circle = np.stack([np.cos(angle), np.sin(angle)])
     for k, (mean, factor) in enumerate(zip(np.asarray(params.components.means), factors, strict=True)):

@@ -160,6 +160,8 @@ CASES = {
     "weighted hmm": weighted_hmm,
     "factor analysis": factor_analysis,
     "log-joint": log_joint,
+    "VVE": old_faithful("VVE"),
+    "VEV": old_faithful("VEV"),
 }
 
 

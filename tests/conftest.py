@@ -77,6 +77,8 @@ SLOW = re.compile(
     | test_accelerators .* test_gem_is_accelerated_too
     | test_generalized .* test_the_gradient_of_a_batch
     | test_keeping .* of_a_log_joint
+    | test_(mutants|sums|masked) .* VEV
+    | test_sums .* VVE
     """,
     re.VERBOSE,
 )

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 import jaxem
 from jaxem import Positive, PositiveDefinite, Real, Simplex, UnitInterval
 from jaxem.core import constraints
+from jaxem.core.spaces import Orientation, UnitDeterminant, UnitProduct
 
 forward = jax.jit(constraints.forward)
 inverse = jax.jit(constraints.inverse)
@@ -104,6 +105,9 @@ SHAPES = {  # space: shape of a point, of its coordinates
     UnitInterval(): ((2, 5), (2, 5)),
     Simplex(): ((2, K), (2, K - 1)),
     PositiveDefinite(): ((2, D, D), (2, D * (D + 1) // 2)),
+    UnitProduct(): ((2, K), (2, K - 1)),
+    UnitDeterminant(): ((2, D, D), (2, D * (D + 1) // 2 - 1)),
+    Orientation(): ((2, D, D), (2, D * (D - 1) // 2)),
 }
 
 
@@ -138,6 +142,9 @@ FAR = {
     UnitInterval(): [[-1e4], [1e4]],
     Simplex(): [[-1e4, 0, 1e4], [1e4, 1e4, 1e4], [-1e4, -1e4, -1e4], [0, 1e4, -1e4]],
     PositiveDefinite(): np.stack(np.meshgrid(*[[-1e4, 1, 1e4]] * 6)).reshape(6, -1).T,
+    UnitProduct(): [[-1e4, 0, 1e4], [1e4, 1e4, 1e4], [-1e4, -1e4, -1e4], [0, 1e4, -1e4]],
+    UnitDeterminant(): np.stack(np.meshgrid(*[[-1e4, 1, 1e4]] * 5)).reshape(5, -1).T,
+    Orientation(): np.stack(np.meshgrid(*[[-1e4, 1, 1e4]] * 3)).reshape(3, -1).T,
 }
 
 
@@ -265,6 +272,17 @@ def test_nan_is_no_edge(space):
                 [[np.nan, 0.0], [0.0, 1.0]],
             ],
         ),
+        (UnitProduct(), [[1.0, 1.0], [1e-9, 1e9]], [[1.0, 1.001], [-1.0, -1.0], [0.0, np.inf], [np.nan, 1.0]]),
+        (
+            UnitDeterminant(),
+            [np.eye(2), [[2.0, 1.0], [1.0, 1.0]]],
+            [2 * np.eye(2), -np.eye(2), [[1.0, 0.5], [0.4, 1.2]], [[np.nan, 0.0], [0.0, 1.0]]],
+        ),
+        (
+            Orientation(),
+            [np.eye(2), [[0.0, 1.0], [1.0, 0.0]], [[0.6, -0.8], [0.8, 0.6]]],
+            [2 * np.eye(2), [[1.0, 0.1], [0.0, 1.0]], [[np.nan, 0.0], [0.0, 1.0]], np.zeros((2, 2))],
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -342,3 +360,55 @@ def test_units_only_shift_coordinates_of_scales(dtype):
     allowed = eps(dtype) * 8 * (D + 1) * np.linalg.cond(correlation) * np.maximum(1, np.abs(free)).max()
     assert_within(scaled[:D] - free[:D], np.log(units), allowed)
     assert_within(scaled[D:], free[D:], allowed)
+
+
+@given(vectors(-12, 12, K - 1))
+def test_unit_product_round_trips(dtype, u):
+    free, again = back_and_there(UnitProduct(), u, dtype)
+    assert_within(again, free, eps(dtype) * 4 * K * (2 + K * np.abs(u).max()))
+    value = np.asarray(forward(UnitProduct(), jnp.asarray(u, dtype)), np.float64)
+    assert_within(np.log(value).sum(), 0, 4 * K * eps(dtype) * (1 + np.abs(np.log(value)).max()))
+
+
+@given(vectors(-2, 2, D * (D + 1) // 2 - 1))
+def test_unit_determinant_round_trips(dtype, u):
+    value = np.asarray(forward(UnitDeterminant(), jnp.asarray(u, dtype)), np.float64)
+    scale = np.sqrt(np.diag(value))
+    condition = np.linalg.cond(value / np.outer(scale, scale))
+    assert_within(np.linalg.slogdet(value)[1], 0, 4 * (D + 1) ** 2 * eps(dtype) * condition)
+    free, again = back_and_there(UnitDeterminant(), u, dtype)
+    assert_within(again, free, eps(dtype) * 8 * (D + 1) * condition * (1 + np.abs(u).max()))
+
+
+AXES = {
+    "swapped": np.array([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]]),
+    "turned by a half": np.diag([-1.0, -1.0, 1.0]),
+    "reflected": np.diag([1.0, -1.0, 1.0]),
+    "moved on": np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]),
+    **{f"random {i}": np.linalg.qr(np.random.default_rng(i).normal(size=(D, D)))[0] for i in range(4)},
+}
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_axes_have_coordinates_about_any_others(name, dtype):
+    """Whatever the two orientations are: the chart at the one reaches the axes of the other, but for their signs."""
+    about, axes = jnp.asarray(AXES["random 0"], dtype), jnp.asarray(AXES["random 0"] @ AXES[name], dtype)
+    assert_within(inverse(Orientation(), about, about), np.zeros(D), 8 * eps(dtype))
+    free = inverse(Orientation(), axes, about)
+    back = np.asarray(forward(Orientation(), free, about), np.float64)
+    signs = np.sign((back * np.asarray(axes)).sum(axis=0))
+    assert np.abs(free).max() < 5  # a half turn is infinitely far away
+    assert_within(back * signs[None, :], axes, 128 * eps(dtype))
+    assert_within(back.T @ back, np.eye(D), 64 * eps(dtype))
+
+
+@pytest.mark.parametrize("space", [UnitProduct(), UnitDeterminant(), Orientation()], ids=lambda s: type(s).__name__)
+def test_points_of_single_precision_settle(space):
+    free = np.random.default_rng(2).normal(size=SHAPES[space][1])
+    rough = np.asarray(forward(space, jnp.asarray(free)), np.float32).astype(np.float64)
+    settled = space.settle(rough, eps(np.float32))
+    assert_within(settled, rough, 64 * eps(np.float32) * np.abs(rough).max())
+    product = {1: lambda x: np.log(x).sum(axis=-1), 2: lambda x: np.log(np.abs(np.linalg.det(x)))}[space.event_ndim]
+    assert_within(product(settled), np.zeros(2), 1e-11)
+    if isinstance(space, Orientation):
+        assert_within(settled.swapaxes(1, 2) @ settled, np.stack([np.eye(D)] * 2), 1e-12)

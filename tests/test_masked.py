@@ -26,6 +26,8 @@ CASES = {
     "tied": (Mixture(MultivariateNormal("tied"), 2), X),
     "diag, many rows": (Mixture(MultivariateNormal("diag"), 3), np.random.default_rng(1).normal(size=(600, 3)) ** 3),
     "spherical": (Mixture(MultivariateNormal("spherical"), 2), X),
+    "VVE": (Mixture(MultivariateNormal("VVE"), 2), X),
+    "VEV": (Mixture(MultivariateNormal("VEV"), 2), X),
     "normal": (Mixture(Normal(), 3), X[:, 0]),
     "poisson": (Mixture(Poisson(), 2), COUNTS),
     "bernoulli": (Mixture(Bernoulli(), 2), BITS),

@@ -412,6 +412,59 @@ BASES = {"weighted chains": weighted_chains}
 STEP, SLOPE = "M-step stationary", {"M-step stationary"}
 
 # Of each model: the changes, and the laws of which at least these must be named.
+# Wrong volumes, shapes and orientations
+
+
+def of_covariances(m, change):
+    """An M-step whose covariances are ``change(those of the model, those of the step before)``."""
+
+    def m_step(q, x):
+        new = m.m_step(q, x)
+        covariances = change(new.components.covariances, q.at.components.covariances)
+        return new._replace(components=new.components._replace(covariances=covariances))
+
+    return {"m_step": m_step}
+
+
+def axes_never_turn(m, amount):
+    return of_covariances(m, lambda new, old: new._replace(orientations=old.orientations))
+
+
+def axes_of_the_first_class(m, amount):
+    """One orientation where each class has its own."""
+    one = lambda axes: jnp.broadcast_to(axes[:1], axes.shape)
+    return of_covariances(m, lambda new, old: new._replace(orientations=one(new.orientations)))
+
+
+def shape_is_not_solved_for(m, amount):
+    """Half of the way from the old shape to the new one, of product one."""
+    return of_covariances(m, lambda new, old: new._replace(shapes=jnp.sqrt(new.shapes * old.shapes)))
+
+
+def volume_has_another_power(m, amount):
+    """The determinant for its D-th root, D = 2."""
+    return of_covariances(m, lambda new, old: new._replace(volumes=new.volumes**2))
+
+
+def volumes_a_little_off(m, amount):
+    return of_covariances(m, lambda new, old: new._replace(volumes=new.volumes * (1 + 1000 * amount)))
+
+
+def shapes_with_a_size(m, amount):
+    return of_covariances(m, lambda new, old: new._replace(shapes=1.1 * new.shapes))
+
+
+def axes_that_lean(m, amount):
+    """They are no longer at right angles."""
+    lean = lambda axes: axes.at[..., 0, 0].add(0.1)
+    return of_covariances(m, lambda new, old: new._replace(orientations=lean(new.orientations)))
+
+
+def equal_volumes(m, amount):
+    even = lambda volumes: jnp.full_like(volumes, volumes.mean())
+    return of_covariances(m, lambda new, old: new._replace(volumes=even(new.volumes)))
+
+
 MUTANTS = {
     ("normal mixture", False): [
         (parameters_ignored, {"touch", "tangent"}),
@@ -481,6 +534,21 @@ MUTANTS = {
         (one_short, {"lengths"}),
         (one_long, {"lengths"}),
         (one_short_in_likelihood, {"touch", "lengths"}),
+    ],
+    ("VVE", False): [
+        (axes_never_turn, SLOPE),
+        (volume_has_another_power, SLOPE),
+        (volumes_a_little_off, SLOPE),
+        (shape_is_not_solved_for, SLOPE),
+        (equal_volumes, SLOPE),
+        (shapes_with_a_size, {"M-step inside"}),
+        (axes_that_lean, {"M-step inside"}),
+    ],
+    ("VEV", False): [
+        (axes_never_turn, SLOPE),
+        (axes_of_the_first_class, SLOPE),
+        (shape_is_not_solved_for, SLOPE),
+        (equal_volumes, SLOPE),
     ],
     ("factor analysis", False): [
         (uncertainty_forgotten, SLOPE | {"M-step optimal"}),

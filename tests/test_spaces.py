@@ -13,7 +13,7 @@ from closeness import assert_within
 import jaxem
 from jaxem import Positive, PositiveDefinite, Real, Simplex, UnitInterval
 from jaxem.core import constraints
-from jaxem.core.spaces import answers
+from jaxem.core.spaces import Orientation, UnitDeterminant, UnitProduct, answers
 from jaxem.core.spaces.edges import Zero
 
 
@@ -112,6 +112,9 @@ def test_what_holds_where_a_space_does_not_say():
         (UnitInterval(), (1, 1), ["logit x[0, 0]"]),
         (Simplex(), (2, 2), ["ilr x[0, 0]", "ilr x[1, 0]"]),
         (PositiveDefinite(), (1, 2, 2), ["log scale x[0][0]", "log scale x[0][1]", "ratio x[0][1, 0]"]),
+        (UnitProduct(), (2, 2), ["ilr x[0, 0]", "ilr x[1, 0]"]),
+        (UnitDeterminant(), (1, 2, 2), ["ilr scale x[0][0]", "ratio x[0][1, 0]"]),
+        (Orientation(), (3, 3), ["angle x[0, 1]", "angle x[0, 2]", "angle x[1, 2]"]),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -68,3 +68,16 @@ def iris() -> tuple[np.ndarray, np.ndarray]:
     """
     table = _table("iris.csv")
     return table[:, :4], table[:, 4].astype(int)
+
+
+def diabetes() -> tuple[np.ndarray, np.ndarray]:
+    """Blood measurements of 145 people without obesity, some of whom have diabetes.
+
+    Returns:
+        Glucose area (mg/100 ml h), insulin area (microU/ml h) and steady-state plasma glucose (mg/100 ml), (145, 3);
+        and three classes 0 to 2 of a hierarchical clustering from which to start a fit, (145,).
+
+    Source: Reaven & Miller (1979), as in R's ``mclust`` 6.0, whose clustering it is (Fraley & Raftery 2002).
+    """
+    table = _table("diabetes.csv")
+    return table[:, :3], table[:, 3].astype(int)

@@ -6,6 +6,8 @@ from jaxem.families.categorical import Categorical as Categorical
 from jaxem.families.categorical import CategoricalParams as CategoricalParams
 from jaxem.families.exponential import Exponential as Exponential
 from jaxem.families.exponential import ExponentialParams as ExponentialParams
+from jaxem.families.forms import Oriented as Oriented
+from jaxem.families.forms import Shaped as Shaped
 from jaxem.families.multivariate_normal import MultivariateNormal as MultivariateNormal
 from jaxem.families.multivariate_normal import MultivariateNormalParams as MultivariateNormalParams
 from jaxem.families.normal import Normal as Normal

@@ -16,9 +16,9 @@ from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.spaces import Real
 from jaxem.families import by_cell, incomplete, normal_prior, products, unbounded
+from jaxem.families.covariance import FORMS as BASES
+from jaxem.families.covariance import Form as Base
 from jaxem.families.covariance import (
-    FORMS,
-    Form,
     deviations,
     expected_log_normal,
     first_moments,
@@ -26,6 +26,7 @@ from jaxem.families.covariance import (
     log_normal,
     scatter_about_mean,
 )
+from jaxem.families.forms import FORMS, NAME_OF, SAME, Form
 from jaxem.families.normal_prior import NormalInverseWishart
 from jaxem.families.protocol import missing_as_nan
 from jaxem.families.sums import per_cell
@@ -35,17 +36,20 @@ class MultivariateNormalParams(NamedTuple):
     """The parameters of ``MultivariateNormal``."""
 
     means: Array  # (K, D)
-    covariances: Array  # full (K, D, D), tied (D, D), diag (K, D), spherical (K,)
+    # full (K, D, D), tied (D, D), diag (K, D), spherical (K,); EII (), EEI (D,); a ``Shaped`` for VEI, EVI, VEE and
+    # EVV, an ``Oriented`` for EVE, VVE, EEV and VEV. ``MultivariateNormal.covariances`` returns matrices for any form.
+    covariances: Any
 
 
 class MultivariateNormalStatistics(NamedTuple):
     sizes: Array  # (K,), sum_n r_nk; for variances with missing cells (K, D), over the observed cells
     first: Array  # (K, D), sum_n r_nk (x_n - origin_k)
-    second: Array  # sum_n r_nk (x_n - origin_k)(x_n - origin_k)', shaped like the covariances
+    second: Array  # sum_n r_nk (x_n - origin_k)(x_n - origin_k)', shaped like the covariances of the base
 
 
 class Prepared(NamedTuple):
     at: MultivariateNormalParams  # its means are the origin of the sums
+    covariances: Array  # those of the base
     view: Any  # a ``Choice`` of the classes prepared for matrix products; None where deviations from means are as fast
     patterns: Any = None  # what depends only on which cells a row misses; None where that is found row by row
 
@@ -62,18 +66,26 @@ class MultivariateNormal:
               S_k = \sum_n r_{nk} (x_n - m_k)(x_n - m_k)' / n_k
 
     This is the maximiser for full covariances. A tied covariance is the mean of the S_k with weights n_k; diagonal
-    covariances are the diagonals of the S_k; spherical ones are the means of those diagonals. The data are (N, D), of
-    which cells may be missing; the parameters are a ``MultivariateNormalParams``.
+    covariances are the diagonals of the S_k; spherical ones are the means of those diagonals. ``forms.py`` has the
+    others. The data are (N, D), of which cells may be missing (except with EII, EEI, VEI and EVI); the parameters are
+    a ``MultivariateNormalParams``.
 
     Arguments:
         covariance: ``"full"`` (default): a matrix for each class (K, D, D); ``"tied"``: one matrix for all classes
             (D, D); ``"diag"``: a variance for each class and variable (K, D); ``"spherical"``: one variance for each
-            class (K,).
+            class (K,). Or one of the fourteen names that say of volume, shape and orientation, in this order, whether
+            classes have them equal (E), of their own (V), or none (I): ``"EII"``, ``"VII"`` (spherical), ``"EEI"``,
+            ``"VEI"``, ``"EVI"``, ``"VVI"`` (diag), ``"EEE"`` (tied), ``"VEE"``, ``"EVE"``, ``"VVE"``, ``"EEV"``,
+            ``"VEV"``, ``"EVV"``, ``"VVV"`` (full). The four with a longer name get it. EII, VII, EVE, VVE,
+            EEV and VEV compare lengths of axes across variables, so other units of a variable are another model.
         prior: a ``NormalInverseWishart``, for example ``NormalInverseWishart.from_data(x, k)``; the fit is then MAP.
             ``None`` (default): maximum likelihood.
 
     Raises:
-        ValueError: ``covariance`` is none of the four names, or ``prior`` is not a ``NormalInverseWishart``.
+        ValueError: ``covariance`` is none of these names, ``prior`` is not a ``NormalInverseWishart``, or there is a
+            prior for another form than full, tied, diag and spherical.
+
+    Source: Celeux & Govaert (1995) for the fourteen forms; Scrucca et al. (2016) for their names.
     """
 
     covariance: str = dataclasses.field(default="full", metadata={"static": True})
@@ -82,17 +94,23 @@ class MultivariateNormal:
     event_ndim: ClassVar[int] = 1
     accurate: ClassVar[bool] = True
     centred: ClassVar[bool] = True
-    takes: ClassVar[tuple[str, ...]] = ("observed",)
     support: ClassVar[str] = "finite numbers"
     separate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.covariance, str) or self.covariance not in FORMS:
+        known = isinstance(self.covariance, str) and (self.covariance in FORMS or self.covariance in SAME)
+        if not known:
             raise ValueError(
-                f"MultivariateNormal: covariance must be one of {list(FORMS)}; got {brief(self.covariance)}"
+                f"MultivariateNormal: covariance must be one of {[*FORMS, *SAME]}; got {brief(self.covariance)}"
             )
+        object.__setattr__(self, "covariance", SAME.get(self.covariance, self.covariance))  # one name for one form
         if self.prior is not None and not isinstance(self.prior, NormalInverseWishart):
             raise ValueError(f"MultivariateNormal: prior must be a NormalInverseWishart; got {brief(self.prior)}")
+        if self.prior is not None and self.covariance != self._form.base:
+            raise ValueError(
+                f"MultivariateNormal: there is no prior for {self.covariance!r}; use one of {[*BASES]}, or "
+                "leave the prior out"
+            )
 
     @property
     def dimensions(self) -> int | None:
@@ -100,54 +118,84 @@ class MultivariateNormal:
         return None if self.prior is None else jnp.shape(self.prior.mean)[0]
 
     @property
+    def takes(self) -> tuple[str, ...]:
+        """Missing cells, but for forms of variances that share a volume or a shape over unequal numbers of cells."""
+        return ("observed",) if self._base.of_matrices or self.covariance == self._form.base else ()
+
+    @property
     def _form(self) -> Form:
         return FORMS[self.covariance]
 
+    @property
+    def _base(self) -> Base:
+        """The form of the covariances that densities and sums are computed with."""
+        return BASES[self._form.base]
+
+    def _of_base(self, params: MultivariateNormalParams) -> Array:
+        return self._form.covariances(params.covariances, *params.means.shape)
+
+    def covariances(self, params: MultivariateNormalParams) -> Array:
+        """The covariance matrix of each class, (K, D, D), whatever the form.
+
+        Arguments:
+            params: the parameters, such as ``fit.params.components`` of a mixture.
+        """
+        k, d = params.means.shape
+        of_base = self._of_base(params)
+        if not self._base.of_matrices:
+            of_base = self._base.variances(of_base, d)[:, :, None] * jnp.eye(d, dtype=of_base.dtype)[None]
+        return jnp.broadcast_to(of_base, (k, d, d))
+
+    def holds(self, other: "MultivariateNormal") -> bool:
+        """Whether this form has that of ``other`` as a special case: each letter of its name I, E or V as far along."""
+        own, theirs = (NAME_OF.get(each.covariance, each.covariance) for each in (self, other))
+        return all("IEV".index(a) >= "IEV".index(b) for a, b in zip(own, theirs, strict=True))
+
     def declare(self) -> MultivariateNormalParams:
         means = Param.of(Real(), "K D", location=True)
-        return MultivariateNormalParams(means, Param.of(self._form.space, self._form.axes))  # pyright: ignore[reportArgumentType]
+        return MultivariateNormalParams(means, self._form.declared)  # pyright: ignore[reportArgumentType]
 
     def prepare(self, params: MultivariateNormalParams, x: Data | None) -> Prepared:
+        base, covariances = self._form.base, self._of_base(params)
         if x is not None and observed_of(x) is not None:
-            if not self._form.of_matrices:
-                return Prepared(params, None)
-            return Prepared(params, None, incomplete.prepare(self._matrices(params), x))
-        by = products.chosen(self.covariance, 0 if x is None else count(x), *params.means.shape)
+            if not self._base.of_matrices:
+                return Prepared(params, covariances, None)
+            return Prepared(params, covariances, None, incomplete.prepare(self._matrices(covariances), x))
+        by = products.chosen(base, 0 if x is None else count(x), *params.means.shape)
         if by is None:
-            return Prepared(params, None)
-        view = by.view(self.covariance, *params)
-        return Prepared(params, Choice(view.safe, view, None))
+            return Prepared(params, covariances, None)
+        view = by.view(base, params.means, covariances)
+        return Prepared(params, covariances, Choice(view.safe, view, None))
 
-    def _matrices(self, params: MultivariateNormalParams) -> Array:
+    def _matrices(self, covariances: Array) -> Array:
         """The covariance matrices, (K, D, D), or (1, D, D) where all classes share one."""
-        return params.covariances.reshape(-1, *params.covariances.shape[-2:])
+        return covariances.reshape(-1, *covariances.shape[-2:])
 
     def log_density(self, c: Prepared, x: Data) -> Array:
         if observed_of(x) is not None:
             return self._log_density_of_seen(c, x)
         if c.view is not None:
-            return products.log_density(self.covariance, c.view, x).T
-        means, covariances = c.at
-        k = means.shape[0]
-        textbook = lambda x: log_normal(self._form, covariances, deviations(x, means, k))
-        return products.in_pieces(textbook, self.covariance, k, x).T
+            return products.log_density(self._form.base, c.view, x).T
+        means, k = c.at.means, c.at.means.shape[0]
+        textbook = lambda x: log_normal(self._base, c.covariances, deviations(x, means, k))
+        return products.in_pieces(textbook, self._form.base, k, x).T
 
     def _log_density_of_seen(self, c: Prepared, x: Dataset) -> Array:
-        means, covariances = c.at
-        if self._form.of_matrices:
-            return incomplete.log_density(means, self._matrices(c.at), c.patterns, x)
-        return by_cell.log_density(means, self._form.variances(covariances, means.shape[1]), x)
+        means = c.at.means
+        if self._base.of_matrices:
+            return incomplete.log_density(means, self._matrices(c.covariances), c.patterns, x)
+        return by_cell.log_density(means, self._base.variances(c.covariances, means.shape[1]), x)
 
     def hidden(self, c: Prepared, x: Data) -> Any:
         """The missing cells given those seen, where the covariances are matrices; () where cells are independent."""
-        if observed_of(x) is None or not self._form.of_matrices:
+        if observed_of(x) is None or not self._base.of_matrices:
             return ()
-        return incomplete.infer(c.at.means, self._matrices(c.at), c.patterns, x)
+        return incomplete.infer(c.at.means, self._matrices(c.covariances), c.patterns, x)
 
     def complete(self, c: Prepared, hidden: Any, x: Data) -> Array:
         if hidden == ():
             return self.log_density(c, x)
-        return incomplete.expected_log_density(c.at.means, self._matrices(c.at), hidden)
+        return incomplete.expected_log_density(c.at.means, self._matrices(c.covariances), hidden)
 
     def hidden_entropy(self, c: Prepared, hidden: Any, x: Data) -> Array | float:
         return 0.0 if hidden == () else incomplete.entropy(hidden)
@@ -162,44 +210,47 @@ class MultivariateNormal:
 
         def textbook(r: Array, x: Array) -> tuple[Array, Array]:
             y = deviations(x, means, k)
-            return first_moments(r, y), self._form.second(r, y)
+            return first_moments(r, y), self._base.second(r, y)
 
         if c is None or c.view is not None:
-            moments = products.moments(self.covariance, None if c is None else c.view, r, x, textbook)
+            moments = products.moments(self._form.base, None if c is None else c.view, r, x, textbook)
         else:
-            moments = products.sum_of_pieces(textbook, self.covariance, r, x)
+            moments = products.sum_of_pieces(textbook, self._form.base, r, x)
         return MultivariateNormalStatistics(r.sum(axis=0), *moments)
 
     def _statistics_of_seen(self, means: Array | None, r: Array, hidden: Any, x: Dataset) -> Any:
-        if not self._form.of_matrices:
-            return MultivariateNormalStatistics(*by_cell.moments(self._form, means, r, x))
+        if not self._base.of_matrices:
+            return MultivariateNormalStatistics(*by_cell.moments(self._base, means, r, x))
         if means is None:  # a start: the second pass, about its means, takes the missing cells from their posterior
             y = incomplete.filled(r, x)
-            return MultivariateNormalStatistics(r.sum(axis=0), first_moments(r, y), self._form.second(r, y))
+            return MultivariateNormalStatistics(r.sum(axis=0), first_moments(r, y), self._base.second(r, y))
         y = jnp.moveaxis(hidden.values - means[None], 0, 2)
         uncertain = incomplete.summed_covariances(r, hidden)
-        second = self._form.second(r, y) + (uncertain.sum(axis=0) if self.covariance == "tied" else uncertain)
+        second = self._base.second(r, y) + (uncertain.sum(axis=0) if self.covariance == "tied" else uncertain)
         return MultivariateNormalStatistics(r.sum(axis=0), first_moments(r, y), second)
 
     def maximize(self, c: Prepared | None, sums: MultivariateNormalStatistics) -> MultivariateNormalParams:
         n, first, second = sums
-        d, form = first.shape[-1], self._form_of(n)
+        d, form = first.shape[-1], self._base_of(n)
         delta = first / per_cell(jnp.where(n == 0, 1, n))  # an empty class must not spoil a covariance that all share
         means = delta if c is None else c.at.means + delta
         scatter = scatter_about_mean(form, second, delta, n)
         if self.prior is None:
-            return MultivariateNormalParams(means, scatter / form.divisor(n, d))
+            if n.ndim == 2:
+                return MultivariateNormalParams(means, scatter / form.divisor(n, d))
+            before = None if c is None else c.at.covariances
+            return MultivariateNormalParams(means, self._form.maximize(n, scatter, d, before))
         return MultivariateNormalParams(*normal_prior.posterior_mode(self.prior, self.covariance, n, means, scatter))
 
     def expected(self, c: Prepared, params: MultivariateNormalParams, sums: MultivariateNormalStatistics) -> Array:
         n, first, second = sums
-        d, form = params.means - c.at.means, self._form_of(n)
+        d, form = params.means - c.at.means, self._base_of(n)
         scatter = second - form.cross(first, d) + form.outer(d, n)
-        return expected_log_normal(form, params.covariances, scatter, n, d.shape[1])
+        return expected_log_normal(form, self._of_base(params), scatter, n, d.shape[1])
 
-    def _form_of(self, n: Array) -> Form:
+    def _base_of(self, n: Array) -> Base:
         """The form of the covariances, for class sizes (K,), or (K, D) where each column has its own."""
-        return self._form if n.ndim == 1 else by_cell.FORMS[self.covariance]
+        return self._base if n.ndim == 1 else by_cell.FORMS[self._form.base]
 
     def log_prior(self, params: MultivariateNormalParams) -> Array | float:
         if self.prior is None:
@@ -207,27 +258,27 @@ class MultivariateNormal:
         return normal_prior.log_prior(self.prior, self.covariance, *params)
 
     def contrasts(self, params: MultivariateNormalParams) -> Array:
-        means, covariances = params
+        means, base, covariances = params.means, self._form.base, self._of_base(params)
         k, d = means.shape
-        scale = jnp.sqrt(jnp.broadcast_to(self._form.variances(covariances, d), (k, d)).mean(axis=0))
+        scale = jnp.sqrt(jnp.broadcast_to(self._base.variances(covariances, d), (k, d)).mean(axis=0))
         parts = [(means - means.mean(axis=0)[None, :]) / scale[None, :]]
-        if self.covariance == "full":
+        if base == "full":
             parts.append((covariances / (scale[:, None] * scale[None, :])[None]).reshape(k, -1))
-        elif self.covariance != "tied":
+        elif base != "tied":
             parts.append((covariances.reshape(k, -1) / (scale**2)[None, :])[:, : covariances[0].size])
         return jnp.concatenate(parts, axis=1)
 
     def impute(self, params: MultivariateNormalParams, r: Array, x: Dataset) -> Array:
-        if not self._form.of_matrices:
+        if not self._base.of_matrices:
             return jnp.where(x.observed, x.values, product(r, params.means))
-        matrices = self._matrices(params)
+        matrices = self._matrices(self._of_base(params))
         posterior = incomplete.infer(params.means, matrices, incomplete.prepare(matrices, x), x)
         return jnp.where(x.observed, x.values, (r[:, :, None] * posterior.values).sum(axis=1))
 
     def redraw(self, key: Array, params: MultivariateNormalParams, labels: Array, x: Dataset) -> Array:
-        if not self._form.of_matrices:
+        if not self._base.of_matrices:
             return jnp.where(x.observed, x.values, self.sample(key, params, labels))
-        return incomplete.draw(key, params.means, self._matrices(params), labels, x)
+        return incomplete.draw(key, params.means, self._matrices(self._of_base(params)), labels, x)
 
     def features(self, x: Data) -> Array:
         return missing_as_nan(x)
@@ -240,21 +291,22 @@ class MultivariateNormal:
         found = unbounded.out_of_range(x, dtype)
         if found is not None or self.prior is not None:
             return found
-        name = f"MultivariateNormal({self.covariance!r}"
+        base = self._form.base
+        name = f"MultivariateNormal({base!r}"
         prior = f"give a prior, e.g. {name}, NormalInverseWishart.from_data(x, k))"
-        if self.covariance == "spherical":
+        if base == "spherical":
             every = len(unbounded.constant_columns(x, dtype)) == x.shape[1]
             return unbounded.constant(x, dtype, prior) if every else None
         found = unbounded.constant(x, dtype, prior)
-        if found is None and self.covariance != "diag":
+        if found is None and base != "diag":
             found = unbounded.dependent(x, dtype, f"use covariance='diag' or 'spherical', or {prior}")
         return found
 
     def degenerate(self, params: MultivariateNormalParams) -> Array:
-        return is_degenerate(self._form, *params)
+        return is_degenerate(self._base, params.means, self._of_base(params))
 
     def sample(self, key: Array, params: MultivariateNormalParams, labels: Array) -> Array:
         k, d = params.means.shape
-        factors = jnp.broadcast_to(self._form.factor(params.covariances, d), (k, d, d))
+        factors = jnp.broadcast_to(self._base.factor(self._of_base(params), d), (k, d, d))
         noise = jax.random.normal(key, (labels.shape[0], d), params.means.dtype)
         return params.means[labels] + jnp.matmul(factors[labels], noise[:, :, None])[:, :, 0]

@@ -72,7 +72,14 @@ class Face:
 
 @space
 class Singular:
-    """The edge of positive-definite matrices. No single element lies on it."""
+    """The edge of positive-definite matrices and of the relative lengths of axes. No single element lies on it.
+
+    ``event_ndim``: 2 for matrices, 1 for lengths; ``fixed``: how many coordinates a condition, such as a determinant of
+    one, takes away.
+    """
+
+    event_ndim: int = 2
+    fixed: int = 0
 
     def strays(self, value: Array, rounding: float) -> Array:
         return jnp.zeros(value.shape, bool)
@@ -82,7 +89,8 @@ class Singular:
 
     def place(self, value: Array, out: Array) -> tuple[Array, Array]:
         d = value.shape[-1]
-        return value, jnp.zeros((*value.shape[:-2], d * (d + 1) // 2), bool)
+        coordinates = (d if self.event_ndim == 1 else d * (d + 1) // 2) - self.fixed
+        return value, jnp.zeros((*value.shape[: -self.event_ndim], coordinates), bool)
 
     def runs_off(self, value: Array, step: Array, unknown: Array, share: float) -> Array:
         return jnp.zeros(value.shape, bool)

@@ -134,10 +134,20 @@ def _may_hold(larger: Candidate, smaller: Candidate) -> bool:
     """
     if _has_prior(larger) or _has_prior(smaller) or _make(larger.model) != _make(smaller.model):
         return False
+    if not _holds(larger.model, smaller.model):
+        return False
     above = smaller.log_likelihood > larger.log_likelihood
     return (
         larger.parameters > smaller.parameters and above and not _equal(larger.log_likelihood, smaller.log_likelihood)
     )
+
+
+def _holds(larger: Any, smaller: Any) -> bool:
+    """False where a part of the models says by ``holds(other)`` that the smaller one is no special case of it."""
+    if hasattr(larger, "holds") and not larger.holds(smaller):
+        return False
+    parts = [field.name for field in dataclasses.fields(larger)] if dataclasses.is_dataclass(larger) else []
+    return all(_holds(getattr(larger, name), getattr(smaller, name)) for name in parts)
 
 
 def _has_prior(one: Candidate) -> bool:
