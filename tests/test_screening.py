@@ -9,7 +9,7 @@ from closeness import assert_within
 import jaxem
 from jaxem import Status, datasets
 from jaxem.families import MultivariateNormal, Poisson
-from jaxem.fitting import screening
+from jaxem.fitting import lanes, screening
 from jaxem.models import HMM, Mixture
 
 X = datasets.old_faithful()
@@ -25,16 +25,8 @@ def test_the_plan_halves_until_few_are_left():
 
 
 def test_the_last_round_is_made_in_parts():
-    assert screening.to_the_end([(5, 32), (4, 1000)]) == [
-        (5, 32),
-        (4, 32),
-        (4, 64),
-        (4, 128),
-        (4, 256),
-        (4, 512),
-        (4, 8),
-    ]
-    assert screening.to_the_end([(4, 20)]) == [(4, 20)]
+    assert screening.to_the_end([(5, 32), (4, 100)]) == [(5, 32), (4, 32), (4, 32), (4, 32), (4, 100)]
+    assert screening.to_the_end([(4, 20)]) == [(4, 20)] and screening.to_the_end([(4, 0)]) == [(4, 0)]
 
 
 def test_who_need_not_run_to_the_end():
@@ -48,6 +40,22 @@ def test_who_need_not_run_to_the_end():
     np.testing.assert_array_equal(over, [False, True, False, True, False, False, False])
     left[0] = 1.0  # the leader may still leave the other behind
     assert not screening.over(scores, objective, left, where, same)[3]
+
+
+def test_nobody_is_dropped_for_a_lane_that_is_left_behind(monkeypatch):
+    """The lane with the highest objective heads lower than another that it has met: one of the two goes on."""
+    trace = np.array([[-9.0, -5.0, -3.0001, -3.0], [-9.0, -4.0, -3.002, -3.001], [-9.0, -9.0, -9.0, -9.0]])
+
+    class Lanes:
+        where, kept, problems = np.zeros(3, int), np.ones(3, bool), None
+
+        def watched(self):
+            left = np.array([1e-9, 1e-9, 1e-9])
+            return trace, np.full(3, 3), np.full(3, screening.RUNNING), left
+
+    monkeypatch.setattr(lanes, "scores", lambda *_: np.array([-3.0, -2.9, -9.0]))
+    monkeypatch.setattr(lanes, "_sizes", lambda *_: np.full(3, 1e4))
+    np.testing.assert_array_equal(lanes._race(Lanes(), 1, True), [False, True, False])  # pyright: ignore
 
 
 def test_starts_that_meet_the_best_are_dropped_and_counted():

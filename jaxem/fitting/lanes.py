@@ -132,7 +132,9 @@ def climb_all(
                 lanes.run(plan[lanes.round][1], pause)
                 if lanes.round == len(plan) - 1:
                     break
-                lanes.begin_round(lanes.round + 1, _race(lanes, plan[lanes.round + 1][0], drop))
+                kept = _race(lanes, plan[lanes.round + 1][0], drop)
+                alone = drop and np.bincount(where, kept & lanes.running).max() <= 1  # nobody left to race with
+                lanes.begin_round(len(plan) - 1 if alone else lanes.round + 1, kept)
         except Interrupted:
             lanes.drain()
         pause.save()
@@ -143,11 +145,13 @@ def _race(lanes: "OneByOne | SideBySide", count: int, drop: bool) -> np.ndarray:
     """Which lanes go on."""
     trace, steps, status, left = lanes.watched()
     heading = scores(trace, steps, status)
-    kept = leaders(np.where(lanes.kept, heading, -np.inf), lanes.where, count)
+    kept = lanes.kept & leaders(np.where(lanes.kept, heading, -np.inf), lanes.where, count)
     if drop:
         objective = np.take_along_axis(trace, steps[:, None], axis=1)[:, 0]
         same = SAME * np.asarray(_sizes(lanes.problems, lanes.where))
-        kept &= ~over(np.where(lanes.kept, heading, -np.inf), objective, left, lanes.where, same)
+        # Nobody is dropped for the sake of a lane that is left behind; one that has ended has reached what it has.
+        counts = kept | (status != RUNNING)
+        kept &= ~over(np.where(counts, heading, -np.inf), objective, left, lanes.where, same)
     return kept
 
 
@@ -273,11 +277,8 @@ class OneByOne(_Lanes):
 
     def start(self, starts: Params, keys: Array | None, unchecked: bool) -> None:
         """The climbs before their first step."""
-        starts = jax.tree.map(np.asarray, starts)
-        each = [None] * len(self.where) if keys is None else _each(keys)
-        for lane, (problem, key) in enumerate(zip(self.where, each, strict=True)):
+        for problem, (params, key) in zip(self.where, _each((starts, keys), len(self.where)), strict=True):
             model, data = self.problems.at(problem)
-            params = jax.tree.map(lambda leaf, lane=lane: leaf[lane], starts)
             self.climbs.append(_begin(model, params, data, self.how[0], self.max_steps, key, unchecked))
         _refuse_closures(self.climbs)
         self._look(np.arange(len(self.where)))
@@ -292,7 +293,7 @@ class OneByOne(_Lanes):
         one = _one_climb(model, data, starts, keys, self.how[0], saved.header["max_steps"])
         lanes = len(self.where)
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((lanes, *leaf.shape), leaf.dtype), one)
-        self.climbs = _each(with_max_steps(saved.tree(like), self.max_steps))
+        self.climbs = _each(with_max_steps(saved.tree(like), self.max_steps), lanes)
         self.take(saved.facts)
         self._look(np.arange(lanes))
 
@@ -505,10 +506,18 @@ def _begin(
     return first(model, params, data, algorithm, max_steps, key, unchecked)
 
 
-@program(quick="always")
-def _each(table: Any) -> list[Any]:
-    """The lanes of a table, one by one."""
-    return [rows(table, lane) for lane in range(jax.tree.leaves(table)[0].shape[0])]
+def _each(table: Any, lanes: int) -> list[Any]:
+    """The lanes of a table, one by one, on the host: nothing is compiled."""
+
+    def split(leaf: Any) -> list[Any]:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            numbers, kind = np.asarray(jax.random.key_data(leaf)), jax.random.key_impl(leaf)
+            return [jax.random.wrap_key_data(numbers[lane], impl=kind) for lane in range(lanes)]
+        return list(np.asarray(leaf))
+
+    leaves, structure = jax.tree.flatten(table)
+    split_leaves = list(map(split, leaves))
+    return [jax.tree.unflatten(structure, [each[lane] for each in split_leaves]) for lane in range(lanes)]
 
 
 @program(quick="always")

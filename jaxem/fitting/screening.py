@@ -35,13 +35,12 @@ def rounds(lanes: int, finalists: int | None, max_steps: int) -> Plan:
 
 
 def to_the_end(plan: Plan) -> Plan:
-    """The plan with its last round in parts of growing length, between which lanes may be dropped."""
+    """The plan with its last round in short parts, between which lanes may be dropped; the last part is as long as it.
+
+    No fit takes more than ``max_steps`` in all, so whoever is alone may take the last part at once.
+    """
     *before, (count, steps) = plan
-    parts, part = [], SHORT
-    while steps > part:
-        parts.append((count, part))
-        steps, part = steps - part, 2 * part
-    return [*before, *parts, (count, steps)]
+    return [*before, *[(count, SHORT)] * (max(steps - 1, 0) // SHORT), (count, steps)]
 
 
 def scores(trace: Any, steps: Any, status: Any, xp: Any = np) -> Any:
