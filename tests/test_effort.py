@@ -41,6 +41,13 @@ def test_the_effort_is_in_proportion_to_the_work():
     assert compilation.effort_for(1e-3) == "quick"
 
 
+def test_programs_that_estimate_no_time_are_compiled_by_their_numbers():
+    effort_of = lambda quick, *numbers: compilation._options(quick, [np.zeros(n) for n in numbers], None)
+    options = compilation._OPTIONS
+    assert effort_of("never", 2000, 48) == options["light"] and effort_of("never", 2000, 49) == options["full"]
+    assert effort_of("few numbers", 2**16) == options["quick"] and effort_of("few numbers", 2**16, 1) == options["full"]
+
+
 def test_larger_fits_take_longer():
     params = MODEL.init(KEY, X)
     few, many = work.fit(params, jnp.zeros((272, 2))), work.fit(params, jnp.zeros((272_000, 2)))

@@ -32,6 +32,7 @@ Effort = Literal["quick", "light", "full"]
 
 # Most numbers in the arguments of a quick program. A pass over 2**16 is fast, and over 2**12 even one per parameter.
 _QUICK_UP_TO = {"never": 0, "very few numbers": 2**12, "few numbers": 2**16, "always": math.inf}
+_LIGHT_UP_TO = 2**11  # for so few numbers half of the compile time is worth more than the run time
 _PROGRAMS = Kept(256)  # all public functions on one small model take about 30
 _TRACES = Kept(1024)  # programs within programs, which hold no memory maps
 _BETWEEN_LOOKS = 16  # programs compiled between two counts of the maps; the largest hold some 300 maps
@@ -153,7 +154,7 @@ def _options(quick: Quick, leaves: list[Any], seconds: Callable[[], float] | Non
     if seconds is not None:
         return _OPTIONS[effort_for(seconds())]
     numbers = sum(getattr(leaf, "size", 1) for leaf in leaves)
-    return _OPTIONS["quick" if numbers <= _QUICK_UP_TO[quick] else "full"]
+    return _OPTIONS["quick" if numbers <= _QUICK_UP_TO[quick] else "light" if numbers <= _LIGHT_UP_TO else "full"]
 
 
 def effort_for(seconds: float) -> Any:

@@ -181,7 +181,7 @@ def bootstrap(
     still = _still(model, fitted, params)
     names = parameter_names(model, params, columns)
     found = Bootstrap(params, fitted, objectives, statuses, kind, _has_labels(model), still, names)
-    if all(bool(leaf.all()) for leaf in jax.tree.leaves(found.still)):
+    if all(np.asarray(leaf).all() for leaf in jax.tree.leaves(still)):
         raise ValueError(
             f"bootstrap: none of {kept.size} fits moved from the estimate, so its error cannot be estimated. Check "
             "that max_steps allows steps and that the parameters depend on the data"
@@ -189,6 +189,7 @@ def bootstrap(
     return found
 
 
+@program(quick="few numbers")
 def _still(model: Any, replicates: Params, params: Params) -> Params:
     """Which parameters no replicate moved by more than rounding error, shaped like the parameters.
 
