@@ -273,7 +273,9 @@ class OneByOne(_Lanes):
 
     def __init__(self, problems: Problems, *options: Any) -> None:
         super().__init__(problems.on_host(), *options)
+        self.together = problems
         self.climbs: list[Climb] = []
+        self.seen: list[Any] = [None] * len(self.where)
 
     def start(self, starts: Params, keys: Array | None, unchecked: bool) -> None:
         """The climbs before their first step."""
@@ -321,13 +323,17 @@ class OneByOne(_Lanes):
 
     def watched(self) -> Any:
         """What lanes are compared by, (L, ...)."""
-        return [np.stack(leaves) for leaves in zip(*map(_watched, self.climbs), strict=True)]
+        for lane, climb in enumerate(self.climbs):
+            if self.taken[lane] or self.seen[lane] is None:
+                self.seen[lane] = _watched(climb)
+        return [np.stack(leaves) for leaves in zip(*self.seen, strict=True)]
 
     def fits(self) -> Fit:
         """The fits, in the order of their lanes."""
-        each = zip(self.where, self.climbs, self.kept, strict=True)
-        ends = [_end(self.problems.at(problem)[0], climb, kept) for problem, climb, kept in each]
-        return jax.tree.map(lambda *leaves: jax.device_put(np.stack(leaves)), *jax.device_get(ends))
+        climbs = jax.device_get(list(map(_bare, self.climbs)))
+        table = jax.tree.map(lambda *leaves: np.stack(leaves), *climbs)
+        found = _collect(self.together, self.where, [table._replace(trace=None)], np.arange(len(climbs)), self.kept)
+        return dataclasses.replace(found, trace=jax.device_put(table.trace))
 
 
 class SideBySide(_Lanes):
@@ -424,7 +430,12 @@ class SideBySide(_Lanes):
         """The fits, in the order of their lanes."""
         lane = np.arange(len(self.where))
         places = lane % self.streams * len(self.own[0]) + lane // self.streams
-        return _collect(self.problems, self.where, self.tables, places, self.kept)
+        return _collect(self.problems, self.where, list(map(_bare, self.tables)), places, self.kept)
+
+
+def _bare(climb: Climb) -> Climb:
+    """What a fit is made of."""
+    return climb._replace(state=climb.state._replace(memory=None), remaining=None)  # pyright: ignore[reportArgumentType]
 
 
 def _watched(climb: Climb) -> tuple[np.ndarray, ...]:
@@ -525,7 +536,6 @@ def _stacked(climbs: list[Climb]) -> Climb:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *climbs)
 
 
-@program(quick="always")
 def _end(model: Any, climb: Climb, kept: Array) -> Fit:
     """The fit; a climb that has not ended was left behind, or interrupted where it is ``kept`` in the race."""
     stopped = jnp.where(kept, Status.INTERRUPTED, Status.SCREENED)

@@ -47,6 +47,9 @@ class PositiveDefinite:
         rows, columns = np.tril_indices(d, -1)
         return jnp.concatenate([jnp.log(scale), (lower / scale[..., None])[..., rows, columns]], axis=-1)
 
+    def dimension(self, shape: answers.Shape) -> int:
+        return math.prod(shape[:-2]) * (shape[-1] * (shape[-1] + 1) // 2)
+
     def free(self, value: Array) -> Array:
         d = value.shape[-1]
         return jnp.ones((*value.shape[:-2], d * (d + 1) // 2), bool)

@@ -1,5 +1,6 @@
 """Probabilities that sum to one."""
 
+import math
 from typing import Any
 
 import jax
@@ -48,6 +49,9 @@ class Simplex:
         log_x = jnp.log(jnp.where(positive, jnp.maximum(value, negligible(value)), 1))
         before = self._before(value.shape[-1], value.dtype)
         return (weight * (jnp.matmul(log_x, before, precision="highest") - count * log_x))[..., 1:]
+
+    def dimension(self, shape: answers.Shape) -> int:
+        return math.prod(shape[:-1]) * (shape[-1] - 1)
 
     def free(self, value: Array) -> Array:
         return self._basis(value, value.dtype)[2][..., 1:] > 0
