@@ -10,6 +10,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -17,6 +18,8 @@ import numpy as np
 import jaxem
 from jaxem import datasets
 from jaxem.families import Bernoulli, Exponential, MultivariateNormal, Normal, Poisson
+from jaxem.fitting import restarts
+from jaxem.fitting.lanes import climb_all
 from jaxem.models import HMM, FactorAnalysis, Mixture
 
 STARTS, STEPS = 20, 2000
@@ -54,19 +57,27 @@ def pairs() -> dict[str, tuple]:
     }
 
 
-def run(model, data, finalists: int | None) -> tuple[jaxem.fitting.Restarts, float]:
+def run(model, data, finalists: int | None) -> tuple[jaxem.fitting.Restarts, int, float]:
     call = lambda: jaxem.fit_restarts(
         model, data, key=jax.random.key(0), restarts=STARTS, finalists=finalists, max_steps=STEPS
     )
-    jax.block_until_ready(call().objectives)
+    steps = []
+
+    def counted(*given, **named):
+        fits = climb_all(*given, **named)
+        steps.append(int(fits.evaluations.sum()))
+        return fits
+
+    with mock.patch.object(restarts, "climb_all", counted):
+        jax.block_until_ready(call().objectives)
     begin = time.perf_counter()
     found = call()
     jax.block_until_ready(found.objectives)
-    return found, time.perf_counter() - begin
+    return found, steps[0], time.perf_counter() - begin
 
 
 def row(model, data) -> dict:
-    (some, short), (every, long) = run(model, data, None), run(model, data, STARTS)
+    (some, few, short), (every, many, long) = run(model, data, None), run(model, data, STARTS)
     lost = float(every.best.objective - some.best.objective)
     return {
         "best of all": float(every.best.objective),
@@ -75,6 +86,8 @@ def row(model, data) -> dict:
         "status": jaxem.Status(int(some.best.status)).name,
         "found, of those run to the end": int(some.times_best_found),
         "found, of all": int(every.times_best_found),
+        "E-steps": few,
+        "E-steps, all to the end": many,
         "seconds": short,
         "seconds, all to the end": long,
     }
