@@ -94,6 +94,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
+def single_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every piece of a watched run is one step."""
+    monkeypatch.setattr("jaxem.fitting.watch.PIECE", 1e-9)
+
+
+@pytest.fixture
 def count_compilations() -> Callable[[], contextlib.AbstractContextManager[Compilations]]:
     """``with count_compilations() as compiled: ...``, then ``compiled.count``."""
 

@@ -34,12 +34,6 @@ EVERYTHING = pytest.mark.everything
 
 
 @pytest.fixture
-def single_steps(monkeypatch):
-    """Every piece is one step."""
-    monkeypatch.setattr(watch, "PIECE", 1e-9)
-
-
-@pytest.fixture
 def without_safetensors(monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
 

@@ -12,7 +12,7 @@ from closeness import assert_within
 import jaxem
 from jaxem import datasets
 from jaxem.families import Bernoulli, MultivariateNormal, Normal, NormalInverseWishart, Poisson
-from jaxem.fitting.lanes import Problems
+from jaxem.fitting.problems import Problems
 from jaxem.inference import select
 from jaxem.inference.selection import together
 from jaxem.models import HMM, Mixture

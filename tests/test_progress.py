@@ -12,16 +12,11 @@ from watched import child, many, run_of, same, until, whole
 
 import jaxem
 from jaxem import FitError, Status
-from jaxem.fitting import Report, interrupts, pieces, watch
+from jaxem.core import interrupts
+from jaxem.fitting import Report, pieces, watch
 from jaxem.fitting.result import usable
 
 MIXTURE, MANY = case("normal mixture", "float64"), many()
-
-
-@pytest.fixture
-def single_steps(monkeypatch):
-    """Every piece is one step."""
-    monkeypatch.setattr(watch, "PIECE", 1e-9)
 
 
 def test_a_report_has_the_values_of_its_step(single_steps):

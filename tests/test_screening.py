@@ -1,5 +1,7 @@
 """Many starts: short runs of all, the best to the end, and every start says how it ended."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,7 @@ def test_the_plan_halves_until_few_are_left():
 
 def test_the_last_round_is_made_in_parts():
     assert screening.to_the_end([(5, 32), (4, 100)]) == [(5, 32), (4, 32), (4, 32), (4, 32), (4, 100)]
+    assert screening.to_the_end([(4, 64)]) == [(4, 32), (4, 64)]
     assert screening.to_the_end([(4, 20)]) == [(4, 20)] and screening.to_the_end([(4, 0)]) == [(4, 0)]
 
 
@@ -42,8 +45,26 @@ def test_who_need_not_run_to_the_end():
     assert not screening.over(scores, objective, left, where, same)[3]
 
 
-def test_nobody_is_dropped_for_a_lane_that_is_left_behind(monkeypatch):
-    """The lane with the highest objective heads lower than another that it has met: one of the two goes on."""
+@pytest.mark.parametrize(
+    ("of_leader", "behind", "left", "over"),
+    [
+        (0.005, 0.005, 0.005, True),  # they meet
+        (0.005, 0.02, 0.005, False),  # too far behind to have met, near enough to catch up
+        (0.005, 0.005, 0.02, False),  # may still rise by more than the least difference
+        (1.0, 0.005, 0.0, False),  # no further behind than the least difference
+        (1.0, 0.005, -1.0, False),  # an estimate below zero is none
+        (1.0, 0.02, 0.0, True),
+    ],
+)
+def test_who_is_over_near_the_leader(of_leader, behind, left, over):
+    objective, left = np.array([-100.0, -100.0 - behind]), np.array([of_leader, left])
+    found = screening.over(objective, objective, left, np.zeros(2, int), np.full(2, 0.01))
+    np.testing.assert_array_equal(found, [False, over])
+
+
+@pytest.mark.parametrize("status", [screening.RUNNING, Status.CONVERGED])
+def test_nobody_is_dropped_for_a_lane_that_is_left_behind(status, monkeypatch):
+    """The lane with the highest objective heads lower than another that it has met: one goes on, or has ended."""
     trace = np.array([[-9.0, -5.0, -3.0001, -3.0], [-9.0, -4.0, -3.002, -3.001], [-9.0, -9.0, -9.0, -9.0]])
 
     class Lanes:
@@ -51,11 +72,12 @@ def test_nobody_is_dropped_for_a_lane_that_is_left_behind(monkeypatch):
 
         def watched(self):
             left = np.array([1e-9, 1e-9, 1e-9])
-            return trace, np.full(3, 3), np.full(3, screening.RUNNING), left
+            return trace, np.full(3, 3), np.array([status, screening.RUNNING, screening.RUNNING]), left
 
     monkeypatch.setattr(lanes, "scores", lambda *_: np.array([-3.0, -2.9, -9.0]))
     monkeypatch.setattr(lanes, "_sizes", lambda *_: np.full(3, 1e4))
-    np.testing.assert_array_equal(lanes._race(Lanes(), 1, True), [False, True, False])  # pyright: ignore
+    kept = lanes._race(Lanes(), 1, True)  # pyright: ignore
+    np.testing.assert_array_equal(kept, [False, status == screening.RUNNING, False])
 
 
 def test_starts_that_meet_the_best_are_dropped_and_counted():
@@ -113,6 +135,31 @@ def test_in_a_trace():
     inside = jax.jit(lambda key, x: jaxem.fit_restarts(MODEL, x, key=key, restarts=6, finalists=4))(KEY, jnp.asarray(X))
     np.testing.assert_array_equal(plain.statuses, inside.statuses)
     assert_within(inside.objectives, plain.objectives, 2e-10 * X.size)
+
+
+def test_a_start_that_was_left_behind_stays_behind():
+    """Two starts rise for 32 steps, seem to go on, and end below a third, which has been left behind by then."""
+
+    class Place(NamedTuple):
+        start: Any
+        steps: Any
+
+    def height(place, data):
+        rises = (3.2 - place.start) * jnp.minimum(place.steps, 32) / 32
+        return jnp.where(place.start < 2, rises, jnp.where(place.start < 3, 5.0, 0.0)) - 0 * data.sum()
+
+    model = jaxem.Model(
+        lambda place, data: place,
+        lambda place, data: place._replace(steps=place.steps + 1),
+        log_likelihood=height,
+    )
+    starts = [Place(jnp.asarray(float(start)), jnp.asarray(0.0)) for start in range(4)]
+    options = {"starts": starts, "finalists": 1, "max_steps": 80, "stop": jaxem.fitting.parameter_change(0.0)}
+    call = lambda x: jaxem.fit_restarts(model, x, key=KEY, **options)
+    plain, inside = call(jnp.ones(3)), jax.jit(call)(jnp.ones(3))
+    for found in (plain, inside):
+        np.testing.assert_array_equal(found.statuses, [Status.MAX_STEPS, *[Status.SCREENED] * 3])
+        assert found.best.steps == 80 and found.best.objective == 3.2
 
 
 def test_a_failed_start_does_not_go_on():

@@ -103,8 +103,13 @@ def test_variants_that_work_on_sums_do_and_others_say_why_not():
             jaxem.fit(model, start, spread, algorithm=algorithm, key=jax.random.key(0))
         with pytest.raises(ValueError, match="takes rows in an order of its own, or all at once"):
             jaxem.fit_restarts(model, spread, algorithm=algorithm, key=jax.random.key(0), restarts=2)
-    plain, found = (jaxem.fit_restarts(model, each, key=jax.random.key(0), restarts=6) for each in (x, spread))
-    assert_within(found.best.objective, plain.best.objective, 1e-10 * x.size)  # tol, an observed value
+    plain, *spreads = (
+        jaxem.fit_restarts(model, each, key=jax.random.key(0), restarts=6, batch_size=size)
+        for each, size in ((x, None), (spread, None), (spread, 3))
+    )
+    for found in spreads:
+        np.testing.assert_array_equal(found.statuses, plain.statuses)
+        assert_within(found.best.objective, plain.best.objective, 1e-10 * x.size)  # tol, an observed value
     by_hand = jaxem.Model(model.e_step, model.m_step)
     with pytest.raises(ValueError, match="EM on data that are spread over devices needs statistics and maximize"):
         jaxem.fit(by_hand, start, spread)

@@ -15,7 +15,8 @@ from jaxem.core.expectation import default_block_size
 from jaxem.core.model import Params, has, is_additive
 from jaxem.fitting import work
 from jaxem.fitting.fit import choose
-from jaxem.fitting.lanes import Problems, lanes_abreast
+from jaxem.fitting.lanes import lanes_abreast
+from jaxem.fitting.problems import Problems
 
 
 class Explanation(NamedTuple):

@@ -21,7 +21,8 @@ from jaxem.core.model import Params, check_model, require
 from jaxem.core.stacking import lanes_of, stack
 from jaxem.fitting import implicit
 from jaxem.fitting.fit import check_call, choose
-from jaxem.fitting.lanes import Problems, climb_all
+from jaxem.fitting.lanes import climb_all
+from jaxem.fitting.problems import Problems
 from jaxem.fitting.restarts import Restarts, best_of
 from jaxem.fitting.result import Fit
 from jaxem.fitting.runs import describe, seen

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxem.core.interrupts import Interrupted
 from jaxem.fitting.climb import RUNNING
-from jaxem.fitting.interrupts import Interrupted
 from jaxem.fitting.result import Status
 from jaxem.fitting.watch import Watch
 

@@ -21,7 +21,8 @@ from jaxem.core.dataset import as_data
 from jaxem.core.model import Params, check_model, has, require
 from jaxem.fitting import closures, implicit
 from jaxem.fitting.fit import check_call, check_spread, choose
-from jaxem.fitting.lanes import Problems, climb_all, compile_ahead
+from jaxem.fitting.lanes import climb_all, compile_ahead
+from jaxem.fitting.problems import Problems
 from jaxem.fitting.result import Fit, Status, usable
 from jaxem.fitting.runs import describe, seen
 from jaxem.fitting.screening import SAME, rounds

@@ -19,8 +19,9 @@ from jaxem.core.stacking import lanes_of, stack
 from jaxem.fitting import implicit, many, restarts, runs, stream
 from jaxem.fitting.climb import RUNNING, start
 from jaxem.fitting.fit import check_call, choose, finish, fit_watched
-from jaxem.fitting.lanes import Problems, climb_all
+from jaxem.fitting.lanes import climb_all
 from jaxem.fitting.pieces import Report, with_max_steps
+from jaxem.fitting.problems import Problems
 from jaxem.fitting.result import Fit
 from jaxem.fitting.runs import How, Saved
 from jaxem.fitting.screening import rounds

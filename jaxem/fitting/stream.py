@@ -17,13 +17,13 @@ from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import interrupts, sources, streams, trees
 from jaxem.core.checks import brief, whole_number
 from jaxem.core.conversion import as_params, of_fit
+from jaxem.core.interrupts import Interrupted
 from jaxem.core.model import Params, check_model
 from jaxem.core.reading import Layout, Reader, Stored
 from jaxem.core.streams import Streamed, Template
 from jaxem.fitting import closures, first_look, runs
 from jaxem.fitting.climb import RUNNING, Climb, go_on, start
 from jaxem.fitting.fit import _begin, _fit, check_call, check_spread, choose, finish
-from jaxem.fitting.interrupts import Interrupted
 from jaxem.fitting.pieces import Report, in_pieces, with_max_steps
 from jaxem.fitting.result import Fit
 from jaxem.fitting.runs import Saved

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxem.core.checks import brief, number
+from jaxem.core.interrupts import Interrupted, Interrupts
 from jaxem.fitting import checkpoint, packing
-from jaxem.fitting.interrupts import Interrupted, Interrupts
 
 PIECE = 0.2  # seconds that a piece should take: short for who waits for Ctrl-C, long beside the call of a program
 

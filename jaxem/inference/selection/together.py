@@ -20,7 +20,8 @@ from jaxem.core.conversion import check_shapes
 from jaxem.core.data import Data, count, size
 from jaxem.core.model import Params
 from jaxem.fitting.fit import check_call, choose
-from jaxem.fitting.lanes import Problems, climb_all, compile_ahead
+from jaxem.fitting.lanes import climb_all, compile_ahead
+from jaxem.fitting.problems import Problems
 from jaxem.fitting.restarts import Restarts, best_of
 from jaxem.fitting.result import Fit
 from jaxem.fitting.screening import rounds
