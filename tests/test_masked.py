@@ -11,6 +11,7 @@ from closeness import assert_within
 
 import jaxem
 from jaxem import datasets
+from jaxem.core import parameters
 from jaxem.families import Bernoulli, MultivariateNormal, Normal, NormalInverseWishart, Poisson
 from jaxem.fitting.problems import Problems
 from jaxem.inference import select
@@ -124,3 +125,12 @@ def test_problems_share_what_is_not_their_own():
     one, data = problems.at(1)
     assert one.active.tolist() == [True, True, False] and data.shape == (272,)
     assert problems.axes[0].active == 0 and problems.axes[1] is None
+
+
+def test_a_class_does_not_coincide_with_its_copies():
+    model = Mixture(Normal(), 3)
+    params = model.init(KEY, X[:, 0])
+    for k, found in ((1, False), (2, False), (2, True)):
+        active = jnp.arange(3) < k
+        alike = jax.tree.map(lambda leaf, found=found: leaf.at[1].set(leaf[0]) if found else leaf, params)
+        assert model.masked(active).coincide(parameters.masked(model.declare(), alike, active)) == found
