@@ -55,7 +55,7 @@ def choose(context: Context, function: Callable[[Context], R]) -> R:
     if not choices:
         return function(context)
 
-    safe = jnp.stack([choice.safe for choice in choices]).all()
+    safe = jnp.stack([choice.safe.all() for choice in choices]).all()  # of all copies, where a model is one of many
     return jax.lax.cond(safe, lambda: function(_pick(context, "quick")), lambda: function(careful(context)))
 
 

@@ -80,9 +80,9 @@ def named(params: Any, declared: Declared = None, columns: Columns | None = None
     The labels are the names of the data's columns and their levels where ``declared`` says which axes those are,
     otherwise numbers.
     """
-    leaves, found = jax.tree.leaves(params), []
-    declarations = [None] * len(leaves) if declared is None else _leaves(declared)
-    for name, param, leaf in zip(trees.leaf_names(params), declarations, leaves, strict=True):
+    arrays, found = jax.tree.leaves(params), []
+    declarations = [None] * len(arrays) if declared is None else leaves(declared)
+    for name, param, leaf in zip(trees.leaf_names(params), declarations, arrays, strict=True):
         shape = jnp.shape(leaf)
         if param is None or len(param.axes) != len(shape):
             found.append((name, answers.numbered(shape)))
@@ -98,7 +98,8 @@ def spaces(declared: Declared) -> Spaces:
     return jax.tree.map(lambda param: param.space, declared, is_leaf=_is_param)
 
 
-def _leaves(declared: Declared) -> list[Param]:
+def leaves(declared: Declared) -> list[Param]:
+    """The declarations one by one, in the order of the arrays."""
     return jax.tree.leaves(declared, is_leaf=_is_param)
 
 
@@ -111,6 +112,16 @@ def permuted(declared: Declared, params: Any, order: Array) -> Any:
         return leaf
 
     return jax.tree.map(each, declared, of_fit(params), is_leaf=_is_param)
+
+
+def nested(declared: Declared) -> Declared:
+    """The declarations of K copies of a model, side by side: a new first axis ``K``, and ``K'`` for its own classes."""
+
+    def each(param: Param) -> Param:
+        own = tuple(f"{axis}'" if isinstance(axis, str) and axis.startswith("K") else axis for axis in param.axes)
+        return dataclasses.replace(param, axes=("K", *own))
+
+    return jax.tree.map(each, declared, is_leaf=_is_param)
 
 
 def masked(declared: Declared, params: Any, active: Array, probability: float = 0) -> Any:
@@ -130,7 +141,7 @@ def masked(declared: Declared, params: Any, active: Array, probability: float = 
 
 def all_of_classes(declared: Declared) -> bool:
     """Whether no parameter is shared by the classes."""
-    return all("K" in param.axes for param in _leaves(declared))
+    return all("K" in param.axes for param in leaves(declared))
 
 
 def first_classes(declared: Declared, params: Any, k: int) -> Any:
@@ -146,7 +157,7 @@ def locations(declared: Declared, params: Any) -> Array:
     """The locations of the classes, (K, F): the arrays declared with ``location``, one row for each class."""
     own = [
         jnp.moveaxis(leaf, param.axes.index("K"), 0)
-        for param, leaf in zip(_leaves(declared), jax.tree.leaves(of_fit(params)), strict=True)
+        for param, leaf in zip(leaves(declared), jax.tree.leaves(of_fit(params)), strict=True)
         if param.location
     ]
     return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in own], axis=1)
@@ -168,7 +179,7 @@ def check_shapes(title: str, declared: Declared, params: Any, sizes: dict[str, i
     if jax.tree.structure(params) != jax.tree.structure(like):
         raise ValueError(f"{title} needs parameters like {outline(like)}; got {outline(params)}")
     sizes = dict(sizes)
-    for name, param, leaf in zip(trees.leaf_names(params), _leaves(declared), jax.tree.leaves(params), strict=True):
+    for name, param, leaf in zip(trees.leaf_names(params), leaves(declared), jax.tree.leaves(params), strict=True):
         if leaf.ndim == len(param.axes):
             for axis, length in zip(param.axes, leaf.shape, strict=True):
                 if isinstance(axis, str):

@@ -62,6 +62,15 @@ def hidden(family: Any, c: Context, x: Data) -> Any:
     return _where(seen, family.hidden(c, x), 1)
 
 
+def infer(family: Any, c: Context, x: Data) -> tuple[Array, Any]:
+    """``log_density`` and ``hidden`` of an E-step, from one computation where the family has ``infer(c, x)``."""
+    if not hasattr(family, "infer"):
+        return log_density(family, c, x), hidden(family, c, x)
+    x, seen = _split(family, x)
+    density, found = family.infer(c, x)
+    return _where(seen, density, 0), _where(seen, found, 1)
+
+
 def complete(family: Any, c: Context, u: Any, x: Data) -> Array:
     """E log p(x_n, u_n | class k), (N, K); without hidden variables, the log-density."""
     if not hasattr(family, "complete"):

@@ -52,6 +52,8 @@ class Family(Protocol):
     * ``complete(c, hidden, x) -> (N, K)`` -- E log p(x_n, u_n | k).
     * ``hidden_entropy(c, hidden, x) -> (N, K)`` -- the entropy of that posterior.
     * ``hidden_divergence(hidden, other) -> (N, K)`` -- the KL divergence from one posterior to another.
+    * ``infer(c, x)`` -- optional: the log-density and the posterior of u together, where that is less work.
+    * ``start(key, r, x) -> params`` -- where sums cannot be taken without parameters: a start with class weights r.
     """
 
     event_ndim: int

@@ -1,5 +1,6 @@
 """Ready-made models, one latent structure each."""
 
+from jaxem.models.component import Component as Component
 from jaxem.models.factor_analysis import FactorAnalysis as FactorAnalysis
 from jaxem.models.factor_analysis import FactorAnalysisParams as FactorAnalysisParams
 from jaxem.models.hmm import HMM as HMM

@@ -29,25 +29,29 @@ class ClassModel(FromRows):
         """log p(x_n, z_n = k), (N, K)."""
         raise TypeError(f"{type(self).__name__} must define table(c, x)")
 
-    def own(self, c: Context, x: Data) -> Any:
-        """The posterior of further hidden variables given each class, leaves (N, K, ...); () where there are none."""
-        return ()
+    def joint(self, c: Context, x: Data) -> tuple[Array, Any]:
+        """The table, and the posterior of further hidden variables given each class, leaves (N, K, ...), () if none."""
+        return self.table(c, x), ()
 
     def infer(self, c: Context, x: Data) -> Responsibilities:
         """The responsibilities r_nk of each observation, by Bayes' rule."""
-        return classes.infer(self.table(c, x))._replace(hidden=self.own(c, x))
+        table, hidden = self.joint(c, x)
+        return classes.infer(table)._replace(hidden=hidden)
 
     def mode(self, c: Context, x: Data) -> Responsibilities:
         """All probability on the most probable class of each observation."""
-        return classes.mode(self.table(c, x))._replace(hidden=self.own(c, x))
+        table, hidden = self.joint(c, x)
+        return classes.mode(table)._replace(hidden=hidden)
 
     def tempered(self, c: Context, x: Data, inverse_temperature: Array | float) -> Responsibilities:
         """Responsibilities proportional to exp(inverse_temperature p_nk)."""
-        return classes.tempered(self.table(c, x), inverse_temperature)._replace(hidden=self.own(c, x))
+        table, hidden = self.joint(c, x)
+        return classes.tempered(table, inverse_temperature)._replace(hidden=hidden)
 
     def draw(self, c: Context, x: Data, key: Array) -> Responsibilities:
         """All probability on one class per observation, drawn with probability r_nk."""
-        return classes.draw(self.table(c, x), key)._replace(hidden=self.own(c, x))
+        table, hidden = self.joint(c, x)
+        return classes.draw(table, key)._replace(hidden=hidden)
 
     def log_marginal(self, c: Context, x: Data) -> Array:
         """log sum_k exp(p_nk), (N,)."""

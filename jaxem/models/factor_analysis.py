@@ -93,7 +93,7 @@ class FactorAnalysis(FromRows):
     accurate: ClassVar[bool] = True
 
     def declare(self) -> FactorAnalysisParams:
-        mean, loadings, noise = Param.of(Real(), "D"), Param.of(Real(), "D k"), Param.of(Positive(), "D")
+        mean, loadings, noise = Param.of(Real(), "D", location=True), Param.of(Real(), "D k"), Param.of(Positive(), "D")
         return FactorAnalysisParams(mean, loadings, noise)  # pyright: ignore[reportArgumentType]
 
     def prepare(self, params: FactorAnalysisParams, x: Data | None) -> Prepared:
@@ -288,6 +288,25 @@ class FactorAnalysis(FromRows):
         check_sound(sound, self, data)
         return params
 
+    def first(self, key: Array, data: Data, *_: Any) -> tuple[FactorAnalysisParams, Array]:
+        """A start, and whether it is sound."""
+        observations, weights = counted(data)
+        dtype = float_dtype(observations)
+        x, seen = values_of(observations).astype(dtype), observed_of(observations)
+        counts = jnp.ones((x.shape[0],), dtype) if weights is None else weights.astype(dtype)
+        counts = jnp.broadcast_to(counts[:, None], x.shape) if seen is None else jnp.where(seen, counts[:, None], 0)
+        share = counts / counts.sum(axis=0)[None, :]
+        x = jnp.where(share > 0, x, 0)
+        mean = (share * x).sum(axis=0)
+        y = x - mean[None, :]
+        y = y - (share * y).sum(axis=0)[None, :]  # corrects for the rounding of the mean
+        variance = (share * y**2).sum(axis=0)
+        directions = jax.random.normal(key, (x.shape[1], self.k), dtype)
+        directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
+        params = FactorAnalysisParams(mean, jnp.sqrt(variance / 2)[:, None] * directions, variance / 2)
+        sound = all_finite(params) & ~self.degenerate(params) & varies(missing_as_nan(observations).astype(dtype))
+        return params, sound
+
     def diagnose(self, data: Data) -> None:
         """Raise a ``ValueError`` that says why no start can be made from the data, and what to do."""
         x, weights = split_weights(data)
@@ -382,6 +401,17 @@ class FactorAnalysis(FromRows):
         x = params.mean[None, :] + z @ params.loadings.T + jnp.sqrt(params.noise)[None, :] * e
         return z, x
 
+    event_ndim: ClassVar[int] = 1
+    takes: ClassVar[tuple[str, ...]] = ("observed",)
+
+    def features(self, x: Data) -> Array:
+        """The values, NaN where missing."""
+        return missing_as_nan(x)
+
+    def supports(self, x: Data) -> Array:
+        """(N,), whether each observation is finite."""
+        return jnp.isfinite(values_of(x)).all(axis=1)
+
     def impute(self, params: FactorAnalysisParams, data: Data, key: Array | None = None) -> Array:
         """The values with missing cells replaced; see ``jaxem.impute``."""
         return _impute(self, params, split_weights(data)[0], key)
@@ -390,7 +420,7 @@ class FactorAnalysis(FromRows):
         """Raise ``ValueError`` where the shapes of parameters or data do not fit the model; either may be ``None``."""
         x = None
         if data is not None:
-            observations.check_parts(self, data, "observed")
+            observations.check_parts(self, data, *self.takes)
             x = values_of(data)
             if not hasattr(x, "ndim"):
                 raise ValueError(f"FactorAnalysis needs one array of data; got a {type(x).__name__}")
@@ -465,19 +495,4 @@ def _impute(model: FactorAnalysis, params: FactorAnalysisParams, x: Dataset, key
 
 @program(quick="few numbers")
 def _init(model: FactorAnalysis, key: Array, data: Data) -> tuple[FactorAnalysisParams, Array]:
-    observations, weights = counted(data)
-    dtype = float_dtype(observations)
-    x, seen = values_of(observations).astype(dtype), observed_of(observations)
-    counts = jnp.ones((x.shape[0],), dtype) if weights is None else weights.astype(dtype)
-    counts = jnp.broadcast_to(counts[:, None], x.shape) if seen is None else jnp.where(seen, counts[:, None], 0)
-    share = counts / counts.sum(axis=0)[None, :]
-    x = jnp.where(share > 0, x, 0)
-    mean = (share * x).sum(axis=0)
-    y = x - mean[None, :]
-    y = y - (share * y).sum(axis=0)[None, :]  # corrects for the rounding of the mean
-    variance = (share * y**2).sum(axis=0)
-    directions = jax.random.normal(key, (x.shape[1], model.k), dtype)
-    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
-    params = FactorAnalysisParams(mean, jnp.sqrt(variance / 2)[:, None] * directions, variance / 2)
-    sound = all_finite(params) & ~model.degenerate(params) & varies(missing_as_nan(observations).astype(dtype))
-    return params, sound
+    return model.first(key, data)

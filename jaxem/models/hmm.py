@@ -132,19 +132,22 @@ class HMM(FromRows, Maskable):
     def _inferred(self, of: Callable[..., Chain], c: HMMParams, x: Data, *more: Any) -> Chain:
         """The posterior that ``of`` returns, with the posterior of the family's own hidden variables added."""
         values, lengths = _unpack(x)
-        q = of(c.initial, c.transition, self._log_b(c, values), lengths, *more)
-        return q._replace(hidden=self._hidden(c, values))
+        log_b, hidden = self._joint(c, values)
+        return of(c.initial, c.transition, log_b, lengths, *more)._replace(hidden=hidden)
 
-    def _hidden(self, c: HMMParams, x: Data) -> Any:
-        return self._of_frames(lambda e, x: observed.hidden(self.family, e, x), c, x)
+    def _joint(self, c: HMMParams, x: Data) -> tuple[Array, Any]:
+        """log p(x_t | z_t = k), (N, T, K), and the posterior of the family's own hidden variables."""
+        density, hidden = self._of_frames(lambda e, x: observed.infer(self.family, e, x), c, x)
+        return density.reshape(*_shape(x), self.k), hidden
 
     def infer(self, c: HMMParams, x: Data) -> Chain:
         """Forward-backward on each sequence."""
         values, lengths = _unpack(x)
         segments = scaled.segments(self.parallel, *_shape(values), self.k)
         again = lambda: self._log_b(c._replace(emissions=Apart(careful(c.emissions.context))), values)
-        q = chain.posterior(c.initial, c.transition, self._log_b(c, values), lengths, segments, again)
-        return q._replace(hidden=self._hidden(c, values))
+        log_b, hidden = self._joint(c, values)
+        q = chain.posterior(c.initial, c.transition, log_b, lengths, segments, again)
+        return q._replace(hidden=hidden)
 
     def mode(self, c: HMMParams, x: Data) -> Chain:
         """All probability on the most probable path of each sequence (Viterbi)."""
@@ -413,6 +416,32 @@ class HMM(FromRows, Maskable):
         data = as_data(data)
         check_shapes(self, None, data)
         return with_values(split_weights(data)[0], self.sample(key, params, *_shape(data)))
+
+    @property
+    def event_ndim(self) -> int:
+        """The number of axes of one observation."""
+        return 1 + self.family.event_ndim
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The parts of the data, beside values, that the model can use."""
+        return ("lengths", *families.takes(self.family))
+
+    def features(self, x: Data) -> Array:
+        """The mean and the logarithm of the standard deviation of each feature over the steps, (N, 2 F); for starts."""
+        steps, lengths = _unpack(x)
+        n, t = _shape(steps)
+        each = observed.features(self.family, _frames(steps)).reshape(n, t, -1)
+        seen = chain.within(lengths, t)[:, :, None] & ~jnp.isnan(each)
+        number = seen.sum(axis=1).astype(each.dtype)
+        mean = jnp.where(seen, each, 0).sum(axis=1) / number
+        square = jnp.where(seen, (each - mean[:, None, :]) ** 2, 0).sum(axis=1) / number
+        return jnp.concatenate([mean, 0.5 * jnp.log(square + jnp.finfo(each.dtype).tiny)], axis=1)
+
+    def supports(self, x: Data) -> Array:
+        """(N,), whether each sequence lies in the support, up to its end."""
+        steps, _ = _unpack(x)
+        return observed.supports(self.family, _frames(steps)).reshape(_shape(steps)).all(axis=1)
 
     def impute(self, params: HMMParams, data: Data, key: Array | None = None) -> Any:
         """The values with missing cells replaced; see ``jaxem.impute``. Draws follow a path drawn for each sequence."""

@@ -14,7 +14,7 @@ from jaxem.core.compilation import program
 from jaxem.core.constraints import Simplex
 from jaxem.core.contexts import choose
 from jaxem.core.conversion import as_params, check_shapes
-from jaxem.core.data import Data, check_counts, count, counted, split_weights
+from jaxem.core.data import Data, check_counts, count, counted, split_weights, with_values
 from jaxem.core.dataset import as_data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
@@ -26,6 +26,7 @@ from jaxem.families.protocol import Family
 from jaxem.latent.classes import Responsibilities, expected, log_probability, log_times
 from jaxem.models import observations
 from jaxem.models.classes import ClassModel
+from jaxem.models.copies import Copies, MergedMixtures, MixtureSums, Vmapped
 from jaxem.models.masked import Maskable
 from jaxem.models.observations import real
 from jaxem.models.starts import Start, blame, check_sound, is_sound, read_start, start_components
@@ -36,13 +37,6 @@ class MixtureParams(NamedTuple):
 
     weights: Array  # (K,), non-negative, sum to one
     components: Any  # the parameters of the family, for K classes
-
-
-class MixtureSums(NamedTuple):
-    """The sums over observations that the M-step needs."""
-
-    sizes: Array  # (K,), n_k = sum_n r_nk
-    components: Any  # the sums of the family
 
 
 @register
@@ -108,9 +102,10 @@ class Mixture(ClassModel, Maskable):
         ratio = jnp.exp(jnp.minimum(jnp.where(known, log_b, 0) - top[:, None], limit))
         return top + jnp.log((w * jnp.where(known, ratio, 0)).sum(axis=-1))
 
-    def own(self, c: MixtureParams, x: Data) -> Any:
-        """The posterior of the family's own hidden variables."""
-        return observed.hidden(self.family, c.components, real(x, c.weights.dtype))
+    def joint(self, c: MixtureParams, x: Data) -> tuple[Array, Any]:
+        """The table of an E-step, and the posterior of the family's own hidden variables."""
+        density, hidden = observed.infer(self.family, c.components, real(x, c.weights.dtype))
+        return log_probability(c.weights)[None, :] + density, hidden
 
     def complete(self, c: MixtureParams, q: Responsibilities, x: Data) -> Array:
         """sum_k r_nk (log w_k + E log p(x_n, u_n | k)), (N,)."""
@@ -267,6 +262,55 @@ class Mixture(ClassModel, Maskable):
         shape = (whole_number("Mixture.sample: n", n, 0),)
         labels = jax.random.categorical(label_key, jnp.log(params.weights), shape=shape)
         return labels, self.family.sample(x_key, params.components, labels)
+
+    def sample_like(self, key: Array, params: MixtureParams, data: Data) -> Data:
+        """As many observations as ``data`` hold, drawn from the mixture, with the same lengths and missing cells.
+
+        Arguments:
+            key: a random key.
+            params: parameters of the mixture, or a ``Fit``.
+            data: N observations, of which only shapes, lengths and missing cells are used.
+
+        Returns:
+            Observations (N, ...), or a ``Dataset`` where ``data`` have lengths or missing cells. Weights are left out.
+
+        Raises:
+            ValueError: as for ``sample``, or the data do not fit the model.
+        """
+        data = as_data(data)
+        check_shapes(self, None, data)
+        x, n = split_weights(data)[0], count(data)
+        if not hasattr(self.family, "sample_like"):
+            return with_values(x, self.sample(key, params, n))
+        params = as_params(self, params)
+        label_key, x_key = jax.random.split(key)
+        labels = jax.random.categorical(label_key, jnp.log(params.weights), shape=(n,))
+        family: Any = self.family
+        return family.sample_like(x_key, params.components, labels, x)
+
+    @property
+    def event_ndim(self) -> int:
+        """The number of axes of one observation."""
+        return self.family.event_ndim
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The parts of the data, beside values, that the model can use."""
+        return families.takes(self.family)
+
+    def features(self, x: Data) -> Array:
+        """Real numbers (N, F), close together where observations are alike; used by starts."""
+        return observed.features(self.family, x)
+
+    def supports(self, x: Data) -> Array:
+        """(N,), whether each observation lies in the support."""
+        return observed.supports(self.family, x)
+
+    def copies(self) -> Copies:
+        """Many such mixtures at once."""
+        declared = parameters.leaves(self.declare())
+        flat = all(param.axes[:1] == ("K",) and "K" not in param.axes[1:] for param in declared)
+        return MergedMixtures(self.family, self.k) if flat else Vmapped(self)
 
     def impute(self, params: MixtureParams, data: Data, key: Array | None = None) -> Any:
         """The values with missing cells replaced; see ``jaxem.impute``."""

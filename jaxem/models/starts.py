@@ -97,6 +97,12 @@ def start_components(
             nearest = jax.nn.one_hot(distance.argmin(axis=-1), k, dtype=dtype)
             return (1 - _SHARED) * nearest + _SHARED * evenly[None, :]
 
+    if hasattr(family, "start"):
+        r = assign((x, counts, which)) * counts[:, None]
+        components = family.start(jax.random.fold_in(key, 1), r, x)
+        size = r.sum(axis=0) / counts.sum()
+        return size, components if active is None else parameters.masked(family.declare(), components, active)
+
     def sums(c: Any) -> Any:
         def one_block(rows: tuple[Array, Array, Array]) -> tuple[Array, Any]:
             r = assign(rows) * rows[1][:, None]
