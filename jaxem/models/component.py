@@ -67,6 +67,11 @@ class Component:
         return getattr(self.model, "accurate", False)
 
     @property
+    def redundant(self) -> int:
+        """The number of directions in which the likelihood of one copy is constant."""
+        return getattr(self.model, "redundant", 0)
+
+    @property
     def support(self) -> str:
         """A description of valid observations."""
         return getattr(getattr(self.model, "family", None), "support", "finite numbers")

@@ -418,6 +418,11 @@ class HMM(FromRows, Maskable):
         return with_values(split_weights(data)[0], self.sample(key, params, *_shape(data)))
 
     @property
+    def redundant(self) -> int:
+        """The number of directions in which the likelihood is constant whatever the data."""
+        return self.k * getattr(self.family, "redundant", 0)
+
+    @property
     def event_ndim(self) -> int:
         """The number of axes of one observation."""
         return 1 + self.family.event_ndim

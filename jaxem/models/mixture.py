@@ -289,6 +289,11 @@ class Mixture(ClassModel, Maskable):
         return family.sample_like(x_key, params.components, labels, x)
 
     @property
+    def redundant(self) -> int:
+        """The number of directions in which the likelihood is constant whatever the data."""
+        return self.k * getattr(self.family, "redundant", 0)
+
+    @property
     def event_ndim(self) -> int:
         """The number of axes of one observation."""
         return self.family.event_ndim
