@@ -93,7 +93,7 @@ class Bernoulli:
         return (possible if seen is None else possible | ~seen).all(axis=1)
 
     def impute(self, params: BernoulliParams, r: Array, x: Dataset) -> Array:
-        return jnp.where(x.observed, x.values, product(r, params.probabilities))
+        return product(r, params.probabilities)
 
     def sample(self, key: Array, params: BernoulliParams, labels: Array) -> Array:
         p = params.probabilities[labels]

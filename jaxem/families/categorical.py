@@ -129,7 +129,7 @@ class Categorical:
     def impute(self, params: CategoricalParams, r: Array, x: Dataset) -> Array:
         """A mean of codes means nothing: each missing code becomes the most probable one."""
         best = [(r @ p).argmax(axis=1) for p in params.probabilities]
-        return jnp.where(x.observed, x.values, jnp.stack(best, axis=1).astype(x.values.dtype))
+        return jnp.stack(best, axis=1)
 
     def sample(self, key: Array, params: CategoricalParams, labels: Array) -> Array:
         keys = jax.random.split(key, len(self.levels))

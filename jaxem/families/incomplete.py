@@ -171,11 +171,10 @@ def filled(r: Array, x: Dataset) -> Array:
 
 
 def draw(key: Array, means: Array, covariances: Array, labels: Array, x: Dataset) -> Array:
-    """The values with missing cells replaced by draws from their posterior given the class ``labels (N,)``, (N, D)."""
+    """Rows (N, D) whose missing cells are draws from their posterior given the class ``labels (N,)``."""
     q = infer(means, covariances, prepare(covariances, x), x)
     n, d = x.values.shape
     lower, _ = _missing(q)
     own = jnp.broadcast_to(lower, (lower.shape[0], means.shape[0], d, d))[q.pattern, labels]
     noise = jnp.where(x.observed, 0, jax.random.normal(key, (n, d), means.dtype))
-    drawn = q.values[jnp.arange(n), labels] + jnp.matmul(own, noise[:, :, None])[:, :, 0]
-    return jnp.where(x.observed, x.values, drawn)
+    return q.values[jnp.arange(n), labels] + jnp.matmul(own, noise[:, :, None])[:, :, 0]

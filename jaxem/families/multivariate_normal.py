@@ -270,14 +270,14 @@ class MultivariateNormal:
 
     def impute(self, params: MultivariateNormalParams, r: Array, x: Dataset) -> Array:
         if not self._base.of_matrices:
-            return jnp.where(x.observed, x.values, product(r, params.means))
+            return product(r, params.means)
         matrices = self._matrices(self._of_base(params))
         posterior = incomplete.infer(params.means, matrices, incomplete.prepare(matrices, x), x)
-        return jnp.where(x.observed, x.values, (r[:, :, None] * posterior.values).sum(axis=1))
+        return (r[:, :, None] * posterior.values).sum(axis=1)
 
     def redraw(self, key: Array, params: MultivariateNormalParams, labels: Array, x: Dataset) -> Array:
         if not self._base.of_matrices:
-            return jnp.where(x.observed, x.values, self.sample(key, params, labels))
+            return self.sample(key, params, labels)
         return incomplete.draw(key, params.means, self._matrices(self._of_base(params)), labels, x)
 
     def features(self, x: Data) -> Array:

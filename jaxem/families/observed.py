@@ -95,17 +95,21 @@ def impute(family: Any, params: Any, r: Array, x: Data, key: Array | None = None
     if key is not None:
         class_key, cell_key = jax.random.split(key)
         return redraw(family, cell_key, params, jax.random.categorical(class_key, jnp.log(r)), x)
-    values, seen = _split(family, x)
-    if seen is None:
-        return family.impute(params, r, x)
+    if hasattr(family, "impute"):
+        return _completed(x, family.impute(params, r, x))
     if not hasattr(family, "mean"):
         raise ValueError(f"{type(family).__name__} has no mean(params) to replace missing cells by; pass key for draws")
-    return jnp.where(seen, values, r @ family.mean(params))
+    return _completed(x, r @ family.mean(params))
+
+
+def _completed(x: Data, found: Any) -> Any:
+    """The values of ``x``, with ``found`` in missing cells."""
+    of_cells = lambda seen, old, new: jnp.where(seen, old, new.astype(old.dtype))
+    return jax.tree.map(of_cells, observed_of(x), values_of(x), found)
 
 
 def redraw(family: Any, key: Array, params: Any, labels: Array, x: Data) -> Any:
     """The values of ``x`` with missing cells replaced by draws given what is seen and the class ``labels (N,)``."""
     if hasattr(family, "redraw"):
-        return family.redraw(key, params, labels, x)
-    values = values_of(x)
-    return jnp.where(observed_of(x), values, family.sample(key, params, labels).astype(values.dtype))
+        return _completed(x, family.redraw(key, params, labels, x))
+    return _completed(x, family.sample(key, params, labels))
