@@ -18,14 +18,22 @@ class Responsibilities(NamedTuple):
 
 def infer(log_joint: Array) -> Responsibilities:
     """Bayes' rule: r_nk = p(x_n, z = k) / sum_j p(x_n, z = j), from ``log_joint (N, K)``."""
-    table = log_joint.T  # observations in columns: sums over classes are then sums of long rows
+    probabilities, log_normalizer = normalized(log_joint.T)
+    return Responsibilities(probabilities.T, log_normalizer)
+
+
+def normalized(table: Array) -> tuple[Array, Array]:
+    """exp(table) divided by its sum over classes, and the logarithm of that sum, from ``table (..., K, N)``.
+
+    Observations are in columns: sums over classes are then sums of long rows.
+    """
     # The result does not depend on the scale, so the scale has no derivative. It is 1 where no class is possible or a
     # value is NaN.
-    largest = jax.lax.stop_gradient(table.max(axis=0))
+    largest = jax.lax.stop_gradient(table.max(axis=-2))
     largest = jnp.where(jnp.isfinite(largest), largest, 0)
-    joint = jnp.exp(table - largest[None, :])
-    c = joint.sum(axis=0)
-    return Responsibilities((joint / c[None, :]).T, largest + jnp.log(c))
+    joint = jnp.exp(table - jnp.expand_dims(largest, -2))
+    c = joint.sum(axis=-2)
+    return joint / jnp.expand_dims(c, -2), largest + jnp.log(c)
 
 
 def mode(log_joint: Array) -> Responsibilities:

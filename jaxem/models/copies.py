@@ -102,17 +102,19 @@ class MergedMixtures:
 
     def _table(self, values: Array) -> Array:
         """(N, K J) as (N, K, J)."""
-        return values.reshape(values.shape[0], -1, self.j)
+        return jnp.moveaxis(self._columns(values), 2, 0)
+
+    def _columns(self, values: Array) -> Array:
+        """(N, K J) as (K, J, N), with observations in columns."""
+        return values.T.reshape(-1, self.j, values.shape[0])
 
     def prepare(self, params: Any, x: Data | None) -> Merged:
         return Merged(params.weights, self.family.prepare(self._flat(params.components), x))
 
     def infer(self, c: Merged, x: Data) -> tuple[Array, Responsibilities]:
         density, own = observed.infer(self.family, c.components, real(x, c.weights.dtype))
-        joint = log_probability(c.weights)[None] + self._table(density)
-        found = classes.infer(joint.reshape(-1, self.j))
-        normalizer = found.log_normalizer.reshape(joint.shape[:2])
-        return normalizer, Responsibilities(found.probabilities.reshape(joint.shape), normalizer, own)
+        found, normalizer = classes.normalized(log_probability(c.weights)[:, :, None] + self._columns(density))
+        return normalizer.T, Responsibilities(jnp.moveaxis(found, 2, 0), normalizer.T, own)
 
     def log_density(self, c: Merged, x: Data) -> Array:
         density = observed.log_density(self.family, c.components, real(x, c.weights.dtype))
@@ -137,11 +139,10 @@ class MergedMixtures:
         return of_classes + expected(u.probabilities, self._table(own))
 
     def statistics(self, c: Merged, r: Array, u: Responsibilities, x: Data) -> MixtureSums:
-        each = r[:, :, None] * jnp.where(r[:, :, None] == 0, 0, u.probabilities)
-        flat = each.reshape(r.shape[0], -1)
-        return MixtureSums(
-            each.sum(axis=0), observed.statistics(self.family, c.components, flat, u.hidden, real(x, r.dtype))
-        )
+        r, n = r.T[:, None, :], r.shape[0]
+        each = jnp.where(r == 0, 0, r * jnp.moveaxis(u.probabilities, 0, 2))  # (K, J, N)
+        of_data = each.reshape(-1, n).T, u.hidden, real(x, r.dtype)
+        return MixtureSums(each.sum(axis=2), observed.statistics(self.family, c.components, *of_data))
 
     def maximize(self, c: Merged, sums: MixtureSums) -> Any:
         components = self.family.maximize(c.components, sums.components)
