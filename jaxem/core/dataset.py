@@ -107,7 +107,7 @@ def as_data(data: Data, lanes: bool = False) -> Data:
     An array may be a NumPy or JAX array of any real dtype and byte order, a nested list, a data frame, or any object
     with ``to_numpy`` or ``__array__``. Tuples, dicts and registered containers are trees of arrays; a list is an array,
     or sequences of unequal length. Half-precision floats and short or unsigned whole numbers are widened. Weights get
-    the floating dtype of the values; lengths become whole numbers. With ``lanes`` every array has a leading axis of
+    the floating dtype of the values; lengths become whole numbers. With ``lanes`` all arrays have a leading axis of
     data sets.
 
     Raises:

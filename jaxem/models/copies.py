@@ -126,14 +126,14 @@ class MergedMixtures:
 
     def entropy(self, c: Merged, u: Responsibilities, x: Data) -> Array:
         of_classes = classes.entropy(u.probabilities)
-        if u.hidden == ():
+        if not jax.tree.leaves(u.hidden):
             return of_classes
         own = observed.hidden_entropy(self.family, c.components, u.hidden, real(x, c.weights.dtype))
         return of_classes + expected(u.probabilities, self._table(own))
 
     def divergence(self, u: Responsibilities, v: Responsibilities) -> Array:
         of_classes = classes.divergence(u.probabilities, v.probabilities)
-        if u.hidden == ():
+        if not jax.tree.leaves(u.hidden):
             return of_classes
         own = families.hidden_divergence(self.family, u.hidden, v.hidden)
         return of_classes + expected(u.probabilities, self._table(own))

@@ -181,7 +181,7 @@ class HMM(FromRows, Maskable):
     def entropy_rows(self, c: HMMParams, q: Chain, x: Data) -> Array:
         """The entropy of the paths plus that of the family's own hidden variables given the states, (N,)."""
         paths = -chain.expected_log(q, q)
-        if q.hidden == ():
+        if not jax.tree.leaves(q.hidden):
             return paths
         values, _ = _unpack(x)
         own = self._by_steps(lambda e, x: observed.hidden_entropy(self.family, e, q.hidden, x), c, values)
@@ -190,7 +190,7 @@ class HMM(FromRows, Maskable):
     def divergence_rows(self, q: Chain, p: Chain) -> Array:
         """KL(q || p) between two chains, including the family's own hidden variables given the states, (N,)."""
         of_paths = chain.expected_log(q, q) - chain.expected_log(q, p)
-        if q.hidden == ():
+        if not jax.tree.leaves(q.hidden):
             return of_paths
         own = families.hidden_divergence(self.family, q.hidden, p.hidden).reshape(q.smoothed.shape)
         return of_paths + expected(q.smoothed, own).sum(axis=1)

@@ -115,7 +115,7 @@ class Mixture(ClassModel, Maskable):
     def entropy_rows(self, c: MixtureParams, q: Responsibilities, x: Data) -> Array:
         """-sum_k r_nk log r_nk + sum_k r_nk (entropy of the family's own hidden variables given class k), (N,)."""
         of_classes = super().entropy_rows(c, q, x)
-        if q.hidden == ():
+        if not jax.tree.leaves(q.hidden):
             return of_classes
         own = observed.hidden_entropy(self.family, c.components, q.hidden, real(x, c.weights.dtype))
         return of_classes + expected(q.probabilities, own)
@@ -123,7 +123,7 @@ class Mixture(ClassModel, Maskable):
     def divergence_rows(self, q: Responsibilities, p: Responsibilities) -> Array:
         """KL(q || p) of each observation, (N,), for the classes and the family's own hidden variables given them."""
         of_classes = super().divergence_rows(q, p)
-        if q.hidden == ():
+        if not jax.tree.leaves(q.hidden):
             return of_classes
         return of_classes + expected(q.probabilities, families.hidden_divergence(self.family, q.hidden, p.hidden))
 
