@@ -2,12 +2,21 @@
 
 from jaxem.families.bernoulli import Bernoulli as Bernoulli
 from jaxem.families.bernoulli import BernoulliParams as BernoulliParams
+from jaxem.families.beta import Beta as Beta
+from jaxem.families.beta import BetaParams as BetaParams
+from jaxem.families.binomial import Binomial as Binomial
+from jaxem.families.binomial import BinomialParams as BinomialParams
 from jaxem.families.categorical import Categorical as Categorical
 from jaxem.families.categorical import CategoricalParams as CategoricalParams
 from jaxem.families.exponential import Exponential as Exponential
 from jaxem.families.exponential import ExponentialParams as ExponentialParams
 from jaxem.families.forms import Oriented as Oriented
 from jaxem.families.forms import Shaped as Shaped
+from jaxem.families.gamma import Gamma as Gamma
+from jaxem.families.gamma import GammaParams as GammaParams
+from jaxem.families.log_normal import LogNormal as LogNormal
+from jaxem.families.multinomial import Multinomial as Multinomial
+from jaxem.families.multinomial import MultinomialParams as MultinomialParams
 from jaxem.families.multivariate_normal import MultivariateNormal as MultivariateNormal
 from jaxem.families.multivariate_normal import MultivariateNormalParams as MultivariateNormalParams
 from jaxem.families.normal import Normal as Normal
@@ -15,4 +24,8 @@ from jaxem.families.normal import NormalParams as NormalParams
 from jaxem.families.normal_prior import NormalInverseWishart as NormalInverseWishart
 from jaxem.families.poisson import Poisson as Poisson
 from jaxem.families.poisson import PoissonParams as PoissonParams
+from jaxem.families.poisson_vector import PoissonVector as PoissonVector
+from jaxem.families.poisson_vector import PoissonVectorParams as PoissonVectorParams
 from jaxem.families.protocol import Family as Family
+from jaxem.families.von_mises import VonMises as VonMises
+from jaxem.families.von_mises import VonMisesParams as VonMisesParams

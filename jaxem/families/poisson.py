@@ -108,7 +108,7 @@ def log_probability(x: Array, rates: Array) -> Array:
     """
 
     def table() -> Array:
-        return _at_saddle(x)[None, :] - stirling.deviance(x[None, :], rates[:, None])
+        return at_saddle(x)[None, :] - stirling.deviance(x[None, :], rates[:, None])
 
     def unknown() -> Array:
         return jnp.full((rates.shape[0], x.shape[0]), jnp.nan, x.dtype)
@@ -131,7 +131,7 @@ def _log_probability_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Ar
 log_probability.defjvp(_log_probability_jvp, symbolic_zeros=True)
 
 
-def _at_saddle(x: Array) -> Array:
+def at_saddle(x: Array) -> Array:
     """s(x), the log-probability of x at rate x, its maximum over rates."""
     small = jnp.asarray(_SMALL, x.dtype)[jnp.clip(x, 0, len(_SMALL) - 1).astype(jnp.int32)]
     large = jnp.maximum(x, len(_SMALL))

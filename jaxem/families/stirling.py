@@ -18,14 +18,15 @@ Source: Loader (2000), *Fast and accurate computation of binomial probabilities*
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
-from jax.scipy.special import gammaln
 
-from jaxem.families.scales import reciprocal
+from jaxem.families.scales import log, reciprocal
 
 # Coefficients of delta(b) as 1 / b times a series in 1 / b^2, accurate to 64 bits for b >= ``FROM``.
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
@@ -41,6 +42,15 @@ _SERIES = {
 }
 
 
+def _series(square: Array) -> Array:
+    """(artanh(v) - v) / v^3 from v^2 <= 1/9, element by element."""
+    *others, last = _SERIES[jnp.finfo(square.dtype).bits]
+    series = jnp.full_like(square, last)
+    for coefficient in reversed(others):
+        series = series * square + coefficient
+    return series
+
+
 @jax.custom_jvp
 def deviance(x: Array, rate: Array) -> Array:
     """D(x, rate) for x >= 0 and rate >= 0, element by element, with axes of length one broadcast.
@@ -52,12 +62,7 @@ def deviance(x: Array, rate: Array) -> Array:
     positive = jnp.where(rate == 0, tiny, rate)
     half = 0.5 * x - 0.5 * rate
     v = half / (0.5 * x + 0.5 * positive)  # halved so that the sum does not overflow
-    square = v**2
-    *others, last = _SERIES[jnp.finfo(rate.dtype).bits]
-    series = jnp.full_like(v, last)
-    for coefficient in reversed(others):
-        series = series * square + coefficient
-    near = 2 * (half * v + x * (v * square * series))
+    near = 2 * (half * v + x * (v * v**2 * _series(v**2)))
     (log_x, power_x), (log_rate, power_rate) = _split_log(jnp.where(x > 0, x, 1)), _split_log(positive)
     log_ratio = math.log(2) * (power_x - power_rate) + (log_x - log_rate)
     far = jnp.where((rate != 0) | (x == 0), x * log_ratio - 2 * half, jnp.inf)
@@ -102,12 +107,63 @@ def _nonzero(rate: Array) -> Array:
     return jnp.where(rate != 0, rate, 1)
 
 
+@jax.custom_jvp
 def remainder(b: Array) -> Array:
-    """delta(b) for b > 0: by the series from ``FROM`` on, below it from the logarithm of the gamma function."""
-    large = jnp.maximum(b, FROM)
-    small = jnp.minimum(b, FROM)
-    direct = gammaln(small) - (small - 0.5) * jnp.log(small) + small - 0.5 * math.log(2 * math.pi)
-    return jnp.where(b < FROM, direct, series_of_remainder(large))
+    r"""delta(b) for b > 0, right to a few units in the last place with all its derivatives.
+
+    .. math:: \delta(b) = \delta(b + 1) + (b + \tfrac12) \log(1 + 1/b) - 1
+                        = \delta(b + 1) + \operatorname{artanh}(v) / v - 1, \qquad v = 1 / (2 b + 1)
+
+    ``FROM`` such steps lead to where the series is accurate. All steps have the sign of delta, and so have those of
+    each derivative, so that nothing cancels.
+    """
+    after, v, low = _steps(b)
+    direct = (low + 0.5) * jnp.log1p(1 / low) - 1
+    return jnp.where(after < 1, direct, v**2 * _series(v**2)).sum(axis=0) + series_of_remainder(b + FROM)
+
+
+@jax.custom_jvp
+def _slope_of_remainder(b: Array) -> Array:
+    """delta'(b) < 0; a step is log(1 + 1 / b) - (b + 1/2) / (b (b + 1)) = 2 (artanh v - v / (1 - v^2))."""
+    after, v, low = _steps(b)
+    direct = jnp.log1p(1 / low) - (low + 0.5) / (low * (low + 1))
+    near = jnp.where(after < 1, direct, -2 * v**3 * (1 / (1 - v**2) - _series(v**2)))
+    return near.sum(axis=0) + _derivative(series_of_remainder)(b + FROM)
+
+
+def _curvature_of_remainder(b: Array) -> Array:
+    """delta''(b) > 0; a step is 1 / (2 b^2 (b + 1)^2)."""
+    after = _steps(b)[0]
+    steps = 0.5 * reciprocal(after * (after + 1)) ** 2
+    return steps.sum(axis=0) + _derivative(_derivative(series_of_remainder))(b + FROM)
+
+
+remainder.defjvps(lambda db, value, b: _slope_of_remainder(b) * db)
+_slope_of_remainder.defjvps(lambda db, value, b: _curvature_of_remainder(b) * db)
+
+
+def _derivative(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    return lambda b: jax.jvp(function, (b,), (jnp.ones_like(b),))[1]
+
+
+def _steps(b: Array) -> tuple[Array, Array, Array]:
+    """b, b + 1, ..., b + FROM - 1 along a new first axis; v there, where they are at least 1; they, where below 1."""
+    steps = np.arange(FROM).reshape(FROM, *(1,) * b.ndim)
+    after = jnp.expand_dims(b, 0) + jnp.asarray(steps, b.dtype)
+    return after, 1 / (2 * jnp.maximum(after, 1) + 1), jnp.minimum(after, 1)
+
+
+def at_saddle(a: Array) -> Array:
+    r"""a log a - a - log Gamma(a) for a > 0, with derivatives log a - psi(a), 1 / a - psi'(a), ... to full accuracy.
+
+    .. math:: = \tfrac12 \log \frac{a}{2 \pi} - \delta(a)
+    """
+    return 0.5 * (log(a) - math.log(2 * math.pi)) - remainder(a)
+
+
+def log_minus_digamma(a: Array) -> Array:
+    """log a - psi(a) > 0, the derivative of ``at_saddle``, to full accuracy with all its derivatives."""
+    return 0.5 * reciprocal(a) - _slope_of_remainder(a)
 
 
 def series_of_remainder(b: Array) -> Array:

@@ -1,0 +1,111 @@
+"""The binomial distribution."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.checks import whole_number
+from jaxem.core.data import Data
+from jaxem.core.parameters import Param
+from jaxem.core.spaces import UnitInterval
+from jaxem.families.poisson import at_saddle
+from jaxem.families.protocol import impossible
+from jaxem.families.stirling import deviance
+from jaxem.families.sums import weighted_sum
+
+
+class BinomialParams(NamedTuple):
+    """The parameters of ``Binomial``."""
+
+    probabilities: Array  # (K,), of a success
+
+
+class BinomialStatistics(NamedTuple):
+    sizes: Array  # (K,), sum_n r_nk
+    total: Array  # (K,), sum_n r_nk x_n
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Binomial:
+    r"""The binomial distribution of the number of successes among T trials.
+
+    .. math:: \log p(x \mid k) = \log \tbinom{T}{x} + x \log p_k + (T - x) \log (1 - p_k), \qquad
+              \text{M: } p_k = \frac{\sum_n r_{nk}\, x_n}{T \sum_n r_{nk}}
+
+    The data are (N,); the parameters are a ``BinomialParams``. Where each observation has its own number of trials, use
+    ``Multinomial()`` on the columns (successes, failures): its likelihood is the same.
+
+    Arguments:
+        trials: T, a whole number of at least 1.
+
+    Raises:
+        ValueError: ``trials`` is not a whole number of at least 1.
+
+    Source: Loader (2000) for the computation of the log-density.
+    """
+
+    trials: int
+
+    event_ndim: ClassVar[int] = 0
+    accurate: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "trials", whole_number("Binomial: trials", self.trials, 1))
+
+    @property
+    def support(self) -> str:
+        """A description of valid observations."""
+        return f"a whole number from 0 to {self.trials}"
+
+    def declare(self) -> BinomialParams:
+        return BinomialParams(Param.of(UnitInterval(), "K", location=True))  # pyright: ignore[reportArgumentType]
+
+    def prepare(self, params: BinomialParams, x: Data | None) -> BinomialParams:
+        return params
+
+    def log_density(self, c: BinomialParams, x: Array) -> Array:
+        possible = self.supports(x)
+        successes = jnp.where(possible, x, 0).astype(c.probabilities.dtype)
+        every = jnp.full_like(successes, self.trials)
+        of_data = at_saddle(successes) + at_saddle(every - successes) - at_saddle(every)
+        density = of_data[:, None] - self._deviance(c, successes[:, None])
+        return jnp.where(possible[:, None], density, impossible(x, density.dtype)[:, None])
+
+    def _deviance(self, params: BinomialParams, successes: Array) -> Array:
+        """D(x, T p) + D(T - x, T (1 - p)), the log-density lost by a p other than x / T, for ``successes (..., K)``."""
+        p = jnp.expand_dims(params.probabilities, range(successes.ndim - 1))
+        return deviance(successes, self.trials * p) + deviance(self.trials - successes, self.trials * (1 - p))
+
+    def statistics(self, c: Any, r: Array, hidden: Any, x: Array) -> BinomialStatistics:
+        return BinomialStatistics(r.sum(axis=0), weighted_sum(r, x))
+
+    def maximize(self, c: Any, sums: BinomialStatistics) -> BinomialParams:
+        # Rounding may leave the mean above the number of trials.
+        return BinomialParams(jnp.minimum(sums.total / sums.sizes / self.trials, 1))
+
+    def expected(self, c: Any, params: BinomialParams, sums: BinomialStatistics) -> Array:
+        n = sums.sizes
+        means = jnp.where(n == 0, 0, sums.total / jnp.where(n == 0, 1, n))  # a NaN in n is passed on
+        return -(n * self._deviance(params, jnp.minimum(means, self.trials))).sum()
+
+    def contrasts(self, params: BinomialParams) -> Array:
+        """Twice the arcsine of the root of p, in standard deviations of an observation."""
+        root = jnp.sqrt(params.probabilities)
+        return 2 * self.trials**0.5 * jnp.arcsin(jnp.minimum(root, 1))[:, None]
+
+    def mean(self, params: BinomialParams) -> Array:
+        return self.trials * params.probabilities
+
+    def features(self, x: Array) -> Array:
+        return x[:, None]
+
+    def supports(self, x: Array) -> Array:
+        return (x >= 0) & (x <= self.trials) & (x == jnp.round(x))
+
+    def sample(self, key: Array, params: BinomialParams, labels: Array) -> Array:
+        p = params.probabilities[labels]
+        return jax.random.binomial(key, jnp.asarray(self.trials, p.dtype), p, dtype=p.dtype)

@@ -1,0 +1,76 @@
+"""The log-normal distribution."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.core.data import Data
+from jaxem.families import scales, unbounded
+from jaxem.families.normal import Normal, NormalParams, NormalStatistics, Prepared
+from jaxem.families.protocol import impossible
+
+_NORMAL = Normal()
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class LogNormal:
+    r"""The log-normal distribution of a positive number: its logarithm is normal.
+
+    .. math:: \log p(x \mid k) = \log N(\log x;\, m_k, v_k) - \log x
+
+    The M-step is that of ``Normal`` for log x. The data are (N,); the parameters are a ``NormalParams``, means and
+    variances of log x.
+    """
+
+    event_ndim: ClassVar[int] = 0
+    accurate: ClassVar[bool] = True
+    centred: ClassVar[bool] = True
+    support: ClassVar[str] = "a positive finite number"
+
+    def declare(self) -> NormalParams:
+        return _NORMAL.declare()
+
+    def prepare(self, params: NormalParams, x: Data | None) -> Prepared:
+        return _NORMAL.prepare(params, x)
+
+    def log_density(self, c: Prepared, x: Array) -> Array:
+        possible = self.supports(x)
+        y = scales.log(jnp.where(possible, x, 1))
+        density = _NORMAL.log_density(c, y) - y[:, None]
+        return jnp.where(possible[:, None], density, impossible(x, density.dtype)[:, None])
+
+    def statistics(self, c: Prepared | None, r: Array, hidden: Any, x: Array) -> NormalStatistics:
+        return _NORMAL.statistics(c, r, hidden, scales.log(x))
+
+    def maximize(self, c: Prepared | None, sums: NormalStatistics) -> NormalParams:
+        return _NORMAL.maximize(c, sums)
+
+    def expected(self, c: Prepared, params: NormalParams, sums: NormalStatistics) -> Array:
+        return _NORMAL.expected(c, params, sums)
+
+    def contrasts(self, params: NormalParams) -> Array:
+        return _NORMAL.contrasts(params)
+
+    def mean(self, params: NormalParams) -> Array:
+        return jnp.exp(params.means + params.variances / 2)
+
+    def features(self, x: Array) -> Array:
+        return jnp.log(x)[:, None]
+
+    def supports(self, x: Array) -> Array:
+        return (x > 0) & jnp.isfinite(x)
+
+    def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
+        """Why no start can be made from the values ``x`` in this dtype; ``None`` where no reason is found."""
+        return unbounded.constant(x[:, None], dtype)
+
+    def degenerate(self, params: NormalParams) -> Array:
+        return _NORMAL.degenerate(params)
+
+    def sample(self, key: Array, params: NormalParams, labels: Array) -> Array:
+        return jnp.exp(_NORMAL.sample(key, params, labels))

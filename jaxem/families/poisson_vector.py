@@ -1,0 +1,96 @@
+"""The distribution of D independent Poisson counts."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.data import Data, observed_of, values_of
+from jaxem.core.parameters import Param
+from jaxem.core.spaces import Positive
+from jaxem.families import stirling
+from jaxem.families.poisson import log_probability
+from jaxem.families.protocol import impossible
+from jaxem.families.sums import weighted_sums
+
+
+class PoissonVectorParams(NamedTuple):
+    """The parameters of ``PoissonVector``."""
+
+    rates: Array  # (K, D)
+
+
+class PoissonVectorStatistics(NamedTuple):
+    sizes: Array  # (K, D), sum_n r_nk [x_nd is seen]
+    total: Array  # (K, D), sum_n r_nk x_nd over the cells seen
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class PoissonVector:
+    r"""The distribution of D counts that are independent and Poisson given the class.
+
+    .. math:: \log p(x \mid k) = \sum_d x_d \log \lambda_{kd} - \lambda_{kd} - \log x_d!, \qquad
+              \text{M: } \lambda_{kd} = \frac{\sum_n r_{nk}\, x_{nd}}{\sum_n r_{nk}}
+
+    The data are counts (N, D); the parameters are a ``PoissonVectorParams``. Missing cells are left out of every sum.
+    Each column is computed as by ``Poisson``; all terms have one sign.
+    """
+
+    event_ndim: ClassVar[int] = 1
+    accurate: ClassVar[bool] = True
+    support: ClassVar[str] = "non-negative whole numbers"
+    takes: ClassVar[tuple[str, ...]] = ("observed",)
+
+    def declare(self) -> PoissonVectorParams:
+        return PoissonVectorParams(Param.of(Positive(), "K D", location=True))  # pyright: ignore[reportArgumentType]
+
+    def prepare(self, params: PoissonVectorParams, x: Data | None) -> PoissonVectorParams:
+        return params
+
+    def log_density(self, c: PoissonVectorParams, x: Data) -> Array:
+        values, seen = values_of(x), observed_of(x)
+        possible = self.supports(x)
+        counts = jnp.where(possible[:, None], values, 0).astype(c.rates.dtype)
+        cells = jnp.ones_like(counts, bool) if seen is None else seen
+
+        def add_column(table: Array, column: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            x_d, seen_d, rates_d = column
+            return table + jnp.where(seen_d[:, None], log_probability(x_d, rates_d), 0), None
+
+        none = jnp.zeros((values.shape[0], c.rates.shape[0]), c.rates.dtype)
+        density, _ = jax.lax.scan(add_column, none, (counts.T, cells.T, c.rates.T))
+        return jnp.where(possible[:, None], density, impossible(values, density.dtype)[:, None])
+
+    def statistics(self, c: Any, r: Array, hidden: Any, x: Data) -> PoissonVectorStatistics:
+        values, seen = values_of(x), observed_of(x)
+        if seen is None:
+            sizes = jnp.broadcast_to(r.sum(axis=0)[:, None], (r.shape[1], values.shape[1]))
+            return PoissonVectorStatistics(sizes, weighted_sums(r, values))
+        return PoissonVectorStatistics(weighted_sums(r, seen), weighted_sums(r, jnp.where(seen, values, 0)))
+
+    def maximize(self, c: PoissonVectorParams | None, sums: PoissonVectorStatistics) -> PoissonVectorParams:
+        return PoissonVectorParams(sums.total / sums.sizes)
+
+    def expected(self, c: Any, params: PoissonVectorParams, sums: PoissonVectorStatistics) -> Array:
+        n = sums.sizes
+        means = jnp.where(n == 0, 0, sums.total / jnp.where(n == 0, 1, n))  # a NaN in n is passed on
+        return -(n * stirling.deviance(means, params.rates)).sum()
+
+    def contrasts(self, params: PoissonVectorParams) -> Array:
+        return jnp.log(jnp.maximum(params.rates, jnp.finfo(params.rates.dtype).tiny))
+
+    def features(self, x: Data) -> Array:
+        values, seen = values_of(x), observed_of(x)
+        return values if seen is None else jnp.where(seen, values, jnp.nan)
+
+    def supports(self, x: Data) -> Array:
+        values, seen = values_of(x), observed_of(x)
+        possible = (values >= 0) & (values == jnp.round(values)) & jnp.isfinite(values)
+        return (possible if seen is None else possible | ~seen).all(axis=1)
+
+    def sample(self, key: Array, params: PoissonVectorParams, labels: Array) -> Array:
+        rates = params.rates[labels]
+        return jax.random.poisson(key, rates).astype(rates.dtype)
