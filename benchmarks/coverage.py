@@ -18,6 +18,7 @@ import platform
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,9 +53,8 @@ MODELS = {
 }
 
 
-def coverage(name: str, replications: int) -> dict:
-    model, build, n = MODELS[name]
-    truth = build()
+def coverage(model: Any, truth: Any, n: int, replications: int) -> dict:
+    """The coverage of each parameter over data sets of n observations, and how many fits or intervals failed."""
     more = {"length": 20} if isinstance(model, HMM) else {}
 
     @jax.jit
@@ -70,7 +70,7 @@ def coverage(name: str, replications: int) -> dict:
 
     begin = time.perf_counter()
     inside, refused, converged = jax.block_until_ready(run(jax.random.split(jax.random.key(0), replications)))
-    names = parameter_names(truth)
+    names = parameter_names(model, truth)
     shares = np.concatenate(
         [np.asarray(leaf).reshape(replications, -1).mean(axis=0) for leaf in jax.tree.leaves(inside)]
     )
@@ -117,8 +117,8 @@ def main() -> None:
     results: dict = {"machine": f"{platform.system()} {platform.machine()}", "jax": jax.__version__}
     if arguments.only != "routes":
         results["coverage"] = {}
-        for name in MODELS:
-            results["coverage"][name] = coverage(name, arguments.replications)
+        for name, (model, build, n) in MODELS.items():
+            results["coverage"][name] = coverage(model, build(), n, arguments.replications)
             print(name, json.dumps(results["coverage"][name]), flush=True)
     if arguments.only != "coverage":
         sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

@@ -25,10 +25,19 @@ from mpmath import mp, mpf
 from jaxem.families import (
     Bernoulli,
     BernoulliParams,
+    Beta,
+    BetaParams,
+    Binomial,
+    BinomialParams,
     Categorical,
     CategoricalParams,
     Exponential,
     ExponentialParams,
+    Gamma,
+    GammaParams,
+    LogNormal,
+    Multinomial,
+    MultinomialParams,
     MultivariateNormal,
     MultivariateNormalParams,
     Normal,
@@ -36,6 +45,10 @@ from jaxem.families import (
     NormalParams,
     Poisson,
     PoissonParams,
+    PoissonVector,
+    PoissonVectorParams,
+    VonMises,
+    VonMisesParams,
     normal_prior,
     products,
     quadratic,
@@ -224,6 +237,115 @@ def categorical(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
         yield _pairs(Categorical(levels), _in(dtype, CategoricalParams(tuple(p))), _in(dtype, x), one, 4)
 
 
+def gamma(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
+    top = 8 if dtype == np.float32 else 15
+
+    def one(leaves: Any, x: Any) -> tuple[Any, Any]:
+        a, b = leaves
+        value = a * mp.log(b) + (a - 1) * mp.log(x) - b * x - mp.loggamma(a)
+        moved = a * mp.log(b * x / a)  # by a relative change of the shape; by one of x, a - b x
+        return value, max(1, abs(mp.log(x)), abs(mp.log(a)), abs(moved), abs(a - b * x), b * x - a - moved)
+
+    for low, high, scale in ((-2, 1, 0), (0, top, 0), (-1, 3, 20), (-1, 3, -20)):
+        a = _decades(rng, low, high, 6)
+        b = a / _decades(rng, scale - 1, scale + 1, 6)
+        at = rng.integers(0, 6, 50)
+        x = np.maximum(rng.gamma(a[at]), 1e-9) / b[at] * np.exp(rng.normal(size=50) * _decades(rng, -9, 0, 50))
+        yield _pairs(Gamma(), _in(dtype, GammaParams(a, b)), _in(dtype, x), one, 6)
+
+
+def log_normal(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
+    def one(leaves: Any, x: Any) -> tuple[Any, Any]:
+        m, v = leaves
+        y, deviation = mp.log(x), mp.sqrt(v)
+        z = (y - m) / deviation
+        value = -(mp.log(2 * mp.pi * v) + z**2) / 2 - y
+        return value, max(1, abs(y), abs(mp.log(v)) / 2, z**2 / 2, abs(z) * max(1, abs(m)) / deviation)
+
+    for low, high, offset in ((-2, 1, 0), (-4, 0, 30), (-4, 0, -30)):
+        v = _decades(rng, low, high, 6)
+        m = offset + rng.normal(size=6)
+        at = rng.integers(0, 6, 50)
+        x = np.exp(m[at] + np.sqrt(v[at]) * rng.normal(size=50))
+        yield _pairs(LogNormal(), _in(dtype, NormalParams(m, v)), _in(dtype, x), one, 6)
+
+
+def beta(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
+    top = 7 if dtype == np.float32 else 14
+
+    def one(leaves: Any, x: Any) -> tuple[Any, Any]:
+        a, b = leaves
+        s, y = a + b, 1 - x
+        value = (a - 1) * mp.log(x) + (b - 1) * mp.log(y) - mp.loggamma(a) - mp.loggamma(b) + mp.loggamma(s)
+        moved = [a * mp.log(s * x / a), b * mp.log(s * y / b)]  # by relative changes of the shapes
+        logs = [mp.log(value) for value in (x, y, a, b)]
+        return value, max(1, *map(abs, logs), *map(abs, moved), abs(a - s * x) / y, -sum(moved))
+
+    for low, high in ((-2, 1), (0, top / 2), (top / 2, top)):
+        a, b = _decades(rng, low, high, 6), _decades(rng, low, high, 6)
+        at = rng.integers(0, 6, 50)
+        limits = np.finfo(dtype)
+        x = np.clip(rng.beta(a[at], b[at]), 1e-30, 1 - limits.epsneg)
+        yield _pairs(Beta(), _in(dtype, BetaParams(a, b)), _in(dtype, x), one, 6)
+
+
+def von_mises(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
+    top = 10 if dtype == np.float32 else 16
+
+    def one(leaves: Any, x: Any) -> tuple[Any, Any]:
+        m, k = leaves
+        lost, moved = k * (1 - mp.cos(x - m)), abs(k * (x - m) * mp.sin(x - m))
+        if k < 1000:
+            constant = mp.log(2 * mp.pi * mp.besseli(0, k)) - k
+        else:
+            constant = (mp.log(2 * mp.pi) - mp.log(k)) / 2 + mp.log(mp.hyp2f0(0.5, 0.5, 1 / (2 * k)))
+        return -lost - constant, max(1, lost, abs(constant), moved)
+
+    for low, high in ((-4, 1), (0, 2.5), (2.5, top)):
+        k = _decades(rng, low, high, 6)
+        m = rng.uniform(-np.pi, np.pi, 6)
+        at = rng.integers(0, 6, 50)
+        yield _pairs(VonMises(), _in(dtype, VonMisesParams(m, k)), _in(dtype, rng.vonmises(m[at], k[at])), one, 6)
+
+
+def binomial(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
+    for trials in (1, 20, 3000, 10**6, 10**7 if dtype == np.float32 else 10**12):
+
+        def one(leaves: Any, x: Any, t: int = trials) -> tuple[Any, Any]:
+            (p,) = leaves
+            rest, choices = t - x, mp.loggamma(t + 1) - mp.loggamma(x + 1)
+            value = choices - mp.loggamma(rest + 1) + x * mp.log(p) + rest * mp.log(1 - p)
+            return value, max(1, mp.log(t), abs(x - t * p) / (1 - p), -value)
+
+        p = _in(dtype, np.concatenate([_decades(rng, -8, -0.01, 4), 1 - _decades(rng, -5, -1, 2)]))
+        x = rng.binomial(trials, np.asarray(p, np.float64)[rng.integers(0, 6, 40)]).astype(float)
+        yield _pairs(Binomial(trials), BinomialParams(p), _in(dtype, x), one, 6)
+
+
+def multinomial(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
+    def one(leaves: Any, x: Any) -> tuple[Any, Any]:
+        p, total = [a / sum(leaves[0]) for a in leaves[0]], sum(x)
+        value = mp.loggamma(total + 1) + sum(a * mp.log(b) - mp.loggamma(a + 1) for a, b in zip(x, p, strict=True))
+        return value, max(1, mp.log(total + 1), -value, *(abs(a - total * b) for a, b in zip(x, p, strict=True)))
+
+    for trials in (1, 15, 400, 10**6):
+        odds = _decades(rng, -6, 0, (4, 5))
+        p = odds / odds.sum(axis=1, keepdims=True)
+        x = np.concatenate([rng.multinomial(trials, row, 10) for row in p]).astype(float)
+        yield _pairs(Multinomial(), _in(dtype, MultinomialParams(p)), _in(dtype, x), one, 4)
+
+
+def poisson_vector(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
+    def one(leaves: Any, x: Any) -> tuple[Any, Any]:
+        terms = [a * mp.log(rate) - rate - mp.loggamma(a + 1) for a, rate in zip(x, leaves[0], strict=True)]
+        return sum(terms), max(abs(a) for a in terms)
+
+    for low, high in ((-10, 1), (0, 7)):
+        rates = _decades(rng, low, high, (4, 5))
+        x = rng.poisson(rates[rng.integers(0, 4, 40)]).astype(float)
+        yield _pairs(PoissonVector(), _in(dtype, PoissonVectorParams(rates)), _in(dtype, x), one, 4)
+
+
 def _factor(route: str) -> Callable[..., Iterator[Draw]]:
     def draws(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
         d, k = 6, 2
@@ -313,6 +435,13 @@ DENSITIES = [
     ),
     Density("Bernoulli", "D 1 to 30, probabilities 1e-30 to 1 - eps", bernoulli, True),
     Density("Categorical", "three columns, probabilities 1e-30 to 1", categorical, True),
+    Density("Gamma", "shapes 0.01 to 1e8 (1e15 in float64), x from 1e-20 to 1e20", gamma),
+    Density("LogNormal", "variances of logs 1e-4 to 10, x from e^-30 to e^30", log_normal),
+    Density("Beta", "shapes 0.01 to 1e7 (1e14 in float64)", beta),
+    Density("VonMises", "concentrations 1e-4 to 1e10 (1e16 in float64)", von_mises),
+    Density("Binomial", "trials 1 to 1e7 (1e12 in float64), probabilities 1e-8 to 1 - 1e-5", binomial),
+    Density("Multinomial", "five categories, totals 1 to 1e6, probabilities from 1e-6", multinomial),
+    Density("PoissonVector", "D 5, rates 1e-10 to 1e7", poisson_vector, True),
     Density("FactorAnalysis, E-step", "D 6, k 2, noise 1e-3 to 1", _factor("e")),
     Density("FactorAnalysis, log_prob", "D 6, k 2, noise 1e-3 to 1", _factor("log_prob")),
     Density("NormalInverseWishart, full", "D 1 to 12, degrees of freedom 3 to 1e8", _prior("full")),

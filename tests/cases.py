@@ -14,6 +14,7 @@ from jaxem.families import (
     Bernoulli,
     Categorical,
     Exponential,
+    Gamma,
     MultivariateNormal,
     Normal,
     NormalInverseWishart,
@@ -95,6 +96,12 @@ def exponential_mixture(dtype):
     return _case(Mixture(Exponential(), 2), np.r_[rng.exponential(1.0, 40), rng.exponential(9.0, 30)], dtype)
 
 
+def gamma_mixture(dtype):
+    """An M-step without a closed form."""
+    rng = np.random.default_rng(1)
+    return _case(Mixture(Gamma(), 2), np.r_[rng.gamma(0.8, 2.0, 40), rng.gamma(30.0, 0.2, 30)], dtype)
+
+
 def poisson_hmm(dtype):
     return _case(HMM(Poisson(), 2), datasets.earthquakes()[1].astype(float).reshape(1, 107)[:, :60], dtype)
 
@@ -155,6 +162,7 @@ CASES = {
     "bernoulli mixture": bernoulli_mixture,
     "categorical mixture": categorical_mixture,
     "exponential mixture": exponential_mixture,
+    "gamma mixture": gamma_mixture,
     "poisson hmm": poisson_hmm,
     "ragged hmm": ragged_hmm,
     "weighted hmm": weighted_hmm,

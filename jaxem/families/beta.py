@@ -78,7 +78,7 @@ class Beta:
         x_in = jnp.where(possible, x, 0.5)
         below, above = _deviances(c, x_in)
         density = _at_mean(c.alphas, c.betas)[None, :] - (c.alphas + c.betas)[None, :] * (below + above)
-        density = density - (jnp.log(x_in) + jnp.log1p(-x_in))[:, None]
+        density = density - (jnp.log(x_in) + jnp.log(1 - x_in))[:, None]
         return jnp.where(possible[:, None], density, impossible(x, density.dtype)[:, None])
 
     def statistics(self, c: Prepared | None, r: Array, hidden: Any, x: Array) -> BetaStatistics:

@@ -78,14 +78,10 @@ class Multinomial:
         counts = jnp.where(possible[:, None], x, 0).astype(p.dtype)
         total = counts.sum(axis=1)
 
-        def add_column(table: Array, column: tuple[Array, Array]) -> tuple[Array, None]:
-            """Adds the Poisson log-density of one column with rates T_n p_kd; all terms have one sign."""
-            x_d, p_d = column
-            lost = deviance(x_d[:, None], total[:, None] * p_d[None, :])
-            return table + (at_saddle(x_d)[:, None] - lost), None
-
-        none = jnp.zeros((x.shape[0], p.shape[0]), p.dtype)
-        density = jax.lax.scan(add_column, none, (counts.T, p.T))[0] - at_saddle(total)[:, None]
+        # Poisson log-densities with rates T p, summed over the columns, less that of the total at its own rate.
+        rates = total[None, :, None] * p.T[:, None, :]
+        lost = deviance(counts.T[:, :, None], rates).sum(axis=0)
+        density = (at_saddle(counts).sum(axis=1) - at_saddle(total))[:, None] - lost
         return jnp.where(possible[:, None], density, impossible(x, density.dtype)[:, None])
 
     def statistics(self, c: Any, r: Array, hidden: Any, x: Array) -> MultinomialStatistics:
@@ -115,8 +111,6 @@ class Multinomial:
 
     def sample(self, key: Array, params: MultinomialParams, labels: Array) -> Array:
         if self.trials is None:
-            raise ValueError(
-                "Multinomial: to sample rows, give their total, Multinomial(trials)"
-            )
+            raise ValueError("Multinomial: to sample rows, give their total, Multinomial(trials)")
         p = params.probabilities[labels]
         return jax.random.multinomial(key, jnp.full(labels.shape, self.trials, p.dtype), p, dtype=p.dtype)

@@ -10,9 +10,9 @@ from jax import Array
 from jaxem.core.data import Data, observed_of, values_of
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive
-from jaxem.families import stirling
-from jaxem.families.poisson import log_probability
+from jaxem.families.poisson import at_saddle
 from jaxem.families.protocol import impossible
+from jaxem.families.stirling import deviance
 from jaxem.families.sums import weighted_sums
 
 
@@ -36,7 +36,7 @@ class PoissonVector:
               \text{M: } \lambda_{kd} = \frac{\sum_n r_{nk}\, x_{nd}}{\sum_n r_{nk}}
 
     The data are counts (N, D); the parameters are a ``PoissonVectorParams``. Missing cells are left out of every sum.
-    Each column is computed as by ``Poisson``; all terms have one sign.
+    Each column is computed as by ``Poisson``, from terms of one sign.
     """
 
     event_ndim: ClassVar[int] = 1
@@ -54,14 +54,10 @@ class PoissonVector:
         values, seen = values_of(x), observed_of(x)
         possible = self.supports(x)
         counts = jnp.where(possible[:, None], values, 0).astype(c.rates.dtype)
-        cells = jnp.ones_like(counts, bool) if seen is None else seen
-
-        def add_column(table: Array, column: tuple[Array, Array, Array]) -> tuple[Array, None]:
-            x_d, seen_d, rates_d = column
-            return table + jnp.where(seen_d[:, None], log_probability(x_d, rates_d), 0), None
-
-        none = jnp.zeros((values.shape[0], c.rates.shape[0]), c.rates.dtype)
-        density, _ = jax.lax.scan(add_column, none, (counts.T, cells.T, c.rates.T))
+        of_data, lost = at_saddle(counts), deviance(counts.T[:, :, None], c.rates.T[:, None, :])
+        if seen is not None:
+            of_data, lost = jnp.where(seen, of_data, 0), jnp.where(seen.T[:, :, None], lost, 0)
+        density = of_data.sum(axis=1)[:, None] - lost.sum(axis=0)
         return jnp.where(possible[:, None], density, impossible(values, density.dtype)[:, None])
 
     def statistics(self, c: Any, r: Array, hidden: Any, x: Data) -> PoissonVectorStatistics:
@@ -77,7 +73,7 @@ class PoissonVector:
     def expected(self, c: Any, params: PoissonVectorParams, sums: PoissonVectorStatistics) -> Array:
         n = sums.sizes
         means = jnp.where(n == 0, 0, sums.total / jnp.where(n == 0, 1, n))  # a NaN in n is passed on
-        return -(n * stirling.deviance(means, params.rates)).sum()
+        return -(n * deviance(means, params.rates)).sum()
 
     def contrasts(self, params: PoissonVectorParams) -> Array:
         return jnp.log(jnp.maximum(params.rates, jnp.finfo(params.rates.dtype).tiny))
