@@ -32,6 +32,7 @@ from jaxem.families import (
     protocol,
     stirling,
 )
+from jaxem.families.gamma import shape
 from jaxem.models import Mixture, MixtureParams
 
 
@@ -343,6 +344,20 @@ def test_digamma_of_any_argument(dtype):
         assert_within(one, other, 8 * eps(dtype) * np.abs(other))
 
 
+def test_the_root_has_the_derivatives_of_the_root(dtype):
+    """a(g) with f(a) = g: a' = 1 / f', a'' = -f'' / f'^3, from Newton steps."""
+    gap = as_dtype(np.array([1e-4, 0.05, 0.6, 3.0, 40.0]), dtype)
+    found = jax.jit(lambda g: [jax.vmap(h)(g) for h in (shape, jax.grad(shape), jax.grad(jax.jacfwd(shape)))])(gap)
+    with mpmath.workdps(50):
+        wanted = np.zeros((3, 5))
+        for i, g in enumerate(gap):
+            a = mpmath.findroot(lambda a, g=g: mpmath.log(a) - mpmath.digamma(a) - float(g), float(found[0][i]))
+            first, second = 1 / a - mpmath.polygamma(1, a), -1 / a**2 - mpmath.polygamma(2, a)
+            wanted[:, i] = [float(v) for v in (a, 1 / first, -second / first**3)]
+    for one, other in zip(found, wanted, strict=True):
+        assert_within(one, other, 64 * eps(dtype) * np.abs(other))
+
+
 def test_angles_turn():
     """Directions, data and starts may lie on any side of pi and any number of turns away."""
     rng = np.random.default_rng(6)
@@ -395,7 +410,7 @@ def test_trials_of_each_observation():
     x = rng.binomial(trials, 0.3)
     rows = jnp.asarray(np.stack([x, trials - x], axis=1), jnp.float64)
     p = np.array([[0.25, 0.75], [0.6, 0.4]])
-    found = protocol.log_density(Multinomial(), MultinomialParams(jnp.asarray(p)), rows)
+    found = jax.jit(protocol.log_density)(Multinomial(), MultinomialParams(jnp.asarray(p)), rows)
     wanted = stats.binom.logpmf(x[:, None], trials[:, None], p[None, :, 0])
     assert_within(found, wanted, 64 * eps(np.float64) * (4 + np.abs(wanted)))
 

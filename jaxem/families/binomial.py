@@ -11,9 +11,8 @@ from jaxem.core.checks import whole_number
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import UnitInterval
-from jaxem.families.poisson import at_saddle
 from jaxem.families.protocol import impossible
-from jaxem.families.stirling import deviance
+from jaxem.families.stirling import deviance, of_count
 from jaxem.families.sums import weighted_sum
 
 
@@ -71,7 +70,7 @@ class Binomial:
         possible = self.supports(x)
         successes = jnp.where(possible, x, 0).astype(c.probabilities.dtype)
         every = jnp.full_like(successes, self.trials)
-        of_data = at_saddle(successes) + at_saddle(every - successes) - at_saddle(every)
+        of_data = of_count(successes) + of_count(every - successes) - of_count(every)
         density = of_data[:, None] - self._deviance(c, successes[:, None])
         return jnp.where(possible[:, None], density, impossible(x, density.dtype)[:, None])
 

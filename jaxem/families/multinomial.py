@@ -12,9 +12,8 @@ from jaxem.core.checks import whole_number
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Simplex
-from jaxem.families.poisson import at_saddle
 from jaxem.families.protocol import impossible
-from jaxem.families.stirling import deviance
+from jaxem.families.stirling import deviance, of_count
 from jaxem.families.sums import weighted_sums
 from jaxem.latent.classes import log_times
 
@@ -81,7 +80,7 @@ class Multinomial:
         # Poisson log-densities with rates T p, summed over the columns, less that of the total at its own rate.
         rates = total[None, :, None] * p.T[:, None, :]
         lost = deviance(counts.T[:, :, None], rates).sum(axis=0)
-        density = (at_saddle(counts).sum(axis=1) - at_saddle(total))[:, None] - lost
+        density = (of_count(counts).sum(axis=1) - of_count(total))[:, None] - lost
         return jnp.where(possible[:, None], density, impossible(x, density.dtype)[:, None])
 
     def statistics(self, c: Any, r: Array, hidden: Any, x: Array) -> MultinomialStatistics:

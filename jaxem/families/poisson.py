@@ -1,12 +1,10 @@
 """The Poisson distribution."""
 
 import dataclasses
-import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import digamma
@@ -87,15 +85,6 @@ class Poisson:
         return jax.random.poisson(key, rates).astype(rates.dtype)
 
 
-# s(x) for x = 0, 1, ..., 9, where Stirling's series is not yet accurate to 64 bits.
-_SMALL = np.array(
-    [
-        *(0.0, -1.0, -1.30685281944005469, -1.49592260322372593, -1.63287638586838314),
-        *(-1.74030218061154412, -1.82869439664177099, -1.90379031767822116, -1.9690705693065628, -2.02680628405549517),
-    ]
-)
-
-
 @jax.custom_jvp
 def log_probability(x: Array, rates: Array) -> Array:
     r"""log p(x_n | rate_k), (N, K), for whole numbers ``x (N,)`` and ``rates (K,)`` of one floating dtype.
@@ -108,7 +97,7 @@ def log_probability(x: Array, rates: Array) -> Array:
     """
 
     def table() -> Array:
-        return at_saddle(x)[None, :] - stirling.deviance(x[None, :], rates[:, None])
+        return stirling.of_count(x)[None, :] - stirling.deviance(x[None, :], rates[:, None])
 
     def unknown() -> Array:
         return jnp.full((rates.shape[0], x.shape[0]), jnp.nan, x.dtype)
@@ -129,11 +118,3 @@ def _log_probability_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Ar
 
 
 log_probability.defjvp(_log_probability_jvp, symbolic_zeros=True)
-
-
-def at_saddle(x: Array) -> Array:
-    """s(x), the log-probability of x at rate x, its maximum over rates."""
-    small = jnp.asarray(_SMALL, x.dtype)[jnp.clip(x, 0, len(_SMALL) - 1).astype(jnp.int32)]
-    large = jnp.maximum(x, len(_SMALL))
-    series = -0.5 * (math.log(2 * math.pi) + jnp.log(large)) - stirling.series_of_remainder(large)
-    return jnp.where(x < len(_SMALL), small, series)

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.core.data import Data, observed_of, values_of
+from jaxem.core.data import Data, Dataset, observed_of, values_of
+from jaxem.core.matrices import product
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive
-from jaxem.families.poisson import at_saddle
-from jaxem.families.protocol import impossible
-from jaxem.families.stirling import deviance
-from jaxem.families.sums import weighted_sums
+from jaxem.families.protocol import impossible, missing_as_nan
+from jaxem.families.stirling import deviance, of_count
+from jaxem.families.sums import kept_where_unseen, per_cell, weighted_sums
 
 
 class PoissonVectorParams(NamedTuple):
@@ -23,7 +23,7 @@ class PoissonVectorParams(NamedTuple):
 
 
 class PoissonVectorStatistics(NamedTuple):
-    sizes: Array  # (K, D), sum_n r_nk [x_nd is seen]
+    sizes: Array  # (K,), sum_n r_nk; with missing cells (K, D), sum_n r_nk [x_nd is seen]
     total: Array  # (K, D), sum_n r_nk x_nd over the cells seen
 
 
@@ -54,7 +54,7 @@ class PoissonVector:
         values, seen = values_of(x), observed_of(x)
         possible = self.supports(x)
         counts = jnp.where(possible[:, None], values, 0).astype(c.rates.dtype)
-        of_data, lost = at_saddle(counts), deviance(counts.T[:, :, None], c.rates.T[:, None, :])
+        of_data, lost = of_count(counts), deviance(counts.T[:, :, None], c.rates.T[:, None, :])
         if seen is not None:
             of_data, lost = jnp.where(seen, of_data, 0), jnp.where(seen.T[:, :, None], lost, 0)
         density = of_data.sum(axis=1)[:, None] - lost.sum(axis=0)
@@ -63,15 +63,15 @@ class PoissonVector:
     def statistics(self, c: Any, r: Array, hidden: Any, x: Data) -> PoissonVectorStatistics:
         values, seen = values_of(x), observed_of(x)
         if seen is None:
-            sizes = jnp.broadcast_to(r.sum(axis=0)[:, None], (r.shape[1], values.shape[1]))
-            return PoissonVectorStatistics(sizes, weighted_sums(r, values))
+            return PoissonVectorStatistics(r.sum(axis=0), weighted_sums(r, values))
         return PoissonVectorStatistics(weighted_sums(r, seen), weighted_sums(r, jnp.where(seen, values, 0)))
 
     def maximize(self, c: PoissonVectorParams | None, sums: PoissonVectorStatistics) -> PoissonVectorParams:
-        return PoissonVectorParams(sums.total / sums.sizes)
+        old = 1.0 if c is None else c.rates
+        return PoissonVectorParams(kept_where_unseen(sums.total / per_cell(sums.sizes), sums.sizes, old))
 
     def expected(self, c: Any, params: PoissonVectorParams, sums: PoissonVectorStatistics) -> Array:
-        n = sums.sizes
+        n = per_cell(sums.sizes)
         means = jnp.where(n == 0, 0, sums.total / jnp.where(n == 0, 1, n))  # a NaN in n is passed on
         return -(n * deviance(means, params.rates)).sum()
 
@@ -79,13 +79,15 @@ class PoissonVector:
         return jnp.log(jnp.maximum(params.rates, jnp.finfo(params.rates.dtype).tiny))
 
     def features(self, x: Data) -> Array:
-        values, seen = values_of(x), observed_of(x)
-        return values if seen is None else jnp.where(seen, values, jnp.nan)
+        return missing_as_nan(x)
 
     def supports(self, x: Data) -> Array:
         values, seen = values_of(x), observed_of(x)
         possible = (values >= 0) & (values == jnp.round(values)) & jnp.isfinite(values)
         return (possible if seen is None else possible | ~seen).all(axis=1)
+
+    def impute(self, params: PoissonVectorParams, r: Array, x: Dataset) -> Array:
+        return jnp.where(x.observed, x.values, product(r, params.rates))
 
     def sample(self, key: Array, params: PoissonVectorParams, labels: Array) -> Array:
         rates = params.rates[labels]

@@ -176,6 +176,23 @@ def series_of_remainder(b: Array) -> Array:
     return inverse * series
 
 
+# s(x) for x = 0, 1, ..., 9, where Stirling's series is not yet accurate to 64 bits.
+_SMALL = np.array(
+    [
+        *(0.0, -1.0, -1.30685281944005469, -1.49592260322372593, -1.63287638586838314),
+        *(-1.74030218061154412, -1.82869439664177099, -1.90379031767822116, -1.9690705693065628, -2.02680628405549517),
+    ]
+)
+
+
+def of_count(x: Array) -> Array:
+    """s(x) = x log x - x - log x! <= 0 for whole numbers x >= 0, the log-probability of a Poisson count at rate x."""
+    small = jnp.asarray(_SMALL, x.dtype)[jnp.clip(x, 0, len(_SMALL) - 1).astype(jnp.int32)]
+    large = jnp.maximum(x, len(_SMALL))
+    series = -0.5 * (math.log(2 * math.pi) + jnp.log(large)) - series_of_remainder(large)
+    return jnp.where(x < len(_SMALL), small, series)
+
+
 def gamma_at_saddle(a: Array, below: Array) -> Array:
     r"""a log a - a - log Gamma(a - below), element by element.
 

@@ -92,9 +92,6 @@ class VonMises:
         length = kappa / jnp.sqrt(1 + kappa.mean())
         return jnp.stack([length * jnp.cos(m), length * jnp.sin(m), jnp.log1p(kappa)], axis=1)
 
-    def mean(self, params: VonMisesParams) -> Array:
-        return params.directions
-
     def features(self, x: Array) -> Array:
         return jnp.stack([jnp.cos(x), jnp.sin(x)], axis=1)
 
