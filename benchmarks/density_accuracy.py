@@ -40,6 +40,8 @@ from jaxem.families import (
     MultinomialParams,
     MultivariateNormal,
     MultivariateNormalParams,
+    NegativeBinomial,
+    NegativeBinomialParams,
     Normal,
     NormalInverseWishart,
     NormalParams,
@@ -47,8 +49,12 @@ from jaxem.families import (
     PoissonParams,
     PoissonVector,
     PoissonVectorParams,
+    StudentT,
+    StudentTParams,
     VonMises,
     VonMisesParams,
+    ZeroInflated,
+    ZeroInflatedParams,
     normal_prior,
     products,
     quadratic,
@@ -142,6 +148,59 @@ def normal(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
         at = rng.integers(0, 6, 50)
         x = m[at] + np.sqrt(v[at]) * rng.normal(size=50) * _decades(rng, -3, 1, 50)
         yield _pairs(Normal(), _in(dtype, NormalParams(m, v)), _in(dtype, x), one, 6)
+
+
+def student_t(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
+    def one(leaves: Any, x: Any) -> tuple[Any, Any]:
+        m, s, tau = leaves
+        z = (x - m) ** 2 / s
+        if tau == 0:
+            return -(mp.log(2 * mp.pi * s) + z) / 2, max(abs(mp.log(s)), z, mp.log(2 * mp.pi)) / 2
+        a = 1 / (2 * tau)
+        constant = mp.loggamma(a + mpf(1) / 2) - mp.loggamma(a) - mp.log(a) / 2
+        tail = (a + mpf(1) / 2) * mp.log1p(tau * z)
+        return constant - mp.log(2 * mp.pi * s) / 2 - tail, max(abs(mp.log(s)), mp.log(2 * mp.pi), 2 * tail) / 2
+
+    for low, high in ((-1, 1), (-4, 0), (-30, -1), (0, 6)):
+        tails = np.append(_decades(rng, low, high, 5), 0.0)
+        s, m = _decades(rng, -9, 9, 6), rng.normal(size=6)
+        at = rng.integers(0, 6, 50)
+        x = m[at] + np.sqrt(s[at]) * rng.normal(size=50) * _decades(rng, -3, 6, 50)
+        yield _pairs(StudentT(), _in(dtype, StudentTParams(m, s, tails)), _in(dtype, x), one, 6)
+
+
+def negative_binomial(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
+    """The terms are those of the deviance form; the textbook's cancel."""
+
+    def one(leaves: Any, x: Any) -> tuple[Any, Any]:
+        m, phi = leaves
+        a = 1 / phi
+        rest = a * mp.log1p(phi * m)
+        if x == 0:
+            return -rest, rest
+        terms = x * mp.log(phi * m / (1 + phi * m)), mp.loggamma(x + a), mp.loggamma(a), mp.loggamma(x + 1)
+        return terms[0] + terms[1] - terms[2] - terms[3] - rest, 0
+
+    for x in (np.arange(24.0), np.round(_decades(rng, 1, 6, 30)), np.round(_decades(rng, 0, 7, 30))):
+        near = x[rng.integers(0, len(x), 6)] + 0.1
+        phi = _decades(rng, -9, 6, 6)
+        m = near * np.exp(np.sqrt(1 / near + np.minimum(phi, 1)) * rng.normal(size=6))
+        params = NegativeBinomialParams(m, phi)
+        yield _pairs(NegativeBinomial(), _in(dtype, params), _in(dtype, x), one, 6)
+
+
+def zero_inflated(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
+    def one(leaves: Any, x: Any) -> tuple[Any, Any]:
+        p, rate = leaves
+        log_f = x * mp.log(rate) - rate - mp.loggamma(x + 1)
+        if x == 0:
+            return mp.log(p + (1 - p) * mp.exp(log_f)), max(abs(mp.log(p)), rate)
+        return mp.log(1 - p) + log_f, max(abs(mp.log(1 - p)), abs(log_f))
+
+    p = np.concatenate([_decades(rng, -30, -1, 4), rng.random(4)])
+    rates = _decades(rng, -3, 3, 8)
+    params = ZeroInflatedParams(p, PoissonParams(rates))
+    yield _pairs(ZeroInflated(Poisson()), _in(dtype, params), _in(dtype, np.arange(20.0)), one, 8)
 
 
 def _covariance(rng: np.random.Generator, k: int, d: int, correlation: float, decades: float) -> np.ndarray:
@@ -412,6 +471,9 @@ DENSITIES = [
     Density("Poisson", "counts 0 to 1e30 (1e15 in float64), rates 1e-30 to 1e30", poisson, True),
     Density("Exponential", "rates 1e-30 to 1e30, rate x from 0 to 300", exponential),
     Density("Normal", "variances 1e-36 to 1e36, means to 1e6, up to 30 deviations away", normal),
+    Density("StudentT", "1 / nu from 0 to 1e6, up to 1e6 scales away", student_t),
+    Density("NegativeBinomial", "counts 0 to 1e7, dispersions 1e-9 to 1e6", negative_binomial, True),
+    Density("ZeroInflated Poisson", "probabilities 1e-30 to 1, rates 1e-3 to 1e3", zero_inflated),
     *(
         Density(
             f"MultivariateNormal {form}, deviations",

@@ -19,6 +19,8 @@ from jaxem.families import (
     Normal,
     NormalInverseWishart,
     Poisson,
+    StudentT,
+    ZeroInflated,
 )
 from jaxem.models import HMM, FactorAnalysis, Mixture
 
@@ -121,6 +123,17 @@ def factor_analysis(dtype):
     return _case(FactorAnalysis(2), x, dtype)
 
 
+def student_t_mixture(dtype):
+    rng = np.random.default_rng(6)
+    return _case(Mixture(StudentT(), 2), np.r_[rng.standard_t(3, 50), 6 + 2 * rng.standard_t(4, 40)], dtype)
+
+
+def zero_inflated_chain(dtype):
+    rng = np.random.default_rng(7)
+    counts = rng.poisson(np.where(np.arange(120) // 10 % 2, 2.0, 12.0)) * (rng.random(120) < 0.8)
+    return _case(HMM(ZeroInflated(Poisson()), 2), counts.astype(float).reshape(4, 30), dtype)
+
+
 class Coins(NamedTuple):
     choice: Any
     first: Any
@@ -167,6 +180,8 @@ CASES = {
     "ragged hmm": ragged_hmm,
     "weighted hmm": weighted_hmm,
     "factor analysis": factor_analysis,
+    "student t mixture": student_t_mixture,
+    "zero-inflated chain": zero_inflated_chain,
     "log-joint": log_joint,
     "VVE": old_faithful("VVE"),
     "VEV": old_faithful("VEV"),

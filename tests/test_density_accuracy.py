@@ -39,7 +39,7 @@ _SPEC.loader.exec_module(accuracy)
 
 # Units in the last place. Of the result, where all terms are of one sign; else of the largest term: a sum of up to 30
 # terms may lose one for each, a quadratic form some.
-OF_THE_RESULT = {"Poisson": 5, "Bernoulli": 5, "Categorical": 5, "PoissonVector": 5}
+OF_THE_RESULT = {"Poisson": 5, "Bernoulli": 5, "Categorical": 5, "PoissonVector": 5, "NegativeBinomial": 16}
 OF_ITS_TERMS = {"Exponential": 2, "Normal": 5, "NormalInverseWishart, diag": 16}
 
 

@@ -19,6 +19,10 @@ from jaxem.families.multinomial import Multinomial as Multinomial
 from jaxem.families.multinomial import MultinomialParams as MultinomialParams
 from jaxem.families.multivariate_normal import MultivariateNormal as MultivariateNormal
 from jaxem.families.multivariate_normal import MultivariateNormalParams as MultivariateNormalParams
+from jaxem.families.multivariate_student_t import MultivariateStudentT as MultivariateStudentT
+from jaxem.families.multivariate_student_t import MultivariateStudentTParams as MultivariateStudentTParams
+from jaxem.families.negative_binomial import NegativeBinomial as NegativeBinomial
+from jaxem.families.negative_binomial import NegativeBinomialParams as NegativeBinomialParams
 from jaxem.families.normal import Normal as Normal
 from jaxem.families.normal import NormalParams as NormalParams
 from jaxem.families.normal_prior import NormalInverseWishart as NormalInverseWishart
@@ -27,5 +31,9 @@ from jaxem.families.poisson import PoissonParams as PoissonParams
 from jaxem.families.poisson_vector import PoissonVector as PoissonVector
 from jaxem.families.poisson_vector import PoissonVectorParams as PoissonVectorParams
 from jaxem.families.protocol import Family as Family
+from jaxem.families.student_t import StudentT as StudentT
+from jaxem.families.student_t import StudentTParams as StudentTParams
 from jaxem.families.von_mises import VonMises as VonMises
 from jaxem.families.von_mises import VonMisesParams as VonMisesParams
+from jaxem.families.zero_inflated import ZeroInflated as ZeroInflated
+from jaxem.families.zero_inflated import ZeroInflatedParams as ZeroInflatedParams

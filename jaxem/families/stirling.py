@@ -166,11 +166,57 @@ def log_minus_digamma(a: Array) -> Array:
     return 0.5 * reciprocal(a) - _slope_of_remainder(a)
 
 
+def remainder_of_inverse(i: Array) -> Array:
+    r"""delta(1 / i) for i >= 0: smooth at i = 0, where it is 0, and accurate relative to itself.
+
+    .. math:: \delta(a) = \delta(a + 1) + \frac{\operatorname{artanh} v}{v} - 1, \quad v = \frac{1}{2 a + 1}
+
+    takes it to where the series holds. All terms are positive.
+    """
+    steps = jnp.arange(1, FROM, dtype=i.dtype).reshape(-1, *(1,) * i.ndim)
+    v = i[None] / (2 + (2 * steps + 1) * i[None])  # at most 1 / 3
+    square = v**2
+    later = (square * _series(square)).sum(axis=0)
+    return _first_step(i) + later + series_of_remainder_in_inverse(i / (1 + FROM * i))
+
+
+def _first_step(i: Array) -> Array:
+    """artanh(v) / v - 1 for v = i / (2 + i)."""
+    near = i < 1
+    v = jnp.where(near, i, 0) / (2 + jnp.where(near, i, 0))
+    far = jnp.where(near, 1, i)
+    return jnp.where(near, v**2 * _series(v**2), (1 / far + 0.5) * jnp.log1p(far) - 1)
+
+
+def log1p_ratio(y: Array, above: Array) -> Array:
+    """log(1 + y) / y for y > -1, smooth at 0, where it is 1; ``above`` is 1 + y, without cancellation near y = -1."""
+    near, v, excess, far = _log1p(y, above)
+    return jnp.where(near, (1 - v) * (1 + excess), far)
+
+
+def log1p_shortfall(y: Array, above: Array) -> Array:
+    """1 - log(1 + y) / y for y > -1, to full relative accuracy; ``above`` is 1 + y."""
+    near, v, excess, far = _log1p(y, above)
+    return jnp.where(near, v - (1 - v) * excess, 1 - far)
+
+
+def _log1p(y: Array, above: Array) -> tuple[Array, Array, Array, Array]:
+    """Whether |v| < 1 / 3, where v = y / (2 + y); there v and artanh(v) / v - 1; elsewhere log(1 + y) / y."""
+    near = (y < 1) & (y > -0.5)
+    v = jnp.where(near, y, 0) / jnp.where(near, 1 + above, 1)
+    far = jnp.log(jnp.where(near, 1, above)) / jnp.where(near, 1, y)
+    return near, v, v**2 * _series(v**2), far
+
+
 def series_of_remainder(b: Array) -> Array:
     """delta(b) for b >= ``FROM``, by the series."""
-    inverse = 1 / b
+    return series_of_remainder_in_inverse(1 / b)
+
+
+def series_of_remainder_in_inverse(inverse: Array) -> Array:
+    """delta(1 / inverse) for inverse <= 1 / ``FROM``, by the series."""
     square = inverse**2
-    series = jnp.full_like(b, _STIRLING[-1])
+    series = jnp.full_like(inverse, _STIRLING[-1])
     for coefficient in _STIRLING[-2::-1]:
         series = series * square + coefficient
     return inverse * series

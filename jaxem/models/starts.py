@@ -106,8 +106,11 @@ def start_components(
     def sums(c: Any) -> Any:
         def one_block(rows: tuple[Array, Array, Array]) -> tuple[Array, Any]:
             r = assign(rows) * rows[1][:, None]
-            hidden = () if c is None else observed.hidden(family, c, rows[0])
-            of = lambda c: (r.sum(axis=0), observed.statistics(family, c, r, hidden, rows[0]))
+
+            def of(c: Any) -> Any:
+                hidden = () if c is None else observed.hidden(family, c, rows[0])
+                return r.sum(axis=0), observed.statistics(family, c, r, hidden, rows[0])
+
             return choose(c, of)
 
         size = (1 + k) * (1 + sum(leaf[0].size for leaf in jax.tree.leaves(x))) * dtype.itemsize
