@@ -23,6 +23,7 @@ TABLE = {
         ["272 observations, 11 free parameters", "components.means[1, 1]", "bootstrap and the sandwich differ"],
         ["error_bars.png"],
     ),
+    "missing_cells": (["all 153 days", "log-likelihood -1896.171507", "94 % of the species"], []),
     "three_coins": (["0.4064", "0.5368", "0.6432", "log-likelihood -6.7301166701   chance of a 1: 0.6"], []),
     "earthquakes": (["328.5275", "20 starts", "violent"], ["earthquakes.png"]),
     "acceleration": (["2055", "SQUAREM", "Anderson", "-1989.94585988"], ["acceleration.png"]),

@@ -190,6 +190,17 @@ def test_the_optimum_and_its_errors_are_those_of_a_direct_search(name):
         np.testing.assert_allclose(information.observed, -hessian, rtol=1e-6, atol=1e-6 * np.abs(hessian).max())
 
 
+def test_air_quality_as_in_lavaan():
+    """R's lavaan 0.6-14, missing = "fiml": log-likelihood and standard errors of the means."""
+    x = datasets.airquality()
+    x[:, 0] = np.log(x[:, 0])
+    model, data = Mixture(MultivariateNormal(), 1), jaxem.dataset(x, missing="nan")
+    fit = jaxem.fit(model, model.init(KEY, data), data, tol=1e-12)
+    assert float(fit.objective) == pytest.approx(-1896.17150733, abs=1e-8)
+    errors = jaxem.inference.standard_errors(model, fit, data).components.means[0]
+    np.testing.assert_allclose(errors, [0.07251556, 7.435367, 0.28388554, 0.76271677], rtol=1e-6)
+
+
 def test_a_chain_with_gaps_by_enumeration():
     """Frames and cells missing: the sum over all paths, each with what is seen of each frame."""
     model = HMM(MultivariateNormal(), 2)

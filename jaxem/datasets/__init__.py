@@ -81,3 +81,16 @@ def diabetes() -> tuple[np.ndarray, np.ndarray]:
     """
     table = _table("diabetes.csv")
     return table[:, :3], table[:, 3].astype(int)
+
+
+def airquality() -> np.ndarray:
+    """Daily measurements of the air in New York, May to September 1973; some are missing.
+
+    Returns:
+        An array (153, 4), NaN where missing: ozone in parts per billion, solar radiation in langleys, wind in miles an
+        hour, and the highest temperature in degrees Fahrenheit.
+
+    Source: Chambers, Cleveland, Kleiner & Tukey (1983), as in R's ``airquality``.
+    """
+    with resources.files(__name__).joinpath("airquality.csv").open() as file:
+        return np.genfromtxt(file, delimiter=",", skip_header=1)
