@@ -275,5 +275,11 @@ def default_block_size(model: Any, params: Params, data: Data) -> int:
 
     if isinstance(data, Spread):  # functions of a user take the parts, which have this structure
         part = data.data
-        return rows_in_cache(trees.size_in_bytes((jax.eval_shape(rows, part), part)) / max(count(data), 1))
-    return rows_in_cache(trees.size_in_bytes((jax.eval_shape(lambda: rows(data)), data)) / max(count(data), 1))
+        q = jax.eval_shape(rows, part)
+    else:
+        part, q = data, jax.eval_shape(lambda: rows(data))
+    n = max(count(data), 1)
+    # What all rows share is met once per block: it should not be the larger part of a block.
+    shared = sum(trees.size_in_bytes(leaf) for leaf in jax.tree.leaves(q) if leaf.ndim and leaf.shape[0] % n)
+    size = (trees.size_in_bytes((q, part)) - shared) / n
+    return max(rows_in_cache(size), int(2 * shared / size))

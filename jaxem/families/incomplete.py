@@ -10,7 +10,7 @@ Source: Little & Rubin (2019), section 11.2; Ghahramani & Jordan (1994) for mixt
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,36 +81,63 @@ def _of_rows(covariances: Array, patterns: Conditional | None, x: Dataset) -> tu
 
 def _weighted_deviations(means: Array, found: Conditional, pattern: Array, x: Dataset) -> tuple[Array, Array]:
     """y = x - m and v = S_oo^-1 y, both (N, K, D), both zero where a cell is missing."""
-    k, d = means.shape
+    seen, values = x.observed[:, None, :], x.values.astype(means.dtype)[:, None, :]
+    y = jnp.where(seen, values - means[None], 0)
+    return y, _times_own(found.precisions, y, pattern)
 
-    def one(row: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        values, seen, p = row
-        y = jnp.where(seen[None], values[None] - means, 0)
-        return y, jnp.matmul(found.precisions[p], y[:, :, None])[:, :, 0]
 
-    at_a_time = max(_BYTES // (k * d * d * means.dtype.itemsize), 1)
-    rows = (x.values.astype(means.dtype), x.observed, pattern)
-    if x.values.shape[0] <= at_a_time:
-        return jax.vmap(one)(rows)
-    return jax.lax.map(jax.checkpoint(one), rows, batch_size=at_a_time)
+@jax.custom_jvp
+def _times_own(precisions: Array, y: Array, pattern: Array) -> Array:
+    """P_nk y_nk, (N, K, D), where row n has the matrices P_nk = precisions[pattern[n]], which are symmetric.
+
+    On a CPU row by row: a matrix is read where it lies, and copies of it for many rows would cost five times as much.
+    """
+    if jax.default_backend() != "cpu":
+        return _by_copies(precisions, y, pattern)
+
+    def one(row: tuple[Array, Array]) -> Array:
+        y, p = row
+        return (jax.lax.dynamic_index_in_dim(precisions, p, 0, False) * y[:, :, None]).sum(axis=1)
+
+    return jax.lax.map(one, (y, pattern))
+
+
+@_times_own.defjvp
+def _times_own_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """The derivative by copies: the transpose of a loop over rows would pass over all matrices for each row."""
+    precisions, y, pattern = primals
+    turned, moved, _ = tangents
+    return _times_own(precisions, y, pattern), _by_copies(precisions, moved, pattern) + _by_copies(turned, y, pattern)
+
+
+def _by_copies(precisions: Array, y: Array, pattern: Array) -> Array:
+    n, k, d = y.shape
+    one = lambda row: jnp.matmul(precisions[row[1]], row[0][:, :, None])[:, :, 0]
+    at_a_time = max(_BYTES // (k * d * d * y.dtype.itemsize), 1)
+    if n <= at_a_time:
+        return jax.vmap(one)((y, pattern))
+    return jax.lax.map(jax.checkpoint(one), (y, pattern), batch_size=at_a_time)
 
 
 def log_density(means: Array, covariances: Array, patterns: Conditional | None, x: Dataset) -> Array:
     """log N(x_o; m_o, S_oo) of the seen cells, (N, K)."""
     found, pattern = _of_rows(covariances, patterns, x)
-    y, v = _weighted_deviations(means, found, pattern, x)
-    seen = found.masks.sum(axis=1).astype(means.dtype)
+    return _log_density(found, pattern, *_weighted_deviations(means, found, pattern, x))
+
+
+def _log_density(found: Conditional, pattern: Array, y: Array, v: Array) -> Array:
+    seen = found.masks.sum(axis=1).astype(y.dtype)
     constants = found.log_determinants + math.log(2 * math.pi) * seen[:, None]
     return -0.5 * (constants[pattern] + (y * v).sum(axis=2))
 
 
-def infer(means: Array, covariances: Array, patterns: Conditional | None, x: Dataset) -> Completed:
-    """The posterior of the missing cells."""
+def infer(means: Array, covariances: Array, patterns: Conditional | None, x: Dataset) -> tuple[Array, Completed]:
+    """``log_density``, and the posterior of the missing cells."""
     found, pattern = _of_rows(covariances, patterns, x)
-    _, v = _weighted_deviations(means, found, pattern, x)
+    y, v = _weighted_deviations(means, found, pattern, x)
     predicted = means[None] + _times(covariances, v)
     values = jnp.where(x.observed[:, None, :], x.values.astype(means.dtype)[:, None, :], predicted)
-    return Completed(values, pattern, found.masks, found.covariances)
+    return _log_density(found, pattern, y, v), Completed(values, pattern, found.masks, found.covariances)
 
 
 def _times(matrix: Array, v: Array) -> Array:
@@ -172,7 +199,7 @@ def filled(r: Array, x: Dataset) -> Array:
 
 def draw(key: Array, means: Array, covariances: Array, labels: Array, x: Dataset) -> Array:
     """Rows (N, D) whose missing cells are draws from their posterior given the class ``labels (N,)``."""
-    q = infer(means, covariances, prepare(covariances, x), x)
+    _, q = infer(means, covariances, prepare(covariances, x), x)
     n, d = x.values.shape
     lower, _ = _missing(q)
     own = jnp.broadcast_to(lower, (lower.shape[0], means.shape[0], d, d))[q.pattern, labels]

@@ -188,8 +188,11 @@ class MultivariateNormal:
 
     def hidden(self, c: Prepared, x: Data) -> Any:
         """The missing cells given those seen, where the covariances are matrices; () where cells are independent."""
+        return self.infer(c, x)[1]
+
+    def infer(self, c: Prepared, x: Data) -> tuple[Array, Any]:
         if observed_of(x) is None or not self._base.of_matrices:
-            return ()
+            return self.log_density(c, x), ()
         return incomplete.infer(c.at.means, self._matrices(c.covariances), c.patterns, x)
 
     def complete(self, c: Prepared, hidden: Any, x: Data) -> Array:
@@ -272,7 +275,7 @@ class MultivariateNormal:
         if not self._base.of_matrices:
             return product(r, params.means)
         matrices = self._matrices(self._of_base(params))
-        posterior = incomplete.infer(params.means, matrices, incomplete.prepare(matrices, x), x)
+        _, posterior = incomplete.infer(params.means, matrices, incomplete.prepare(matrices, x), x)
         return (r[:, :, None] * posterior.values).sum(axis=1)
 
     def redraw(self, key: Array, params: MultivariateNormalParams, labels: Array, x: Dataset) -> Array:

@@ -107,7 +107,7 @@ def start_components(
         def one_block(rows: tuple[Array, Array, Array]) -> tuple[Array, Any]:
             r = assign(rows) * rows[1][:, None]
 
-            def of(c: Any) -> Any:
+            def of(c: Any) -> tuple[Array, Any]:
                 hidden = () if c is None else observed.hidden(family, c, rows[0])
                 return r.sum(axis=0), observed.statistics(family, c, r, hidden, rows[0])
 
