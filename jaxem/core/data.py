@@ -161,8 +161,19 @@ def patterns_of(data: Data) -> Any:
 
 
 def with_values(data: Data, values: Any) -> Data:
-    """The data with other values; masks and everything else are kept."""
+    """The data with other values in the same shapes; masks and everything else are kept."""
+    values = jax.tree.map(lambda new, old: new.reshape(old.shape), values, values_of(data))
     return dataclasses.replace(data, values=values) if isinstance(data, Dataset) else values
+
+
+def part(data: Data, name: str, *takes: str) -> Data:
+    """The part ``name`` of data whose values are a dict, with the ``"observed"`` and ``"given"`` that it takes."""
+    data = data.data if isinstance(data, Spread) else data
+    if not isinstance(data, Dataset):
+        return data[name]
+    of = lambda tree: tree[name] if "observed" in takes and tree is not None else None
+    given = data.given if "given" in takes else None
+    return plain(Dataset(data.values[name], given, of(data.observed), patterns=of(data.patterns)))
 
 
 def lengths_of(data: Data) -> Array | None:

@@ -30,9 +30,10 @@ def dataset(
     A plain array is a data set too: ``fit(model, params, x)`` is ``fit(model, params, dataset(x))``.
 
     Arguments:
-        values: the values that are modelled, (N, ...): an array, a tree (tuple, dict, ...) of arrays that share the
-            leading axis, or a data frame, which becomes (N, D) with categories as their codes. For sequences
-            (N, T, ...), or a list of N arrays (T_n, ...) of unequal length, which are padded.
+        values: the values that are modelled, (N, ...): an array, a data frame, which becomes (N, D) with categories as
+            their codes, a column of one, which becomes (N,), or a tree (tuple, dict, ...) of these that share the
+            leading axis. For sequences (N, T, ...), or a list of N arrays (T_n, ...) of unequal length, which are
+            padded.
         given: covariates, (N, ...) or (N, T, ...), in any form that values may have. They are conditioned on, never
             modelled, and never counted as observed values. Default: none.
         lengths: (N,), the number of steps of each sequence that count, where values are padded already; whole numbers
@@ -91,14 +92,17 @@ def named(data: Data) -> Dataset:
     return Dataset(taken.tree, lengths=taken.lengths, names=columns or None)
 
 
-def columns_of(data: Data) -> Columns | None:
-    """The columns of the values, where they came as a data frame."""
-    if isinstance(data, Sharded):
-        return data.data.columns()
-    if isinstance(data, Dataset):
-        return data.columns()
-    tables = data if isinstance(data, list) and data else [data]
-    return named(data).columns() if frames.is_table(tables[0]) else None
+def columns_of(data: Data) -> dict[str, Columns]:
+    """The columns of each part of the values that came as a data frame or series, by its path; ``""``: the whole."""
+    data = data.data if isinstance(data, Sharded) else data
+    if not isinstance(data, Dataset):
+        tables = data[:1] if isinstance(data, list) else jax.tree.leaves(data, is_leaf=frames.is_table)
+        if not any(frames.is_table(node) or frames.is_series(node) for node in tables):
+            return {}
+        data = named(data)
+    whole = "values"
+    found = ((path.removeprefix(whole), columns) for path, columns in data.names or () if path.startswith(whole))
+    return {path.removeprefix("."): columns for path, columns in found}
 
 
 def as_data(data: Data, lanes: bool = False) -> Data:
@@ -156,6 +160,8 @@ def _values(tree: Any, name: str, may_miss: bool) -> Taken:
         array, mask, found = _one(node, what, may_miss)
         arrays.append(as_array(array, what))
         masks.append(mask)
+        if found is not None and not all(found.names):  # a series without a name
+            found = found._replace(names=(where or "x",))
         columns += [] if found is None else [(f".{where}" if where else "", found)]
     observed = None
     if any(mask is not None for mask in masks):
@@ -176,8 +182,9 @@ def _one(node: Any, what: str, may_miss: bool) -> tuple[Any, Array | None, Colum
     if isinstance(node, Dataset | Sharded):
         raise ValueError(f"{what} is a data set within the data: give all parts to jaxem.dataset at once")
     array, mask, columns = node, None, None
-    if frames.is_table(node):
-        array, mask, columns = frames.read(node, what)
+    read = frames.read(node, what) if frames.is_table(node) else frames.read_series(node, what)
+    if read is not None:
+        array, mask, columns = read
         if not may_miss:
             frames.refuse_missing(mask, columns, what)
     elif may_miss:

@@ -21,6 +21,31 @@ def is_table(value: Any) -> bool:
     return columns is not None and not callable(columns) and not isinstance(value, tuple) and not hasattr(kind, "dtype")
 
 
+def is_series(value: Any) -> bool:
+    """Whether this is a column of a data frame: it has one dtype, and a name or chunks."""
+    kind = type(value)
+    return hasattr(kind, "to_numpy") and (hasattr(kind, "chunks") or (hasattr(kind, "dtype") and hasattr(kind, "name")))
+
+
+def read_series(series: Any, name: str) -> tuple[np.ndarray, np.ndarray, Columns] | None:
+    """A column of a data frame as an array (N,), the mask of its observed cells, and its name (``""`` without one).
+
+    ``None`` for anything else, and where narwhals is not installed: it is then converted as an array.
+    """
+    if not is_series(series):
+        return None
+    try:
+        import narwhals.stable.v2 as nw
+
+        column = nw.from_native(series, series_only=True)
+    except (ImportError, TypeError):
+        return None
+    if column.dtype == nw.Object:
+        return None
+    array, observed, levels = _column(column, name)
+    return array, observed, Columns((str(column.name or ""),), (levels,))
+
+
 def read(frame: Any, name: str) -> tuple[np.ndarray, np.ndarray, Columns]:
     """A data frame as an array (N, D), the mask of its observed cells, and its columns.
 
@@ -82,7 +107,7 @@ def _by_protocol(frame: Any, name: str) -> tuple[np.ndarray, np.ndarray, Columns
 def refuse_missing(observed: np.ndarray, columns: Columns, name: str) -> None:
     """Raise ``ValueError`` where a cell is missing, and name the column."""
     if not observed.all():
-        row, column = np.argwhere(~observed)[0]
+        row, column = np.argwhere(~observed.reshape(len(observed), -1))[0]
         raise ValueError(
             f"{name}: {int((~observed).sum())} cells are missing, the first in row {row} of column "
             f'{columns.names[column]!r}; leave those rows out, or allow them: jaxem.dataset(..., missing="nan")'

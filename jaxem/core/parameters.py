@@ -9,6 +9,7 @@ has two such axes.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -36,12 +37,15 @@ class Param:
         location: whether the array says where each class lies, so that classes are sorted by it; default False.
         column: the index of the data column that the array describes, whose levels are the last axis; default None:
             the array does not describe a single column.
+        part: the part of the values that the array describes, a name in a tree such as ``"items"``; default ``""``:
+            the whole. Letters of axes other than ``"K"`` then begin with it, as in ``"items.D"``.
     """
 
     space: Space
     axes: tuple[str | int, ...]
     location: bool = False
     column: int | None = None
+    part: str = ""
 
     @classmethod
     def of(cls, space: Space, axes: str, location: bool = False) -> "Param":
@@ -57,12 +61,21 @@ class Param:
         """
         return cls(space, tuple(int(axis) if axis.isdigit() else axis for axis in axes.split()), location)
 
+    def within(self, name: str) -> "Param":
+        """The same array as one of the part ``name`` of the values."""
+        axes = tuple(f"{name}.{axis}" if isinstance(axis, str) and axis != "K" else axis for axis in self.axes)
+        return dataclasses.replace(self, axes=axes, part=f"{name}.{self.part}" if self.part else name)
+
     def labels(self, shape: tuple[int, ...], columns: Columns | None) -> answers.Labels:
-        """The labels along each axis: the names of columns and levels where they are known, otherwise numbers."""
+        """The labels along each axis: the names of columns and levels where they are known, otherwise numbers.
+
+        ``columns`` are those of the part that the array describes.
+        """
+        of_columns = f"{self.part}.D" if self.part else "D"
         labels = answers.numbered(shape)
         for place, (axis, length) in enumerate(zip(self.axes, shape, strict=True)):
             names: tuple[str, ...] | None = None
-            if columns is not None and axis == "D":
+            if columns is not None and axis == of_columns:
                 names = columns.names
             elif columns is not None and self.column is not None and place == len(shape) - 1:
                 names = columns.levels[self.column]
@@ -74,11 +87,13 @@ def _is_param(node: Any) -> bool:
     return isinstance(node, Param)
 
 
-def named(params: Any, declared: Declared = None, columns: Columns | None = None) -> list[tuple[str, answers.Labels]]:
+def named(
+    params: Any, declared: Declared = None, columns: Mapping[str, Columns] | None = None
+) -> list[tuple[str, answers.Labels]]:
     """The name of each array, and the labels along each of its axes.
 
-    The labels are the names of the data's columns and their levels where ``declared`` says which axes those are,
-    otherwise numbers.
+    The labels are the names of the data's ``columns``, those of each part, and their levels where ``declared`` says
+    which axes those are, otherwise numbers.
     """
     arrays, found = jax.tree.leaves(params), []
     declarations = [None] * len(arrays) if declared is None else leaves(declared)
@@ -87,9 +102,10 @@ def named(params: Any, declared: Declared = None, columns: Columns | None = None
         if param is None or len(param.axes) != len(shape):
             found.append((name, answers.numbered(shape)))
             continue
-        if columns is not None and param.column is not None and param.column < len(columns.names):
-            name = f"{name.rpartition('.')[0]}.{columns.names[param.column]}"
-        found.append((name, param.labels(shape, columns)))
+        own = None if columns is None else columns.get(param.part)
+        if own is not None and param.column is not None and param.column < len(own.names):
+            name = f"{name.rpartition('.')[0]}.{own.names[param.column]}"
+        found.append((name, param.labels(shape, own)))
     return found
 
 

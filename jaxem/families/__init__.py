@@ -30,6 +30,7 @@ from jaxem.families.poisson import Poisson as Poisson
 from jaxem.families.poisson import PoissonParams as PoissonParams
 from jaxem.families.poisson_vector import PoissonVector as PoissonVector
 from jaxem.families.poisson_vector import PoissonVectorParams as PoissonVectorParams
+from jaxem.families.product import Product as Product
 from jaxem.families.protocol import Family as Family
 from jaxem.families.student_t import StudentT as StudentT
 from jaxem.families.student_t import StudentTParams as StudentTParams

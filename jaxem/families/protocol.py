@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.core import parameters
 from jaxem.core.contexts import Context, choose
 from jaxem.core.data import Data, observed_of, values_of
 from jaxem.core.parameters import Declared
@@ -34,17 +35,17 @@ class Family(Protocol):
 
     These functions are optional. Those below this class supply the default where a family lacks one:
 
-    * ``mean(params) -> (K, ...)`` -- the mean of an observation of each class. Or, for several columns with missing
-      cells, ``impute(params, r, x)``: their means given the cells seen and the class probabilities r (N, K), shaped
+    * ``mean(params) -> (K, ...)`` -- the mean of an observation of each class; by default, its location. Or, for several columns
+      with missing cells, ``impute(params, r, x)``: their means given the cells seen and the class probabilities r (N, K), shaped
       like the values (what it returns for cells that are seen is not used). And ``redraw(key, params, labels, x)``:
       draws given the class; without it the cells of a class are taken to be independent.
     * ``log_prior(params) -> ()`` -- a log-prior, which ``maximize`` must then include.
-    * ``check_shape(values, leading, title)`` -- raises ``ValueError`` for values of another shape, and ``sizes(values,
+    * ``check_shape(x, leading, title)`` -- raises ``ValueError`` for observations of another shape, and ``sizes(values,
       leading)`` returns the lengths of the axes that are declared with letters, where values are no single array.
     * ``degenerate(params) -> ()`` -- whether a class has collapsed, so that its density is unbounded.
     * ``diagnose(x, dtype)`` -- a text that says why no start can be made from the NumPy rows ``x`` (their values, with
       missing cells filled), or ``None``.
-    * ``contrasts(params) -> (K, F)`` -- numbers without units by which classes differ.
+    * ``contrasts(params) -> (K, F)`` -- numbers without units by which classes differ, or ``None``.
 
     A family with hidden variables u of its own also has all of these:
 
@@ -103,13 +104,14 @@ def takes(family: Any) -> tuple[str, ...]:
     return (*declared, "observed") if family.event_ndim == 0 else declared
 
 
-def check_shape(family: Any, values: Any, leading: tuple[str, ...], title: str) -> None:
-    """Raise ``ValueError`` where the axes of ``values`` are not ``leading`` followed by those of one event.
+def check_shape(family: Any, x: Data, leading: tuple[str, ...], title: str) -> None:
+    """Raise ``ValueError`` where the axes of the values of ``x`` are not ``leading`` followed by those of one event.
 
     ``title`` names what needs the values: the first words of the message.
     """
     if hasattr(family, "check_shape"):
-        return family.check_shape(values, leading, title)
+        return family.check_shape(x, leading, title)
+    values = values_of(x)
     if not hasattr(values, "ndim"):
         what = "nothing" if not jax.tree.leaves(values) else f"a {type(values).__name__}"
         raise ValueError(f"{title} needs one array of data; got {what}")
@@ -166,6 +168,24 @@ def log_prior(family: Any, params: Any) -> Array | float:
     return family.log_prior(params) if hasattr(family, "log_prior") else 0.0
 
 
+def has_prior(family: Any) -> bool:
+    """Whether the family has a log-prior."""
+    return hasattr(family, "log_prior") and getattr(family, "prior", family) is not None
+
+
+def separate(family: Any) -> bool:
+    """Whether a class without weight leaves the parameters of the others as they are in ``maximize``."""
+    return getattr(family, "separate", False) or parameters.all_of_classes(family.declare())
+
+
+def mean(family: Any, params: Any) -> Any:
+    """E x given each class: a tree with an array for each one that is declared as a location, and of its shape."""
+    if hasattr(family, "mean"):
+        return family.mean(params)
+    declared = jax.tree.leaves(family.declare(), is_leaf=lambda node: isinstance(node, parameters.Param))
+    return [leaf for param, leaf in zip(declared, jax.tree.leaves(params), strict=True) if param.location]
+
+
 def degenerate(family: Any, params: Any) -> Array:
     """Whether a class has collapsed; false where the family does not say."""
     return family.degenerate(params) if hasattr(family, "degenerate") else jnp.bool_(False)
@@ -180,15 +200,20 @@ def diagnose(family: Any, x: Any, dtype: np.dtype) -> str | None:
 _ALIKE = 0.03
 
 
+def contrasts(family: Any, params: Any) -> Array | None:
+    """Numbers without units by which classes differ, (K, F); ``None`` where the family does not say."""
+    return family.contrasts(params) if hasattr(family, "contrasts") else None
+
+
 def coincide(family: Any, params: Any, active: Array | None = None) -> Array:
     """Whether every class equals, or nearly equals, another one; false where the family has no ``contrasts``.
 
     ``active (K,)`` says which classes there are; ``None`` means all.
     """
-    if not hasattr(family, "contrasts"):
+    found = contrasts(family, params)
+    if found is None:
         return jnp.bool_(False)
-    contrasts = family.contrasts(params)
-    gaps = jnp.abs(contrasts[:, None, :] - contrasts[None, :, :]).max(axis=-1)
+    gaps = jnp.abs(found[:, None, :] - found[None, :, :]).max(axis=-1)
     others = jnp.where(jnp.eye(gaps.shape[0], dtype=bool), jnp.inf, gaps)
     if active is None:
         return (others.min(axis=1) <= _ALIKE).all()

@@ -1,6 +1,6 @@
 """Unconstrained coordinates as one flat vector u (P,), and the names of parameters and of coordinates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -45,11 +45,11 @@ def parameter_spaces(model: Any, params: Params) -> list[Space]:
     return constraints.leaves(spaces_of(model), params)
 
 
-def _named(model: Any, params: Params, columns: Columns | None) -> list[tuple[str, answers.Labels]]:
+def _named(model: Any, params: Params, columns: Mapping[str, Columns] | None) -> list[tuple[str, answers.Labels]]:
     return parameters.named(params, model.declare() if has(model, "declare") else None, columns)
 
 
-def parameter_names(model: Any, params: Params, columns: Columns | None = None) -> tuple[str, ...]:
+def parameter_names(model: Any, params: Params, columns: Mapping[str, Columns] | None = None) -> tuple[str, ...]:
     """The name of every parameter (T,), in the order of ``ravel_pytree``.
 
     E.g. ``components.means[0, 1]``, or ``components.means[0, waiting]`` where the columns of the data have names.
@@ -74,7 +74,7 @@ def constant(model: Any, params: Params) -> np.ndarray:
     return _of_elements(answers.constant, model, params)
 
 
-def coordinate_names(model: Any, params: Params, columns: Columns | None = None) -> tuple[str, ...]:
+def coordinate_names(model: Any, params: Params, columns: Mapping[str, Columns] | None = None) -> tuple[str, ...]:
     """The name of every coordinate (P,): the parameter, and the function of it that the chart uses.
 
     ``log x[i]`` and ``logit x[i]`` are as named. ``ilr x[j]`` is the j-th log-ratio of a simplex. For a matrix,

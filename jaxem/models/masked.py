@@ -25,8 +25,7 @@ class Maskable:
     def maskable(self: Any) -> bool:
         """Whether ``masked`` is exact: a prior would count the copies, and an empty class might spoil parameters that
         all classes share."""
-        shares = not getattr(self.family, "separate", False) and not parameters.all_of_classes(self.family.declare())
-        return not shares and (not hasattr(self.family, "log_prior") or getattr(self.family, "prior", self) is None)
+        return families.separate(self.family) and not families.has_prior(self.family)
 
     def masked(self, active: Array) -> "Masked":
         """The model restricted to the classes at which ``active (K,)`` is True; class 0 must be one of them."""

@@ -63,7 +63,7 @@ def check(model: Any, params: Any, data: Data | None, leading: tuple[str, ...], 
     if data is not None:
         check_parts(model, data, *takes, *families.takes(family))
         values = datasets.values_of(data)
-        families.check_shape(family, values, leading, title)
+        families.check_shape(family, data, leading, title)
     if params is None:
         return
     lengths = families.sizes(family, values, len(leading))
@@ -107,10 +107,15 @@ def supported(family: Any, x: Data, counts: Array | None) -> Array:
 
 
 def real(x: Data, dtype: Any) -> Data:
-    """Values and covariates that are whole numbers or booleans as floats of ``dtype``; floats unchanged.
+    """Values and covariates that are whole numbers, booleans or narrower floats as floats of ``dtype``.
 
     Numbers that are computed from data must not inherit an integer or boolean dtype.
     """
     if isinstance(x, Dataset):
         return dataclasses.replace(x, values=real(x.values, dtype), given=real(x.given, dtype))
-    return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.astype(dtype), x)
+
+    def wide(leaf: Array) -> Array:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf if floating and jnp.finfo(leaf.dtype).bits >= jnp.finfo(dtype).bits else leaf.astype(dtype)
+
+    return jax.tree.map(wide, x)
