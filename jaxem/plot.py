@@ -1,4 +1,6 @@
-"""Pictures of traces, of EM's lower bounds, and of a mixture and its data. Needs the extra ``plot`` (matplotlib).
+"""Pictures of traces, of EM's lower bounds, of a mixture and its data, and of class profiles.
+
+They need the extra ``plot`` (matplotlib).
 
 Every function draws on ``ax``, or on a new figure by default, and returns the axes; save with
 ``ax.figure.savefig("name.png")``. No display is needed, and no global setting of matplotlib is changed.
@@ -13,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import bound as bounds
-from jaxem.core import constraints
+from jaxem.core import constraints, tables
 from jaxem.core.checks import instance
 from jaxem.core.compilation import program
 from jaxem.core.contexts import choose
@@ -26,6 +28,7 @@ from jaxem.families import MultivariateNormal
 from jaxem.fitting.fit import fit as run_fit
 from jaxem.fitting.result import Fit
 from jaxem.fitting.validation import check_start
+from jaxem.inference.uncertainty.class_profile import Profile
 from jaxem.models.mixture import Mixture
 
 if TYPE_CHECKING:
@@ -273,6 +276,8 @@ def mixture(model: Any, params: Params, data: Data, *, ax: "Axes | None" = None)
     params, data = convert(model, params, data)
     model.validate(params, data)
     x, weights = split_weights(data)
+    if not hasattr(x, "ndim"):
+        raise ValueError("plot.mixture draws an array without missing cells; jaxem.plot.profile draws mixed columns")
     dimensions = 1 if x.ndim == 1 else x.shape[1]
     plane = dimensions == 2 and isinstance(model.family, MultivariateNormal)
     if dimensions != 1 and not plane:
@@ -324,6 +329,51 @@ def _row(ax: "Axes", model: Mixture, params: Any, x: Array, weights: Array | Non
     ax.set_xlabel("$x$")
     ax.set_ylabel("probability" if counts else "density")
     ax.legend(frameon=False)
+
+
+def profile(found: Profile, *, ax: "Axes | None" = None) -> "Axes":
+    """Draw a class profile: one line for each column or level, one dot with its standard error for each class.
+
+    Probabilities are drawn as they are. The means of any other column are drawn between the ends of a range of its own,
+    which stand beside its name. A grey tick marks the value over all classes.
+
+    Arguments:
+        found: a ``Profile``, from ``jaxem.inference.profile``.
+        ax: the axes to draw on; default: those of a new figure.
+
+    Returns:
+        The matplotlib axes.
+
+    Raises:
+        ValueError: ``found`` is not a ``Profile``.
+        ImportError: matplotlib is not installed.
+    """
+    instance("plot.profile: the first argument", found, "a Profile", "sizes", "means", "errors", "bounded")
+    k, lines = len(found.sizes), np.arange(len(found.columns))
+    ax = _new_axes((7.0, 1.2 + 0.3 * len(lines))) if ax is None else ax
+    errors = np.where(np.isfinite(found.errors), found.errors, 0)
+    low, high = (found.means - 2 * errors).min(axis=1), (found.means + 2 * errors).max(axis=1)
+    low, high = np.where(found.bounded, 0, low), np.where(found.bounded, 1, high)
+    width = np.where(high > low, high - low, 1)
+    for j in range(k):
+        place = lines + 0.5 * ((j + 0.5) / k - 0.5)
+        colour, name = COLOURS[j % len(COLOURS)], f"class {j} ({100 * found.sizes[j]:.0f} %)"
+        style: Any = {"color": colour, "markersize": 5, "linewidth": 1.4, "label": name}
+        ax.errorbar((found.means[:, j] - low) / width, place, xerr=errors[:, j] / width, fmt="o", **style)
+    ax.plot((found.overall - low) / width, lines, "|", color=_SOFT, markersize=12, zorder=0)
+    ranges = zip(found.columns, found.levels, found.bounded, low, high, strict=True)
+    ends = lambda low, high: " to ".join(tables.numbers((low, high), 3))
+    names = [
+        f"{column}: {level}" if level is not None else column if bounded else f"{column}, {ends(low, high)}"
+        for column, level, bounded, low, high in ranges
+    ]
+    ax.set_yticks(lines, names)
+    ax.set(xlim=(-0.02, 1.02), ylim=(len(lines) - 0.5, -0.5), xlabel="probability, or place in the range of the column")
+    starts = [i for i in lines[1:] if found.columns[i] != found.columns[i - 1]]
+    ax.hlines(np.array(starts) - 0.5, -0.02, 1.02, color="#e5e5e5", linewidth=0.8, zorder=0)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(k, 4), frameon=False)
+    _plain(ax)
+    return ax
 
 
 def _new_axes(size: tuple[float, float]) -> "Axes":

@@ -4,6 +4,7 @@ Any library that narwhals supports works (pandas, polars, pyarrow, ...). Without
 ``columns`` and ``to_numpy`` whose columns are all numbers.
 """
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,24 @@ def _by_protocol(frame: Any, name: str) -> tuple[np.ndarray, np.ndarray, Columns
     observed = ~np.isnan(array) if array.dtype.kind == "f" else np.ones(array.shape, bool)
     names = tuple(str(column) for column in frame.columns)
     return fill(array, observed, name), observed, Columns(names, (None,) * len(names))
+
+
+LIBRARIES = ("pandas", "polars", "pyarrow")
+
+
+def make(columns: dict[str, Any], library: str | None) -> Any:
+    """A data frame of these columns, in ``library`` or else in the first library that is installed."""
+    if library is not None and library not in LIBRARIES:
+        raise ValueError(f"library must be one of {', '.join(LIBRARIES)}; got {library!r}")
+    try:
+        import narwhals.stable.v2 as nw
+    except ImportError as error:
+        raise ImportError('data frames need narwhals: pip install "jaxem[frames]"') from error
+    installed = [name for name in LIBRARIES if importlib.util.find_spec(name) is not None]
+    if not installed and library is None:
+        raise ImportError(f"a data frame needs one of {', '.join(LIBRARIES)}; none is installed")
+    backend: Any = library or installed[0]
+    return nw.from_dict(columns, backend=backend).to_native()
 
 
 def refuse_missing(observed: np.ndarray, columns: Columns, name: str) -> None:

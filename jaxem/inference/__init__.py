@@ -18,6 +18,8 @@ from jaxem.inference.selection.likelihood_ratio import LikelihoodRatio as Likeli
 from jaxem.inference.selection.likelihood_ratio import likelihood_ratio_test as likelihood_ratio_test
 from jaxem.inference.uncertainty.bootstrap import Bootstrap as Bootstrap
 from jaxem.inference.uncertainty.bootstrap import bootstrap as bootstrap
+from jaxem.inference.uncertainty.class_profile import Profile as Profile
+from jaxem.inference.uncertainty.class_profile import profile as profile
 from jaxem.inference.uncertainty.information import Information as Information
 from jaxem.inference.uncertainty.information import information as information
 from jaxem.inference.uncertainty.information import information_product as information_product
