@@ -19,6 +19,7 @@ from jaxem.families import (
     Normal,
     NormalInverseWishart,
     Poisson,
+    Product,
     StudentT,
     ZeroInflated,
 )
@@ -104,6 +105,16 @@ def gamma_mixture(dtype):
     return _case(Mixture(Gamma(), 2), np.r_[rng.gamma(0.8, 2.0, 40), rng.gamma(30.0, 0.2, 30)], dtype)
 
 
+def mixed_columns(dtype):
+    """Two parts with missing cells in each, and weights."""
+    rng = np.random.default_rng(6)
+    z = rng.integers(0, 2, 50)
+    x = {"age": rng.normal(4.0 * z), "item": (rng.random((50, 2)) < np.where(z, 0.8, 0.3)[:, None]).astype(float)}
+    x = {name: np.where(rng.random(values.shape) < 0.15, np.nan, values) for name, values in x.items()}
+    data = jaxem.dataset(_cast(x, dtype), weights=rng.integers(0, 3, 50).astype(float), missing="nan")
+    return _case(Mixture(Product({"age": Normal(), "item": Bernoulli()}), 2), data, dtype)
+
+
 def poisson_hmm(dtype):
     return _case(HMM(Poisson(), 2), datasets.earthquakes()[1].astype(float).reshape(1, 107)[:, :60], dtype)
 
@@ -176,6 +187,7 @@ CASES = {
     "categorical mixture": categorical_mixture,
     "exponential mixture": exponential_mixture,
     "gamma mixture": gamma_mixture,
+    "mixed columns": mixed_columns,
     "poisson hmm": poisson_hmm,
     "ragged hmm": ragged_hmm,
     "weighted hmm": weighted_hmm,

@@ -57,6 +57,23 @@ def galaxies() -> np.ndarray:
     return _table("galaxies.csv")
 
 
+def election() -> dict[str, np.ndarray]:
+    """A survey before the United States presidential election of 2000.
+
+    Returns:
+        The columns by name, each (1785,), with NaN where a question was not answered. Six traits of Gore and of Bush,
+        from 1 "extremely well" to 4 "not well at all" describes him: ``moralg``, ``caresg``, ``knowg``, ``leadg``,
+        ``dishong``, ``intelg``, and ``moralb`` to ``intelb``. ``vote3``: 1 Gore, 2 Bush, 3 other. ``age`` in years.
+        ``educ``: schooling, from 1 "8 grades or less" to 7 "advanced degree". ``gender``: 1 male, 2 female. ``party``:
+        from 1 "strong Democrat" to 7 "strong Republican".
+
+    Source: American National Election Studies (2000), as ``election`` in R's poLCA (Linzer & Lewis 2011).
+    """
+    with resources.files(__name__).joinpath("election.csv").open() as file:
+        table = np.genfromtxt(file, delimiter=",", names=True)
+    return {name: table[name] for name in table.dtype.names or ()}
+
+
 def iris() -> tuple[np.ndarray, np.ndarray]:
     """Measurements of 150 irises of three species.
 

@@ -133,11 +133,11 @@ class Product:
         return _total(self._each(observed.complete, c, hidden, self._rows(x)))
 
     def hidden_entropy(self, c: Context, hidden: Parts, x: Data) -> Array:
-        of = lambda family, c, u, part: 0.0 if u == () else observed.hidden_entropy(family, c, u, part)
+        of = lambda family, c, u, part: 0.0 if not jax.tree.leaves(u) else observed.hidden_entropy(family, c, u, part)
         return _total(self._each(of, c, hidden, self._rows(x)))
 
     def hidden_divergence(self, hidden: Parts, other: Parts) -> Array:
-        of = lambda family, u, v: 0.0 if u == () else families.hidden_divergence(family, u, v)
+        of = lambda family, u, v: 0.0 if not jax.tree.leaves(u) else families.hidden_divergence(family, u, v)
         return _total(self._each(of, hidden, other))
 
     # The M-step
@@ -194,7 +194,9 @@ class Product:
         return with_values(x, self._each(of, params, self._rows(x))).values
 
     def redraw(self, key: Array, params: Parts, labels: Array, x: Dataset) -> Parts:
-        of = lambda family, key, own, part: observed.redraw(family, key, own, labels, part)
+        def of(family: Any, key: Array, own: Any, part: Data) -> Any:
+            return values_of(part) if observed_of(part) is None else observed.redraw(family, key, own, labels, part)
+
         return with_values(x, self._each(of, self._keys(key), params, self._rows(x))).values
 
     # Checks

@@ -45,7 +45,7 @@ def draw(model: Any, params: Params, data: Data, key: Array) -> Data:
         drawn = model.sample(key, params, count(data))
     if isinstance(data, Dataset) and not isinstance(drawn, Dataset):
         drawn = dataclasses.replace(data, values=drawn)
-    return jax.tree.map(lambda new, old: new.astype(old.dtype), drawn, data)
+    return jax.tree.map(lambda new, old: new.reshape(old.shape).astype(old.dtype), drawn, data)
 
 
 def in_batches(function: Any, keys: Array, batch_size: int) -> Any:

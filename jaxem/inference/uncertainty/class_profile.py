@@ -172,11 +172,11 @@ def _located(model: Any, params: Params) -> list[tuple[Param, Array]]:
     """The arrays of means, with their axis of classes first, and the declaration of each without that axis."""
     found = []
     leaves = jax.tree.leaves(model.declare(), is_leaf=lambda node: isinstance(node, Param))
-    for param, leaf in zip(leaves, jax.tree.leaves(model.class_means(params)), strict=True):
-        if param.location and "K" in param.axes:
-            place = param.axes.index("K")
-            axes = param.axes[:place] + param.axes[place + 1 :]
-            found.append((dataclasses.replace(param, axes=axes), jnp.moveaxis(leaf, place, 0)))
+    located = [param for param in leaves if param.location]
+    for param, leaf in zip(located, jax.tree.leaves(model.class_means(params)), strict=True):
+        place = param.axes.index("K")
+        axes = param.axes[:place] + param.axes[place + 1 :]
+        found.append((dataclasses.replace(param, axes=axes), jnp.moveaxis(leaf, place, 0)))
     return found
 
 
