@@ -371,7 +371,7 @@ def profile(found: Profile, *, ax: "Axes | None" = None) -> "Axes":
     ax.set(xlim=(-0.02, 1.02), ylim=(len(lines) - 0.5, -0.5), xlabel="probability, or place in the range of the column")
     starts = [i for i in lines[1:] if found.columns[i] != found.columns[i - 1]]
     ax.hlines(np.array(starts) - 0.5, -0.02, 1.02, color="#e5e5e5", linewidth=0.8, zorder=0)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(k, 4), frameon=False)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(k, 3), frameon=False)
     _plain(ax)
     return ax
 
