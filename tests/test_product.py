@@ -174,6 +174,10 @@ def test_a_product_of_normals_is_a_diagonal_normal():
     b = jaxem.fit(product, split(start), data, max_steps=30)
     np.testing.assert_allclose(a.trace, b.trace, rtol=1e-12)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), split(a.params), b.params)
+    ones = MixtureParams(np.ones(1), {c: NormalParams(np.zeros(1), np.ones(1)) for c in "abcd"})
+    drawn = Mixture(product.family, 1).sample(jax.random.key(0), ones, 2000)
+    between = np.corrcoef(np.stack([drawn[c] for c in "abcd"])) - np.eye(4)
+    assert np.abs(between).max() < 4 / np.sqrt(2000)
 
 
 def test_the_order_of_the_parts_changes_nothing():
@@ -382,12 +386,9 @@ def test_selection_restarts_bootstrap_and_many_fits():
     found = jaxem.fit_restarts(model, data, key=jax.random.key(1), restarts=3)
     fit = jaxem.check(found.best)
     assert float(fit.objective) == pytest.approx(float(table.best.fit.objective), rel=1e-9)
-    for kind in ("parametric", "nonparametric"):
-        boot = jaxem.inference.bootstrap(model, fit, data, key=jax.random.key(2), replicates=4, kind=kind)
-        assert "components.items.probabilities[0, 1]" in boot.names
-    complete = data.values
-    fit = jaxem.fit(model, fit, complete)
-    many = jaxem.fit_many(model, fit, [complete, complete], params_axis=None)
+    boot = jaxem.inference.bootstrap(model, fit, data, key=jax.random.key(2), replicates=4, kind="parametric")
+    assert "components.items.probabilities[0, 1]" in boot.names and (boot.statuses == 0).all()
+    many = jaxem.fit_many(model, fit, [data, data], params_axis=None)
     np.testing.assert_allclose(many.objective, float(fit.objective), rtol=1e-9)
 
 
@@ -405,15 +406,16 @@ def test_missing_cells_are_imputed_part_by_part():
     assert set(np.unique(drawn["items"])) == {0, 1}
 
 
-def test_chains_of_mixed_columns():
+def test_chains_of_mixed_columns(request):
     x, _ = survey()
     shaped = {name: x[name].reshape(8, 15, *x[name].shape[1:]) for name in ("age", "items")}
     data = jaxem.dataset(shaped, lengths=[15, 15, 4, 15, 15, 9, 15, 15], missing="nan")
     model = HMM(Product({"age": Normal(), "items": Bernoulli()}), 2)
     fit = jaxem.fit(model, model.init(jax.random.key(0), data), data, max_steps=1000)
     assert jaxem.check(fit) is fit
-    certificate = jaxem.verify(model, fit, data)
-    assert certificate.ok, certificate
+    if request.config.getoption("--everything"):
+        certificate = jaxem.verify(model, fit, data)
+        assert certificate.ok, certificate
     drawn = model.sample(jax.random.key(1), fit, 3, 5)
     assert drawn["age"].shape == (3, 5) and drawn["items"].shape == (3, 5, 3)
 
