@@ -82,7 +82,8 @@ def arranged(data: Dataset, lanes: bool = False) -> Dataset:
         data = dataclasses.replace(data, weights=jnp.where(something, weights, 0))
     if traced:  # the patterns of an earlier conversion, if any
         return data
-    return dataclasses.replace(data, patterns=jax.tree.map(_patterns, data.observed))
+    of_columns = lambda mask: _patterns(mask) if mask.ndim > 1 + lanes else None  # else (B, N): rows are data sets
+    return dataclasses.replace(data, patterns=jax.tree.map(of_columns, data.observed))
 
 
 def _finite(values: Array, observed: Array) -> Array:
