@@ -188,6 +188,25 @@ def test_the_order_of_the_parts_changes_nothing():
     assert float(Mixture(other, 2).log_likelihood(start, again)) == float(MODEL.log_likelihood(start, data))
 
 
+def test_a_product_says_what_its_parts_say():
+    family = Product({"a": Normal(), "b": Poisson()})
+    assert family.centred and family.accurate and family.separate and family.prior is None
+    assert not Product({"b": Poisson(), "c": Bernoulli()}).centred
+    data = fitted()[0]
+    assert jaxem.core.data.part(data, "body", "observed").patterns is not None  # rows that miss the same cells
+    assert jaxem.core.data.part(data, "body") is data.values["body"]
+
+
+def test_chunks_of_a_stream_may_be_columns_of_frames():
+    model, data = small()
+    table = pd.DataFrame({"age": data.values["age"], **{f"q{d}": data.values["items"][:, d] for d in range(3)}})
+    chunk = lambda rows: {"age": rows["age"], "items": rows[["q0", "q1", "q2"]]}
+    start = model.init(jax.random.key(0), data.values)
+    stream = jaxem.fit_stream(model, start, lambda: (chunk(table[i : i + 50]) for i in range(0, 120, 50)), max_steps=5)
+    whole = jaxem.fit(model, start, data.values, max_steps=5)
+    np.testing.assert_allclose(float(stream.objective), float(whole.objective), rtol=1e-12)
+
+
 def test_a_column_may_have_an_axis_of_its_own_or_not():
     data, start, _ = fitted()
     wide = lambda tree: {**tree, "age": tree["age"][:, None], "group": tree["group"][:, None]}
@@ -329,6 +348,8 @@ def test_frames_of_three_libraries_are_the_same_data_with_the_same_names():
         np.testing.assert_array_equal(np.asarray(table["class_1"])[1:], profile.means[:, 1])
     with pytest.raises(ValueError, match="library must be one of"):
         profile.to_frame("excel")
+    with pytest.raises(ValueError, match=r"jaxem\.plot\.profile draws mixed columns"):
+        plot.mixture(MODEL, fit, found[0])
     ax = plot.profile(profile)
     assert [text.get_text() for text in ax.get_yticklabels()][3:6] == [f"group: {level}" for level in LEVELS]
 

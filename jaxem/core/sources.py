@@ -188,8 +188,9 @@ def _chunk(found: Any, name: str) -> _Chunk:
 
 
 def _array(node: Any, name: str) -> tuple[np.ndarray, Columns | None]:
-    if frames.is_table(node):
-        array, observed, columns = frames.read(node, name)
+    read = frames.read(node, name) if frames.is_table(node) else frames.read_series(node, name)
+    if read is not None:
+        array, observed, columns = read
         frames.refuse_missing(observed, columns, name)
         return array, columns
     return to_numpy(node, name), None
