@@ -75,7 +75,7 @@ def arranged(data: Dataset, lanes: bool = False) -> Dataset:
     of_rows = lambda mask, lengths: inside(mask, lengths).reshape(mask.shape[0], -1).any(axis=1)
     of_rows = jax.vmap(of_rows, (0, None if data.lengths is None else 0)) if lanes else of_rows
     something = jnp.stack([of_rows(mask, data.lengths) for mask in jax.tree.leaves(data.observed)]).any(axis=0)
-    traced = trees.holds_tracers(data.observed)
+    traced = trees.holds_tracers((data.observed, something))  # a mask that is known, too, under jit
     if traced or not bool(something.all()):
         dtype = trees.float_dtype(data.values)
         weights = jnp.ones(something.shape, dtype) if data.weights is None else data.weights
