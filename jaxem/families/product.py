@@ -129,6 +129,12 @@ class Product:
         found = self._each(observed.hidden, c, self._rows(x))
         return found if jax.tree.leaves(found) else ()
 
+    def infer(self, c: Context, x: Data) -> tuple[Array, Any]:
+        found = self._each(observed.infer, c, self._rows(x))
+        hidden = {name: own for name, (_, own) in found.items()}
+        density = _total({name: own for name, (own, _) in found.items()})
+        return density, hidden if jax.tree.leaves(hidden) else ()
+
     def complete(self, c: Context, hidden: Parts, x: Data) -> Array:
         return _total(self._each(observed.complete, c, hidden, self._rows(x)))
 

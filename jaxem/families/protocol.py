@@ -35,10 +35,11 @@ class Family(Protocol):
 
     These functions are optional. Those below this class supply the default where a family lacks one:
 
-    * ``mean(params) -> (K, ...)`` -- the mean of an observation of each class; by default, its location. Or, for several columns
-      with missing cells, ``impute(params, r, x)``: their means given the cells seen and the class probabilities r (N, K), shaped
-      like the values (what it returns for cells that are seen is not used). And ``redraw(key, params, labels, x)``:
-      draws given the class; without it the cells of a class are taken to be independent.
+    * ``mean(params) -> (K, ...)`` -- the mean of an observation of each class; by default, its location. Or, for
+      several columns with missing cells, ``impute(params, r, x)``: their means given the cells seen and the class
+      probabilities r (N, K), shaped like the values (what it returns for cells that are seen is not used). And
+      ``redraw(key, params, labels, x)``: draws given the class; without it the cells of a class are taken to be
+      independent.
     * ``log_prior(params) -> ()`` -- a log-prior, which ``maximize`` must then include.
     * ``check_shape(x, leading, title)`` -- raises ``ValueError`` for observations of another shape, and ``sizes(values,
       leading)`` returns the lengths of the axes that are declared with letters, where values are no single array.
