@@ -18,7 +18,9 @@ from jaxem import Dataset, datasets, plot
 from jaxem.core.coordinates import chart, into
 from jaxem.families import (
     Bernoulli,
+    Binomial,
     Categorical,
+    Gamma,
     MultivariateNormal,
     Normal,
     NormalParams,
@@ -371,6 +373,12 @@ def test_profiles_of_other_families():
     np.testing.assert_allclose(profile.errors[:, 0], x.std(axis=0) / np.sqrt(len(x)), rtol=1e-10)
     np.testing.assert_allclose(profile.overall_errors, profile.errors[:, 0], rtol=1e-12)
     assert profile.size_errors == 0
+    waits = {"a": np.random.default_rng(0).gamma(3.0, 2.0, 60), "b": np.random.default_rng(1).binomial(5, 0.4, 60)}
+    single = Mixture(Product({"a": Gamma(), "b": Binomial(5)}), 1)  # means that are not the parameters
+    one = jaxem.fit(single, single.init(jax.random.key(0), waits), waits)
+    profile = jaxem.inference.profile(single, one, waits)
+    np.testing.assert_allclose(profile.means[:, 0], [waits["a"].mean(), waits["b"].mean()], rtol=1e-7)
+    assert profile.columns == ("a", "b") and not profile.bounded.any()
     with pytest.raises(ValueError, match="needs a Mixture"):
         jaxem.inference.profile(HMM(Normal(), 2), fit, x)
 

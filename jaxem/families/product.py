@@ -165,8 +165,9 @@ class Product:
     def degenerate(self, params: Parts) -> Array:
         return jnp.stack(list(self._each(families.degenerate, params).values())).any()
 
-    def mean(self, params: Parts) -> Parts:
-        return self._each(families.mean, params)
+    def means(self, params: Parts) -> list[tuple[Param, Array]]:
+        found = self._each(families.means, params)
+        return [(param.within(name), own) for name, pairs in found.items() for param, own in pairs]
 
     def contrasts(self, params: Parts) -> Array | None:
         found = self._each(families.contrasts, params)

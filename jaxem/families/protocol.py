@@ -11,6 +11,7 @@ from jaxem.core import parameters
 from jaxem.core.contexts import Context, choose
 from jaxem.core.data import Data, observed_of, values_of
 from jaxem.core.parameters import Declared
+from jaxem.core.spaces import Real
 
 
 class Family(Protocol):
@@ -40,6 +41,7 @@ class Family(Protocol):
       probabilities r (N, K), shaped like the values (what it returns for cells that are seen is not used). And
       ``redraw(key, params, labels, x)``: draws given the class; without it the cells of a class are taken to be
       independent.
+    * ``means(params)`` -- those means with their declarations, where values are no single array.
     * ``log_prior(params) -> ()`` -- a log-prior, which ``maximize`` must then include.
     * ``check_shape(x, leading, title)`` -- raises ``ValueError`` for observations of another shape, and ``sizes(values,
       leading)`` returns the lengths of the axes that are declared with letters, where values are no single array.
@@ -179,12 +181,15 @@ def separate(family: Any) -> bool:
     return getattr(family, "separate", False) or parameters.all_of_classes(family.declare())
 
 
-def mean(family: Any, params: Any) -> Any:
-    """E x given each class: a tree with an array for each one that is declared as a location, and of its shape."""
+def means(family: Any, params: Any) -> list[tuple[parameters.Param, Array]]:
+    """E x given each class: arrays with an axis of classes, each with its declaration."""
+    if hasattr(family, "means"):
+        return family.means(params)
     if hasattr(family, "mean"):
-        return family.mean(params)
+        found = family.mean(params)
+        return [(parameters.Param.of(Real(), "K D" if found.ndim == 2 else "K", location=True), found)]
     declared = jax.tree.leaves(family.declare(), is_leaf=lambda node: isinstance(node, parameters.Param))
-    return [leaf for param, leaf in zip(declared, jax.tree.leaves(params), strict=True) if param.location]
+    return [pair for pair in zip(declared, jax.tree.leaves(params), strict=True) if pair[0].location]
 
 
 def degenerate(family: Any, params: Any) -> Array:

@@ -161,9 +161,9 @@ class Mixture(ClassModel, Maskable):
         """Whether every class equals another one, so that EM cannot separate them."""
         return families.coincide(self.family, params.components)
 
-    def class_means(self, params: MixtureParams) -> Any:
-        """E x given each component: a tree with an array for each one that is declared as a location."""
-        return families.mean(self.family, params.components)
+    def class_means(self, params: MixtureParams) -> list[tuple[Param, Array]]:
+        """E x given each component: arrays with an axis of components, each with its declaration."""
+        return families.means(self.family, params.components)
 
     def permute(self, params: MixtureParams, order: Array) -> MixtureParams:
         """The same mixture with its components renumbered.

@@ -131,7 +131,7 @@ def profile(
     """
     if trees.is_traced(params, data):
         raise ValueError("jaxem.inference.profile needs concrete values: it cannot run inside jit, vmap or grad")
-    if not has(model, "declare", "class_means"):
+    if not has(model, "class_means"):
         raise ValueError(f"jaxem.inference.profile needs a Mixture, which has class_means; got {type(model).__name__}")
     columns = columns_of(data)
     params, data = convert(model, params, data)
@@ -171,9 +171,7 @@ class _Row(NamedTuple):
 def _located(model: Any, params: Params) -> list[tuple[Param, Array]]:
     """The arrays of means, with their axis of classes first, and the declaration of each without that axis."""
     found = []
-    leaves = jax.tree.leaves(model.declare(), is_leaf=lambda node: isinstance(node, Param))
-    located = [param for param in leaves if param.location]
-    for param, leaf in zip(located, jax.tree.leaves(model.class_means(params)), strict=True):
+    for param, leaf in model.class_means(params):
         place = param.axes.index("K")
         axes = param.axes[:place] + param.axes[place + 1 :]
         found.append((dataclasses.replace(param, axes=axes), jnp.moveaxis(leaf, place, 0)))
