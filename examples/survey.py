@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
     heading("How many classes")
-    table = jaxem.select([Mixture(family, k) for k in range(5, 8)], data, key=jax.random.key(0), restarts=10)
+    table = jaxem.select([Mixture(family, k) for k in range(5, 8)], data, key=jax.random.key(0), restarts=30)
     print(table)
 
     heading("What they are")
