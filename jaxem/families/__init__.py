@@ -8,6 +8,9 @@ from jaxem.families.binomial import Binomial as Binomial
 from jaxem.families.binomial import BinomialParams as BinomialParams
 from jaxem.families.categorical import Categorical as Categorical
 from jaxem.families.categorical import CategoricalParams as CategoricalParams
+from jaxem.families.censored import Censored as Censored
+from jaxem.families.coarse import grouped as grouped
+from jaxem.families.coarse import limited as limited
 from jaxem.families.exponential import Exponential as Exponential
 from jaxem.families.exponential import ExponentialParams as ExponentialParams
 from jaxem.families.forms import Oriented as Oriented
@@ -38,3 +41,4 @@ from jaxem.families.von_mises import VonMises as VonMises
 from jaxem.families.von_mises import VonMisesParams as VonMisesParams
 from jaxem.families.zero_inflated import ZeroInflated as ZeroInflated
 from jaxem.families.zero_inflated import ZeroInflatedParams as ZeroInflatedParams
+from jaxem.families.truncated import Truncated as Truncated

@@ -1,6 +1,7 @@
 """The exponential distribution."""
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jax import Array
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive
-from jaxem.families import scales
+from jaxem.families import quadrature, scales
 from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sum
 
@@ -41,6 +42,7 @@ class Exponential:
     event_ndim: ClassVar[int] = 0
     accurate: ClassVar[bool] = True
     support: ClassVar[str] = "a non-negative finite number"
+    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
     def declare(self) -> ExponentialParams:
         return ExponentialParams(Param.of(Positive(), "K", location=True))  # pyright: ignore[reportArgumentType]
@@ -87,3 +89,39 @@ class Exponential:
     def sample(self, key: Array, params: ExponentialParams, labels: Array) -> Array:
         rates = params.rates[labels]
         return jax.random.exponential(key, labels.shape, rates.dtype) / rates
+
+    def log_interval(self, c: ExponentialParams, low: Array, high: Array) -> Array:
+        _, logs, weights, log_width = _nodes(c, low, high)
+        log_p = log_width + jnp.log((weights * jnp.exp(logs)).sum(axis=2))
+        # The value is a closed form; the derivative is that of the rule.
+        width = jax.lax.stop_gradient((high - low) * c.rates)
+        closed = jnp.where(width < math.log(2), jnp.log(-jnp.expm1(-width)), jnp.log1p(-jnp.exp(-width)))
+        return (closed - low * c.rates) + (log_p - jax.lax.stop_gradient(log_p))
+
+    def between(self, c: ExponentialParams, low: Array, high: Array) -> Array:
+        x, logs, weights, _ = _nodes(c, low, high)
+        share = weights * jnp.exp(logs)
+        return low + (share * x).sum(axis=2) / share.sum(axis=2)
+
+    def expected_log_density(self, c: ExponentialParams, moments: Array) -> Array:
+        return scales.log(c.rates) - c.rates * moments
+
+    def expected_statistics(self, c: ExponentialParams, r: Array, moments: Array) -> ExponentialStatistics:
+        return ExponentialStatistics(r.sum(axis=0), (r * moments).sum(axis=0))
+
+    def sample_between(self, key: Array, params: ExponentialParams, labels: Array, low: float, high: float) -> Array:
+        rates, low = params.rates[labels], max(low, 0.0)
+        u = jax.random.uniform(key, labels.shape, rates.dtype)
+        return jnp.minimum(low - jnp.log1p(u * jnp.expm1(-rates * (high - low))) / rates, high)
+
+
+def _nodes(c: ExponentialParams, low: Array, high: Array) -> tuple[Array, Array, Array, Array]:
+    """Of the part of the interval that counts: nodes x - low and -rate (x - low) there, (N, K, points), the weights of
+    the rule, and log(width rate). Nodes are fixed in units of x, so that they have no derivative in the rate."""
+    rates = jax.lax.stop_gradient(c.rates)
+    width = jnp.minimum((high - low) * rates, quadrature.drop(rates.dtype))
+    t, weights = quadrature.rule(rates.dtype)
+    u = width[:, :, None] * t
+    ratio = c.rates / rates
+    logs = -ratio[:, :, None] * u
+    return u / rates[:, :, None], logs, weights, jnp.log(width) + jnp.log(ratio)

@@ -12,7 +12,7 @@ from jax import Array
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive, Real
-from jaxem.families import scales, unbounded
+from jaxem.families import normal_between, scales, unbounded
 from jaxem.families.covariance import collapsed
 
 
@@ -52,6 +52,7 @@ class Normal:
     accurate: ClassVar[bool] = True
     centred: ClassVar[bool] = True
     support: ClassVar[str] = "a finite number"
+    bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     def declare(self) -> NormalParams:
         means = Param.of(Real(), "K", location=True)
@@ -111,3 +112,21 @@ class Normal:
     def sample(self, key: Array, params: NormalParams, labels: Array) -> Array:
         noise = jax.random.normal(key, labels.shape, params.means.dtype)
         return params.means[labels] + jnp.sqrt(params.variances[labels]) * noise
+
+    def log_interval(self, c: Prepared, low: Array, high: Array) -> Array:
+        return normal_between.log_interval(c, low, high)
+
+    def between(self, c: Prepared, low: Array, high: Array) -> normal_between.Moments:
+        return normal_between.between(c, low, high)
+
+    def expected_log_density(self, c: Prepared, moments: normal_between.Moments) -> Array:
+        return normal_between.expected_log_density(c, moments)
+
+    def expected_statistics(self, c: Prepared, r: Array, moments: normal_between.Moments) -> NormalStatistics:
+        y = moments.deviation - (c.means - moments.origin)
+        first = r * y
+        return NormalStatistics(r.sum(axis=0), first.sum(axis=0), (first * y + r * moments.variance).sum(axis=0))
+
+    def sample_between(self, key: Array, params: NormalParams, labels: Array, low: float, high: float) -> Array:
+        means, deviations = params.means[labels], jnp.sqrt(params.variances[labels])
+        return normal_between.sample(key, means, deviations, low, high)

@@ -12,7 +12,7 @@ from jax.scipy.special import digamma
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive
-from jaxem.families import stirling
+from jaxem.families import poisson_between, stirling
 from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sum
 
@@ -45,6 +45,8 @@ class Poisson:
     event_ndim: ClassVar[int] = 0
     accurate: ClassVar[bool] = True
     support: ClassVar[str] = "a non-negative whole number"
+    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    whole: ClassVar[bool] = True
 
     def declare(self) -> PoissonParams:
         return PoissonParams(Param.of(Positive(), "K", location=True))  # pyright: ignore[reportArgumentType]
@@ -83,6 +85,21 @@ class Poisson:
     def sample(self, key: Array, params: PoissonParams, labels: Array) -> Array:
         rates = params.rates[labels]
         return jax.random.poisson(key, rates).astype(rates.dtype)
+
+    def log_interval(self, c: PoissonParams, low: Array, high: Array) -> Array:
+        return poisson_between.log_interval(c.rates, low, high)
+
+    def between(self, c: PoissonParams, low: Array, high: Array) -> poisson_between.Moments:
+        return poisson_between.between(c.rates, low, high)
+
+    def expected_log_density(self, c: PoissonParams, moments: poisson_between.Moments) -> Array:
+        return moments.saddle - stirling.deviance(moments.mean, c.rates)
+
+    def expected_statistics(self, c: PoissonParams, r: Array, moments: poisson_between.Moments) -> PoissonStatistics:
+        return PoissonStatistics(r.sum(axis=0), (r * moments.mean).sum(axis=0))
+
+    def sample_between(self, key: Array, params: PoissonParams, labels: Array, low: float, high: float) -> Array:
+        return poisson_between.sample(key, params.rates[labels], low, high)
 
 
 @jax.custom_jvp

@@ -58,6 +58,17 @@ class Family(Protocol):
     * ``hidden_divergence(hidden, other) -> (N, K)`` -- the KL divergence from one posterior to another.
     * ``infer(c, x)`` -- optional: the log-density and the posterior of u together, where that is less work.
     * ``start(key, r, x) -> params`` -- where sums cannot be taken without parameters: a start with class weights r.
+
+    A family of single numbers whose observations may be seen in part (``Censored``, ``Truncated``) also has these. In
+    them the arrays of c are (1, K) or (N, K), ends of intervals are (N, 1), and ``parts.py`` has the equations.
+
+    * ``bounds``, the ends of the support; and ``whole = True`` where x is a whole number: intervals then include both
+      of their ends.
+    * ``log_interval(c, low, high) -> (N, K)`` -- log P(low <= x <= high | k), accurate in the tails.
+    * ``between(c, low, high)`` -- moments, leaves (N, K): what sums need of E[T(x) | low <= x <= high, k].
+    * ``expected_log_density(c, moments) -> (N, K)`` -- E log p(x | k) by such moments, which may be of another c.
+    * ``expected_statistics(c, r, moments)`` -- the sums, by moments in place of observations.
+    * ``sample_between(key, params, labels, low, high) -> (n,)`` -- draws given low <= x <= high.
     """
 
     event_ndim: int

@@ -1,0 +1,206 @@
+"""Observations that are intervals: censored and grouped data."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.core.checks import instance
+from jaxem.core.contexts import Context
+from jaxem.core.data import Data
+from jaxem.families import parts, protocol
+from jaxem.families.protocol import impossible
+
+
+class _Read(NamedTuple):
+    """Intervals (N, 2), with ends within the bounds of the family."""
+
+    low: Array  # (N,); the whole support where the interval is a point or impossible
+    high: Array  # (N,)
+    point: Array  # (N,), the observation where it is exact, else some point of the interval
+    exact: Array  # (N,), whether low = high
+    possible: Array  # (N,)
+    partly: Array  # (N,), whether the interval is neither a point, nor the whole support, nor impossible
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Censored:
+    r"""Another family, of whose observations only intervals are known.
+
+    .. math:: \log p(l, h \mid k) = \begin{cases} \log f(l \mid k) & l = h \\
+              \log P(l \le x \le h \mid k) & l < h \end{cases}, \qquad
+              \text{E: } E[T(x) \mid l \le x \le h, k]
+
+    The data are (N, 2), the two ends of each interval. ``low = high``: x is seen exactly; ``low = -inf``: x is censored
+    on the left; ``high = inf``: on the right; both finite: x is known up to an interval, or grouped; neither: nothing
+    is known, as if the observation were missing. Both ends belong to the interval, which matters for counts: (2, 4) is
+    x = 2, 3 or 4, and a count above 7 is (8, inf). Ends beyond the support are the same as its ends. The intervals must
+    not depend on x other than by containing it (censoring carries no information).
+
+    The hidden variable is x. The M-step is the family's own, on sums of expectations given the intervals.
+
+    Arguments:
+        family: ``Normal()``, ``Exponential()``, ``Poisson()``, or another family with the functions named in
+            ``families/protocol.py`` for observations seen in part.
+
+    Raises:
+        ValueError: the family lacks these functions.
+
+    Source: Dempster, Laird & Rubin (1977), section 4.2; Turnbull (1976) for the kinds of intervals.
+    """
+
+    family: Any
+    event_ndim: ClassVar[int] = 1
+    dimensions: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        instance("Censored: family", self.family, "a family that can be seen in part", "log_density", *parts.NEEDED)
+
+    @property
+    def support(self) -> str:
+        whole = ", with ends that are whole numbers or infinite" if self.whole else ""
+        return f"two ends low <= high, between which there is {self.family.support}{whole},"
+
+    @property
+    def accurate(self) -> bool:
+        return getattr(self.family, "accurate", False) and not self.whole
+
+    @property
+    def centred(self) -> bool:
+        return getattr(self.family, "centred", False)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.family.bounds
+
+    @property
+    def whole(self) -> bool:
+        return getattr(self.family, "whole", False)
+
+    def declare(self) -> Any:
+        return self.family.declare()
+
+    def prepare(self, params: Any, x: Data | None) -> Context:
+        return self.family.prepare(params, None)
+
+    def _read(self, x: Array, dtype: Any) -> _Read:
+        x = x.astype(dtype)
+        bottom, top = self.bounds
+        low, high = jnp.maximum(x[:, 0], bottom), jnp.minimum(x[:, 1], top)
+        exact = x[:, 0] == x[:, 1]
+        possible = self.supports(x)
+        point = jnp.where(jnp.isfinite(low), low, jnp.where(jnp.isfinite(high), high, 1))
+        partly = possible & ~exact & ((low > bottom) | (high < top))
+        return _Read(jnp.where(partly, low, bottom), jnp.where(partly, high, top), point, exact, possible, partly)
+
+    def log_density(self, c: Context, x: Array) -> Array:
+        seen = self._read(x, jax.tree.leaves(c)[0].dtype)
+        density = self._by_kind(seen, self.family.log_density(c, seen.point), self._log_mass(c, seen))
+        return jnp.where(seen.possible[:, None], density, impossible(x, density.dtype)[:, None])
+
+    def _log_mass(self, c: Context, seen: _Read) -> Array:
+        return self.log_interval(parts.by_rows(c), seen.low[:, None], seen.high[:, None])
+
+    def _by_kind(self, seen: _Read, exact: Array | float, partly: Array) -> Array:
+        """(N, K), 0 where nothing is known."""
+        return jnp.where(seen.partly[:, None], partly, jnp.where(seen.exact[:, None], exact, 0))
+
+    def hidden(self, c: Context, x: Array) -> parts.Part:
+        """The posterior of x in its interval; all ones where it is no interval, so that divergences are zero."""
+        seen = self._read(x, jax.tree.leaves(c)[0].dtype)
+        found = parts.infer(self.family, c, seen.low, seen.high)
+        return jax.tree.map(lambda leaf: jnp.where(seen.partly[:, None], leaf, 1), found)
+
+    def complete(self, c: Context, hidden: parts.Part, x: Array) -> Array:
+        seen = self._read(x, jax.tree.leaves(c)[0].dtype)
+        expected = self.expected_log_density(parts.by_rows(c), hidden.moments)
+        density = self._by_kind(seen, self.family.log_density(c, seen.point), expected)
+        return jnp.where(seen.possible[:, None], density, impossible(x, density.dtype)[:, None])
+
+    def hidden_entropy(self, c: Context, hidden: parts.Part, x: Array) -> Array:
+        seen = self._read(x, hidden.log_mass.dtype)
+        return self._by_kind(seen, 0, parts.entropy(self.family, hidden))
+
+    def hidden_divergence(self, hidden: parts.Part, other: parts.Part) -> Array:
+        return parts.divergence(self.family, hidden, other)
+
+    def statistics(self, c: Context | None, r: Array, hidden: Any, x: Array) -> Any:
+        """The family's sums; at a start, with some point of each interval in place of x."""
+        if c is None:
+            middle = self.features(x)[:, 0]
+            known = ~jnp.isnan(middle)
+            r = jnp.where(known[:, None], r, 0)
+            return self.family.statistics(None, r, (), jnp.where(known, middle, 1).astype(r.dtype))
+        seen = self._read(x, r.dtype)
+        exact = self.family.statistics(c, jnp.where(seen.exact[:, None], r, 0), (), seen.point)
+        partly = jnp.where(seen.partly[:, None], r, 0)
+        return jax.tree.map(jnp.add, exact, self.expected_statistics(parts.by_rows(c), partly, hidden.moments))
+
+    def maximize(self, c: Context | None, sums: Any) -> Any:
+        return self.family.maximize(c, sums)
+
+    def expected(self, c: Context, params: Any, sums: Any) -> Array:
+        return self.family.expected(c, params, sums)
+
+    def contrasts(self, params: Any) -> Array:
+        return self.family.contrasts(params)
+
+    def log_prior(self, params: Any) -> Array | float:
+        return protocol.log_prior(self.family, params)
+
+    def degenerate(self, params: Any) -> Array:
+        return protocol.degenerate(self.family, params)
+
+    def features(self, x: Array) -> Array:
+        """The middle of an interval, its finite end where there is one only, NaN where nothing is known."""
+        low, high = jnp.maximum(x[:, 0], self.bounds[0]), jnp.minimum(x[:, 1], self.bounds[1])
+        nothing = (low <= self.bounds[0]) & (high >= self.bounds[1])
+        both = jnp.isfinite(low) & jnp.isfinite(high)
+        middle = jnp.where(both, low + (jnp.where(both, high, 0) - jnp.where(both, low, 0)) / 2, low)
+        return jnp.where(nothing, jnp.nan, jnp.where(jnp.isfinite(low), middle, high))[:, None]
+
+    def supports(self, x: Array) -> Array:
+        low, high = jnp.maximum(x[:, 0], self.bounds[0]), jnp.minimum(x[:, 1], self.bounds[1])
+        exact = x[:, 0] == x[:, 1]
+        if self.whole:
+            ends = ((x == jnp.round(x)) | jnp.isinf(x)).all(axis=1)
+            interval = ends & (low <= high) & jnp.isfinite(low)
+        else:
+            interval = low < high
+        return jnp.where(exact, self.family.supports(x[:, 0]), interval)
+
+    def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
+        """Why no start can be made from the intervals ``x (N, 2)``; ``None`` where no reason is found."""
+        middle = np.asarray(self.features(jnp.asarray(x)))[:, 0]
+        if np.isnan(middle).all():
+            return "the likelihood of these data has no maximum, for no interval has an end"
+        return protocol.diagnose(self.family, middle[~np.isnan(middle)], dtype)
+
+    def sample(self, key: Array, params: Any, labels: Array) -> Array:
+        """Exact observations, as intervals (x, x); ``grouped`` and ``limited`` coarsen them."""
+        return _twice(self.family.sample(key, params, labels))
+
+    # What is asked of a family that is seen in part is answered by the family itself.
+
+    def log_interval(self, c: Any, low: Array, high: Array) -> Array:
+        return self.family.log_interval(c, low, high)
+
+    def between(self, c: Any, low: Array, high: Array) -> Any:
+        return self.family.between(c, low, high)
+
+    def expected_log_density(self, c: Any, moments: Any) -> Array:
+        return self.family.expected_log_density(c, moments)
+
+    def expected_statistics(self, c: Any, r: Array, moments: Any) -> Any:
+        return self.family.expected_statistics(c, r, moments)
+
+    def sample_between(self, key: Array, params: Any, labels: Array, low: float, high: float) -> Array:
+        return _twice(self.family.sample_between(key, params, labels, low, high))
+
+
+def _twice(x: Array) -> Array:
+    return jnp.stack([x, x], axis=1)

@@ -1,0 +1,53 @@
+"""Exact observations as intervals, for data and simulations of ``Censored``."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.arrays import as_array
+
+
+def grouped(x: Any, edges: Any, whole: bool = False) -> Array:
+    """Each observation as the group that it lies in, with edges[i] <= x < edges[i + 1].
+
+    Arguments:
+        x: observations (N,).
+        edges: increasing numbers (M,), the first at most the smallest observation, the last above the largest; they may
+            be infinite.
+        whole: whether x are counts; the upper end of a group is then edges[i + 1] - 1, the largest count in it.
+
+    Returns:
+        Intervals (N, 2), in units of x.
+
+    Raises:
+        ValueError: an observation lies in no group, or edges do not increase.
+    """
+    x, edges = as_array(x, "grouped: x", False), as_array(edges, "grouped: edges", False)
+    x, edges = (a.astype(jnp.result_type(x, edges, float)) for a in (x, edges))
+    if edges.ndim != 1 or edges.shape[0] < 2 or not bool((edges[1:] > edges[:-1]).all()):
+        raise ValueError("grouped: edges must be at least two increasing numbers")
+    if not bool(((x >= edges[0]) & (x < edges[-1])).all()):
+        raise ValueError(f"grouped: every observation must lie between {edges[0]} and {edges[-1]}")
+    index = jnp.searchsorted(edges, x, side="right")
+    return jnp.stack([edges[index - 1], edges[index] - (1 if whole else 0)], axis=1)
+
+
+def limited(x: Any, low: float = -jnp.inf, high: float = jnp.inf) -> Array:
+    """Each observation as seen by an instrument that reads from ``low`` to ``high`` (censoring of type I).
+
+    Arguments:
+        x: observations (N,).
+        low: what lies below is censored on the left: (-inf, low). For counts, pass the largest count that is not read.
+        high: what lies above is censored on the right: (high, inf).
+
+    Returns:
+        Intervals (N, 2), in units of x: (x, x) where low <= x <= high.
+    """
+    x = as_array(x, "limited: x", False)
+    x = x.astype(jnp.result_type(x, float))
+    below, above = x < low, x > high
+    return jnp.stack(
+        [jnp.where(below, -jnp.inf, jnp.where(above, high, x)), jnp.where(above, jnp.inf, jnp.where(below, low, x))],
+        axis=1,
+    )

@@ -1,0 +1,53 @@
+r"""Observations of which only an interval is known: what a family tells about its distribution inside it.
+
+For an exponential family, log p(x) = log h(x) + eta . T(x) - A(eta), the posterior of an x in the interval I is that
+density divided by P(I), and one identity gives its expectations,
+
+.. math:: E[T(x) \mid x \in I] = \nabla_\eta \left( \log P(I; \eta) + A(\eta) \right) .
+
+Here c holds the arrays of the context as (1, K) or (N, K), ends of intervals are (N, 1), and results are (N, K).
+
+Source: Dempster, Laird & Rubin (1977), section 4.2; Sundberg (1974) for the identity.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.contexts import Context
+
+NEEDED = ("bounds", "log_interval", "between", "expected_log_density", "expected_statistics")
+
+
+class Part(NamedTuple):
+    """The posterior of an x that lies in an interval."""
+
+    log_mass: Array  # (N, K), log P(I)
+    moments: Any  # leaves (N, K), what the family's sums need of E[T(x) | x in I]
+    c: Any  # leaves (N, K), the context of the E-step
+
+
+def by_rows(c: Context) -> Context:
+    """The arrays (K, ...) of a context as (1, K, ...)."""
+    return jax.tree.map(lambda leaf: leaf[None], c)
+
+
+def infer(family: Any, c: Context, low: Array, high: Array) -> Part:
+    """The posterior given ``low (N,)`` <= x <= ``high (N,)``."""
+    c, ends = by_rows(c), (low[:, None], high[:, None])
+    log_mass = family.log_interval(c, *ends)
+    moments = family.between(c, *ends)
+    return Part(log_mass, moments, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, log_mass.shape), c))
+
+
+def entropy(family: Any, q: Part) -> Array:
+    """-E log(p(x) / P(I)), (N, K)."""
+    return q.log_mass - family.expected_log_density(q.c, q.moments)
+
+
+def divergence(family: Any, q: Part, p: Part) -> Array:
+    """KL(q || p) between two posteriors on the same intervals, (N, K)."""
+    own, other = (family.expected_log_density(c, q.moments) for c in (q.c, p.c))
+    return (own - other) - (q.log_mass - p.log_mass)
