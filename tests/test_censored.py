@@ -177,3 +177,29 @@ def test_samples_are_possible(name):
     assert np.isfinite(
         model.log_prob(params, x) if hasattr(model, "log_prob") else model.log_likelihood(params, x)
     ).all()
+
+
+LOW = np.array([1.2, 0.5, -np.inf, 2, 3.3, 1, 4.1, 2.5, 0.3, -np.inf, 2.2, 3.0])
+HIGH = np.array([1.2, 1.5, 0.8, np.inf, 3.3, 2, np.inf, 3.5, 0.3, 1.1, 2.2, 3.0])
+
+
+def test_the_fits_of_survreg():
+    """survival 3.5-3 in R: survreg(Surv(low, high, type = "interval2") ~ 1), rel.tolerance = 1e-14."""
+    x = np.stack([LOW, HIGH], axis=1)
+    model = Mixture(Censored(Normal()), 1)
+    fit = jaxem.fit(model, model.init(jax.random.key(0), x), x, tol=1e-14, max_steps=5000)
+    np.testing.assert_allclose(fit.objective, -18.573449710538426, rtol=1e-12)
+    np.testing.assert_allclose(fit.params.components.means[0], 1.965194045391154, rtol=1e-6)
+    np.testing.assert_allclose(np.sqrt(fit.params.components.variances[0]), 1.525063759362322, rtol=1e-6)
+    errors = jaxem.inference.standard_errors(model, fit.params, x).components
+    scale = 2 * float(fit.params.components.variances[0])  # of d variance / d log scale
+    np.testing.assert_allclose(
+        [errors.means[0], errors.variances[0] / scale], [0.462117820392815, 0.268288974468028], rtol=1e-5
+    )
+
+    model = Mixture(Censored(Exponential()), 1)
+    fit = jaxem.fit(model, model.init(jax.random.key(0), x), x, tol=1e-14, max_steps=5000)
+    np.testing.assert_allclose(fit.objective, -18.219339466591716, rtol=1e-12)
+    np.testing.assert_allclose(fit.params.components.rates[0], 0.447028714900047, rtol=1e-6)
+    errors = jaxem.inference.standard_errors(model, fit.params, x).components
+    np.testing.assert_allclose(errors.rates[0] / fit.params.components.rates[0], 0.317499712034416, rtol=1e-5)
