@@ -30,11 +30,15 @@ def _gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
     """The rule on (0, 1). Densities may fall by e^-40 over the interval, so that errors of eps in the nodes would be
     errors of 40 eps in the density: they are refined in extended precision by a step of Newton's method."""
     x = np.polynomial.legendre.leggauss(n)[0].astype(np.longdouble)
-    for _ in range(2):
-        before, value = np.ones_like(x), x
-        for k in range(2, n + 1):
-            before, value = value, ((2 * k - 1) * x * value - (k - 1) * before) / k
-        slope = n * (x * value - before) / (x**2 - 1)
-        weights = 1 / ((1 - x**2) * slope**2)
-        x = x - value / slope
-    return ((1 + x) / 2).astype(np.float64), weights.astype(np.float64)
+    value, slope = _legendre(n, x)
+    x = x - value / slope
+    _, slope = _legendre(n, x)
+    return ((1 + x) / 2).astype(np.float64), (1 / ((1 - x**2) * slope**2)).astype(np.float64)
+
+
+def _legendre(n: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """P_n(x) and its derivative."""
+    before, value = np.ones_like(x), x
+    for k in range(2, n + 1):
+        before, value = value, ((2 * k - 1) * x * value - (k - 1) * before) / k
+    return value, n * (x * value - before) / (x**2 - 1)
