@@ -37,8 +37,8 @@ from jaxem.families.product import Product as Product
 from jaxem.families.protocol import Family as Family
 from jaxem.families.student_t import StudentT as StudentT
 from jaxem.families.student_t import StudentTParams as StudentTParams
+from jaxem.families.truncated import Truncated as Truncated
 from jaxem.families.von_mises import VonMises as VonMises
 from jaxem.families.von_mises import VonMisesParams as VonMisesParams
 from jaxem.families.zero_inflated import ZeroInflated as ZeroInflated
 from jaxem.families.zero_inflated import ZeroInflatedParams as ZeroInflatedParams
-from jaxem.families.truncated import Truncated as Truncated

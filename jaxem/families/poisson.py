@@ -1,6 +1,7 @@
 """The Poisson distribution."""
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
