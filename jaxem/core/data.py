@@ -264,7 +264,8 @@ def count(data: Data) -> int:
     """
     if isinstance(data, Streamed):
         return data.rows
-    lengths = {leaf.shape[0] if leaf.ndim else -1 for leaf in map(jnp.asarray, jax.tree.leaves(data))}
+    shapes = [leaf.shape if hasattr(leaf, "shape") else np.shape(leaf) for leaf in jax.tree.leaves(data)]
+    lengths = {shape[0] if shape else -1 for shape in shapes}
     if len(lengths) != 1 or -1 in lengths:
         raise ValueError(
             "the leaves of the data must share a leading axis of observations; their shapes are "

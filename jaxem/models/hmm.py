@@ -34,6 +34,7 @@ from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.rows import FromRows, weighted
 from jaxem.core.sizes import of_rows
+from jaxem.core.streams import Streamed
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import observed
 from jaxem.families import protocol as families
@@ -112,7 +113,10 @@ class HMM(FromRows, Maskable):
 
     def prepare(self, params: HMMParams, x: Data | None) -> HMMParams:
         """Initial and transition probabilities, and the context of the family."""
-        frames = None if x is None else _frames(_without_lengths(x))
+        frames = None
+        if x is not None:  # of a stream only shapes are known
+            steps = _without_lengths(x)
+            frames = jax.eval_shape(_frames, steps) if isinstance(x, Streamed) else _frames(steps)
         return params._replace(emissions=Apart(self.family.prepare(params.emissions, frames)))
 
     def _of_frames(self, of: Callable[..., Any], c: HMMParams, x: Data) -> Any:
