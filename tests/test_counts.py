@@ -181,6 +181,7 @@ def test_the_optimum_of_a_mixture_is_that_of_a_direct_search_and_errors_are_thos
     np.testing.assert_allclose(jnp.concatenate([errors.weights[:1], *errors.components]), wanted, rtol=1e-6)
 
 
+@pytest.mark.everything
 def test_zero_inflation_of_a_negative_binomial_is_that_of_a_direct_search():
     x = jnp.asarray(INFLATED[Z == 1])
     model = Mixture(ZeroInflated(NegativeBinomial()), 1)

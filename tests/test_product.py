@@ -407,6 +407,7 @@ def small():
     return Mixture(Product({"age": Normal(), "items": Bernoulli()}), 2), data
 
 
+@pytest.mark.everything
 def test_selection_restarts_bootstrap_and_many_fits():
     model, data = small()
     family = model.family

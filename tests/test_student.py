@@ -82,7 +82,9 @@ def test_the_derivative_at_the_edge():
 @pytest.mark.parametrize(
     ("family", "kind"),
     [
-        (MultivariateStudentT(), "products"),  # enough rows for matrix products
+        pytest.param(
+            MultivariateStudentT(), "products", marks=pytest.mark.everything
+        ),  # enough rows for matrix products
         pytest.param(MultivariateStudentT("tied", "tied"), "weighted", marks=pytest.mark.everything),
         pytest.param(MultivariateStudentT("spherical", 3), "plain", marks=pytest.mark.everything),
         pytest.param(MultivariateStudentT("diag"), "chain", marks=pytest.mark.everything),
