@@ -19,6 +19,14 @@ from jaxem.fitting.result import usable
 MIXTURE, MANY = case("normal mixture", "float64"), many()
 
 
+@pytest.fixture(autouse=True)
+def heeds_interrupts():
+    """Ctrl-C raises, even where the tests run in the background of a shell, which ignores it there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_a_report_has_the_values_of_its_step(single_steps):
     seen: list[Report] = []
     fit = jaxem.fit(*MIXTURE, progress=seen.append)
