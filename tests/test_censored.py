@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize, stats
 
 import jaxem
-from jaxem.families import Censored, Exponential, Normal, Poisson, Truncated, grouped, limited
+from jaxem.families import Censored, Exponential, Normal, NormalParams, Poisson, Truncated, grouped, limited, protocol
 from jaxem.models import HMM, Mixture
 
 
@@ -204,3 +204,9 @@ def test_the_fits_of_survreg():
     np.testing.assert_allclose(fit.params.components.rates[0], 0.447028714900047, rtol=1e-6)
     errors = jaxem.inference.standard_errors(model, fit.params, x).components
     np.testing.assert_allclose(errors.rates[0] / fit.params.components.rates[0], 0.317499712034416, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", [Censored(Normal()), Truncated(Normal(), 0.0)], ids=str)
+def test_no_means_are_made_up(family):
+    with pytest.raises(ValueError, match="has no means to print"):
+        protocol.means(family, NormalParams(jnp.zeros(2), jnp.ones(2)))

@@ -28,7 +28,7 @@ class _Read(NamedTuple):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Censored:
+class Censored(parts.SeenInPart):
     r"""Another family, of whose observations only intervals are known.
 
     .. math:: \log p(l, h \mid k) = \begin{cases} \log f(l \mid k) & l = h \\
@@ -139,21 +139,6 @@ class Censored:
         exact = self.family.statistics(c, jnp.where(seen.exact[:, None], r, 0), (), seen.point)
         partly = jnp.where(seen.partly[:, None], r, 0)
         return jax.tree.map(jnp.add, exact, self.expected_statistics(parts.by_rows(c), partly, hidden.moments))
-
-    def maximize(self, c: Context | None, sums: Any) -> Any:
-        return self.family.maximize(c, sums)
-
-    def expected(self, c: Context, params: Any, sums: Any) -> Array:
-        return self.family.expected(c, params, sums)
-
-    def contrasts(self, params: Any) -> Array:
-        return self.family.contrasts(params)
-
-    def log_prior(self, params: Any) -> Array | float:
-        return protocol.log_prior(self.family, params)
-
-    def degenerate(self, params: Any) -> Array:
-        return protocol.degenerate(self.family, params)
 
     def features(self, x: Array) -> Array:
         """The middle of an interval, its finite end where there is one only, NaN where nothing is known."""

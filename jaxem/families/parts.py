@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.contexts import Context
+from jaxem.families import protocol
 
 NEEDED = ("bounds", "log_interval", "between", "expected_log_density", "expected_statistics")
 
@@ -51,3 +52,28 @@ def divergence(family: Any, q: Part, p: Part) -> Array:
     """KL(q || p) between two posteriors on the same intervals, (N, K)."""
     own, other = (family.expected_log_density(c, q.moments) for c in (q.c, p.c))
     return (own - other) - (q.log_mass - p.log_mass)
+
+
+class SeenInPart:
+    """What a family seen in part shares with the family itself: parameters, and the M-step on their sums."""
+
+    family: Any
+
+    def maximize(self, c: Context | None, sums: Any) -> Any:
+        return self.family.maximize(c, sums)
+
+    def expected(self, c: Context, params: Any, sums: Any) -> Array:
+        return self.family.expected(c, params, sums)
+
+    def contrasts(self, params: Any) -> Array:
+        return self.family.contrasts(params)
+
+    def log_prior(self, params: Any) -> Array | float:
+        return protocol.log_prior(self.family, params)
+
+    def degenerate(self, params: Any) -> Array:
+        return protocol.degenerate(self.family, params)
+
+    def means(self, params: Any) -> Any:
+        """Refused by name: the parameters are those of all observations, not of those that were recorded."""
+        raise ValueError(f"{type(self).__name__} has no means to print; see those of {type(self.family).__name__}")

@@ -33,7 +33,7 @@ class Unseen(NamedTuple):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Truncated:
+class Truncated(parts.SeenInPart):
     r"""Another family, whose observations are recorded only where they lie between two limits.
 
     .. math:: \log p(x \mid k) = \log f(x \mid k) - \log P_k, \qquad P_k = P(low \le x \le high \mid k)
@@ -187,21 +187,6 @@ class Truncated:
             more = self.family.expected_statistics(parts.by_rows(c), r * tail.odds, tail.moments)
             found = jax.tree.map(jnp.add, found, more)
         return found
-
-    def maximize(self, c: Context | None, sums: Any) -> Any:
-        return self.family.maximize(c, sums)
-
-    def expected(self, c: Context, params: Any, sums: Any) -> Array:
-        return self.family.expected(c, params, sums)
-
-    def contrasts(self, params: Any) -> Array:
-        return self.family.contrasts(params)
-
-    def log_prior(self, params: Any) -> Array | float:
-        return protocol.log_prior(self.family, params)
-
-    def degenerate(self, params: Any) -> Array:
-        return protocol.degenerate(self.family, params)
 
     def features(self, x: Array) -> Array:
         return self.family.features(self._inside(x))
