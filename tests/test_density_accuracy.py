@@ -24,6 +24,7 @@ from jaxem.families import (
     NormalParams,
     Poisson,
     PoissonParams,
+    indicators,
 )
 from jaxem.families.normal_prior import log_prior
 from jaxem.families.protocol import log_density
@@ -184,3 +185,11 @@ def test_sums_do_not_lose_with_the_number_of_rows():
         (jax.jit(weighted_sums)(weights, x[:, None]), wide.T @ x.astype(np.float64)[:, None]),
     ]:
         assert_within(found, wanted, 16 * eps(np.float32) * np.abs(wanted))
+
+
+def test_the_logarithm_of_a_complement_near_two_fifths():
+    """XLA's log1p is off by 120 units in the last place there."""
+    p = np.linspace(0.2, 0.6, 201)
+    with mpmath.workdps(50):
+        wanted = [float(mpmath.log(1 - mpmath.mpf(float(each)))) for each in p]
+    np.testing.assert_allclose(indicators.log_of_rest(jnp.asarray(p)), wanted, rtol=3 * np.finfo(float).eps)

@@ -26,4 +26,7 @@ def log(probabilities: Array) -> Array:
 def log_of_rest(probabilities: Array) -> Array:
     """log(1 - p), accurate for small p; -inf with derivative 0 where p is 1."""
     possible = probabilities != 1
-    return jnp.where(possible, jnp.log1p(-jnp.where(possible, probabilities, 0)), -jnp.inf)
+    p = jnp.where(possible, probabilities, 0)
+    small = p < 0.25  # beyond it 1 - p is exact enough, while XLA's log1p in 64 bits loses two digits near p = 0.4
+    rest = jnp.where(small, jnp.log1p(-jnp.where(small, p, 0)), jnp.log(1 - jnp.where(small, 0, p)))
+    return jnp.where(possible, rest, -jnp.inf)
