@@ -191,7 +191,9 @@ def test_one_class_is_the_fit_of_scipy():
     fit = jaxem.fit(model, model.init(jax.random.key(0), x), x, algorithm=jaxem.SQUAREM(), tol=1e-12)
     nu, m, s = stats.t.fit(x, 4)
     c = fit.params.components
-    np.testing.assert_allclose([1 / c.tails[0], c.locations[0], np.sqrt(c.squared_scales[0])], [nu, m, s], rtol=1e-3)
+    np.testing.assert_allclose(
+        [1 / c.tails[0], c.locations[0], np.sqrt(c.squared_scales[0])], [nu, m, s], rtol=1e-3
+    )  # scipy stops early
     assert float(fit.objective) >= stats.t.logpdf(x, nu, m, s).sum() - 1e-9
 
 
@@ -217,11 +219,13 @@ def test_samples_have_the_variances_and_the_given_degrees_of_freedom(dtype):
     x = np.asarray(family.sample(jax.random.key(0), params, labels), float).reshape(2, -1)
     for k in range(2):
         assert stats.kstest((x[k] - [0, 5][k]) / [1, 2][k], stats.t(8).cdf).pvalue > 1e-3
+    # The kurtosis of t(8) is 4.5: a variance of 20,000 draws has a standard error of sqrt(3.5 / 20,000) = 1.3 %.
     np.testing.assert_allclose(x.var(axis=1), family.variances(params), rtol=0.06)
     multivariate = MultivariateStudentT("tied", 8)
     wide = as_dtype(MultivariateStudentTParams(np.zeros((2, 2)), np.array([[1.0, 0.5], [0.5, 2.0]])), dtype)
     y = np.asarray(multivariate.sample(jax.random.key(1), wide, labels), float)
-    np.testing.assert_allclose(np.cov(y.T), multivariate.covariances(wide), rtol=0.1)
+    # Of 40,000: 0.9 % for a variance, 2 % for the covariance, which is smaller than its own spread.
+    np.testing.assert_allclose(np.cov(y.T), multivariate.covariances(wide), rtol=0.08)
 
 
 def test_what_is_refused():
