@@ -39,6 +39,9 @@ class Param:
             the array does not describe a single column.
         part: the part of the values that the array describes, a name in a tree such as ``"items"``; default ``""``:
             the whole. Letters of axes other than ``"K"`` then begin with it, as in ``"items.D"``.
+        improves: whether ``maximize`` only improves Q in this array, by one Newton step from the context's parameters,
+            instead of maximising it; default False. Q from the sums is then the quadratic model of that step. An
+            algorithm takes a smaller part of the step where the objective would fall.
     """
 
     space: Space
@@ -46,20 +49,23 @@ class Param:
     location: bool = False
     column: int | None = None
     part: str = ""
+    improves: bool = False
 
     @classmethod
-    def of(cls, space: Space, axes: str, location: bool = False) -> "Param":
+    def of(cls, space: Space, axes: str, location: bool = False, improves: bool = False) -> "Param":
         """A ``Param`` whose axes are written with spaces between them.
 
         Arguments:
             space: the space of the array.
             axes: the axes, such as ``"K D"`` or ``"K 2"``; ``""`` for a single number.
             location: whether the array says where each class lies; default False.
+            improves: whether ``maximize`` only improves Q in it; default False.
 
         Returns:
             The ``Param``, with no ``column``.
         """
-        return cls(space, tuple(int(axis) if axis.isdigit() else axis for axis in axes.split()), location)
+        letters = tuple(int(axis) if axis.isdigit() else axis for axis in axes.split())
+        return cls(space, letters, location, improves=improves)
 
     def within(self, name: str) -> "Param":
         """The same array as one of the part ``name`` of the values."""
@@ -153,6 +159,17 @@ def masked(declared: Declared, params: Any, active: Array, probability: float = 
         return leaf
 
     return jax.tree.map(each, declared, params, is_leaf=_is_param)
+
+
+def improving(declared: Declared) -> Any:
+    """A tree of truth values: which arrays an M-step only improves."""
+    return jax.tree.map(lambda param: param.improves, declared, is_leaf=_is_param)
+
+
+def improving_of(model: Any) -> Any:
+    """Which arrays of the parameters an M-step only improves: a tree of truth values, ``None`` where there is none."""
+    found = improving(model.declare()) if hasattr(model, "declare") else ()
+    return found if any(jax.tree.leaves(found)) else None
 
 
 def all_of_classes(declared: Declared) -> bool:

@@ -1,0 +1,47 @@
+"""One Newton step of a concave function, kept finite and of bounded length.
+
+Leaves of the parameters that only improve Q (``Param.improves``) take one such step an iteration. The algorithm halves
+it where the objective falls; but a step that is not finite or absurdly long never recovers from halving, so it is
+caught here.
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core import matrices
+
+_LONGEST = 4.0  # the largest change of the linear predictor, root mean square, by one coefficient
+
+
+def step(score: Array, information: Array, most: Array, n: Array) -> Array:
+    r"""The Newton step d of each class, with a ridge at the level of rounding error and no coefficient moved too far.
+
+    .. math:: (I + \epsilon\, \mathrm{diag}(m))\, d = s, \qquad |d_p| \sqrt{m_p / n} \le 4
+
+    A nearly separated gate or regression has an information far below ``most``, and its maximum is at infinity: the
+    ridge keeps the system solvable and the limit keeps each step within reach. Units of the covariates change neither.
+
+    Arguments:
+        score: the gradient of Q in the coefficients, (..., P).
+        information: minus its Hessian or the expected one, (..., P, P), positive semidefinite but for rounding.
+        most: the weighted sums of squares of the covariates, (..., P): the information of a predictor with curvature 1.
+        n: the sum of the weights, (...).
+
+    Returns:
+        The step, (..., P); zero for a covariate that is always zero.
+    """
+    live = most > 0
+    scale = jnp.sqrt(jnp.where(live, most, 1))
+    p = score.shape[-1]
+    eye = jnp.eye(p, dtype=score.dtype)
+    unit = information / (scale[..., :, None] * scale[..., None, :])
+    ridge = jnp.finfo(score.dtype).eps * 8 * p
+    kept = live[..., :, None] & live[..., None, :]
+    unit = jnp.where(kept, unit, 0) + eye * jnp.where(live, ridge, 1)[..., :, None]
+    factor = matrices.cholesky(unit)
+    moved = matrices.solve(factor, (jnp.where(live, score, 0) / scale)[..., None])[..., 0]
+    # A system that is singular even so: uphill along the score.
+    moved = jnp.where(jnp.isfinite(moved).all(axis=-1, keepdims=True), moved, jnp.where(live, score, 0) / scale)
+    longest = jnp.abs(moved).max(axis=-1, keepdims=True) / jnp.sqrt(jnp.where(n > 0, n, 1))[..., None]
+    share = jnp.where(longest > _LONGEST, _LONGEST / jnp.where(longest > 0, longest, 1), 1)
+    return jnp.where(live, moved * share / scale, 0)
