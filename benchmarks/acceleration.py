@@ -23,7 +23,7 @@ import jaxem
 from jaxem import EM, SQUAREM, Anderson, datasets
 from jaxem.core.data import size
 from jaxem.families import Poisson, PoissonParams
-from jaxem.fitting.stopping import rounding
+from jaxem.core.bound import rounding
 from jaxem.models import Mixture, MixtureParams
 
 ALGORITHMS = {

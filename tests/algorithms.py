@@ -15,7 +15,7 @@ from jaxem import EM, GEM, SAEM, SQUAREM, Anderson, AnnealedEM, HardEM, Incremen
 from jaxem.core import bound
 from jaxem.core.data import count, size
 from jaxem.core.model import has, is_additive
-from jaxem.fitting.stopping import rounding
+from jaxem.core.bound import rounding
 
 STEPS = 6
 _ADAM, _HEATING = optax.adam(0.01), optax.linear_schedule(0.3, 1.0, 4)

@@ -9,7 +9,7 @@ from closeness import assert_within
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import size
 from jaxem.core.model import has
-from jaxem.fitting.stopping import rounding
+from jaxem.core.bound import rounding
 
 SUMMED = [name for name in CASES if has(case(name, "float64").model, "expected_log_joint")]
 

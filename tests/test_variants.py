@@ -33,7 +33,7 @@ from jaxem.algorithms.online import _deal
 from jaxem.core import bound, trees
 from jaxem.core.data import size
 from jaxem.families import Normal, NormalParams, Poisson, PoissonParams
-from jaxem.fitting.stopping import rounding
+from jaxem.core.bound import rounding
 from jaxem.latent import chain
 from jaxem.models import Mixture, MixtureParams
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.algorithms import extrapolation
-from jaxem.algorithms.em import EM
+from jaxem.algorithms.em import EM, climbed
 from jaxem.algorithms.protocol import Climber, State
-from jaxem.core import trees
+from jaxem.core import parameters, trees
 from jaxem.core.checks import number, whole_field
 from jaxem.core.coordinates import chart, into, living
 from jaxem.core.data import Data
@@ -138,9 +138,10 @@ class Anderson:
         leap = chart(model, plain)(u + jump)
         tried = self.inner.move(model, found, trees.select(bold, leap, plain), data)
         assert state.objective is not None
-        refused = bold & ~extrapolation.passes(model, tried, state.objective, data)
+        may_fall = bold | (parameters.improving_of(model) is not None)
+        refused = may_fall & ~extrapolation.passes(model, tried, state.objective, data)
         again = found._replace(evaluations=tried.evaluations, fallbacks=tried.fallbacks + 1)
-        end = jax.lax.cond(refused, lambda: self.inner.move(model, again, plain, data), lambda: tried)
+        end = jax.lax.cond(refused, lambda: climbed(self.inner, model, again, plain, data), lambda: tried)
 
         m = du.shape[0]
         trust = jnp.where(refused, memory.trust - m, memory.trust + bold.astype(u.dtype))

@@ -60,6 +60,7 @@ class AnnealedEM:
 
     by_sums: ClassVar[bool] = True
     monotone: ClassVar[bool] = False
+    needs_maximum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         schedules.check(self.schedule, "AnnealedEM")

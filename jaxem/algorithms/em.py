@@ -3,16 +3,18 @@
 import dataclasses
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.algorithms.protocol import State
-from jaxem.core import expectation
+from jaxem.algorithms.protocol import Climber, State
+from jaxem.core import bound, constraints, expectation, parameters
 from jaxem.core.checks import whole_field
 from jaxem.core.compilation import program
-from jaxem.core.data import Data
-from jaxem.core.model import Params
+from jaxem.core.data import Data, size
+from jaxem.core.model import Params, spaces_of
 from jaxem.core.records import register
+from jaxem.core.spaces import Space
 
 
 @register
@@ -24,7 +26,8 @@ class EM:
               \qquad q_t = p(z \mid x, \theta_t)
 
     (the log-prior only where the model has one). Each iteration takes one E-step, which yields the objective of the
-    current parameters and the statistics of the next M-step in one pass over the data.
+    current parameters and the statistics of the next M-step in one pass over the data. Where an array of the parameters
+    is only improved (``Param.improves``: gates, regressions), its step is halved until the objective does not fall.
 
     Arguments:
         block_size: the number of observations in a block, for models with additive statistics; memory then does not
@@ -55,8 +58,8 @@ class EM:
         return self.move(model, unmet(params), params, data)
 
     def step(self, model: Any, state: State, data: Data) -> State:
-        params, state = self.propose(model, state, data)
-        return self.move(model, state, params, data)
+        params, found = self.propose(model, state, data)
+        return climbed(self, model, found, params, data)
 
     def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:
         return expectation.maximize(model, state.params, state.memory, data), state
@@ -92,3 +95,47 @@ def met(
     """
     summary, objective = _expect(model, params, data, block_size, by, more)
     return state._replace(params=params, objective=objective, evaluations=state.evaluations + 1, memory=summary)
+
+
+_SHORTEST = 2.0**-24  # the smallest part of a step that is tried
+
+
+def climbed(algorithm: Climber, model: Any, state: State, params: Params, data: Data) -> State:
+    r"""The state at the proposed ``params``; nearer to the old ones where the objective would fall.
+
+    .. math:: u \leftarrow u_t + 2^{-m} (u_{t+1} - u_t), \qquad m = 0, 1, \dots \text{ until } L \ge L(\theta_t)
+
+    for the coordinates u of the leaves that an M-step only improves (``Param.improves``); others keep their maximum.
+    Models that maximise are not touched. Each part that is tried costs an E-step, and counts as a step refused.
+    """
+    new = algorithm.move(model, state, params, data)
+    improving = parameters.improving_of(model)
+    if improving is None or new.objective is None or not algorithm.monotone:
+        return new
+    assert state.objective is not None
+    least = state.objective - bound.rounding(state.objective, size(data, state.objective.dtype))
+
+    def shorter(carry: tuple[Array, State]) -> tuple[Array, State]:
+        share, tried = carry
+        share = share / 2
+        nearer = _nearer(model, improving, state.params, params, share)
+        found = algorithm.move(model, state._replace(evaluations=tried.evaluations), nearer, data)
+        return share, found._replace(fallbacks=tried.fallbacks + 1)
+
+    def lower(carry: tuple[Array, State]) -> Array:
+        share, tried = carry
+        return ~(tried.objective >= least) & (share > _SHORTEST)  # NaN is lower
+
+    return jax.lax.while_loop(lower, shorter, (jnp.ones((), least.dtype), new))[1]
+
+
+def _nearer(model: Any, improving: Any, old: Params, new: Params, share: Array) -> Params:
+    """``new`` with only a share of the step, in coordinates, of the leaves that an M-step only improves."""
+
+    def part(space: Space, improves: bool, before: Array, after: Array) -> Array:
+        if not improves:
+            return after
+        u, v = space.inverse(before, after), space.inverse(after, after)
+        return space.forward(u + share.astype(u.dtype) * (v - u), after)
+
+    return constraints.each(part, spaces_of(model), improving, old, new)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from jax import Array
 
-from jaxem.algorithms.em import met, unmet
+from jaxem.algorithms.em import climbed, met, unmet
 from jaxem.algorithms.protocol import State
 from jaxem.core import expectation
 from jaxem.core.checks import whole_field
@@ -59,8 +59,8 @@ class HardEM:
         return self.move(model, unmet(params), params, data)
 
     def step(self, model: Any, state: State, data: Data) -> State:
-        params, state = self.propose(model, state, data)
-        return self.move(model, state, params, data)
+        params, found = self.propose(model, state, data)
+        return climbed(self, model, found, params, data)
 
     def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:
         return expectation.maximize(model, state.params, state.memory, data), state

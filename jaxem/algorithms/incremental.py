@@ -59,6 +59,7 @@ class IncrementalEM:
     blocks: int = dataclasses.field(default=10, metadata={"static": True})
 
     monotone: ClassVar[bool] = True
+    needs_maximum: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

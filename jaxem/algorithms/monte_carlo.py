@@ -57,6 +57,7 @@ class MonteCarloEM:
     n_samples: int = dataclasses.field(default=10, metadata={"static": True})
 
     monotone: ClassVar[bool] = False
+    needs_maximum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check(self)
@@ -104,6 +105,7 @@ class SAEM:
     n_samples: int = dataclasses.field(default=1, metadata={"static": True})
 
     monotone: ClassVar[bool] = False
+    needs_maximum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         schedules.check(self.schedule, "SAEM")

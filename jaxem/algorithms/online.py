@@ -67,6 +67,7 @@ class OnlineEM:
     batch_size: int | None = dataclasses.field(default=1000, metadata={"static": True})
 
     monotone: ClassVar[bool] = False
+    needs_maximum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         schedules.check(self.schedule, "OnlineEM")

@@ -24,10 +24,12 @@ class Algorithm(Protocol):
 
     An algorithm is a frozen dataclass registered as a pytree. It never judges itself: ``fit`` does.
 
-    Four attributes are optional. ``sums(state) -> (origin, statistics)``: the sums over all data at the parameters of
+    Five attributes are optional. ``sums(state) -> (origin, statistics)``: the sums over all data at the parameters of
     the state, and the parameters they were taken about; the gradient of Q from these sums is that of the function being
     maximised. ``exact``: whether that function is the log-likelihood (plus the log-prior) itself. ``by_sums``: whether
     the algorithm reads the data only through ``expectation.expect``, so that they may be sharded over devices.
+    ``needs_maximum``: whether the M-step must maximise Q in every array, because the algorithm adds up sums taken at
+    different points, or cannot compare objectives; models with ``Param.improves`` are then refused.
     ``finite``: whether it ends after finitely many steps, so that a step that changes nothing is the last.
     """
 

@@ -10,7 +10,7 @@ from jax import Array
 from jaxem.algorithms import extrapolation
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.protocol import Climber, State
-from jaxem.core import trees
+from jaxem.core import parameters, trees
 from jaxem.core.checks import brief, number
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data
@@ -97,8 +97,8 @@ class SQUAREM:
 
     def step(self, model: Any, state: State, data: Data) -> State:
         inner, before, longest, steps = state.memory
-        once, found = self.inner.propose(model, inner, data)
-        middle = self.inner.move(model, found, once, data)
+        middle = self.inner.step(model, inner, data)
+        once = middle.params
         twice, found = self.inner.propose(model, middle, data)
 
         # The chart is that of the second step, so that what an iteration has set to exactly zero stays zero.
@@ -114,7 +114,8 @@ class SQUAREM:
         end = self.inner.step(model, there, data)
 
         assert middle.objective is not None
-        refused = bold & ~extrapolation.passes(model, end, middle.objective, data)
+        may_fall = bold | (parameters.improving_of(model) is not None)
+        refused = may_fall & ~extrapolation.passes(model, end, middle.objective, data)
         back = middle._replace(evaluations=end.evaluations, fallbacks=end.fallbacks + 1)
         grown = jnp.where(s == longest, longest * jnp.asarray(self.growth, longest.dtype), longest)
         longest = jnp.where(refused, jnp.maximum(longest / 2, 1), grown)

@@ -156,3 +156,11 @@ def resolution(value: Array, size: Array) -> Array:
     ``size`` is added because the terms of single values are of order one and may cancel in the sum.
     """
     return jnp.finfo(value.dtype).eps * (jnp.abs(value) + size)
+
+
+def rounding(value: Array, size: Array) -> Array:
+    """The rounding error to expect in an objective over ``size`` values: 32 times the smallest visible difference.
+
+    The factor 32 covers the operations of one term and the error growth of compensated or square-root-blocked sums.
+    """
+    return 32 * resolution(value, size)

@@ -40,5 +40,7 @@ from jaxem.families.student_t import StudentTParams as StudentTParams
 from jaxem.families.truncated import Truncated as Truncated
 from jaxem.families.von_mises import VonMises as VonMises
 from jaxem.families.von_mises import VonMisesParams as VonMisesParams
+from jaxem.families.weibull import Weibull as Weibull
+from jaxem.families.weibull import WeibullParams as WeibullParams
 from jaxem.families.zero_inflated import ZeroInflated as ZeroInflated
 from jaxem.families.zero_inflated import ZeroInflatedParams as ZeroInflatedParams

@@ -16,7 +16,7 @@ from jaxem.fitting import noise as rounding_noise
 from jaxem.fitting import remaining, work
 from jaxem.fitting.remaining import Remaining
 from jaxem.fitting.result import Fit, Status
-from jaxem.fitting.stopping import Progress, Rule, default_rule, noisy_rule, rounding
+from jaxem.fitting.stopping import Progress, Rule, default_rule, noisy_rule
 from jaxem.fitting.validation import check_step, is_valid
 
 RUNNING = -1  # the status of a fit that has not ended
@@ -105,7 +105,7 @@ def stepper(model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, max_ste
         if hasattr(rule, "blocked"):  # only such a rule reads ``left``
             blur = jnp.zeros_like(data_size)
             if old.objective is not None:
-                blur = rounding(old.objective, data_size) + climb.noise
+                blur = bound.rounding(old.objective, data_size) + climb.noise
             by, measured, relative = remaining.measure(model, algorithm, old, new, data, known, blur)
             finite = getattr(algorithm, "finite", False)
             known, more, blurred = remaining.estimate(known, steps, by, measured, new.settled, relative, finite)
@@ -162,7 +162,7 @@ def _failure(
     """The status of a failed step, or ``RUNNING``. Of several causes the last one tested counts, as the root cause."""
     status = jnp.int32(RUNNING)
     if old is not None and old.objective is not None and new.objective is not None and monotone:
-        fell = new.objective < old.objective - rounding(old.objective, data_size) - noise
+        fell = new.objective < old.objective - bound.rounding(old.objective, data_size) - noise
         status = jnp.where(fell, Status.DECREASED, status)
     finite = trees.all_finite(new.params)
     if new.objective is not None:

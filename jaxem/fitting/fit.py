@@ -12,7 +12,7 @@ from jax import Array
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.generalized import GEM
 from jaxem.algorithms.protocol import Algorithm
-from jaxem.core import bound, trees
+from jaxem.core import bound, parameters, trees
 from jaxem.core.checks import instance, number, prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
@@ -158,7 +158,21 @@ def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:
                 raise ValueError(f"{name} compares objectives, and the model has none: {bound.HOW_TO_HAVE_ONE}")
         elif not (needed == "m_step" and has_m_step(model)):
             require(model, name, needed)
+    _check_maximal(algorithm, model)
     return algorithm
+
+
+def _check_maximal(algorithm: Any, model: Any) -> None:
+    """Raise ``ValueError`` where the algorithm needs an M-step that maximises, and that of the model only improves."""
+    if not getattr(algorithm, "needs_maximum", False) or parameters.improving_of(model) is None:
+        return
+    declared = model.declare()
+    names = trees.leaf_names(parameters.improving(declared))
+    which = [name for name, param in zip(names, parameters.leaves(declared), strict=True) if param.improves]
+    raise ValueError(
+        f"{type(algorithm).__name__} needs an M-step that maximises Q, and that of this model only improves it, by one "
+        f"Newton step about the parameters of the E-step, in {', '.join(which)}: use EM, HardEM, GEM, or an accelerator"
+    )
 
 
 def check_call(name: str, algorithm: Algorithm, max_steps: int, key: Array | None, tol: Any, stop: Rule | None) -> int:

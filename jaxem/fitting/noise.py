@@ -13,7 +13,7 @@ from jaxem.core.passes import accumulate
 
 
 def of_objective(model: Any, params: Params, data: Data, algorithm: Any, key: Array | None, objective: Array) -> Array:
-    """The rounding error of the ``objective`` at ``params`` beyond ``stopping.rounding``; it takes nine evaluations.
+    """The rounding error of the ``objective`` at ``params`` beyond ``bound.rounding``; it takes nine evaluations.
 
     A stream is read once for all of them, and devices add up their parts one by one. The log-prior is then counted once
     a part, which overstates its rounding error.

@@ -60,14 +60,6 @@ class Rule(Protocol):
         ...
 
 
-def rounding(objective: Array, size: Array) -> Array:
-    """The rounding error to expect in an objective over ``size`` values: 32 times the smallest visible difference.
-
-    The factor 32 covers the operations of one term and the error growth of compensated or square-root-blocked sums.
-    """
-    return 32 * bound.resolution(objective, size)
-
-
 @register
 @dataclasses.dataclass(frozen=True)
 class _ParameterChange:
@@ -104,7 +96,7 @@ class _Aitken:
         rate = (new - old) / jnp.where(old == older, 1, old - older)
         to_go = (new - old) * rate / (1 - rate)  # l_infinity - l_t of a geometric series
         geometric = (old != older) & (rate >= 0) & (rate < 1) & (jnp.abs(to_go) <= allowed)
-        blur = rounding(new, progress.size) + progress.noise
+        blur = bound.rounding(new, progress.size) + progress.noise
         flat = (jnp.abs(new - old) <= blur) & (jnp.abs(old - older) <= blur)
         return geometric | flat
 
@@ -187,7 +179,7 @@ def _allowed(tol: Any, objective: Array, progress: Progress) -> Array:
     It is never finer than rounding error, here an eighth of the slack of the ascent law.
     """
     asked = jnp.asarray(tol, objective.dtype) * progress.size
-    return jnp.maximum(asked, rounding(objective, progress.size) / 8 + progress.noise)
+    return jnp.maximum(asked, bound.rounding(objective, progress.size) / 8 + progress.noise)
 
 
 def parameter_change(tol: float) -> Rule:

@@ -92,6 +92,16 @@ def edged(model: Any, params: Params) -> np.ndarray:
     return np.concatenate([np.full(leaf.size, answers.edge(space) is not None) for space, leaf in leaves])
 
 
+def improving(model: Any, params: Params) -> np.ndarray:
+    """Which coordinates (P,) belong to arrays that an M-step only improves."""
+    flags = parameters.improving_of(model)
+    if flags is None:
+        return np.zeros(edged(model, params).shape, bool)
+    free = jax.eval_shape(constraints.inverse, spaces_of(model), params)
+    leaves = zip(jax.tree.leaves(flags), jax.tree.leaves(free), strict=True)
+    return np.concatenate([np.full(leaf.size, flag) for flag, leaf in leaves])
+
+
 @program(quick="few numbers")
 def _shares(model: Any, params: Params, direction: Array, diagonal: Array) -> Array:
     u = into(model, params)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core import bound, expectation, tables, trees
+from jaxem.core import bound, expectation, parameters, tables, trees
 from jaxem.core.arrays import as_array
 from jaxem.core.compilation import ahead, program
 from jaxem.core.conversion import convert
@@ -85,6 +85,11 @@ def choose_route(model: Any, route: Route | None) -> Route:
     require(model, f"information by the route {route!r}", "log_likelihood" if route == "hessian" else "q_function")
     if route == "sem" and not has_m_step(model):
         require(model, "information by the route 'sem'", "m_step")
+    if route == "sem" and parameters.improving_of(model) is not None:
+        raise ValueError(
+            'information by the route "sem" needs an M-step that maximises Q; that of this model only improves it: use '
+            '"hessian" or "oakes"'
+        )
     return route
 
 
@@ -120,7 +125,7 @@ def field(model: Any, params: Params, data: Data, what: Route | Literal["complet
     score, u = score_at(model, params, data), into(model, params)
     if what == "oakes":
         return lambda w: score(w, w)
-    if not has(model, "e_step", "statistics", "expected_log_joint"):
+    if not has(model, "e_step", "statistics", "expected_log_joint") or parameters.improving_of(model) is not None:
         return lambda w: score(w, u)
     # Q from the sums is Q from the rows, and takes less to compile.
     at, sums = chart(model, params), model.statistics(model.e_step(params, data), data)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core import tables, trees
+from jaxem.core import bound, tables, trees
 from jaxem.core.checks import instance
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
@@ -24,7 +24,6 @@ from jaxem.core.data import Data, size
 from jaxem.core.model import Params, check_model, has, has_m_step, require
 from jaxem.core.records import register
 from jaxem.fitting.result import Fit
-from jaxem.fitting.stopping import rounding
 from jaxem.fitting.validation import check_start
 from jaxem.inference.coordinates import name_direction, parameter_names, probes
 from jaxem.inference.regularity import (
@@ -378,7 +377,7 @@ def _empirical(fit: Fit, data_size: Array) -> Array:
     if fit.trace is None or fit.objective is None or fit.trace.shape[0] < 3:
         return nothing
     gains, steps = jnp.diff(fit.trace), jnp.arange(fit.trace.shape[0] - 1)
-    clear = (gains > 64 * rounding(fit.objective, data_size)) & jnp.isfinite(gains)
+    clear = (gains > 64 * bound.rounding(fit.objective, data_size)) & jnp.isfinite(gains)
     last = jnp.where(clear, steps, -1).max()
     first = jnp.where(clear & (steps < last) & (gains >= 10 * gains[last]), steps, -1).max()
     apart = (last - first).astype(gains.dtype)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxem.core import bound
+from jaxem.core import bound, parameters
 from jaxem.core.data import Data, lengths_of, split_weights
 from jaxem.core.model import has, has_m_step
 from jaxem.inference.verify.measurements import Look, Measured, rounding_of
@@ -178,10 +178,31 @@ def _from_sums(m: Any, look: Any) -> Any:
     return _value(m, look.near.from_sums - by_rows, look.near.expected, look.expected.value)
 
 
+def _slope_from_sums(m: Any, look: Any) -> Any:
+    if look.slope_from_sums is None:
+        return None
+    by_sums, by_rows = (slope * m.delta / m.size for slope in (look.slope_from_sums, look.expected.gradient))
+    return (by_sums - by_rows) / (1 + np.abs(by_rows).max(initial=0))
+
+
 def _stationary(m: Any, look: Any) -> Any:
     if look.after is None:
         return None
-    return (look.after.expected.gradient + look.after.log_prior.gradient) * m.delta_after / m.size
+    slope = (look.after.expected.gradient + look.after.log_prior.gradient) * m.delta_after / m.size
+    return np.where(m.improving, 0, slope)
+
+
+# The least gain to first order, as a share of that of Newton's method coordinate by coordinate: that of Newton's
+# method for all of them is at least 1 / P of it, and a step that was shortened for its length is shortened by less.
+_UPHILL = 1e-3
+
+
+def _uphill(m: Any, look: Any) -> Any:
+    if look.after is None:
+        return None
+    slope = np.where(m.improving, look.expected.gradient + look.log_prior.gradient, 0)
+    least = ((slope * m.delta) ** 2).sum() / m.size * _UPHILL / max(m.improving.sum(), 1)
+    return _value(m, least - slope @ look.after.proposed, look.expected.value)
 
 
 def _optimal(m: Any, look: Any) -> Any:
@@ -228,6 +249,10 @@ def _always(*names: str) -> Callable[[Any], tuple[str, ...]]:
 
 def _m_step(*names: str) -> Callable[[Any], tuple[str, ...]]:
     return lambda model: names if has_m_step(model) else ("m_step", *names)
+
+
+def _improves(model: Any) -> bool:
+    return parameters.improving_of(model) is not None
 
 
 def _climbs(model: Any) -> tuple[str, ...]:
@@ -315,12 +340,29 @@ LAWS: dict[str, Law] = {
         conditioning=lambda m: 16 * m.conditioning,
         **_SLOPES,
     ),
+    "M-step uphill": Law(
+        "the step of leaves that only improve goes uphill on Q, and is zero only where ∇Q = 0",
+        32,
+        _m_step("q_function", "constraints"),
+        _uphill,
+        one_sided=True,
+        applies=lambda model, data: _improves(model),
+    ),
+    "slope from sums": Law(
+        "∇Q from the statistics = ∇Q, at the parameters of the E-step",
+        64,
+        _always("statistics", "maximize", "expected_log_joint", "q_function"),
+        _slope_from_sums,
+        applies=lambda model, data: _improves(model),
+        **_SLOPES,
+    ),
     "M-step optimal": Law(
         "Q(θ′) ≤ Q(m_step(q)) at other θ′",
         32,
         _m_step("q_function", "constraints"),
         _optimal,
         one_sided=True,
+        applies=lambda model, data: not _improves(model),
         **_PROBES,
     ),
     "M-step inside": Law(
@@ -346,7 +388,7 @@ LAWS: dict[str, Law] = {
         32,
         _always("statistics", "maximize", "expected_log_joint", "q_function"),
         _from_sums,
-        applies=lambda model, data: has(model, "expected_log_joint"),
+        applies=lambda model, data: has(model, "expected_log_joint") and not _improves(model),
         **_PROBES,
     ),
     "halves": Law(

@@ -19,7 +19,8 @@ from jax import Array
 from jaxem.core.coordinates import living
 from jaxem.core.data import Data
 from jaxem.core.model import Params, has, has_m_step
-from jaxem.inference.coordinates import edged
+from jaxem.core.parameters import improving_of
+from jaxem.inference.coordinates import edged, improving
 from jaxem.inference.verify import programs
 from jaxem.inference.verify.parts import Parts, Portions, in_other_order, looks_behind, relabelled
 from jaxem.inference.verify.point import Surroundings
@@ -53,6 +54,7 @@ class After(NamedTuple):
     outside: np.ndarray  # (leaves,), how far each leaf lies outside its space, relative to its size
     maximized: np.ndarray | None  # (T,), the difference between maximize(statistics) and m_step
     near: np.ndarray | None  # (probes,), Q + log-prior at probes around the point after the iteration
+    proposed: np.ndarray  # (P,), the whole step of the M-step from the point before, in the chart made there
 
 
 class Near(NamedTuple):
@@ -79,6 +81,7 @@ class Look(NamedTuple):
     after: After | None
     near: Near | None
     parts: Parts | None
+    slope_from_sums: np.ndarray | None  # (P,), the gradient of Q from the statistics; None where the M-step maximises
 
 
 class Measured(NamedTuple):
@@ -98,6 +101,7 @@ class Measured(NamedTuple):
     relabelled: float | None  # the change in L when classes are permuted
     lengths: tuple[float, float] | None  # see ``looks_behind``
     no_parts: str  # why there are no ``parts``; empty where there are
+    improving: np.ndarray  # (P,), which coordinates the M-step only improves
 
 
 class _Place(NamedTuple):
@@ -229,6 +233,7 @@ class _Looker:
             after,
             self._near(place, found.q, near) if near and expected is not None else None,
             None,
+            self._slope_from_sums(place, found.q),
         )
         if parts:
             whole = {"L": likelihood, "Q": expected, "H": look.entropy, "normaliser": look.evidence}
@@ -255,7 +260,14 @@ class _Looker:
             outside,
             None if new.maximized is None else np.asarray(new.maximized, np.float64),
             np.array(scores) if scores else None,
+            np.asarray(new.proposed, np.float64),
         )
+
+    def _slope_from_sums(self, place: _Place, q: Any) -> np.ndarray | None:
+        run, model = self.run, self.run.model
+        if improving_of(model) is None or not has(model, "statistics", "expected_log_joint"):
+            return None
+        return np.asarray(programs.slope_from_sums(model, place.params, run.data, q, place.u), np.float64)
 
     def _near(self, place: _Place, q: Any, near: int) -> Near:
         run, model = self.run, self.run.model
@@ -370,6 +382,7 @@ def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> 
         relabelled(run, place),
         looks_behind(run, place, around),
         portions.why_not,
+        improving(model, params),
     )
 
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core import bound, expectation, trees
+from jaxem.algorithms.em import EM
+from jaxem.core import bound, expectation, parameters, trees
 from jaxem.core.compilation import ahead, program
 from jaxem.core.constraints import contains
 from jaxem.core.coordinates import chart, into
@@ -109,20 +110,25 @@ class Step(NamedTuple):
     params: Any  # after one EM iteration
     maximized: Any  # (T,), maximize(statistics) - m_step, each leaf relative to its size
     statistics: Any  # the sums over all data
+    proposed: Any  # (P,), the whole step of the M-step, in the chart made at ``params``
 
 
 @program(quick="always")
 def step(model: Any, params: Params, data: Data, q: Posterior, u: Array) -> Step:
     """One EM iteration as ``fit`` takes it, and the parts of the M-step."""
     at = chart(model, params)(u)
-    new = trees.cast(expectation.iterate(model, at, data), u.dtype)
+    whole = trees.cast(expectation.iterate(model, at, data), u.dtype)
+    new = whole
+    if parameters.improving_of(model) is not None:  # what EM accepts
+        em = EM()
+        new = trees.cast(em.step(model, em.init(model, at, data, None), data).params, u.dtype)
     statistics = expectation.sums_of(model.statistics(q, data)) if is_additive(model) else None
     maximized = None
     if has(model, "statistics", "maximize", "m_step"):
         pairs = model.maximize(model.statistics(q, data)), model.m_step(q, data)
         relative = jax.tree.map(lambda a, b: (a - b) / jnp.maximum(_size(a, pairs), _size(b, pairs)), *pairs)
         maximized = trees.concatenate(jax.tree.leaves(relative))
-    return Step(new, maximized, statistics)
+    return Step(new, maximized, statistics, into(model, whole, params) - u)
 
 
 def _size(leaf: Array, pairs: Any) -> Array:
@@ -156,6 +162,13 @@ def from_sums(model: Any, params: Params, data: Data, q: Posterior, u: Array) ->
     """Q(u | q) computed from the statistics alone, up to a constant."""
     at = chart(model, params)
     return model.expected_log_joint(at(u), model.statistics(q, data))
+
+
+@program(quick="always")
+def slope_from_sums(model: Any, params: Params, data: Data, q: Posterior, u: Array) -> Array:
+    """The gradient, at ``u``, of Q from the statistics."""
+    at, found = chart(model, params), model.statistics(q, data)
+    return jax.grad(lambda w: model.expected_log_joint(at(w), found))(u)
 
 
 def begin(model: Any, params: Params, data: Data, u: Any, q: Posterior) -> None:
