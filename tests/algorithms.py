@@ -13,9 +13,10 @@ from closeness import assert_within
 import jaxem
 from jaxem import EM, GEM, SAEM, SQUAREM, Anderson, AnnealedEM, HardEM, IncrementalEM, MonteCarloEM, OnlineEM
 from jaxem.core import bound
+from jaxem.core.bound import rounding
 from jaxem.core.data import count, size
 from jaxem.core.model import has, is_additive
-from jaxem.core.bound import rounding
+from jaxem.core.parameters import improving_of
 
 STEPS = 6
 _ADAM, _HEATING = optax.adam(0.01), optax.linear_schedule(0.3, 1.0, 4)
@@ -40,6 +41,8 @@ ADDITIVE = [name for name in CASES if is_additive(case(name, "float64").model)]
 
 def offered(algorithm: Any, model: Any) -> bool:
     """Whether the model has what the algorithm needs."""
+    if getattr(algorithm, "needs_maximum", False) and improving_of(model) is not None:
+        return False
     return all(needed == "objective" or has(model, needed) for needed in algorithm.requires())
 
 

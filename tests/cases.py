@@ -21,6 +21,7 @@ from jaxem.families import (
     Poisson,
     Product,
     StudentT,
+    Weibull,
     ZeroInflated,
 )
 from jaxem.models import HMM, FactorAnalysis, Mixture
@@ -105,6 +106,12 @@ def gamma_mixture(dtype):
     return _case(Mixture(Gamma(), 2), np.r_[rng.gamma(0.8, 2.0, 40), rng.gamma(30.0, 0.2, 30)], dtype)
 
 
+def weibull_mixture(dtype):
+    """An M-step that only improves Q, by scoring."""
+    rng = np.random.default_rng(1)
+    return _case(Mixture(Weibull(), 2), np.r_[rng.weibull(0.8, 40), 6.0 * rng.weibull(7.0, 30)], dtype)
+
+
 def mixed_columns(dtype):
     """Two parts with missing cells in each, and weights."""
     rng = np.random.default_rng(6)
@@ -187,6 +194,7 @@ CASES = {
     "categorical mixture": categorical_mixture,
     "exponential mixture": exponential_mixture,
     "gamma mixture": gamma_mixture,
+    "Weibull mixture": weibull_mixture,
     "mixed columns": mixed_columns,
     "poisson hmm": poisson_hmm,
     "ragged hmm": ragged_hmm,

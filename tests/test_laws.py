@@ -8,8 +8,8 @@ from cases import CASES, case
 
 import jaxem
 from jaxem.core import expectation, trees
-from jaxem.core.data import count, size
 from jaxem.core.bound import rounding
+from jaxem.core.data import count, size
 from jaxem.inference.verify.certificate import Verdict
 
 ROWS = [(name, "float64") for name in CASES]

@@ -31,9 +31,9 @@ from jaxem import (
 )
 from jaxem.algorithms.online import _deal
 from jaxem.core import bound, trees
+from jaxem.core.bound import rounding
 from jaxem.core.data import size
 from jaxem.families import Normal, NormalParams, Poisson, PoissonParams
-from jaxem.core.bound import rounding
 from jaxem.latent import chain
 from jaxem.models import Mixture, MixtureParams
 

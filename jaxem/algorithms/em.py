@@ -124,6 +124,7 @@ def climbed(algorithm: Climber, model: Any, state: State, params: Params, data: 
 
     def lower(carry: tuple[Array, State]) -> Array:
         share, tried = carry
+        assert tried.objective is not None
         return ~(tried.objective >= least) & (share > _SHORTEST)  # NaN is lower
 
     return jax.lax.while_loop(lower, shorter, (jnp.ones((), least.dtype), new))[1]

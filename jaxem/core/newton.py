@@ -30,18 +30,20 @@ def step(score: Array, information: Array, most: Array, n: Array) -> Array:
     Returns:
         The step, (..., P); zero for a covariate that is always zero.
     """
-    live = most > 0
+    live = most > 0  # NaN is not
     scale = jnp.sqrt(jnp.where(live, most, 1))
     p = score.shape[-1]
-    eye = jnp.eye(p, dtype=score.dtype)
+    eye = jnp.broadcast_to(jnp.eye(p, dtype=score.dtype), information.shape)
     unit = information / (scale[..., :, None] * scale[..., None, :])
     ridge = jnp.finfo(score.dtype).eps * 8 * p
     kept = live[..., :, None] & live[..., None, :]
     unit = jnp.where(kept, unit, 0) + eye * jnp.where(live, ridge, 1)[..., :, None]
     factor = matrices.cholesky(unit)
     moved = matrices.solve(factor, (jnp.where(live, score, 0) / scale)[..., None])[..., 0]
-    # A system that is singular even so: uphill along the score.
-    moved = jnp.where(jnp.isfinite(moved).all(axis=-1, keepdims=True), moved, jnp.where(live, score, 0) / scale)
-    longest = jnp.abs(moved).max(axis=-1, keepdims=True) / jnp.sqrt(jnp.where(n > 0, n, 1))[..., None]
-    share = jnp.where(longest > _LONGEST, _LONGEST / jnp.where(longest > 0, longest, 1), 1)
-    return jnp.where(live, moved * share / scale, 0)
+    # A system that is singular even so: uphill along the score. What is NaN stays NaN.
+    sound = jnp.isfinite(information).all(axis=(-2, -1)) & jnp.isfinite(n)
+    singular = sound[..., None] & ~jnp.isfinite(moved).all(axis=-1, keepdims=True)
+    moved = jnp.where(singular, jnp.where(live, score, 0) / scale, moved)
+    longest = jnp.abs(moved).max(axis=-1, keepdims=True) / jnp.sqrt(jnp.where(n <= 0, 1, n))[..., None]
+    share = jnp.where(longest <= _LONGEST, 1, _LONGEST / longest)
+    return jnp.where(live | jnp.isnan(most), moved * share / scale, 0)

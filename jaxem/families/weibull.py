@@ -115,7 +115,7 @@ class Weibull:
     def sample(self, key: Array, params: WeibullParams, labels: Array) -> Array:
         shapes, scales = params.shapes[labels], params.scales[labels]
         tiny = float(jnp.finfo(shapes.dtype).tiny)  # a small shape gives numbers that are not zero but vanish
-        return jnp.maximum(scales * jax.random.weibull_min(key, 1.0, shapes, dtype=shapes.dtype), tiny)
+        return jnp.maximum(scales * jax.random.exponential(key, labels.shape, shapes.dtype) ** (1 / shapes), tiny)
 
 
 def _logs(c: WeibullParams, x: Array) -> Array:
