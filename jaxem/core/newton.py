@@ -10,10 +10,10 @@ from jax import Array
 
 from jaxem.core import matrices
 
-_LONGEST = 4.0  # the largest change of the linear predictor, root mean square, by one coefficient
+_LONGEST = 4.0  # the largest change of the linear predictor, root mean square
 
 
-def step(score: Array, information: Array, most: Array, n: Array) -> Array:
+def step(score: Array, information: Array, most: Array, n: Array, gram: Array | None = None) -> Array:
     r"""The Newton step d of each class, with a ridge at the level of rounding error and no coefficient moved too far.
 
     .. math:: (I + \epsilon\, \mathrm{diag}(m))\, d = s, \qquad |d_p| \sqrt{m_p / n} \le 4
@@ -26,6 +26,9 @@ def step(score: Array, information: Array, most: Array, n: Array) -> Array:
         information: minus its Hessian or the expected one, (..., P, P), positive semidefinite but for rounding.
         most: the weighted sums of squares of the covariates, (..., P): the information of a predictor with curvature 1.
         n: the sum of the weights, (...).
+        gram: the weighted sums of products of the covariates, (..., P, P), of which ``most`` is the diagonal. With it,
+            the limit is on the predictor as a whole, d' gram d / n <= 4^2, so that covariates far from zero beside an
+            intercept do not shorten the step; default ``None``: it is on each coefficient.
 
     Returns:
         The step, (..., P); zero for a covariate that is always zero.
@@ -44,6 +47,12 @@ def step(score: Array, information: Array, most: Array, n: Array) -> Array:
     sound = jnp.isfinite(information).all(axis=(-2, -1)) & jnp.isfinite(n)
     singular = sound[..., None] & ~jnp.isfinite(moved).all(axis=-1, keepdims=True)
     moved = jnp.where(singular, jnp.where(live, score, 0) / scale, moved)
-    longest = jnp.abs(moved).max(axis=-1, keepdims=True) / jnp.sqrt(jnp.where(n <= 0, 1, n))[..., None]
+    if gram is None:
+        longest = jnp.abs(moved).max(axis=-1, keepdims=True)
+    else:
+        d = jnp.where(live, moved / scale, 0)
+        squares = (d[..., :, None] * gram * d[..., None, :]).sum(axis=(-2, -1))
+        longest = jnp.sqrt(jnp.where(squares <= 0, 0, squares))[..., None]
+    longest = longest / jnp.sqrt(jnp.where(n <= 0, 1, n))[..., None]
     share = jnp.where(longest <= _LONGEST, 1, _LONGEST / longest)
     return jnp.where(live | jnp.isnan(most), moved * share / scale, 0)

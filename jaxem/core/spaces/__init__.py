@@ -10,3 +10,4 @@ from jaxem.core.spaces.protocol import Space as Space
 from jaxem.core.spaces.simplex import Simplex as Simplex
 from jaxem.core.spaces.unit_volume import UnitDeterminant as UnitDeterminant
 from jaxem.core.spaces.unit_volume import UnitProduct as UnitProduct
+from jaxem.core.spaces.zero_sum import ZeroSum as ZeroSum
