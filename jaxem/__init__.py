@@ -10,6 +10,7 @@ from jaxem import algorithms as algorithms
 from jaxem import core as core
 from jaxem import families as families
 from jaxem import fitting as fitting
+from jaxem import gates as gates
 from jaxem import inference as inference
 from jaxem import models as models
 from jaxem.algorithms import EM as EM

@@ -1,0 +1,146 @@
+"""The multinomial logit of the class given covariates."""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.core import matrices, newton
+from jaxem.core.data import Data
+from jaxem.core.parameters import Param
+from jaxem.core.records import register
+from jaxem.core.spaces import ZeroSum
+from jaxem.core.spaces.zero_sum import contrasts
+from jaxem.gates import protocol
+
+
+class SoftmaxParams(NamedTuple):
+    """The parameters of ``Softmax``."""
+
+    coefficients: Array  # (K, P), zero sum over K; the intercept is column 0
+
+
+class SoftmaxSums(NamedTuple):
+    """Sums about the coefficients of the context."""
+
+    score: Array  # (K, P), sum_n (r_nk - w_n p_nk) u_n
+    pairs: Array  # (K (K - 1) / 2, P, P), sum_n w_n p_nj p_nk u_n u_n' of each pair j < k of classes
+    gram: Array  # (P, P), sum_n w_n u_n u_n'
+    total: Array  # (), sum_n w_n
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Softmax:
+    r"""Class probabilities that depend on covariates u (P,), by a multinomial logit.
+
+    .. math:: p_{nk} = e^{\beta_k \cdot u_n} / \sum_j e^{\beta_j \cdot u_n}, \qquad \sum_k \beta_k = 0
+
+    An M-step is one Newton step of sum_nk r_nk log p_nk from the coefficients of the E-step, with the exact Hessian.
+    The parameters are a ``SoftmaxParams``; the coefficients of all classes sum to zero, so that no class is a reference
+    and classes can be renumbered. The contrast of two classes, a row minus another, is a coefficient relative to a
+    reference.
+
+    Arguments:
+        on: the name of the covariates in the tree ``given`` of the data; default ``None``: ``given`` is one array, (N,)
+            or (N, P).
+        intercept: whether a column of ones is put before the covariates; default True.
+
+    Raises:
+        ValueError: ``on`` is neither a name nor ``None``.
+
+    Source: Dayton & Macready (1988); Jordan & Jacobs (1994).
+    """
+
+    on: str | None = dataclasses.field(default=None, metadata={"static": True})
+    intercept: bool = dataclasses.field(default=True, metadata={"static": True})
+
+    homogeneous: ClassVar[bool] = False
+    takes: ClassVar[tuple[str, ...]] = ("given",)
+
+    def __post_init__(self) -> None:
+        if not (self.on is None or isinstance(self.on, str)):
+            raise ValueError(f"Softmax: on must be the name of covariates or None; got {self.on!r}")
+
+    @property
+    def _letter(self) -> str:
+        """The name of the axis of coefficients: gates on other covariates have another length."""
+        return f"P{'' if self.on is None else f'.{self.on}'}{'' if self.intercept else '.slopes'}"
+
+    def declare(self) -> SoftmaxParams:
+        return SoftmaxParams(Param(ZeroSum(), ("K", self._letter), improves=True))  # pyright: ignore[reportArgumentType]
+
+    def prepare(self, params: SoftmaxParams, x: Data | None) -> SoftmaxParams:
+        return params
+
+    def _design(self, x: Data, dtype: Any) -> Array:
+        return protocol.design(x, self.on, self.intercept, dtype, "Softmax")
+
+    def log_prob(self, c: SoftmaxParams, x: Data) -> Array:
+        """log p_nk, (N, K)."""
+        u = self._design(x, c.coefficients.dtype)
+        return jax.nn.log_softmax(matrices.product(u, c.coefficients.T), axis=1)
+
+    def statistics(self, c: SoftmaxParams, r: Array, x: Data) -> SoftmaxSums:
+        """Score and information about the coefficients of the context.
+
+        The covariance of the indicators of the classes is a sum over pairs of classes, in which nothing cancels:
+        diag(p) - p p' = sum_{j < k} p_j p_k (e_j - e_k) (e_j - e_k)'.
+        """
+        u = self._design(x, r.dtype)
+        p, w = jnp.exp(self.log_prob(c, x)), r.sum(axis=1, keepdims=True)
+        j, k = np.triu_indices(r.shape[1], 1)
+        squares = (u[:, :, None] * u[:, None, :]).reshape(u.shape[0], -1)
+        pairs = matrices.product((w * p[:, j] * p[:, k]).T, squares)
+        score = matrices.product((r - w * p).T, u)
+        return SoftmaxSums(score, pairs.reshape(-1, *(u.shape[1],) * 2), matrices.product((w * u).T, u), w.sum())
+
+    def maximize(self, c: SoftmaxParams, sums: SoftmaxSums) -> SoftmaxParams:
+        """One Newton step, in coordinates in which the information is regular: orthonormal contrasts of the classes.
+
+        Covariates are centred, as u' = t u, so that ones far from zero are not nearly collinear with the intercept.
+        """
+        k, p = sums.score.shape
+        if k == 1:
+            return c
+        t = jnp.eye(p, dtype=sums.gram.dtype)
+        if self.intercept:
+            t = t.at[1:, 0].set(-sums.gram[1:, 0] / sums.total)
+        v = jnp.asarray(contrasts(k), sums.score.dtype)
+        between = v[np.triu_indices(k, 1)[0]] - v[np.triu_indices(k, 1)[1]]  # (pairs, K - 1), V' (e_j - e_k)
+        outer = (between[:, :, None] * between[:, None, :]).reshape(len(between), -1)
+        information = matrices.product(outer.T, _sandwich(t, sums.pairs).reshape(len(between), -1))
+        information = information.reshape(k - 1, k - 1, p, p).transpose(0, 2, 1, 3).reshape(((k - 1) * p,) * 2)
+        gram = jnp.kron(jnp.eye(k - 1, dtype=v.dtype), _sandwich(t, sums.gram))
+        score = matrices.product(matrices.product(v.T, sums.score), t.T).reshape(-1)
+        step = newton.step(score, information, jnp.diagonal(gram), sums.total, gram)
+        return SoftmaxParams(c.coefficients + matrices.product(matrices.product(v, step.reshape(k - 1, p)), t))
+
+    def expected(self, c: SoftmaxParams, params: SoftmaxParams, sums: SoftmaxSums) -> Array:
+        """The quadratic model about the coefficients of the context, whose maximiser is the Newton step."""
+        d = params.coefficients - c.coefficients
+        j, k = np.triu_indices(d.shape[0], 1)
+        between = d[j] - d[k]
+        curvature = (between[:, :, None] * sums.pairs * between[:, None, :]).sum()
+        return (sums.score * d).sum() - 0.5 * curvature
+
+    def start(self, sizes: Array, x: Data) -> SoftmaxParams:
+        """No slopes; the intercepts give the classes their sizes."""
+        p = protocol.columns(x, self.on, self.intercept, "Softmax")
+        log_p = jnp.log(jnp.maximum(sizes / sizes.sum(), jnp.finfo(sizes.dtype).eps))
+        coefficients = jnp.zeros((sizes.shape[0], p), sizes.dtype)
+        return SoftmaxParams(coefficients.at[:, 0].set(log_p - log_p.mean()) if self.intercept else coefficients)
+
+    def check(self, x: Data, title: str) -> None:
+        protocol.covariates(x, self.on, f"{title} with the gate Softmax")
+
+    def sizes(self, x: Data) -> dict[str, int]:
+        return {self._letter: protocol.columns(x, self.on, self.intercept, "Softmax")}
+
+
+def _sandwich(t: Array, a: Array) -> Array:
+    """t a t', for ``a (..., P, P)``."""
+    return matrices.product(matrices.product(t, a), t.T)
