@@ -21,9 +21,9 @@ import numpy as np
 
 import jaxem
 from jaxem import EM, SQUAREM, Anderson, datasets
+from jaxem.core.bound import rounding
 from jaxem.core.data import size
 from jaxem.families import Poisson, PoissonParams
-from jaxem.core.bound import rounding
 from jaxem.models import Mixture, MixtureParams
 
 ALGORITHMS = {

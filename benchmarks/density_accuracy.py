@@ -53,6 +53,8 @@ from jaxem.families import (
     StudentTParams,
     VonMises,
     VonMisesParams,
+    Weibull,
+    WeibullParams,
     ZeroInflated,
     ZeroInflatedParams,
     normal_prior,
@@ -329,6 +331,23 @@ def log_normal(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
         yield _pairs(LogNormal(), _in(dtype, NormalParams(m, v)), _in(dtype, x), one, 6)
 
 
+def weibull(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
+    def one(leaves: Any, x: Any) -> tuple[Any, Any]:
+        a, b = leaves
+        z = a * mp.log(x / b)
+        moved = [
+            a * abs(1 - mp.exp(z)),
+            abs(z * (1 - mp.exp(z))),
+        ]  # by relative changes of x, of a
+        return mp.log(a) + z - mp.exp(z) - mp.log(x), max(1, abs(mp.log(a)), abs(mp.log(x)), abs(z), mp.exp(z), *moved)
+
+    for low, high, scale in ((-1, 1, 0), (0, 5, 0), (-1, 2, 20), (-1, 2, -20)):
+        a, b = _decades(rng, low, high, 6), _decades(rng, scale - 1, scale + 1, 6)
+        at = rng.integers(0, 6, 50)
+        x = b[at] * rng.exponential(size=50) ** (1 / a[at])
+        yield _pairs(Weibull(), _in(dtype, WeibullParams(a, b)), _in(dtype, x), one, 6)
+
+
 def beta(rng: np.random.Generator, dtype: np.dtype) -> Iterator[Draw]:
     top = 7 if dtype == np.float32 else 14
 
@@ -499,6 +518,7 @@ DENSITIES = [
     Density("Categorical", "three columns, probabilities 1e-30 to 1", categorical, True),
     Density("Gamma", "shapes 0.01 to 1e8 (1e15 in float64), x from 1e-20 to 1e20", gamma),
     Density("LogNormal", "variances of logs 1e-4 to 10, x from e^-30 to e^30", log_normal),
+    Density("Weibull", "shapes 0.1 to 1e5, x from 1e-21 to 1e21", weibull),
     Density("Beta", "shapes 0.01 to 1e7 (1e14 in float64)", beta),
     Density("VonMises", "concentrations 1e-4 to 1e10 (1e16 in float64)", von_mises),
     Density("Binomial", "trials 1 to 1e7 (1e12 in float64), probabilities 1e-8 to 1 - 1e-5", binomial),
