@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.contexts import Context
-from jaxem.core.data import Data, Dataset
+from jaxem.core.data import Data, Dataset, Spread
 from jaxem.core.parameters import Declared
 
 
@@ -88,6 +88,7 @@ def sizes(gate: Any, x: Data | None) -> dict[str, int]:
 
 def covariates(x: Data, on: str | None, title: str) -> Array:
     """The covariates of rows, (N, ...): ``x.given``, or its part ``on``; ``ValueError`` where they are not there."""
+    x = x.data if isinstance(x, Spread) else x
     given = x.given if isinstance(x, Dataset) else None
     needs = f"{title} needs covariates: jaxem.dataset(values, given=...)"
     if given is None:

@@ -84,12 +84,14 @@ class Softmax:
         u = self._design(x, c.coefficients.dtype)
         return jax.nn.log_softmax(matrices.product(u, c.coefficients.T), axis=1)
 
-    def statistics(self, c: SoftmaxParams, r: Array, x: Data) -> SoftmaxSums:
+    def statistics(self, c: SoftmaxParams | None, r: Array, x: Data) -> SoftmaxSums:
         """Score and information about the coefficients of the context.
 
         The covariance of the indicators of the classes is a sum over pairs of classes, in which nothing cancels:
         diag(p) - p p' = sum_{j < k} p_j p_k (e_j - e_k) (e_j - e_k)'.
         """
+        if c is None:
+            raise ValueError("Softmax: sums are taken about the coefficients of the E-step; q.at is missing")
         u = self._design(x, r.dtype)
         p, w = jnp.exp(self.log_prob(c, x)), r.sum(axis=1, keepdims=True)
         j, k = np.triu_indices(r.shape[1], 1)

@@ -75,7 +75,7 @@ class Vmapped:
 class MixtureSums(NamedTuple):
     """The sums over observations that the M-step of mixtures needs."""
 
-    sizes: Array  # (K,), n_k = sum_n r_nk; of K mixtures of J classes (K, J)
+    gate: Any  # the sums of the gate; of constant weights (K,), n_k = sum_n r_nk; of K mixtures of J classes (K, J)
     components: Any  # the sums of the family
 
 
@@ -148,8 +148,8 @@ class MergedMixtures:
         components = self.family.maximize(c.components, sums.components)
         k = c.weights.shape[0]
         nested = jax.tree.map(lambda leaf: leaf.reshape(k, self.j, *leaf.shape[1:]), components)
-        return sums.sizes / sums.sizes.sum(axis=1, keepdims=True), nested
+        return sums.gate / sums.gate.sum(axis=1, keepdims=True), nested
 
     def expected(self, c: Merged, params: Any, sums: MixtureSums) -> Array:
         own = self.family.expected(c.components, self._flat(params.components), sums.components)
-        return log_times(sums.sizes, params.weights).sum() + own
+        return log_times(sums.gate, params.weights).sum() + own

@@ -1,4 +1,4 @@
-"""Finite mixtures: p(x | params) = sum_k weight_k p(x | component k)."""
+"""Finite mixtures: p(x | params) = sum_k weight_k p(x | component k); weights may depend on covariates."""
 
 import dataclasses
 import math
@@ -9,12 +9,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import parameters
-from jaxem.core.checks import prng_key, whole_number
+from jaxem.core.checks import instance, prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.constraints import Simplex
 from jaxem.core.contexts import choose
 from jaxem.core.conversion import as_params, check_shapes
-from jaxem.core.data import Data, check_counts, count, counted, split_weights, with_values
+from jaxem.core.data import Data, Dataset, check_counts, count, counted, plain, split_weights, values_of, with_values
 from jaxem.core.dataset import as_data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
@@ -23,7 +22,9 @@ from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import observed
 from jaxem.families import protocol as families
 from jaxem.families.protocol import Family
-from jaxem.latent.classes import Responsibilities, expected, log_probability, log_times
+from jaxem.gates import protocol as gates
+from jaxem.gates.constant import Constant
+from jaxem.latent.classes import Responsibilities, expected
 from jaxem.models import observations
 from jaxem.models.classes import ClassModel
 from jaxem.models.copies import Copies, MergedMixtures, MixtureSums, Vmapped
@@ -35,7 +36,7 @@ from jaxem.models.starts import Start, blame, check_sound, is_sound, read_start,
 class MixtureParams(NamedTuple):
     """The parameters of a mixture."""
 
-    weights: Array  # (K,), non-negative, sum to one
+    weights: Any  # the parameters of the gate; of Constant (K,), non-negative, sum to one
     components: Any  # the parameters of the family, for K classes
 
 
@@ -48,24 +49,29 @@ class Mixture(ClassModel, Maskable):
               \text{M: } w_k = n_k / N,\; n_k = \textstyle\sum_n r_{nk},\;
               \theta_k \text{ the family's maximiser under weights } r_{nk}
 
+    With a gate on covariates u_n (mixtures of experts, latent classes with covariates), w_k is w_k(u_n).
+
     The data are an array (N, ...), with or without weights (see ``jaxem.dataset``). The posterior q is a
     ``Responsibilities``; the parameters are a ``MixtureParams``.
 
     Arguments:
         family: the distribution of an observation given its component, such as ``Normal()``.
         k: the number of components, at least 1.
+        gate: the distribution of the component: ``Constant()`` (default), or ``Softmax()`` of the covariates ``given``.
 
     Raises:
-        ValueError: ``family`` is not a family, or ``k`` is not a whole number of at least 1.
+        ValueError: ``family`` is not a family, ``gate`` not a gate, or ``k`` is not a whole number of at least 1.
 
-    Source: McLachlan & Peel (2000), chapter 2.
+    Source: McLachlan & Peel (2000), chapter 2; Dayton & Macready (1988) for gates on covariates.
     """
 
     family: Family
     k: int = dataclasses.field(metadata={"static": True})
+    gate: Any = Constant()
 
     def __post_init__(self) -> None:
         observations.check_definition(self)
+        instance("Mixture: gate", self.gate, "a gate, such as Softmax()", "declare", "log_prob", "statistics")
 
     @property
     def accurate(self) -> bool:
@@ -73,26 +79,38 @@ class Mixture(ClassModel, Maskable):
         return getattr(self.family, "accurate", False)
 
     def declare(self) -> MixtureParams:
-        weights = Param.of(Simplex(), "K")
-        return MixtureParams(weights, self.family.declare())  # pyright: ignore[reportArgumentType]
+        return MixtureParams(self.gate.declare(), self.family.declare())
 
     def prepare(self, params: MixtureParams, x: Data | None) -> MixtureParams:
-        """The weights and the context of the family."""
-        return params._replace(components=self.family.prepare(params.components, x))
+        """The contexts of the gate and of the family."""
+        own = None if x is None else self._own(x)
+        return MixtureParams(self.gate.prepare(params.weights, x), self.family.prepare(params.components, own))
+
+    def _own(self, x: Data) -> Data:
+        """The observations as the family takes them: covariates that only the gate uses are left out."""
+        if not isinstance(x, Dataset) or x.given is None or "given" in families.takes(self.family):
+            return x
+        return plain(dataclasses.replace(x, given=None))
+
+    def _parts(self, c: MixtureParams, x: Data) -> tuple[Data, Data]:
+        """The observations as the gate and as the family take them, real numbers of the parameters' dtype."""
+        x = real(x, float_dtype(c.weights))
+        return x, self._own(x)
 
     def table(self, c: MixtureParams, x: Data) -> Array:
         """log w_k + log p(x_n | component k), (N, K)."""
-        return log_probability(c.weights)[None, :] + observed.log_density(
-            self.family, c.components, real(x, c.weights.dtype)
-        )
+        x, own = self._parts(c, x)
+        return self.gate.log_prob(c.weights, x) + observed.log_density(self.family, c.components, own)
 
     def log_marginal(self, c: MixtureParams, x: Data) -> Array:
         """log sum_k w_k p(x_n | k), (N,).
 
-        The sum is linear in the weights, so that the derivative in a weight of zero is right too.
+        With constant weights the sum is linear in them, so that the derivative in a weight of zero is right too.
         """
-        w = c.weights[None, :]
-        log_b = observed.log_density(self.family, c.components, real(x, w.dtype))
+        if not self.gate.homogeneous:
+            return jax.nn.logsumexp(self.table(c, x), axis=1)
+        w = self.gate.probability(c.weights)[None, :]
+        log_b = observed.log_density(self.family, c.components, self._parts(c, x)[1])
         log_w, known = jax.lax.stop_gradient(jnp.log(w)), log_b != -jnp.inf
         top = jax.lax.stop_gradient((log_w + log_b).max(axis=-1))
         top = jnp.where(jnp.isfinite(top), top, 0)
@@ -104,20 +122,22 @@ class Mixture(ClassModel, Maskable):
 
     def joint(self, c: MixtureParams, x: Data) -> tuple[Array, Any]:
         """The table of an E-step, and the posterior of the family's own hidden variables."""
-        density, hidden = observed.infer(self.family, c.components, real(x, c.weights.dtype))
-        return log_probability(c.weights)[None, :] + density, hidden
+        x, own = self._parts(c, x)
+        density, hidden = observed.infer(self.family, c.components, own)
+        return self.gate.log_prob(c.weights, x) + density, hidden
 
     def complete(self, c: MixtureParams, q: Responsibilities, x: Data) -> Array:
         """sum_k r_nk (log w_k + E log p(x_n, u_n | k)), (N,)."""
-        density = observed.complete(self.family, c.components, q.hidden, real(x, c.weights.dtype))
-        return expected(q.probabilities, log_probability(c.weights)[None, :] + density)
+        x, own = self._parts(c, x)
+        density = observed.complete(self.family, c.components, q.hidden, own)
+        return expected(q.probabilities, self.gate.log_prob(c.weights, x) + density)
 
     def entropy_rows(self, c: MixtureParams, q: Responsibilities, x: Data) -> Array:
         """-sum_k r_nk log r_nk + sum_k r_nk (entropy of the family's own hidden variables given class k), (N,)."""
         of_classes = super().entropy_rows(c, q, x)
         if not jax.tree.leaves(q.hidden):
             return of_classes
-        own = observed.hidden_entropy(self.family, c.components, q.hidden, real(x, c.weights.dtype))
+        own = observed.hidden_entropy(self.family, c.components, q.hidden, self._parts(c, x)[1])
         return of_classes + expected(q.probabilities, own)
 
     def divergence_rows(self, q: Responsibilities, p: Responsibilities) -> Array:
@@ -128,34 +148,30 @@ class Mixture(ClassModel, Maskable):
         return of_classes + expected(q.probabilities, families.hidden_divergence(self.family, q.hidden, p.hidden))
 
     def sums(self, c: MixtureParams | None, w: Array | None, q: Responsibilities, x: Data) -> MixtureSums:
-        """Class sizes and the family's sums, weighted by responsibilities times observation weights ``w (N,)``."""
+        """The gate's and the family's sums, weighted by responsibilities times observation weights ``w (N,)``."""
         r = weighted(q.probabilities, w)
-        return MixtureSums(
-            r.sum(axis=0), observed.statistics(self.family, c and c.components, r, q.hidden, real(x, r.dtype))
-        )
+        x = real(x, r.dtype)
+        gate, components = (None, None) if c is None else c
+        of_family = observed.statistics(self.family, components, r, q.hidden, self._own(x))
+        return MixtureSums(self.gate.statistics(gate, r, x), of_family)
 
     def maximum(self, c: MixtureParams | None, sums: MixtureSums) -> MixtureParams:
-        """w_k = n_k / N, and the family's maximiser for each class."""
-        n = sums.sizes
-        return MixtureParams(n / n.sum(), self.family.maximize(c and c.components, sums.components))
+        """w_k = n_k / N, or a step of the gate, and the family's maximiser for each class."""
+        gate, components = (None, None) if c is None else c
+        return MixtureParams(self.gate.maximize(gate, sums.gate), self.family.maximize(components, sums.components))
 
     def expected(self, c: MixtureParams, params: MixtureParams, sums: MixtureSums) -> Array:
         """Q from the sums: sum_k n_k log w_k plus the family's part, up to a constant."""
         own = self.family.expected(c.components, params.components, sums.components)
-        return log_times(sums.sizes, params.weights).sum() + own
+        return self.gate.expected(c.weights, params.weights, sums.gate) + own
 
     def log_prior(self, params: MixtureParams) -> Array | float:
-        """The log-prior of the family; the prior of the weights is flat."""
-        return families.log_prior(self.family, params.components)
+        """The log-priors of the gate and the family; without one a prior is flat."""
+        return gates.log_prior(self.gate, params.weights) + families.log_prior(self.family, params.components)
 
     def degenerate(self, params: MixtureParams) -> Array:
-        """Whether a component is empty or has collapsed.
-
-        A component is empty where its weight is below eps^2: among 1 / eps observations that is less than eps of one.
-        A weight of exactly zero counts as empty too: it is not kept as structure. Use fewer components.
-        """
-        empty = (params.weights < jnp.finfo(params.weights.dtype).eps ** 2).any()
-        return empty | families.degenerate(self.family, params.components)
+        """Whether a component is empty, as the gate defines it, or has collapsed."""
+        return gates.degenerate(self.gate, params.weights) | families.degenerate(self.family, params.components)
 
     def coincide(self, params: MixtureParams) -> Array:
         """Whether every class equals another one, so that EM cannot separate them."""
@@ -219,14 +235,16 @@ class Mixture(ClassModel, Maskable):
         x, weights = counted(data)
         dtype = float_dtype(x)
         x = real(x, dtype)
-        of_data = key, self.family, x, weights, self.k, start, given, dtype, active
-        params = MixtureParams(*start_components(*of_data))
-        return params, is_sound(self.family, params.components, x)
+        own = self._own(x)
+        of_data = key, self.family, own, weights, self.k, start, given, dtype, active
+        sizes, components = start_components(*of_data)
+        params = MixtureParams(self.gate.start(sizes, x), components)
+        return params, is_sound(self.family, components, own)
 
     def diagnose(self, data: Data) -> None:
         """Raise a ``ValueError`` that says why no start can be made from the data, and what to do."""
         x, weights = split_weights(data)
-        blame(self.family, x, None if weights is None else weights > 0)
+        blame(self.family, self._own(x), None if weights is None else weights > 0)
 
     def sample(self, key: Array, params: MixtureParams, n: int) -> Array:
         """Observations drawn from the mixture.
@@ -240,8 +258,8 @@ class Mixture(ClassModel, Maskable):
             Observations (n, ...).
 
         Raises:
-            ValueError: ``key`` is not a random key, ``n`` is not a whole number of at least 0, or the parameters do
-                not fit the model.
+            ValueError: ``key`` is not a random key, ``n`` is not a whole number of at least 0, the parameters do not
+                fit the model, or the components depend on covariates.
         """
         return self.sample_joint(key, params, n)[1]
 
@@ -262,21 +280,24 @@ class Mixture(ClassModel, Maskable):
         prng_key("Mixture.sample", key)
         params = as_params(self, params)
         self.check_shapes(params, None)
+        if "given" in self.takes:
+            raise ValueError("Mixture.sample: draws depend on covariates; use sample_like(key, params, data)")
         label_key, x_key = jax.random.split(key)
         shape = (whole_number("Mixture.sample: n", n, 0),)
-        labels = jax.random.categorical(label_key, jnp.log(params.weights), shape=shape)
+        labels = jax.random.categorical(label_key, jnp.log(self.gate.probability(params.weights)), shape=shape)
         return labels, self.family.sample(x_key, params.components, labels)
 
     def sample_like(self, key: Array, params: MixtureParams, data: Data) -> Data:
-        """As many observations as ``data`` hold, drawn from the mixture, with the same lengths and missing cells.
+        """As many observations as ``data`` hold, drawn from the mixture; covariates and missing cells stay as they are.
 
         Arguments:
             key: a random key.
             params: parameters of the mixture, or a ``Fit``.
-            data: N observations, of which only shapes, lengths and missing cells are used.
+            data: N observations, of which only shapes, covariates, lengths and missing cells are used.
 
         Returns:
-            Observations (N, ...), or a ``Dataset`` where ``data`` have lengths or missing cells. Weights are left out.
+            Observations (N, ...), or a ``Dataset`` where ``data`` have covariates, lengths or missing cells. Weights
+            are left out.
 
         Raises:
             ValueError: as for ``sample``, or the data do not fit the model.
@@ -284,13 +305,17 @@ class Mixture(ClassModel, Maskable):
         data = as_data(data)
         check_shapes(self, None, data)
         x, n = split_weights(data)[0], count(data)
-        if not hasattr(self.family, "sample_like"):
-            return with_values(x, self.sample(key, params, n))
-        params = as_params(self, params)
+        params, family = as_params(self, params), self.family
         label_key, x_key = jax.random.split(key)
-        labels = jax.random.categorical(label_key, jnp.log(params.weights), shape=(n,))
-        family: Any = self.family
-        return family.sample_like(x_key, params.components, labels, x)
+        if self.gate.homogeneous:
+            log_w = jnp.log(self.gate.probability(params.weights))
+            labels = jax.random.categorical(label_key, log_w, shape=(n,))
+        else:
+            labels = jax.random.categorical(label_key, _log_gate(self, params, x))
+        if hasattr(family, "sample_like"):
+            found = family.sample_like(x_key, params.components, labels, self._own(x))  # pyright: ignore[reportAttributeAccessIssue]
+            return with_values(x, values_of(found))
+        return with_values(x, family.sample(x_key, params.components, labels))
 
     @property
     def redundant(self) -> int:
@@ -305,21 +330,31 @@ class Mixture(ClassModel, Maskable):
     @property
     def takes(self) -> tuple[str, ...]:
         """The parts of the data, beside values, that the model can use."""
-        return families.takes(self.family)
+        return (*families.takes(self.family), *self.gate.takes)
 
     def features(self, x: Data) -> Array:
         """Real numbers (N, F), close together where observations are alike; used by starts."""
-        return observed.features(self.family, x)
+        return observed.features(self.family, self._own(x))
 
     def supports(self, x: Data) -> Array:
         """(N,), whether each observation lies in the support."""
-        return observed.supports(self.family, x)
+        return observed.supports(self.family, self._own(x))
 
     def copies(self) -> Copies:
         """Many such mixtures at once."""
         declared = parameters.leaves(self.declare())
         flat = all(param.axes[:1] == ("K",) and "K" not in param.axes[1:] for param in declared)
-        return MergedMixtures(self.family, self.k) if flat else Vmapped(self)
+        return MergedMixtures(self.family, self.k) if flat and self._plain else Vmapped(self)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether the weights are constant, without a prior: what the quick forms of many mixtures take for granted."""
+        return isinstance(self.gate, Constant) and self.gate.prior is None
+
+    @property
+    def maskable(self) -> bool:
+        """Whether ``masked`` is exact: with a gate on covariates a class cannot have probability zero."""
+        return self._plain and super().maskable
 
     def impute(self, params: MixtureParams, data: Data, key: Array | None = None) -> Any:
         """The values with missing cells replaced; see ``jaxem.impute``."""
@@ -327,7 +362,10 @@ class Mixture(ClassModel, Maskable):
 
     def check_shapes(self, params: MixtureParams | None, data: Data | None) -> None:
         """Raise ``ValueError`` where the shapes of parameters or data do not fit the model; either may be ``None``."""
-        observations.check(self, params, data, ("N",))
+        if data is not None:
+            gates.check(self.gate, data, f"Mixture of {type(self.family).__name__}")
+        lengths = gates.sizes(self.gate, data)
+        observations.check(self, params, data, ("N",), *self.gate.takes, lengths=lengths)
 
     def validate(self, params: MixtureParams, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""
@@ -339,12 +377,12 @@ class Mixture(ClassModel, Maskable):
         check_counts(data)
         x, weights = split_weights(data)
         observations.check_enough(self, count(x))
-        observations.check_support(self.family, x, None if weights is None else weights != 0)
+        observations.check_support(self.family, self._own(x), None if weights is None else weights != 0)
 
     def allows(self, params: MixtureParams, data: Data) -> Array:
         """Whether every observation of nonzero weight lies in the support, (); for traced values."""
         x, weights = split_weights(data)
-        return observations.supported(self.family, x, None if weights is None else weights != 0).all()
+        return observations.supported(self.family, self._own(x), None if weights is None else weights != 0).all()
 
 
 @program(quick="few numbers", static_argnames=("start",))
@@ -354,6 +392,11 @@ def _init(model: Mixture, key: Array, data: Data, given: Array | None, start: st
 
 @program
 def _impute(model: Mixture, params: MixtureParams, x: Data, key: Array | None) -> Any:
-    x = real(x, params.weights.dtype)
+    x, own = model._parts(params, x)
     q = choose(model.prepare(params, x), lambda c: ClassModel.infer(model, c, x))
-    return observed.impute(model.family, params.components, q.probabilities, x, key)
+    return observed.impute(model.family, params.components, q.probabilities, own, key)
+
+
+@program
+def _log_gate(model: Mixture, params: MixtureParams, x: Data) -> Array:
+    return model.gate.log_prob(model.gate.prepare(params.weights, x), model._parts(params, x)[0])

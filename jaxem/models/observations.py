@@ -4,6 +4,8 @@ Shapes are always checked; values only where they are not traced.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -52,11 +54,18 @@ def check_parts(model: Any, data: Data, *takes: str) -> None:
             raise ValueError(f"{type(model).__name__} {why}")
 
 
-def check(model: Any, params: Any, data: Data | None, leading: tuple[str, ...], *takes: str) -> None:
+def check(
+    model: Any,
+    params: Any,
+    data: Data | None,
+    leading: tuple[str, ...],
+    *takes: str,
+    lengths: Mapping[str, int] = MappingProxyType({}),
+) -> None:
     """Raise ``ValueError`` where data or parameters do not fit a model with a family; either may be ``None``.
 
     ``leading``: the axes of the values before those of one event. ``takes``: the parts of the data that the model can
-    use, beside those that its family can.
+    use, beside those that its family can. ``lengths``: the known lengths of axes that are not of the family.
     """
     family, values = model.family, None
     title = f"{type(model).__name__} of {type(family).__name__}"
@@ -66,9 +75,9 @@ def check(model: Any, params: Any, data: Data | None, leading: tuple[str, ...], 
         families.check_shape(family, data, leading, title)
     if params is None:
         return
-    lengths = families.sizes(family, values, len(leading))
-    on = f" on {lengths['D']} column{'s' * (lengths['D'] != 1)}" if "D" in lengths else ""
-    check_shapes(f"{title} with k = {model.k}{on}", model.declare(), params, {"K": model.k, **lengths})
+    own = families.sizes(family, values, len(leading))
+    on = f" on {own['D']} column{'s' * (own['D'] != 1)}" if "D" in own else ""
+    check_shapes(f"{title} with k = {model.k}{on}", model.declare(), params, {"K": model.k, **own, **lengths})
 
 
 def check_enough(model: Any, n: int) -> None:
