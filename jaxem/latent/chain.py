@@ -1,7 +1,8 @@
 r"""Inference in a hidden Markov chain of K states: filter, smoother, forward algorithm, Viterbi path.
 
 Names: pi (K,) is the initial distribution, A (K, K) the transition matrix (from row to column), and
-b_t(k) = p(x_t | z_t = k). All sequences run side by side: arrays are ``(N, T, K)``, and ``lengths (N,)`` says where
+b_t(k) = p(x_t | z_t = k). Where they depend on covariates, pi is (N, K) and A is (N, T - 1, K, K), a matrix for the
+move from each step to the next. All sequences run side by side: arrays are ``(N, T, K)``, and ``lengths (N,)`` says where
 each sequence ends. The recursions in scaled numbers, and their parallel version, are in ``scaled``.
 
 Source: Rabiner (1989).
@@ -24,11 +25,11 @@ class Chain(NamedTuple):
     """A distribution over state paths: z_T ~ filtered_T, p(z_t = i | z_{t+1} = j) proportional to filtered_t(i) A_ij.
 
     Every posterior of a hidden Markov model has this form. T K + K^2 numbers describe it, so that no (T, K, K) array
-    of pairs is needed.
+    of pairs is needed where all moves have one A.
     """
 
     filtered: Array  # (N, T, K), p(z_t | x_1 ... x_t)
-    transition: Array  # (K, K), A
+    transition: Array  # (K, K), A; or (N, T - 1, K, K), of each move
     smoothed: Array  # (N, T, K), p(z_t | x); zero after the end
     ahead: Array  # (N, T, K), p(z_{t+1} | x) / p(z_{t+1} | x_1 ... x_t); zero from the end on
     log_normalizer: Array  # (N,), log p(x)
@@ -56,9 +57,10 @@ def posterior(
         predicted, after = _broadcast(pi, steps), jnp.zeros_like(steps.b[0])
     else:
         parted = steps.b.reshape(*steps.b.shape[:2], -1, segments)
-        predicted, after = (entry.reshape(steps.b.shape[1:]) for entry in scaled.entries(pi, A, parted))
+        entries = scaled.entries(pi, steps.moves(A), parted)
+        predicted, after = (entry.reshape(steps.b.shape[1:]) for entry in entries)
         after = jnp.where(steps.goes_on[None], after, 0)
-    found = scaled.forward(predicted, A, steps)
+    found = scaled.forward(predicted, steps.moves(A), steps)
 
     def in_logs() -> Chain:
         log_b = densities()
@@ -80,9 +82,10 @@ def tempered(pi: Array, A: Array, log_b: Array, lengths: Array, inverse_temperat
     beta = jnp.asarray(inverse_temperature, log_b.dtype)
     # The powers of a row of A sum to at most K^(1 - beta). They are scaled to at most one, so that nothing grows after
     # the end of a sequence.
-    most = jnp.maximum(A.shape[0] ** (1 - beta), 1)
+    most = jnp.maximum(A.shape[-1] ** (1 - beta), 1)
     chain = posterior(pi**beta, A**beta / most, beta * log_b, lengths)
-    return chain._replace(log_normalizer=_filtered(pi, A, log_b, lengths)[1])
+    log_c = filtered_probabilities(pi, A, log_b, lengths)[1]
+    return chain._replace(log_normalizer=log_c.sum(axis=1))
 
 
 def certain(path: Array, k: int, log_normalizer: Array) -> Chain:
@@ -96,7 +99,7 @@ def certain(path: Array, k: int, log_normalizer: Array) -> Chain:
 def mode(pi: Array, A: Array, log_b: Array, lengths: Array) -> Chain:
     """All probability on the most probable path of each sequence."""
     path = viterbi(pi, A, log_b, lengths)
-    return certain(path, pi.shape[0], log_likelihood(pi, A, log_b, lengths))
+    return certain(path, pi.shape[-1], log_likelihood(pi, A, log_b, lengths))
 
 
 def draw(pi: Array, A: Array, log_b: Array, lengths: Array, key: Array) -> Chain:
@@ -104,23 +107,40 @@ def draw(pi: Array, A: Array, log_b: Array, lengths: Array, key: Array) -> Chain
 
     The filter runs forward, then z_t given z_{t+1} is drawn backward (Carter & Kohn 1994).
     """
-    filtered, log_normalizer = _filtered(pi, A, log_b, lengths)
-    log_A_to = jnp.log(A).T
+    filtered, log_normalizer = filtered_probabilities(pi, A, log_b, lengths)
+    log_normalizer = log_normalizer.sum(axis=1)
     n, t, k = filtered.shape
+    log_A_to = jnp.swapaxes(jnp.log(_to_steps(A, t)), -1, -2)
 
-    def step(after: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        log_alpha, continues_t, key_t = now
-        kernel = log_alpha + jnp.where(continues_t[:, None], log_A_to[after], 0)
+    def step(after: Array, now: tuple[Array, Array, Array, Array | None]) -> tuple[Array, Array]:
+        log_alpha, continues_t, key_t, to_t = now
+        to = log_A_to[after] if to_t is None else to_t[jnp.arange(n), after]
+        kernel = log_alpha + jnp.where(continues_t[:, None], to, 0)
         state = jax.random.categorical(key_t, kernel, axis=-1).astype(after.dtype)
         return state, state
 
     inputs = (jnp.log(jnp.swapaxes(filtered, 0, 1)), within(lengths - 1, t).T, jax.random.split(key, t))
+    inputs = (*inputs, scaled.each_move(log_A_to))
     _, path = jax.lax.scan(step, jnp.zeros((n,), jnp.int32), inputs, reverse=True)
     return certain(jnp.where(within(lengths, t), path.T, -1), k, log_normalizer)
 
 
+def _to_steps(A: Array, t: int) -> Array:
+    """A (K, K) as it is, A (N, T - 1, K, K) as (T, N, K, K) with an entry of no effect at the end."""
+    if A.ndim == 2:
+        return A
+    return jnp.pad(jnp.swapaxes(A, 0, 1), ((0, t - A.shape[1]), (0, 0), (0, 0), (0, 0)), constant_values=1)
+
+
+def _rows(pi: Array) -> Array:
+    """pi as (1, K) or (N, K)."""
+    return pi if pi.ndim == 2 else pi[None]
+
+
 def _broadcast(pi: Array, steps: scaled.Steps) -> Array:
     """pi for each sequence, (K, N)."""
+    if pi.ndim == 2:
+        return pi.T if steps.b.ndim > 2 else pi[0]
     return jnp.broadcast_to(pi.reshape(-1, *(1,) * (steps.b.ndim - 2)), steps.b.shape[1:])
 
 
@@ -134,13 +154,18 @@ def _is_lost(predicted: Array, A: Array, found: Filtered, log_b: Callable[[], Ar
     safe = float(jnp.finfo(found.c.dtype).tiny) ** 0.5
     step = (steps.inside & ~(found.c >= safe)).any()
 
+    moves = steps.moves(A)
+
     def any_state() -> Array:
-        later = jax.vmap(lambda alpha: scaled.times(A.T, alpha))(found.filtered[:-1])
+        At = scaled.transposed(moves)
+        before, own = found.filtered[:-1], scaled.each_move(At)
+        of_one = jax.vmap(lambda alpha: scaled.times(At, alpha))
+        later = of_one(before) if own is None else jax.vmap(scaled.times)(own[:-1], before)
         possible = (jnp.concatenate([predicted[None], later]) > 0) & (scaled.cut(log_b(), steps.whole[2]) > -jnp.inf)
         joint = found.filtered * found.c[:, None]
         return (steps.inside[:, None] & possible & (joint < safe)).any()
 
-    return jax.lax.cond(step | (A.min() >= safe), lambda: step, any_state)
+    return jax.lax.cond(step | (moves.min() >= safe), lambda: step, any_state)
 
 
 def _filter_in_logs(pi: Array, A: Array, log_b: Array, lengths: Array, steps: scaled.Steps) -> tuple[Filtered, Array]:
@@ -156,14 +181,14 @@ def _filter_in_logs(pi: Array, A: Array, log_b: Array, lengths: Array, steps: sc
     return Filtered(filtered, b_c, jnp.exp(log_c)), log_c
 
 
-def _filtered(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
-    """p(z_t | x_1 ... x_t), (N, T, K), and log p(x), (N,)."""
+def filtered_probabilities(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
+    """p(z_t | x_1 ... x_t), (N, T, K), and log p(x_t | x_1 ... x_{t-1}), (N, T), which is zero after the end."""
     steps = scaled.Steps.of(log_b, lengths, 1)
     predicted = _broadcast(pi, steps)
-    found = scaled.forward(predicted, A, steps)
+    found = scaled.forward(predicted, steps.moves(A), steps)
 
     def both(found: Filtered, log_c: Array) -> tuple[Array, Array]:
-        return steps.join(found.filtered), steps.join(log_c).sum(axis=1)
+        return steps.join(found.filtered), steps.join(log_c)
 
     return jax.lax.cond(
         _is_lost(predicted, A, found, lambda: log_b, steps),
@@ -173,7 +198,7 @@ def _filtered(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array,
 
 
 def _smooth(found: Filtered, log_c: Array, after: Array, A: Array, steps: scaled.Steps) -> Chain:
-    gamma, ahead = scaled.backward(after, A, found, steps)
+    gamma, ahead = scaled.backward(after, steps.moves(A), found, steps)
     return Chain(steps.join(found.filtered), A, steps.join(gamma), steps.join(ahead), steps.join(log_c).sum(axis=1))
 
 
@@ -207,7 +232,7 @@ class _Part(NamedTuple):
 def _moved(alpha: _Part, A: Array, e: Array, limit: Array, value: Array) -> Array:
     """sum_i alpha_i A_ij / exp(e_j), (N, K), with its ``value`` computed elsewhere and its derivative computed here.
 
-    A zero may have an exponent far above e; the factor of its derivative is capped at exp(limit), ``limit (K, K)``.
+    A zero may have an exponent far above e; the factor of its derivative is capped at exp(limit). ``A`` and ``limit`` are (1, K, K) or (N, K, K).
     """
     return value
 
@@ -215,8 +240,8 @@ def _moved(alpha: _Part, A: Array, e: Array, limit: Array, value: Array) -> Arra
 @_moved.defjvp
 def _moved_along(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (m, before), A, e, limit, value = primals
-    ratio = jax.lax.stop_gradient(jnp.exp(jnp.minimum(before[:, :, None] - e[:, None], limit[None])))
-    product = lambda m, A: ((m[:, :, None] * ratio) * A[None]).sum(axis=1)
+    ratio = jax.lax.stop_gradient(jnp.exp(jnp.minimum(before[:, :, None] - e[:, None], limit)))
+    product = lambda m, A: ((m[:, :, None] * ratio) * A).sum(axis=1)
     here, along = jax.jvp(product, (m, A), (tangents[0].m, tangents[1]))
     # The known value, with the derivatives of the product only.
     return jax.lax.stop_gradient(value) + (here - jax.lax.stop_gradient(here)), along
@@ -235,6 +260,7 @@ def _forward_in_parts(pi: Array, A: Array, log_b: Array, lengths: Array) -> tupl
     log_b = jnp.where(known, log_b, 0)
     exponents = jax.lax.stop_gradient(log_b)
     b = jnp.where(known, jnp.exp(log_b - exponents), 0)  # one or zero, with the derivative of b / exp(exponent)
+    A = _to_steps(A, log_b.shape[1] - 1) if A.ndim > 2 else A[None]
     log_A = jax.lax.stop_gradient(jnp.log(A))
     # Half the range of exponents: a derivative capped here can be summed and squared without overflow, so that its
     # product with zero is zero.
@@ -248,9 +274,10 @@ def _forward_in_parts(pi: Array, A: Array, log_b: Array, lengths: Array) -> tupl
         # An impossible step keeps its zeros: 0 / 0 would be NaN.
         return _Part.of(joint.m, joint.e - jnp.where(log_c == -jnp.inf, 0, log_c)[:, None]), log_c
 
-    def step(alpha: _Part, now: tuple[Array, Array, Array]) -> tuple[_Part, tuple[Array, Array]]:
-        b_t, e_t, inside_t = now
-        likely = jnp.where(alpha.m != 0, alpha.e, -jnp.inf)[:, :, None] + log_A[None]
+    def step(alpha: _Part, now: Any) -> tuple[_Part, tuple[Array, Array]]:
+        b_t, e_t, inside_t, own = now
+        A_t, log_A_t, limit_t = (A, log_A, limit) if own is None else own
+        likely = jnp.where(alpha.m != 0, alpha.e, -jnp.inf)[:, :, None] + log_A_t
         top = likely.max(axis=1)
         # A state that cannot be reached may have any exponent. It gets the largest exponent of the states before it, so
         # that no derivative overflows, and at least 0, which is about the largest exponent of the reachable states.
@@ -258,15 +285,16 @@ def _forward_in_parts(pi: Array, A: Array, log_b: Array, lengths: Array) -> tupl
         e = jnp.where(top == -jnp.inf, elsewhere, top)
         value = jax.lax.stop_gradient(jnp.exp(likely - e[:, None]).sum(axis=1))
         # The barrier keeps XLA from computing the sum again wherever it is used.
-        m = jax.lax.optimization_barrier(_moved(alpha, A, e, limit, value))
+        m = jax.lax.optimization_barrier(_moved(alpha, A_t, e, limit_t, value))
         after, log_c = normalize(_Part(m * b_t, e + e_t))
         after = jax.tree.map(lambda new, old: jnp.where(inside_t[:, None], new, old), after, alpha)
         return after, (after, jnp.where(inside_t, log_c, 0))
 
     inside = within(lengths, log_b.shape[1])
-    first = _Part.of(pi)
-    start, log_c = normalize(_Part(first.m[None] * b[:, 0], first.e[None] + exponents[:, 0]))
-    later = (jnp.swapaxes(b[:, 1:], 0, 1), jnp.swapaxes(exponents[:, 1:], 0, 1), inside[:, 1:].T)
+    first = _Part.of(_rows(pi))
+    start, log_c = normalize(_Part(first.m * b[:, 0], first.e + exponents[:, 0]))
+    own = (A, log_A, limit) if A.ndim > 3 else None
+    later = (jnp.swapaxes(b[:, 1:], 0, 1), jnp.swapaxes(exponents[:, 1:], 0, 1), inside[:, 1:].T, own)
     end, (rest, log_cs) = jax.lax.scan(step, start, later)
     alpha = jax.tree.map(lambda first, rest: jnp.swapaxes(jnp.concatenate([first[None], rest]), 0, 1), start, rest)
     alpha, end = (part.relative_to(jnp.zeros_like(part.e), far) for part in (alpha, end))
@@ -282,7 +310,7 @@ def log_likelihood(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
     inside = within(lengths, log_b.shape[1])
     # The most likely state of a step has b = 1 below and is entered with probability min A at least: c >= min A.
     safe = float(jnp.finfo(log_b.dtype).tiny) ** 0.5
-    start = jnp.where(largest[:, 0] > -jnp.inf, pi[None] * jnp.exp(log_b[:, 0] - largest[:, 0]), 0).sum(axis=1)
+    start = jnp.where(largest[:, 0] > -jnp.inf, _rows(pi) * jnp.exp(log_b[:, 0] - largest[:, 0]), 0).sum(axis=1)
     possible = (jnp.abs(largest[:, :, 0]) < jnp.inf) | ~inside
     plain = jax.lax.stop_gradient((A.min() >= safe) & (start.min() >= safe) & possible.all())
 
@@ -300,17 +328,29 @@ def log_likelihood(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
 def _scaled_forward(pi: Array, A: Array, b: Array) -> Array:
     """c_t = p(x_t | x_1 ... x_{t-1}), (N, T), in plain numbers, for densities ``b (N, T, K)``."""
 
-    def step(predicted: Array, b_t: Array) -> tuple[Array, Array]:
+    def step(predicted: Array, now: tuple[Array, Array | None]) -> tuple[Array, Array]:
+        b_t, A_t = now
         joint = predicted * b_t
         c = joint.sum(axis=1)
+        if A_t is not None:
+            return ((joint / c[:, None])[:, :, None] * A_t).sum(axis=1), c
         return jnp.matmul(joint / c[:, None], A, precision="highest"), c
 
-    first = jnp.broadcast_to(pi, (b.shape[0], pi.shape[0]))
-    return jax.lax.scan(step, first, jnp.swapaxes(b, 0, 1))[1].T
+    first = jnp.broadcast_to(pi, (b.shape[0], pi.shape[-1]))
+    own = scaled.each_move(_to_steps(A, b.shape[1]))
+    return jax.lax.scan(step, first, (jnp.swapaxes(b, 0, 1), own))[1].T
+
+
+def pairs(q: Chain) -> Array:
+    """p(z_t = i, z_{t+1} = j | x), (N, T - 1, K, K): xi_t = A_t * (filtered_t' ahead_t)."""
+    return q.transition * (q.filtered[:, :-1, :, None] * q.ahead[:, :-1, None, :])
 
 
 def pair_counts(q: Chain, weights: Array | None) -> Array:
     """sum_nt w_n p(z_t = i, z_{t+1} = j | x), (K, K), as one matrix product: xi_t = A * (filtered_t' ahead_t)."""
+    if q.transition.ndim > 2:
+        each = pair_counts_each(q)
+        return (each if weights is None else each * weights[:, None, None]).sum(axis=0)
     ahead = q.ahead if weights is None else q.ahead * weights[:, None, None]
     k = ahead.shape[-1]
     return q.transition * (q.filtered.reshape(-1, k).T @ ahead.reshape(-1, k))
@@ -318,6 +358,8 @@ def pair_counts(q: Chain, weights: Array | None) -> Array:
 
 def pair_counts_each(q: Chain) -> Array:
     """sum_t p(z_t = i, z_{t+1} = j | x) of each sequence, (N, K, K)."""
+    if q.transition.ndim > 2:
+        return pairs(q).sum(axis=1)
     return q.transition[None] * jnp.matmul(jnp.swapaxes(q.filtered, 1, 2), q.ahead)
 
 
@@ -329,9 +371,17 @@ def expected_log(q: Chain, p: Chain) -> Array:
        + \sum_{ij} \Xi^q_{ij} \log A^p_{ij}
     """
     states = expected(q.smoothed, log_probability(p.filtered)).sum(axis=1)
-    kernels = expected(q.smoothed[:, 1:], log_probability(p.filtered[:, :-1] @ p.transition)).sum(axis=1)
-    transitions = expected(pair_counts_each(q), log_probability(p.transition)[None]).sum(axis=1)
-    return states - kernels + transitions
+    before = p.filtered[:, :-1]
+    predicted = before @ p.transition if p.transition.ndim == 2 else (before[:, :, None] @ p.transition)[:, :, 0]
+    kernels = expected(q.smoothed[:, 1:], log_probability(predicted)).sum(axis=1)
+    return states - kernels + expected_log_moves(q, log_probability(p.transition))
+
+
+def expected_log_moves(q: Chain, log_A: Array) -> Array:
+    """E_q sum_t log A(z_t, z_{t+1}) of each sequence, (N,), from ``log_A (K, K)`` or (N, T - 1, K, K)."""
+    if log_A.ndim == 2:
+        return expected(pair_counts_each(q), log_A[None]).sum(axis=1)
+    return expected(pairs(q), log_A).sum(axis=(1, 2))
 
 
 def viterbi(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
@@ -339,20 +389,21 @@ def viterbi(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
 
     It is -1 after the end, and at every step of a sequence without a possible path or with NaN.
     """
-    log_A = jnp.log(A)
     t = log_b.shape[1]
+    log_A = jnp.log(A[None] if A.ndim == 2 else _to_steps(A, t - 1))
     inside = within(lengths, t)
 
-    def forward(best: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
-        log_b_t, inside_t = now
-        scores = best[:, :, None] + log_A[None]
+    def forward(best: Array, now: tuple[Array, Array, Array | None]) -> tuple[Array, Array]:
+        log_b_t, inside_t, log_A_t = now
+        scores = best[:, :, None] + (log_A if log_A_t is None else log_A_t)
         after = jnp.where(inside_t[:, None], scores.max(axis=1) + log_b_t, best)
         # After the end the state does not change, so that tracing back from there reaches the best last state.
         stay = jnp.arange(best.shape[1])[None, :]
         return after, jnp.where(inside_t[:, None], scores.argmax(axis=1), stay)
 
-    first = jnp.log(pi)[None, :] + log_b[:, 0]
-    last, came_from = jax.lax.scan(forward, first, (jnp.swapaxes(log_b[:, 1:], 0, 1), inside[:, 1:].T))
+    first = jnp.log(_rows(pi)) + log_b[:, 0]
+    own = log_A if A.ndim > 2 else None
+    last, came_from = jax.lax.scan(forward, first, (jnp.swapaxes(log_b[:, 1:], 0, 1), inside[:, 1:].T, own))
 
     def backward(state: Array, origin: Array) -> tuple[Array, Array]:
         before = jnp.take_along_axis(origin, state[:, None], axis=1)[:, 0]

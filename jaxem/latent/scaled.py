@@ -13,6 +13,8 @@ One long sequence is a chain of short steps, which leaves a device mostly idle. 
 by side: a segment acts on the state before it as a K x K matrix, which is found by running the filter from each of the
 K states (Särkkä & García-Fernández 2021). That is K times the arithmetic; the function ``segments`` decides where it
 pays.
+
+A transition matrix A is (K, K), or one for each move: (T, K, K, N), where the last one of each sequence has no effect.
 """
 
 import functools
@@ -51,6 +53,14 @@ class Steps(NamedTuple):
         inside, ends = at < left[None], (at == left[None] - 1).astype(log_b.dtype)
         b = jnp.where(inside[:, None], jnp.exp(log_b - largest[:, None]), 1)
         return cls(b, largest, inside, ends, left > width, (n, t, segments))
+
+    def moves(self, A: Array) -> Array:
+        """A as the recursions take it: (K, K) as it is, ``A (N, T - 1, K, K)`` as (T, K, K, N)."""
+        if A.ndim == 2:
+            return A
+        _, t, segments = self.whole
+        more = -(-t // segments) * segments - A.shape[1]  # rows that sum to one keep c = 1 after the end
+        return cut(jnp.pad(A, ((0, 0), (0, more), (0, 0), (0, 0)), constant_values=1 / A.shape[-1]), segments)
 
     def join(self, x: Array) -> Array:
         """An array (T, ..., N) of the recursions as (N, T, ...)."""
@@ -122,7 +132,12 @@ def sums_of_rows(x: Array) -> bool:
 
 
 def times(A: Array, v: Array) -> Array:
-    """A v for each sequence, from ``v (K, ...)``: a sum over K long rows where there are few states, else a product."""
+    """A v for each sequence, from ``v (K, ...)``: a sum over K long rows where there are few states, else a product.
+
+    ``A (K, K)`` is common to all, ``A (K, K, ...)`` has a matrix for each.
+    """
+    if A.ndim > 2:
+        return (A * v[None]).sum(axis=1)
     k = A.shape[1]
     if v.size == k or not sums_of_rows(v[None]):
         return jnp.tensordot(A, v, axes=1)
@@ -131,6 +146,16 @@ def times(A: Array, v: Array) -> Array:
     for i in range(1, k):
         total = total + A[:, i].reshape(-1, *sides) * v[i][None]
     return total
+
+
+def transposed(A: Array) -> Array:
+    """Each matrix of A (K, K) or (T, K, K, ...) transposed."""
+    return A.T if A.ndim == 2 else jnp.swapaxes(A, 1, 2)
+
+
+def each_move(A: Array) -> Array | None:
+    """The matrices (T, K, K, ...) that a loop over steps reads; ``None`` where all moves share one."""
+    return None if A.ndim == 2 else A
 
 
 def in_the_loop(x: Array) -> bool:
@@ -144,26 +169,30 @@ def in_the_loop(x: Array) -> bool:
 
 def forward(predicted: Array, A: Array, steps: Steps) -> Filtered:
     """The filter, from the predicted probabilities of the first step, ``(K, N)``."""
-    At, b = A.T, steps.b
+    At, b = transposed(A), steps.b
+    of_moves = each_move(At)
 
-    def step(predicted: Array, b_t: Array) -> tuple[Array, Array]:
+    def step(predicted: Array, now: tuple[Array, Array | None]) -> tuple[Array, Array]:
+        b_t, At_t = now
         joint = predicted * b_t
-        return times(At, joint) * (1 / joint.sum(axis=0))[None], joint
+        return times(At if At_t is None else At_t, joint) * (1 / joint.sum(axis=0))[None], joint
 
-    def step_and_all(predicted: Array, now: tuple[Array, Array]) -> tuple[Array, Filtered]:
-        after, joint = step(predicted, now[0])
-        return after, Filtered.of(joint, *now)
+    def step_and_all(predicted: Array, now: tuple[Array, Array, Array | None]) -> tuple[Array, Filtered]:
+        b_t, inside_t, At_t = now
+        after, joint = step(predicted, (b_t, At_t))
+        return after, Filtered.of(joint, b_t, inside_t)
 
-    def step_of_joint(joint: Array, b_next: Array) -> tuple[Array, Array]:
-        return times(At, joint) * (b_next * (1 / joint.sum(axis=0))[None]), joint
+    def step_of_joint(joint: Array, now: tuple[Array, Array | None]) -> tuple[Array, Array]:
+        b_next, At_t = now
+        return times(At if At_t is None else At_t, joint) * (b_next * (1 / joint.sum(axis=0))[None]), joint
 
     if in_the_loop(b):
-        return jax.lax.scan(step_and_all, predicted, (b, steps.inside))[1]
+        return jax.lax.scan(step_and_all, predicted, (b, steps.inside, of_moves))[1]
     if b.ndim > 2 and not sums_of_rows(b):
-        return Filtered.of(jax.lax.scan(step, predicted, b)[1], b, steps.inside)
+        return Filtered.of(jax.lax.scan(step, predicted, (b, of_moves))[1], b, steps.inside)
     # The joint is carried, and so stored: otherwise XLA would compute it again for each of its K products.
     b_next = jnp.concatenate([b[1:], b[:1]])  # the entry of the last step is not used
-    return Filtered.of(jax.lax.scan(step_of_joint, predicted * b[0], b_next)[1], b, steps.inside)
+    return Filtered.of(jax.lax.scan(step_of_joint, predicted * b[0], (b_next, of_moves))[1], b, steps.inside)
 
 
 def log_scale(c: Array, steps: Steps) -> Array:
@@ -176,14 +205,14 @@ def backward(after: Array, A: Array, found: Filtered, steps: Steps) -> tuple[Arr
 
     ``after (K, N)`` is the ratio of the step after the last.
     """
-    moving, still = (found.b_c, steps.ends), (found.filtered, steps.inside)
+    moving, still = (found.b_c, steps.ends, each_move(A)), (found.filtered, steps.inside)
 
-    def step(ratio: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
-        b_c_t, ends_t = now
-        beta = times(A, ratio) + ends_t[None]
+    def step(ratio: Array, now: tuple[Array, Array, Array | None]) -> tuple[Array, Array]:
+        b_c_t, ends_t, A_t = now
+        beta = times(A if A_t is None else A_t, ratio) + ends_t[None]
         return b_c_t * beta, beta
 
-    def step_and_all(ratio: Array, now: tuple[tuple[Array, Array], tuple[Array, Array]]) -> Any:
+    def step_and_all(ratio: Array, now: Any) -> Any:
         before, beta = step(ratio, now[0])
         return before, smoothed(beta, ratio, *now[1])
 
@@ -216,34 +245,37 @@ def entries(pi: Array, A: Array, b: Array) -> tuple[Array, Array]:
     Both are (K, N, B), from ``b (T, K, N, B)`` with the B segments of a sequence in order on the last axis.
     """
     k, n, count = b.shape[1:]
-    At = A.T
+    own = None if A.ndim == 2 else A.reshape(-1, k, k, n, count)
+    within = None if own is None else jnp.swapaxes(own[:-1], 1, 2)[:, :, :, None]  # with an axis for the first state
+    between = None if own is None else jnp.moveaxis(own[-1], -1, 0)  # (B, K, K, N), from a segment to the next one
 
-    def step(carry: tuple[Array, Array], b_t: Array) -> tuple[tuple[Array, Array], None]:
-        joint, log_scale = carry
+    def step(carry: tuple[Array, Array], now: tuple[Array, Array | None]) -> tuple[tuple[Array, Array], None]:
+        (joint, log_scale), (b_t, At_t) = carry, now
         c = joint.sum(axis=0)
         c = jnp.where(c > 0, c, 1)
-        return (times(At, joint) * (b_t[:, None] / c[None]), log_scale + jnp.log(c)), None
+        return (times(A.T if At_t is None else At_t, joint) * (b_t[:, None] / c[None]), log_scale + jnp.log(c)), None
 
     # One filter for each state i at the first step of the segment (axis 1); state j at its last step is axis 0.
     from_each = jnp.eye(k, dtype=b.dtype)[:, :, None, None] * b[0][:, None]
-    (joint, log_scale), _ = jax.lax.scan(step, (from_each, jnp.zeros((k, n, count), b.dtype)), b[1:])
+    (joint, log_scale), _ = jax.lax.scan(step, (from_each, jnp.zeros((k, n, count), b.dtype)), (b[1:], within))
     joint, log_scale = jnp.moveaxis(joint, -1, 0), jnp.moveaxis(log_scale, -1, 0)
 
-    def enter(predicted: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-        joint, log_scale = now
+    def enter(predicted: Array, now: tuple[Array, Array, Array | None]) -> tuple[Array, tuple[Array, Array]]:
+        joint, log_scale, A_t = now
         # Any common scale gives the same result. The largest one of a possible state avoids underflow that matters.
         log_scale = jnp.where(predicted > 0, log_scale, -jnp.inf)
         move = joint * jnp.exp(log_scale - jax.lax.stop_gradient(log_scale.max(axis=0))[None])[None]
         alpha = (move * predicted[None]).sum(axis=1)
-        return times(At, alpha / alpha.sum(axis=0)[None]), (predicted, move)
+        At_t = jnp.swapaxes(A if A_t is None else A_t, 0, 1)
+        return times(At_t, alpha / alpha.sum(axis=0)[None]), (predicted, move)
 
-    start = jnp.broadcast_to(pi[:, None], (k, n))
-    _, (predicted, move) = jax.lax.scan(enter, start, (joint, log_scale))
+    start = jnp.broadcast_to(pi.T if pi.ndim == 2 else pi[:, None], (k, n))
+    _, (predicted, move) = jax.lax.scan(enter, start, (joint, log_scale, between))
 
-    def leave(ratio: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
-        predicted, move = now
-        before = (move * times(A, ratio)[:, None]).sum(axis=0)
+    def leave(ratio: Array, now: tuple[Array, Array, Array | None]) -> tuple[Array, Array]:
+        predicted, move, A_t = now
+        before = (move * times(A if A_t is None else A_t, ratio)[:, None]).sum(axis=0)
         return before / (predicted * before).sum(axis=0)[None], ratio
 
-    _, ratio = jax.lax.scan(leave, jnp.ones((k, n), b.dtype), (predicted, move), reverse=True)
+    _, ratio = jax.lax.scan(leave, jnp.ones((k, n), b.dtype), (predicted, move, between), reverse=True)
     return jnp.moveaxis(predicted, 0, -1), jnp.moveaxis(ratio, 0, -1)
