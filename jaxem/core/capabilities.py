@@ -73,9 +73,13 @@ _HOW_TO_WRITE = {name: how for _, functions in GROUPS.values() for name, how in 
 
 
 def has(model: Any, *names: str) -> bool:
-    """Whether the model offers every one of ``names``."""
+    """Whether the model offers every one of ``names``.
+
+    A model whose parts take one of its functions away names that function in ``lacking``.
+    """
     made_of = getattr(model, "made_of", {})  # a derived function is there where the functions it is made of are
-    return all(getattr(model, made_of.get(name, name), None) is not None for name in names)
+    offered = lambda name: getattr(model, made_of.get(name, name), None) is not None
+    return all(offered(name) and name not in getattr(model, "lacking", ()) for name in names)
 
 
 def missing(model: Any, *names: str) -> list[str]:

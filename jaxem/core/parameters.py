@@ -126,7 +126,12 @@ def leaves(declared: Declared) -> list[Param]:
 
 
 def permuted(declared: Declared, params: Any, order: Array) -> Any:
-    """The parameters in which class ``order[k]`` becomes class k: each axis ``K`` is taken in that order."""
+    """The parameters in which class ``order[k]`` becomes class k: each axis ``K`` is taken in that order.
+
+    Raises ``ValueError`` where a declaration belongs to one class alone (see ``of_class``).
+    """
+    if any(isinstance(axis, str) and axis.startswith(_ONE) for param in leaves(declared) for axis in param.axes):
+        raise ValueError("classes with families of their own cannot be renumbered")
 
     def each(param: Param, leaf: Array) -> Array:
         for place, axis in enumerate(param.axes):
@@ -142,6 +147,19 @@ def nested(declared: Declared) -> Declared:
     def each(param: Param) -> Param:
         own = tuple(f"{axis}'" if isinstance(axis, str) and axis.startswith("K") else axis for axis in param.axes)
         return dataclasses.replace(param, axes=("K", *own))
+
+    return jax.tree.map(each, declared, is_leaf=_is_param)
+
+
+_ONE = "class "
+
+
+def of_class(declared: Declared, k: int) -> Declared:
+    """The declarations of a family that describes class k alone: the axis ``K``, of length one, is named after it."""
+
+    def each(param: Param) -> Param:
+        own = tuple(f"{_ONE}{k}" if axis == "K" else axis for axis in param.axes)
+        return dataclasses.replace(param, axes=own, location=False)
 
     return jax.tree.map(each, declared, is_leaf=_is_param)
 

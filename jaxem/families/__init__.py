@@ -29,6 +29,7 @@ from jaxem.families.negative_binomial import NegativeBinomialParams as NegativeB
 from jaxem.families.normal import Normal as Normal
 from jaxem.families.normal import NormalParams as NormalParams
 from jaxem.families.normal_prior import NormalInverseWishart as NormalInverseWishart
+from jaxem.families.per_class import PerClass as PerClass
 from jaxem.families.poisson import Poisson as Poisson
 from jaxem.families.poisson import PoissonParams as PoissonParams
 from jaxem.families.poisson_vector import PoissonVector as PoissonVector

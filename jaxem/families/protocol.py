@@ -1,5 +1,6 @@
 """The protocol of a family: the distribution of one observation given its class, for all K classes at once."""
 
+import dataclasses
 from typing import Any, Protocol
 
 import jax
@@ -9,7 +10,7 @@ from jax import Array
 
 from jaxem.core import parameters
 from jaxem.core.contexts import Context, choose
-from jaxem.core.data import Data, observed_of, values_of
+from jaxem.core.data import Data, Dataset, Spread, observed_of, plain, values_of
 from jaxem.core.parameters import Declared
 from jaxem.core.spaces import Real
 
@@ -116,6 +117,14 @@ def takes(family: Any) -> tuple[str, ...]:
     """The parts of the data, beside values, that the family can use: ``"observed"``, ``"given"``."""
     declared = getattr(family, "takes", ())
     return (*declared, "observed") if family.event_ndim == 0 else declared
+
+
+def own(family: Any, x: Data) -> Data:
+    """The data as the family takes them: covariates that it does not use are left out."""
+    x = x.data if isinstance(x, Spread) else x
+    if not isinstance(x, Dataset) or x.given is None or "given" in takes(family):
+        return x
+    return plain(dataclasses.replace(x, given=None))
 
 
 def check_shape(family: Any, x: Data, leading: tuple[str, ...], title: str) -> None:

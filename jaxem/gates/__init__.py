@@ -4,3 +4,8 @@ from jaxem.gates.constant import Constant as Constant
 from jaxem.gates.protocol import Gate as Gate
 from jaxem.gates.softmax import Softmax as Softmax
 from jaxem.gates.softmax import SoftmaxParams as SoftmaxParams
+from jaxem.gates.stationary import Stationary as Stationary
+from jaxem.gates.transitions import Allowed as Allowed
+from jaxem.gates.transitions import Cyclic as Cyclic
+from jaxem.gates.transitions import LeftToRight as LeftToRight
+from jaxem.gates.transitions import Sticky as Sticky

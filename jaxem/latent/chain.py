@@ -1,9 +1,9 @@
 r"""Inference in a hidden Markov chain of K states: filter, smoother, forward algorithm, Viterbi path.
 
 Names: pi (K,) is the initial distribution, A (K, K) the transition matrix (from row to column), and
-b_t(k) = p(x_t | z_t = k). Where they depend on covariates, pi is (N, K) and A is (N, T - 1, K, K), a matrix for the
-move from each step to the next. All sequences run side by side: arrays are ``(N, T, K)``, and ``lengths (N,)`` says where
-each sequence ends. The recursions in scaled numbers, and their parallel version, are in ``scaled``.
+b_t(k) = p(x_t | z_t = k). All sequences run side by side: arrays are ``(N, T, K)``, and ``lengths (N,)`` says where
+each sequence ends. Where pi and A depend on covariates, pi is (N, K) and A is (N, T - 1, K, K), a matrix for the move
+from each step to the next. The recursions in scaled numbers, and their parallel version, are in ``scaled``.
 
 Source: Rabiner (1989).
 """
@@ -232,7 +232,8 @@ class _Part(NamedTuple):
 def _moved(alpha: _Part, A: Array, e: Array, limit: Array, value: Array) -> Array:
     """sum_i alpha_i A_ij / exp(e_j), (N, K), with its ``value`` computed elsewhere and its derivative computed here.
 
-    A zero may have an exponent far above e; the factor of its derivative is capped at exp(limit). ``A`` and ``limit`` are (1, K, K) or (N, K, K).
+    A zero may have an exponent far above e; the factor of its derivative is capped at exp(limit).
+    ``A`` and ``limit`` are (1, K, K) or (N, K, K).
     """
     return value
 

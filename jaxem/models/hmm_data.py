@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.core.data import Data, check_counts, counted, observed_of, total
+from jaxem.core import parameters
+from jaxem.core.conversion import as_params
+from jaxem.core.data import Data, Dataset, Spread, check_counts, counted, observed_of, total
 from jaxem.core.dataset import as_data
 from jaxem.core.trees import float_dtype
 from jaxem.families import observed
 from jaxem.families import protocol as families
+from jaxem.gates import protocol as gates
 from jaxem.latent import chain
 from jaxem.models import observations
-from jaxem.models.sequences import counted_steps, frames_of, shape, unpack
+from jaxem.models.sequences import at_starts, counted_steps, frames_of, shape, unpack
 
 
 class Sequences:
@@ -27,13 +30,14 @@ class Sequences:
     @property
     def takes(self: Any) -> tuple[str, ...]:
         """The parts of the data, beside values, that the model can use."""
-        return ("lengths", *families.takes(self.family))
+        given = ("given",) * bool({*self.initial.takes, *self.moves.takes} - set(families.takes(self.family)))
+        return ("lengths", *given, *families.takes(self.family))
 
     def features(self: Any, x: Data) -> Array:
         """The mean and the logarithm of the standard deviation of each feature over the steps, (N, 2 F); for starts."""
         steps, lengths = unpack(x)
         n, t = shape(steps)
-        each = observed.features(self.family, frames_of(steps)).reshape(n, t, -1)
+        each = observed.features(self.family, frames_of(families.own(self.family, steps))).reshape(n, t, -1)
         seen = chain.within(lengths, t)[:, :, None] & ~jnp.isnan(each)
         number = seen.sum(axis=1).astype(each.dtype)
         mean = jnp.where(seen, each, 0).sum(axis=1) / number
@@ -42,7 +46,7 @@ class Sequences:
 
     def supports(self: Any, x: Data) -> Array:
         """(N,), whether each sequence lies in the support, up to its end."""
-        steps, _ = unpack(x)
+        steps = families.own(self.family, unpack(x)[0])
         return observed.supports(self.family, frames_of(steps)).reshape(shape(steps)).all(axis=1)
 
     def sample_size(self: Any, data: Data) -> Array:
@@ -57,20 +61,40 @@ class Sequences:
 
     def check_shapes(self: Any, params: Any | None, data: Data | None) -> None:
         """Raise ``ValueError`` where the shapes of parameters or data do not fit the model; either may be ``None``."""
-        observations.check(self, params, data, ("N", "T"), "lengths")
+        observations.check(self, params, data, ("N", "T"), *self.takes)
+        if isinstance(data, Dataset) and data.given is not None:
+            n, t = shape(data)
+            for leaf in jax.tree.leaves(data.given):
+                if leaf.shape[:2] != (n, t):
+                    raise ValueError(
+                        f"HMM: covariates need the shape ({n}, {t}) or ({n}, {t}, P), a row for each step; got "
+                        f"{tuple(leaf.shape)}"
+                    )
+        if data is None:
+            return
+        covariates = at_starts(data.data if isinstance(data, Spread) else data)
+        for gate in (self.initial, self.moves):
+            gates.check(gate, covariates, "HMM")
+            if params is not None and not gate.homogeneous:
+                own = params.initial if gate is self.initial else params.transition
+                parameters.check_shapes("HMM", gate.declare(), own, {"K": self.k, **gates.sizes(gate, covariates)})
 
     def validate(self: Any, params: Any, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""
         self.check_shapes(params, data)
         self.check_values(data)
+        if self.moves.homogeneous:
+            self.moves.check_params(as_params(self, params).transition)
 
     def check_values(self: Any, data: Data) -> None:
         """Raise ``ValueError`` for data that cannot be fitted, whatever the parameters."""
         check_counts(data)
         x, within = counted_steps(data)
+        x = families.own(self.family, x)
         observations.check_enough(self, int(within.sum()))
         observations.check_support(self.family, x, within)
 
     def allows(self: Any, params: Any, data: Data) -> Array:
         """Whether every observation within a sequence of nonzero weight lies in the support, (); for traced values."""
-        return observations.supported(self.family, *counted_steps(data)).all()
+        x, within = counted_steps(data)
+        return observations.supported(self.family, families.own(self.family, x), within).all()

@@ -61,7 +61,8 @@ def _predict(model: Any, params: Any, sequences: Data) -> Array:
     x, lengths = unpack(sequences)
 
     def of(c: Any) -> Array:
-        return chain.viterbi(c.initial, c.transition, model.log_b(c, x), lengths)
+        pi, A = model.pi_A(c, x)
+        return chain.viterbi(pi, A, model.log_b(c, x), lengths)
 
     path = choose(model.prepare(params, x), of)
     return jnp.where(is_sequence(lengths, x)[:, None], path, -1)

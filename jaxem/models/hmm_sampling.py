@@ -12,6 +12,7 @@ from jaxem.core.conversion import as_params, check_shapes
 from jaxem.core.data import Data, split_weights, values_of, with_values
 from jaxem.core.dataset import as_data
 from jaxem.families import observed
+from jaxem.families import protocol as families
 from jaxem.models.observations import real
 from jaxem.models.sequences import frames_of, shape, unpack
 
@@ -100,6 +101,6 @@ def _impute(model: Any, params: Any, sequences: Data, key: Array | None) -> Any:
     else:
         path_key, key = jax.random.split(key)
         q = model.sample_posterior(path_key, params, sequences)
-    x, _ = unpack(real(sequences, params.initial.dtype))
+    x, _ = unpack(real(families.own(model.family, sequences), q.smoothed.dtype))
     found = observed.impute(model.family, params.emissions, frames_of(q.smoothed), frames_of(x), key)
     return jax.tree.map(lambda leaf, old: leaf.reshape(old.shape), found, values_of(x))

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.checks import prng_key
@@ -11,10 +10,11 @@ from jaxem.core.conversion import check_shapes
 from jaxem.core.data import Data, counted
 from jaxem.core.dataset import as_data
 from jaxem.core.trees import float_dtype, is_traced
+from jaxem.families import protocol as families
 from jaxem.latent import chain
 from jaxem.models.hmm_params import HMMParams
 from jaxem.models.observations import real
-from jaxem.models.sequences import counted_steps, frames_of, shape, unpack
+from jaxem.models.sequences import at_moves, at_starts, counted_steps, frames_of, shape, unpack
 from jaxem.models.starts import Start, blame, check_sound, is_sound, read_start, start_components
 
 
@@ -64,16 +64,21 @@ class Starts:
         counts = chain.within(lengths, shape(x)[1]).astype(dtype)
         if weights is not None:
             counts = counts * weights.astype(dtype)[:, None]
+        steps, x = x, families.own(self.family, x)
+        if given is None and hasattr(self.moves, "segments"):  # states that follow an order of time
+            start, given = "given", self.moves.segments(key, self.k, lengths, shape(x)[1], dtype)
         frames = frames_of(x)
         given = None if given is None else frames_of(given)
         of_frames = key, self.family, frames, counts.reshape(-1), self.k, start, given, dtype, active
         size, emissions = start_components(*of_frames)
-        stay = jnp.eye(self.k, dtype=dtype)
-        return HMMParams(size, 0.5 * stay + 0.5 * size[None, :], emissions), is_sound(self.family, emissions, frames)
+        initial = self.initial.start(size, at_starts(steps))
+        params = HMMParams(initial, self.moves.start(size, at_moves(steps)), emissions)
+        return params, is_sound(self.family, emissions, frames)
 
     def diagnose(self: Any, data: Data) -> None:
         """Raise a ``ValueError`` that says why no start can be made from the data, and what to do."""
-        blame(self.family, *counted_steps(data))
+        x, within = counted_steps(data)
+        blame(self.family, families.own(self.family, x), within)
 
 
 @program(quick="few numbers", static_argnames=("start",))

@@ -16,6 +16,7 @@ from jaxem.core.model import Params, Posterior
 from jaxem.core.records import register
 from jaxem.core.rows import FromRows
 from jaxem.families import protocol as families
+from jaxem.gates.constant import Constant
 
 
 class Maskable:
@@ -25,7 +26,17 @@ class Maskable:
     def maskable(self: Any) -> bool:
         """Whether ``masked`` is exact: a prior would count the copies, and an empty class might spoil parameters that
         all classes share."""
-        return families.separate(self.family) and not families.has_prior(self.family)
+        plain = families.separate(self.family) and not families.has_prior(self.family)
+        gates = (getattr(self, name, None) for name in ("gate", "initial", "transition"))
+        return plain and all(gate is None or (isinstance(gate, Constant) and gate.prior is None) for gate in gates)
+
+    @property
+    def lacking(self: Any) -> tuple[str, ...]:
+        """The functions that the model cannot offer: its classes cannot be renumbered where each has a family of its
+        own, or where states follow an order."""
+        parts = (getattr(self, name, None) for name in ("family", "transition"))
+        ordered = any(not getattr(part, "exchangeable", True) for part in parts)
+        return ("permute", "label_keys") if ordered else ()
 
     def masked(self, active: Array) -> "Masked":
         """The model restricted to the classes at which ``active (K,)`` is True; class 0 must be one of them."""

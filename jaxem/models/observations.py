@@ -37,6 +37,9 @@ def check_definition(model: Any) -> None:
         "expected",
     )
     object.__setattr__(model, "k", whole_number(f"{name}: k", model.k, 1))
+    classes = getattr(model.family, "classes", model.k)
+    if classes != model.k:
+        raise ValueError(f"{name}: {type(model.family).__name__} has {classes} classes; k is {model.k}")
 
 
 _REFUSED = {

@@ -54,6 +54,18 @@ def unpack(sequences: Data) -> tuple[Data, Array]:
     return jax.tree.map(first, x), lengths
 
 
+def at_starts(x: Data) -> Dataset:
+    """The covariates of the first step of each sequence, N rows."""
+    given = x.given if isinstance(x, Dataset) else None
+    return Dataset((), jax.tree.map(lambda leaf: leaf[:, 0], given))
+
+
+def at_moves(x: Data) -> Dataset:
+    """The covariates of the moves, N (T - 1) rows: those at the step that is left."""
+    given = x.given if isinstance(x, Dataset) else None
+    return frames_of(Dataset((), jax.tree.map(lambda leaf: leaf[:, :-1], given)))
+
+
 def frames_of(x: Data) -> Data:
     """The steps of all sequences (N, T, ...) one after the other, (N T, ...)."""
     return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]), x)
