@@ -13,7 +13,9 @@ from jaxem.core import matrices
 _LONGEST = 4.0  # the largest change of the linear predictor, root mean square
 
 
-def step(score: Array, information: Array, most: Array, n: Array, gram: Array | None = None) -> Array:
+def step(
+    score: Array, information: Array, most: Array, n: Array, gram: Array | None = None, limit: float = _LONGEST
+) -> Array:
     r"""The Newton step d of each class, with a ridge at the level of rounding error and no coefficient moved too far.
 
     .. math:: (I + \epsilon\, \mathrm{diag}(m))\, d = s, \qquad |d_p| \sqrt{m_p / n} \le 4
@@ -29,6 +31,7 @@ def step(score: Array, information: Array, most: Array, n: Array, gram: Array | 
         gram: the weighted sums of products of the covariates, (..., P, P), of which ``most`` is the diagonal. With it,
             the limit is on the predictor as a whole, d' gram d / n <= 4^2, so that covariates far from zero beside an
             intercept do not shorten the step; default ``None``: it is on each coefficient.
+        limit: the limit, 4 by default; ``math.inf`` for least squares, where the step leads to the maximum.
 
     Returns:
         The step, (..., P); zero for a covariate that is always zero.
@@ -54,5 +57,5 @@ def step(score: Array, information: Array, most: Array, n: Array, gram: Array | 
         squares = (d[..., :, None] * gram * d[..., None, :]).sum(axis=(-2, -1))
         longest = jnp.sqrt(jnp.where(squares <= 0, 0, squares))[..., None]
     longest = longest / jnp.sqrt(jnp.where(n <= 0, 1, n))[..., None]
-    share = jnp.where(longest <= _LONGEST, 1, _LONGEST / longest)
+    share = jnp.where(longest <= limit, 1, limit / longest)
     return jnp.where(live | jnp.isnan(most), moved * share / scale, 0)

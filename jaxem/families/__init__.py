@@ -36,6 +36,8 @@ from jaxem.families.poisson_vector import PoissonVector as PoissonVector
 from jaxem.families.poisson_vector import PoissonVectorParams as PoissonVectorParams
 from jaxem.families.product import Product as Product
 from jaxem.families.protocol import Family as Family
+from jaxem.families.regression import Regression as Regression
+from jaxem.families.regression import RegressionParams as RegressionParams
 from jaxem.families.student_t import StudentT as StudentT
 from jaxem.families.student_t import StudentTParams as StudentTParams
 from jaxem.families.truncated import Truncated as Truncated

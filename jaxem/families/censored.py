@@ -15,7 +15,7 @@ from jaxem.families import parts, protocol
 from jaxem.families.protocol import impossible
 
 
-class _Read(NamedTuple):
+class Read(NamedTuple):
     """Intervals (N, 2), with ends within the bounds of the family."""
 
     low: Array  # (N,); the whole support where the interval is a point or impossible
@@ -87,7 +87,7 @@ class Censored(parts.SeenInPart):
     def prepare(self, params: Any, x: Data | None) -> Context:
         return self.family.prepare(params, None)
 
-    def _read(self, x: Array, dtype: Any) -> _Read:
+    def read(self, x: Array, dtype: Any) -> Read:
         x = x.astype(dtype)
         bottom, top = self.bounds
         low, high = jnp.maximum(x[:, 0], bottom), jnp.minimum(x[:, 1], top)
@@ -95,34 +95,34 @@ class Censored(parts.SeenInPart):
         possible = self.supports(x)
         point = jnp.where(jnp.isfinite(low), low, jnp.where(jnp.isfinite(high), high, 1))
         partly = possible & ~exact & ((low > bottom) | (high < top))
-        return _Read(jnp.where(partly, low, bottom), jnp.where(partly, high, top), point, exact, possible, partly)
+        return Read(jnp.where(partly, low, bottom), jnp.where(partly, high, top), point, exact, possible, partly)
 
     def log_density(self, c: Context, x: Array) -> Array:
-        seen = self._read(x, jax.tree.leaves(c)[0].dtype)
+        seen = self.read(x, jax.tree.leaves(c)[0].dtype)
         density = self._by_kind(seen, self.family.log_density(c, seen.point), self._log_mass(c, seen))
         return jnp.where(seen.possible[:, None], density, impossible(x, density.dtype)[:, None])
 
-    def _log_mass(self, c: Context, seen: _Read) -> Array:
+    def _log_mass(self, c: Context, seen: Read) -> Array:
         return self.log_interval(parts.by_rows(c), seen.low[:, None], seen.high[:, None])
 
-    def _by_kind(self, seen: _Read, exact: Array | float, partly: Array) -> Array:
+    def _by_kind(self, seen: Read, exact: Array | float, partly: Array) -> Array:
         """(N, K), 0 where nothing is known."""
         return jnp.where(seen.partly[:, None], partly, jnp.where(seen.exact[:, None], exact, 0))
 
     def hidden(self, c: Context, x: Array) -> parts.Part:
         """The posterior of x in its interval; all ones where it is no interval, so that divergences are zero."""
-        seen = self._read(x, jax.tree.leaves(c)[0].dtype)
+        seen = self.read(x, jax.tree.leaves(c)[0].dtype)
         found = parts.infer(self.family, c, seen.low, seen.high)
         return jax.tree.map(lambda leaf: jnp.where(seen.partly[:, None], leaf, 1), found)
 
     def complete(self, c: Context, hidden: parts.Part, x: Array) -> Array:
-        seen = self._read(x, jax.tree.leaves(c)[0].dtype)
+        seen = self.read(x, jax.tree.leaves(c)[0].dtype)
         expected = self.expected_log_density(parts.by_rows(c), hidden.moments)
         density = self._by_kind(seen, self.family.log_density(c, seen.point), expected)
         return jnp.where(seen.possible[:, None], density, impossible(x, density.dtype)[:, None])
 
     def hidden_entropy(self, c: Context, hidden: parts.Part, x: Array) -> Array:
-        seen = self._read(x, hidden.log_mass.dtype)
+        seen = self.read(x, hidden.log_mass.dtype)
         return self._by_kind(seen, 0, parts.entropy(self.family, hidden))
 
     def hidden_divergence(self, hidden: parts.Part, other: parts.Part) -> Array:
@@ -135,7 +135,7 @@ class Censored(parts.SeenInPart):
             known = ~jnp.isnan(middle)
             r = jnp.where(known[:, None], r, 0)
             return self.family.statistics(None, r, (), jnp.where(known, middle, 1).astype(r.dtype))
-        seen = self._read(x, r.dtype)
+        seen = self.read(x, r.dtype)
         exact = self.family.statistics(c, jnp.where(seen.exact[:, None], r, 0), (), seen.point)
         partly = jnp.where(seen.partly[:, None], r, 0)
         return jax.tree.map(jnp.add, exact, self.expected_statistics(parts.by_rows(c), partly, hidden.moments))

@@ -35,14 +35,15 @@ class Seating(NamedTuple):
 
 
 def log_probability(x: Array, means: Array, dispersions: Array) -> Array:
-    r"""log p(x_n | k), (N, K), for whole numbers ``x (N,)``.
+    r"""log p(x_n | k), (N, K), for whole numbers ``x (N,)`` and ``means`` (K,), or (N, K).
 
     .. math:: \log p = s(x) - D(x, m, \phi) + \left(R - (x + \tfrac1\phi) \log(1 + \phi x) + x\right)
 
     with s(x) as for ``Poisson`` and a deviance D that is 0 at m = x.
     """
     x = x[:, None]
-    return stirling.of_count(x) - _deviance(x, means[None, :], dispersions[None, :]) + _remainder(x, dispersions)
+    deviance = _deviance(x, jnp.atleast_2d(means), dispersions[None, :])
+    return stirling.of_count(x) - deviance + _remainder(x, dispersions)
 
 
 def posterior(x: Array, dispersions: Array) -> Seating:

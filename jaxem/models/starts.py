@@ -157,7 +157,8 @@ def blame(family: Any, x: Data, counts: Array | None) -> None:
     ``counts (N,)`` says which observations count; ``None`` means all.
     """
     which = slice(None) if counts is None else np.asarray(counts)
-    rows = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64)[which], values_of(x))
+    seen = x if "given" in families.takes(family) else values_of(x)
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64)[which], seen)
     found = families.diagnose(family, rows, np.dtype(float_dtype(x)))
     if found is not None:
         raise ValueError(found)

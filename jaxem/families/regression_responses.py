@@ -1,0 +1,290 @@
+r"""Responses of generalised linear models, which an M-step improves by one Newton step.
+
+Each states its log-density l(eta; y, phi) and, in closed form, the slope l' and the curvature h = -l'' in the linear
+predictor. All are concave in eta, so that the observed information is positive semidefinite:
+
+.. math:: s_k = \sum_n r_{nk}\, l'_{nk} z_n, \qquad I_k = \sum_n r_{nk}\, h_{nk} z_n z_n', \qquad d_k = I_k^{-1} s_k .
+
+The logarithm of a dispersion takes a Newton step of its own, from the derivatives of l in it.
+
+Source: McCullagh & Nelder (1989), chapter 2; Wedel & DeSarbo (1995) for mixtures.
+"""
+
+import dataclasses
+import math
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import log_ndtr, ndtr
+
+from jaxem.families import restaurant, scales, stirling
+from jaxem.families.freedom import Freedom
+from jaxem.families.protocol import impossible
+from jaxem.families.regression_design import Split
+from jaxem.families.regression_squares import Prepared, difference, joint_step, moved, second_moments
+
+
+class Scores(NamedTuple):
+    """Sums about the parameters of the context."""
+
+    sizes: Array  # (K,), sum_n r_nk
+    score: Split  # (K, P), (K, Q)
+    information: Array  # (K, P + Q, P + Q)
+    most: Array  # (K, P + Q), sum_n r_nk z_np^2
+    slope: Array  # (K,), the derivative in the log-dispersion; 0 without one
+    curvature: Array  # (K,), minus the second one
+
+
+class Curve(Protocol):
+    """A log-density of y as a function of the linear predictor."""
+
+    dispersed: ClassVar[bool]
+
+    def log_density(self, c: Prepared, eta: Array, y: Array) -> Array: ...
+    def derivatives(self, c: Prepared, eta: Array, y: Array) -> tuple[Array, Array]: ...
+
+
+def statistics(curve: Any, c: Prepared, r: Array, z: Split, eta: Array, y: Array) -> Scores:
+    """The sums of ``curve``, weighted by r (N, K)."""
+    slope, information = curve.derivatives(c, eta, y)
+    columns = z.joined()
+    score = jnp.einsum("nk,np->kp", r * slope, columns, precision="highest")
+    first = second = jnp.zeros_like(r[0])
+    if curve.dispersed:
+
+        def at(shift: Array) -> Array:
+            own = c._replace(dispersions=c.dispersions * jnp.exp(shift))
+            return (r * curve.log_density(own, eta, y)).sum(axis=0)
+
+        zero = jnp.zeros_like(c.dispersions)
+        along = lambda shift: jax.jvp(at, (shift,), (jnp.ones_like(zero),))[1]
+        first, second = jax.jvp(along, (zero,), (jnp.ones_like(zero),))
+    return Scores(
+        r.sum(axis=0),
+        z.like(score),
+        second_moments(r * information, columns),
+        jnp.einsum("nk,np->kp", r, columns**2, precision="highest"),
+        first,
+        -second,
+    )
+
+
+def coefficients(c: Prepared, sums: Scores) -> Split:
+    """The coefficients after one Newton step."""
+    return moved(c.coefficients, joint_step(sums.score, sums.information, sums.most, sums.sizes)[1])
+
+
+def _curvature(slope: Array, curvature: Array) -> Array:
+    """A curvature by which the log-dispersion moves uphill, and by 2 at most."""
+    return jnp.where(curvature > 0, jnp.maximum(curvature, jnp.abs(slope) / 2), jnp.abs(slope))
+
+
+def _of_classes(sums: Scores, tied: bool) -> tuple[Array, Array]:
+    slope, curvature = (sums.slope.sum(), sums.curvature.sum()) if tied else (sums.slope, sums.curvature)
+    return slope, _curvature(slope, curvature)
+
+
+def dispersions(c: Prepared, sums: Scores, tied: bool) -> Array:
+    """The dispersions after one Newton step, (K,), or () where classes share one."""
+    slope, curvature = _of_classes(sums, tied)
+    own = c.dispersions[0] if tied else c.dispersions
+    return own * jnp.exp(slope / jnp.where(curvature == 0, 1, curvature))
+
+
+def expected(c: Prepared, new: Split, dispersion: Array | None, sums: Scores, tied: bool) -> Array:
+    """The quadratic model of Q whose maximiser is the step."""
+    d = difference(new, c.coefficients, sums.sizes.shape[0])
+    model = (d * sums.score.joined()).sum() - 0.5 * jnp.einsum("kp,kpq,kq", d, sums.information, d, precision="highest")
+    if dispersion is None:
+        return model
+    slope, curvature = _of_classes(sums, tied)
+    old = c.dispersions[0] if tied else c.dispersions
+    free = (old > 0) & (dispersion > 0)
+    shift = jnp.where(free, jnp.log(jnp.where(free, dispersion, 1)) - jnp.log(jnp.where(free, old, 1)), 0)
+    return model + (shift * slope - 0.5 * curvature * shift**2).sum()
+
+
+def _limited(eta: Array) -> Array:
+    """The predictor, at most so large that its exponential is finite."""
+    return jnp.clip(
+        eta, -0.9 * math.log(float(jnp.finfo(eta.dtype).max)), 0.9 * math.log(float(jnp.finfo(eta.dtype).max))
+    )
+
+
+class _GLM:
+    """What the responses below share."""
+
+    event_ndim: ClassVar[int] = 0
+    improves: ClassVar[bool] = True
+    freedom: ClassVar[Freedom] = math.inf
+    dispersed: ClassVar[bool] = False
+
+    def degenerate(self, dispersions: Array, size: Array) -> Array:
+        return jnp.bool_(False)
+
+
+def _where_possible(response: Any, y: Array, density: Array) -> Array:
+    return jnp.where(response.supports(y)[:, None], density, impossible(y, density.dtype)[:, None])
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class PoissonResponse(_GLM):
+    """A count with mean exp(eta)."""
+
+    links: ClassVar[tuple[str, ...]] = ("log",)
+    support: ClassVar[str] = "a non-negative whole number"
+
+    def supports(self, y: Array) -> Array:
+        return (y >= 0) & (y == jnp.round(y)) & jnp.isfinite(y)
+
+    def point(self, y: Array) -> Array:
+        return jnp.log(y + 0.5)
+
+    def mean(self, eta: Array) -> Array:
+        return jnp.exp(_limited(eta))
+
+    def log_density(self, c: Prepared, eta: Array, y: Array) -> Array:
+        count = jnp.where(self.supports(y), y, 0)[:, None]
+        return _where_possible(self, y, stirling.of_count(count) - stirling.deviance(count, self.mean(eta)))
+
+    def derivatives(self, c: Prepared, eta: Array, y: Array) -> tuple[Array, Array]:
+        mean = self.mean(eta)
+        return y[:, None] - mean, mean
+
+    def sample(self, key: Array, eta: Array, dispersions: Array, tails: Array) -> Array:
+        return jax.random.poisson(key, self.mean(eta)).astype(eta.dtype)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class NegativeBinomialResponse(PoissonResponse):
+    """A count with mean m = exp(eta) and variance m + phi m^2."""
+
+    dispersed: ClassVar[bool] = True
+
+    def log_density(self, c: Prepared, eta: Array, y: Array) -> Array:
+        count = jnp.where(self.supports(y), y, 0)
+        return _where_possible(self, y, restaurant.log_probability(count, self.mean(eta), c.dispersions))
+
+    def derivatives(self, c: Prepared, eta: Array, y: Array) -> tuple[Array, Array]:
+        mean, phi = self.mean(eta), c.dispersions[None, :]
+        below = 1 / (1 + phi * mean)
+        return (y[:, None] - mean) * below, mean * below * ((1 + phi * y[:, None]) * below)
+
+    def sample(self, key: Array, eta: Array, dispersions: Array, tails: Array) -> Array:
+        of_rates, of_counts = jax.random.split(key)
+        poisson = dispersions == 0
+        size = 1 / jnp.where(poisson, 1, dispersions)
+        log_gamma = jax.random.loggamma(of_rates, size, dtype=eta.dtype) - jnp.log(size)
+        rates = self.mean(jnp.where(poisson, eta, eta + log_gamma))
+        return jax.random.poisson(of_counts, rates).astype(eta.dtype)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class GammaResponse(_GLM):
+    """A positive number with mean m = exp(eta) and variance phi m^2: the shape is 1 / phi."""
+
+    links: ClassVar[tuple[str, ...]] = ("log",)
+    dispersed: ClassVar[bool] = True
+    support: ClassVar[str] = "a positive finite number"
+
+    def supports(self, y: Array) -> Array:
+        return (y > 0) & jnp.isfinite(y)
+
+    def point(self, y: Array) -> Array:
+        return jnp.log(jnp.where(self.supports(y), y, 1))
+
+    def mean(self, eta: Array) -> Array:
+        return jnp.exp(_limited(eta))
+
+    def log_density(self, c: Prepared, eta: Array, y: Array) -> Array:
+        inside = jnp.where(self.supports(y), y, 1)[:, None]
+        shape = scales.reciprocal(c.dispersions)[None, :]
+        # y / m, by a difference of logarithms where the quotient of numbers far from 1 would overflow
+        ratio = jnp.exp(_limited(jnp.log(inside) - eta))
+        of_class = stirling.at_saddle(shape) - shape * stirling.deviance(jnp.ones_like(ratio), ratio)
+        return _where_possible(self, y, of_class - scales.log(inside))
+
+    def derivatives(self, c: Prepared, eta: Array, y: Array) -> tuple[Array, Array]:
+        shape = scales.reciprocal(c.dispersions)[None, :]
+        ratio = jnp.exp(_limited(jnp.log(y)[:, None] - eta))
+        return shape * (ratio - 1), shape * ratio
+
+    def sample(self, key: Array, eta: Array, dispersions: Array, tails: Array) -> Array:
+        shape = 1 / dispersions
+        log_gamma = jax.random.loggamma(key, shape, dtype=eta.dtype) - jnp.log(shape)
+        return jnp.maximum(self.mean(eta + log_gamma), float(jnp.finfo(eta.dtype).tiny))
+
+    def degenerate(self, dispersions: Array, size: Array) -> Array:
+        return (dispersions < (4 * float(jnp.finfo(dispersions.dtype).eps)) ** 2).any()
+
+
+def _complementary(eta: Array) -> tuple[Array, Array]:
+    """log p and log(1 - p) for p = 1 - exp(-exp(eta))."""
+    e = jnp.exp(
+        jnp.clip(
+            eta, -0.9 * math.log(float(jnp.finfo(eta.dtype).max)), 0.45 * math.log(float(jnp.finfo(eta.dtype).max))
+        )
+    )
+    return jnp.log(-jnp.expm1(-e)), -e
+
+
+# log p and log(1 - p) as functions of the predictor, by the name of the link
+_LINKS = {
+    "logit": lambda eta: (-jax.nn.softplus(-eta), -jax.nn.softplus(eta)),
+    "probit": lambda eta: (log_ndtr(eta), log_ndtr(-eta)),
+    "cloglog": _complementary,
+}
+_MEANS = {
+    "logit": jax.nn.sigmoid,
+    "probit": ndtr,
+    "cloglog": lambda eta: -jnp.expm1(-jnp.exp(_limited(eta))),
+}
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class BinaryResponse(_GLM):
+    """The number of successes among ``trials``, each with probability p: its link is the predictor."""
+
+    trials: int
+    link: str
+    links: ClassVar[tuple[str, ...]] = ("logit", "probit", "cloglog")
+
+    @property
+    def support(self) -> str:
+        """A description of valid observations."""
+        return "0 or 1" if self.trials == 1 else f"a whole number from 0 to {self.trials}"
+
+    def supports(self, y: Array) -> Array:
+        return (y >= 0) & (y <= self.trials) & (y == jnp.round(y))
+
+    def point(self, y: Array) -> Array:
+        return jnp.log(y + 0.5) - jnp.log(self.trials - y + 0.5)
+
+    def mean(self, eta: Array) -> Array:
+        return self.trials * _MEANS[self.link](eta)
+
+    def _logs(self, eta: Array, y: Array) -> Array:
+        log_p, log_rest = _LINKS[self.link](eta)
+        return y[:, None] * log_p + (self.trials - y)[:, None] * log_rest
+
+    def log_density(self, c: Prepared, eta: Array, y: Array) -> Array:
+        successes = jnp.where(self.supports(y), y, 0)
+        every = jnp.full_like(successes, self.trials)
+        choices = jax.lax.lgamma(every + 1) - jax.lax.lgamma(successes + 1) - jax.lax.lgamma(every - successes + 1)
+        return _where_possible(self, y, choices[:, None] + self._logs(eta, successes))
+
+    def derivatives(self, c: Prepared, eta: Array, y: Array) -> tuple[Array, Array]:
+        one = jnp.ones_like(eta)
+        slope = lambda eta: jax.jvp(lambda eta: self._logs(eta, y), (eta,), (one,))[1]
+        first, second = jax.jvp(slope, (eta,), (one,))
+        return first, jnp.maximum(-second, 0)
+
+    def sample(self, key: Array, eta: Array, dispersions: Array, tails: Array) -> Array:
+        p = _MEANS[self.link](eta)
+        return jax.random.binomial(key, jnp.asarray(self.trials, p.dtype), p, dtype=p.dtype)
