@@ -12,12 +12,13 @@ Source: McCullagh & Nelder (1989), chapter 2; Wedel & DeSarbo (1995) for mixture
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import log_ndtr, ndtr
+from jax.scipy.special import log_ndtr, ndtr, xlogy
 
 from jaxem.families import restaurant, scales, stirling
 from jaxem.families.freedom import Freedom
@@ -223,22 +224,49 @@ class GammaResponse(_GLM):
         return (dispersions < (4 * float(jnp.finfo(dispersions.dtype).eps)) ** 2).any()
 
 
-def _complementary(eta: Array) -> tuple[Array, Array]:
-    """log p and log(1 - p) for p = 1 - exp(-exp(eta))."""
-    e = jnp.exp(
-        jnp.clip(
-            eta, -0.9 * math.log(float(jnp.finfo(eta.dtype).max)), 0.45 * math.log(float(jnp.finfo(eta.dtype).max))
-        )
-    )
-    return jnp.log(-jnp.expm1(-e)), -e
+class _Half(NamedTuple):
+    """log p as a function of the predictor, its slope, and minus its second derivative, which is not negative."""
+
+    log: Array
+    slope: Array
+    curvature: Array
+
+
+def _logit(eta: Array) -> _Half:
+    p, rest = jax.nn.sigmoid(eta), jax.nn.sigmoid(-eta)
+    return _Half(-jax.nn.softplus(-eta), rest, p * rest)
+
+
+def _probit(eta: Array) -> _Half:
+    """log Phi: the slope m = phi / Phi, and m (m + eta), whose difference is a series far in the tail."""
+    far = eta < (-10 if eta.dtype.itemsize <= 4 else -30)
+    a, log_p = -jnp.where(far, eta, -30), log_ndtr(eta)
+    beyond = (1 - (2 - (10 - 74 / a**2) / a**2) / a**2) / a
+    near = jnp.exp(-0.5 * jnp.where(far, 0, eta) ** 2 - 0.5 * math.log(2 * math.pi) - jnp.where(far, 0, log_p))
+    slope = jnp.where(far, a + beyond, near)
+    return _Half(log_p, slope, slope * jnp.where(far, beyond, jnp.maximum(near + eta, 0)))
+
+
+def _cloglog(eta: Array) -> tuple[_Half, _Half]:
+    """log(1 - exp(-e)) and -e, where e = exp(eta)."""
+    largest = math.log(float(jnp.finfo(eta.dtype).max))
+    e = jnp.exp(jnp.clip(eta, -0.9 * largest, 0.45 * largest))
+    slope = e / jnp.expm1(e)
+    return _Half(jnp.log(-jnp.expm1(-e)), slope, jnp.maximum(slope * (slope + e - 1), 0)), _Half(-e, -e, e)
+
+
+def _symmetric(half: Callable[[Array], _Half]) -> Callable[[Array], tuple[_Half, _Half]]:
+    """Of a link with 1 - p(eta) = p(-eta)."""
+
+    def both(eta: Array) -> tuple[_Half, _Half]:
+        success, failure = half(eta), half(-eta)
+        return success, failure._replace(slope=-failure.slope)
+
+    return both
 
 
 # log p and log(1 - p) as functions of the predictor, by the name of the link
-_LINKS = {
-    "logit": lambda eta: (-jax.nn.softplus(-eta), -jax.nn.softplus(eta)),
-    "probit": lambda eta: (log_ndtr(eta), log_ndtr(-eta)),
-    "cloglog": _complementary,
-}
+_LINKS = {"logit": _symmetric(_logit), "probit": _symmetric(_probit), "cloglog": _cloglog}
 _MEANS = {
     "logit": jax.nn.sigmoid,
     "probit": ndtr,
@@ -269,21 +297,21 @@ class BinaryResponse(_GLM):
     def mean(self, eta: Array) -> Array:
         return self.trials * _MEANS[self.link](eta)
 
-    def _logs(self, eta: Array, y: Array) -> Array:
-        log_p, log_rest = _LINKS[self.link](eta)
-        return y[:, None] * log_p + (self.trials - y)[:, None] * log_rest
-
     def log_density(self, c: Prepared, eta: Array, y: Array) -> Array:
         successes = jnp.where(self.supports(y), y, 0)
+        both = jnp.stack([successes, self.trials - successes])
         every = jnp.full_like(successes, self.trials)
-        choices = jax.lax.lgamma(every + 1) - jax.lax.lgamma(successes + 1) - jax.lax.lgamma(every - successes + 1)
-        return _where_possible(self, y, choices[:, None] + self._logs(eta, successes))
+        choices = (
+            (stirling.of_count(both) - xlogy(both, both)).sum(axis=0) - stirling.of_count(every) + xlogy(every, every)
+        )
+        log_p, log_rest = (half.log for half in _LINKS[self.link](eta))
+        of_class = both[0][:, None] * log_p + both[1][:, None] * log_rest
+        return _where_possible(self, y, choices[:, None] + of_class)
 
     def derivatives(self, c: Prepared, eta: Array, y: Array) -> tuple[Array, Array]:
-        one = jnp.ones_like(eta)
-        slope = lambda eta: jax.jvp(lambda eta: self._logs(eta, y), (eta,), (one,))[1]
-        first, second = jax.jvp(slope, (eta,), (one,))
-        return first, jnp.maximum(-second, 0)
+        p, rest = _LINKS[self.link](eta)
+        ones, zeros = y[:, None], self.trials - y[:, None]
+        return ones * p.slope + zeros * rest.slope, ones * p.curvature + zeros * rest.curvature
 
     def sample(self, key: Array, eta: Array, dispersions: Array, tails: Array) -> Array:
         p = _MEANS[self.link](eta)
