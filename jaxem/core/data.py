@@ -154,6 +154,12 @@ def observed_of(data: Data) -> Any:
     return data.observed if isinstance(data, Dataset) else None
 
 
+def given_of(data: Data) -> Any:
+    """The covariates; ``None`` where there are none."""
+    data = data.data if isinstance(data, Spread) else data
+    return data.given if isinstance(data, Dataset) else None
+
+
 def patterns_of(data: Data) -> Any:
     """Which rows miss the same cells, where that is known; the parts of a stream need not share their patterns."""
     data = data.data if isinstance(data, Sharded) else data

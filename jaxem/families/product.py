@@ -208,10 +208,12 @@ class Product:
 
     # Checks
 
-    def diagnose(self, x: Parts, dtype: np.dtype) -> str | None:
-        """Why no start can be made from the values ``x`` in this dtype; ``None`` where no reason is found."""
+    def diagnose(self, x: Data, dtype: np.dtype) -> str | None:
+        """Why no start can be made from ``x`` in this dtype; ``None`` where no reason is found."""
+        given = lambda family: [part for part in families.takes(family) if part == "given"]
+        own = {name: data.part(x, name, *given(family)) for name, family in self.parts.items()}
         of = lambda family, own: families.diagnose(family, _shaped(family, own, 1), dtype)
-        return next((f"part {name!r}: {why}" for name, why in self._each(of, x).items() if why is not None), None)
+        return next((f"part {name!r}: {why}" for name, why in self._each(of, own).items() if why is not None), None)
 
     def check_shape(self, x: Data, leading: tuple[str, ...], title: str) -> None:
         """Raise ``ValueError`` where a part is missing, has another shape than its family needs, or has missing cells
@@ -247,6 +249,11 @@ class Product:
             own = None if values is None else _shaped(family, values[name], leading)
             found |= {f"{name}.{axis}": length for axis, length in families.sizes(family, own, leading).items()}
         return found
+
+    def widths(self, given: Any, leading: int) -> dict[str, int]:
+        """The lengths of the axes that covariates determine."""
+        own = {name: family.widths(given, leading) for name, family in self.parts.items() if hasattr(family, "widths")}
+        return {f"{name}.{axis}": length for name, found in own.items() for axis, length in found.items()}
 
 
 def _shaped(family: Any, x: Data, leading: int) -> Data:

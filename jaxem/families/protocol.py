@@ -46,6 +46,7 @@ class Family(Protocol):
     * ``log_prior(params) -> ()`` -- a log-prior, which ``maximize`` must then include.
     * ``check_shape(x, leading, title)`` -- raises ``ValueError`` for observations of another shape, and ``sizes(values,
       leading)`` returns the lengths of the axes that are declared with letters, where values are no single array.
+      ``widths(given, leading)`` returns those that the covariates determine.
     * ``degenerate(params) -> ()`` -- whether a class has collapsed, so that its density is unbounded.
     * ``diagnose(x, dtype)`` -- a text that says why no start can be made from the NumPy rows ``x`` (their values, with
       missing cells filled), or ``None``.

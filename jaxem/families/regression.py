@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.core import matrices
 from jaxem.core.checks import brief
-from jaxem.core.data import Data, values_of, with_values
+from jaxem.core.data import Data, given_of, values_of, with_values
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive, Real
 from jaxem.families import freedom, protocol, regression_squares, unbounded
@@ -228,11 +229,25 @@ class Regression:
     # Observations
 
     def features(self, x: Data) -> Array:
-        """The response, made linear in the covariates, and the covariates."""
+        """Signed roots of residuals of one regression for all rows, times each column; for starts.
+
+        Classes differ in the sign of these products, wherever their regressions differ. Clusters of responses and
+        covariates themselves would be neighbourhoods, each with rows of every class.
+        """
         rows = self._design.read(x)
-        columns = rows.z.joined()[:, 1:] if self.intercept else rows.z.joined()
-        y = self._response.point(rows.y.astype(columns.dtype))
-        return jnp.concatenate([y[:, None], columns], axis=1)
+        z = rows.z.joined()
+        y = self._response.point(rows.y.astype(z.dtype))
+        y = y if rows.offset is None else y - rows.offset
+        if self.intercept:
+            middle = z[:, 1:] - z[:, 1:].mean(axis=0)
+            spread = jnp.sqrt((middle**2).mean(axis=0))
+            z = jnp.concatenate([z[:, :1], middle / jnp.where(spread > 0, spread, 1)], axis=1)
+        columns = Split(z, None)
+        d, _ = regression_squares.least_squares(
+            regression_squares.about_zero(jnp.ones_like(z[:, :1]), columns, y), None
+        )
+        products = (y - matrices.product(z, d[0]))[:, None] * z
+        return jnp.sign(products) * jnp.sqrt(jnp.abs(products))
 
     def supports(self, x: Data) -> Array:
         return self._response.supports(values_of(x))
@@ -263,11 +278,14 @@ class Regression:
         """Raise ``ValueError`` where responses or covariates are not shaped as needed."""
         response = _Shaped(self.event_ndim, 2 if self.event_ndim else None)
         protocol.check_shape(response, values_of(x), leading, title)
-        record = x.data if hasattr(x, "data") and not hasattr(x, "values") else x
-        self._design.check(getattr(record, "given", None), leading, title)
+        self._design.check(given_of(x), leading, title)
 
     def sizes(self, values: Any, leading: int) -> dict[str, int]:
         return {}
+
+    def widths(self, given: Any, leading: int) -> dict[str, int]:
+        """The numbers of columns: P with a coefficient for each class, Q that classes share."""
+        return self._design.widths(given, leading)
 
     def diagnose(self, x: Data, dtype: np.dtype) -> str | None:
         """Why no start can be made from the responses and covariates ``x``; ``None`` where no reason is found."""

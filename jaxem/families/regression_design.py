@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxem.core import matrices
 from jaxem.core.checks import brief
-from jaxem.core.data import Data, Dataset, values_of
+from jaxem.core.data import Data, given_of, values_of
 from jaxem.core.trees import float_dtype
 
 
@@ -67,7 +67,7 @@ class Design:
 
     def read(self, x: Data) -> Rows:
         """Responses, columns and offset of the rows ``x``."""
-        given: Any = x.given if isinstance(x, Dataset) else None
+        given = given_of(x)
         y = values_of(x)
         n = jax.tree.leaves(y)[0].shape[0]
         own, shared = [], []

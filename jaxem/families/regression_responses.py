@@ -33,7 +33,7 @@ class Scores(NamedTuple):
     sizes: Array  # (K,), sum_n r_nk
     score: Split  # (K, P), (K, Q)
     information: Array  # (K, P + Q, P + Q)
-    most: Array  # (K, P + Q), sum_n r_nk z_np^2
+    gram: Array  # (K, P + Q, P + Q), sum_n r_nk z_n z_n'
     slope: Array  # (K,), the derivative in the log-dispersion; 0 without one
     curvature: Array  # (K,), minus the second one
 
@@ -66,7 +66,7 @@ def statistics(curve: Any, c: Prepared, r: Array, z: Split, eta: Array, y: Array
         r.sum(axis=0),
         z.like(score),
         second_moments(r * information, columns),
-        jnp.einsum("nk,np->kp", r, columns**2, precision="highest"),
+        second_moments(r, columns),
         first,
         -second,
     )
@@ -74,7 +74,7 @@ def statistics(curve: Any, c: Prepared, r: Array, z: Split, eta: Array, y: Array
 
 def coefficients(c: Prepared, sums: Scores) -> Split:
     """The coefficients after one Newton step."""
-    return moved(c.coefficients, joint_step(sums.score, sums.information, sums.most, sums.sizes)[1])
+    return moved(c.coefficients, joint_step(sums.score, sums.information, sums.gram, sums.sizes)[1])
 
 
 def _curvature(slope: Array, curvature: Array) -> Array:

@@ -72,33 +72,25 @@ def about_zero(r: Array, z: Split, y: Array) -> Squares:
     return squares(r, jnp.ones_like(r), z, e, 0.0, freedom.first(r))
 
 
-def joint_step(
-    score: Split, information: Array, most: Array, n: Array, longest: float | None = None
-) -> tuple[Array, Split]:
-    """The Newton step of all coefficients: (K, P + Q), and as the coefficients (K, P), (Q,).
+def joint_step(score: Split, information: Array, gram: Array, n: Array, **limit: float) -> tuple[Array, Split]:
+    """The Newton step of all coefficients (see ``core.newton``): (K, P + Q), and as the coefficients (K, P), (Q,).
 
     Where classes share columns there is one system, of K P + Q coefficients: the sums of the shared ones are added up.
     """
-    limit = {} if longest is None else {"longest": longest}
     b = score.joined()
+    most = jnp.diagonal(gram, axis1=-2, axis2=-1)
     if score.shared is None:
-        d = newton.step(b, information, most, n, **limit)
+        d = newton.step(b, information, most, n, gram, **limit)
         return d, Split(d, None)
     k, p = b.shape[0], 0 if score.own is None else score.own.shape[-1]
+    q = b.shape[1] - p
     # Row k of ``places`` says where the coefficients of class k are among those of all classes.
-    places = jnp.concatenate(
-        [
-            jnp.arange(k * p).reshape(k, p),
-            jnp.broadcast_to(k * p + jnp.arange(b.shape[1] - p), (k, b.shape[1] - p)),
-        ],
-        axis=1,
-    )
-    size = k * p + b.shape[1] - p
-    vector = lambda parts: jnp.zeros(size, b.dtype).at[places].add(parts)
-    matrix = jnp.zeros((size, size), b.dtype).at[places[:, :, None], places[:, None, :]].add(information)
-    d = newton.step(vector(b), matrix, vector(most), n.sum(), **limit)
-    own = None if score.own is None else d[: k * p].reshape(k, p)
-    return d[places], Split(own, d[k * p :])
+    own, shared = jnp.arange(k * p).reshape(k, p), jnp.broadcast_to(k * p + jnp.arange(q), (k, q))
+    places = jnp.concatenate([own, shared], axis=1)
+    vector = lambda parts: jnp.zeros(k * p + q, b.dtype).at[places].add(parts)
+    matrix = lambda parts: jnp.zeros((k * p + q,) * 2, b.dtype).at[places[:, :, None], places[:, None, :]].add(parts)
+    d = newton.step(vector(b), matrix(information), vector(most), n.sum(), matrix(gram), **limit)
+    return d[places], Split(None if score.own is None else d[: k * p].reshape(k, p), d[k * p :])
 
 
 def moved(coefficients: Split | None, step: Split) -> Split:
@@ -120,12 +112,10 @@ def least_squares(sums: Squares, precisions: Array | None) -> tuple[Array, Split
     ``None``: all equal."""
     w = 1.0 if precisions is None else precisions[:, None]
     b, a = sums.first.joined() * w, sums.second * (1.0 if precisions is None else precisions[:, None, None])
-    most = jnp.diagonal(a, axis1=-2, axis2=-1)
-    n = sums.sizes
-    d, step = joint_step(sums.first.like(b), a, most, n, math.inf)
+    d, step = joint_step(sums.first.like(b), a, a, sums.sizes, limit=math.inf)
     # Once more, for what the ridge and rounding left.
     rest = b - matrices.product(a, d[:, :, None])[:, :, 0]
-    more, correction = joint_step(sums.first.like(rest), a, most, n, math.inf)
+    more, correction = joint_step(sums.first.like(rest), a, a, sums.sizes, limit=math.inf)
     return d + more, moved(step, correction)
 
 

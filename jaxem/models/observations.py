@@ -79,6 +79,8 @@ def check(
     if params is None:
         return
     own = families.sizes(family, values, len(leading))
+    if data is not None and hasattr(family, "widths"):
+        own |= family.widths(datasets.given_of(data), len(leading))
     on = f" on {own['D']} column{'s' * (own['D'] != 1)}" if "D" in own else ""
     check_shapes(f"{title} with k = {model.k}{on}", model.declare(), params, {"K": model.k, **own, **lengths})
 

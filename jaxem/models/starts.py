@@ -12,7 +12,7 @@ from jaxem.core import parameters
 from jaxem.core.arrays import as_array
 from jaxem.core.constraints import Simplex
 from jaxem.core.contexts import choose
-from jaxem.core.data import Data, count, values_of
+from jaxem.core.data import Data, Dataset, count, given_of, plain, values_of
 from jaxem.core.passes import accumulate, rows_in_cache
 from jaxem.core.trees import all_finite, float_dtype
 from jaxem.families import observed
@@ -157,7 +157,7 @@ def blame(family: Any, x: Data, counts: Array | None) -> None:
     ``counts (N,)`` says which observations count; ``None`` means all.
     """
     which = slice(None) if counts is None else np.asarray(counts)
-    seen = x if "given" in families.takes(family) else values_of(x)
+    seen = plain(Dataset(values_of(x), given_of(x)))
     rows = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64)[which], seen)
     found = families.diagnose(family, rows, np.dtype(float_dtype(x)))
     if found is not None:
