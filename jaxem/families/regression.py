@@ -94,7 +94,7 @@ class Regression:
         for name in ("on", "tied"):  # lists cannot be hashed
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
-        _ = self._design
+        _ = self._design, self._response  # whose checks raise
         if self.dispersion not in ("free", "tied"):
             raise ValueError(f"Regression: dispersion must be 'free' or 'tied'; got {brief(self.dispersion)}")
         if getattr(self.family, "prior", None) is not None:
@@ -236,6 +236,7 @@ class Regression:
         """
         rows = self._design.read(x)
         z = rows.z.joined()
+        regular = (_pivots(z) > _least_pivot(z)).all()
         y = self._response.point(rows.y.astype(z.dtype))
         y = y if rows.offset is None else y - rows.offset
         if self.intercept:
@@ -247,7 +248,8 @@ class Regression:
             regression_squares.about_zero(jnp.ones_like(z[:, :1]), columns, y), None
         )
         products = (y - matrices.product(z, d[0]))[:, None] * z
-        return jnp.sign(products) * jnp.sqrt(jnp.abs(products))
+        # Where no start is sound, ``diagnose`` says why: features that do not vary are not.
+        return jnp.where(regular, jnp.sign(products) * jnp.sqrt(jnp.abs(products)), 0)
 
     def supports(self, x: Data) -> Array:
         return self._response.supports(values_of(x))
@@ -294,9 +296,25 @@ class Regression:
         z = np.asarray(rows.z.joined(), np.float64)
         if not np.isfinite(z).all():
             return "the covariates must be finite"
-        known = ~np.isnan(y)
-        found = unbounded.out_of_range(y[known][:, None], dtype) or unbounded.constant(y[known][:, None], dtype)
-        return found if found is not None and not self._response.improves else _dependent(z, dtype)
+        known = y[~np.isnan(y)][:, None]
+        if not self._response.improves and known.size:
+            found = unbounded.out_of_range(known, dtype) or unbounded.constant(known, dtype, "leave the model out")
+            if found is not None:
+                return found
+        return self._dependent(z, dtype)
+
+    def _dependent(self, z: np.ndarray, dtype: np.dtype) -> str | None:
+        """A message where the columns ``z (N, P)`` are linearly dependent to the precision of ``dtype``."""
+        size = np.sqrt((z**2).sum(axis=0))
+        pivots = np.diagonal(np.linalg.qr(z / np.where(size > 0, size, 1))[1]) ** 2
+        bad = np.flatnonzero(pivots <= _least_pivot(z.astype(dtype)))
+        if not bad.size:
+            return None
+        names = ["the intercept"] * self.intercept + [f"covariate {j}" for j in range(z.shape[1])]
+        return (
+            f"the coefficients cannot be told apart, for {names[int(bad[0])]} is a sum of multiples of the columns before "
+            f"it, to the precision of {dtype}: drop it, or subtract its mean where that is large beside its spread"
+        )
 
 
 class _Shaped(NamedTuple):
@@ -306,20 +324,16 @@ class _Shaped(NamedTuple):
     dimensions: int | None
 
 
-def _dependent(z: np.ndarray, dtype: np.dtype) -> str | None:
-    """A message where the columns ``z (N, P)`` are linearly dependent to the precision of ``dtype``."""
-    size = np.sqrt((z**2).mean(axis=0))
-    unit = z / np.where(size > 0, size, 1)
-    singular = np.linalg.svd(unit, compute_uv=False)
-    eps = float(np.finfo(dtype).eps)
-    rank = int((singular**2 > 16 * z.shape[1] * eps * max(singular[0] ** 2, 1e-300)).sum())
-    if rank == z.shape[1]:
-        return None
-    return (
-        f"the coefficients cannot be told apart, for the {z.shape[1]} columns, the intercept among them, span {rank} "
-        f"dimensions to the precision of {dtype}: drop columns that are constant or sums of others, or subtract from "
-        "each its mean where that is large beside its spread"
-    )
+def _pivots(z: Array) -> Array:
+    """The squared distance of each column, as a share of its square, to the span of those before it, (P,)."""
+    size = jnp.sqrt((z**2).sum(axis=0))
+    unit = z / jnp.where(size > 0, size, 1)
+    return jnp.nan_to_num(jnp.diagonal(matrices.cholesky(matrices.product(unit.T, unit)))) ** 2
+
+
+def _least_pivot(z: Any) -> float:
+    """Below this, what distinguishes a column is rounding error in the sums of products."""
+    return 4 * z.shape[1] * float(np.finfo(z.dtype).eps)
 
 
 def _response(family: Any, link: str | None) -> Any:
