@@ -12,9 +12,12 @@ import jaxem
 from jaxem import Dataset, datasets
 from jaxem.families import (
     Bernoulli,
+    BetaPrior,
     Categorical,
+    DirichletPrior,
     Exponential,
     Gamma,
+    GammaPrior,
     MultivariateNormal,
     Normal,
     NormalInverseWishart,
@@ -152,6 +155,27 @@ def zero_inflated_chain(dtype):
     return _case(HMM(ZeroInflated(Poisson()), 2), counts.astype(float).reshape(4, 30), dtype)
 
 
+def priors_and_floors(dtype):
+    """A conjugate prior of each kind, and floors under variances and matrices."""
+    rng = np.random.default_rng(8)
+    z = rng.integers(0, 2, 40)
+    x = {
+        "answer": np.where(rng.random((40, 1)) < 0.6, z[:, None], 2),
+        "count": rng.poisson(np.where(z, 5.0, 1.0)),
+        "item": rng.random((40, 1)) < np.where(z, 0.8, 0.3)[:, None],
+        "length": rng.normal(3.0 * z),
+        "pair": rng.normal(size=(40, 2)) + 2.0 * z[:, None],
+    }
+    families = {
+        "answer": Categorical((3,), DirichletPrior(1.5)),
+        "count": Poisson(GammaPrior(3.0, 1.0)),
+        "item": Bernoulli(BetaPrior(2.0, 3.0)),
+        "length": Normal(floor=0.1),
+        "pair": MultivariateNormal(floor=0.2),
+    }
+    return _case(Mixture(Product(families), 2), jax.tree.map(lambda leaf: leaf.astype(float), x), dtype)
+
+
 class Coins(NamedTuple):
     choice: Any
     first: Any
@@ -205,6 +229,7 @@ CASES = {
     "log-joint": log_joint,
     "VVE": old_faithful("VVE"),
     "VEV": old_faithful("VEV"),
+    "priors and floors": priors_and_floors,
 }
 
 

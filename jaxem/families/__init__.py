@@ -11,6 +11,9 @@ from jaxem.families.categorical import CategoricalParams as CategoricalParams
 from jaxem.families.censored import Censored as Censored
 from jaxem.families.coarse import grouped as grouped
 from jaxem.families.coarse import limited as limited
+from jaxem.families.conjugate import BetaPrior as BetaPrior
+from jaxem.families.conjugate import DirichletPrior as DirichletPrior
+from jaxem.families.conjugate import GammaPrior as GammaPrior
 from jaxem.families.exponential import Exponential as Exponential
 from jaxem.families.exponential import ExponentialParams as ExponentialParams
 from jaxem.families.forms import Oriented as Oriented

@@ -10,8 +10,10 @@ from jax import Array
 from jaxem.core.data import Data, Dataset, observed_of, values_of
 from jaxem.core.matrices import product
 from jaxem.core.parameters import Param
+from jaxem.core.records import register
 from jaxem.core.spaces import UnitInterval
-from jaxem.families import indicators
+from jaxem.families import conjugate, indicators
+from jaxem.families.conjugate import BetaPrior
 from jaxem.families.protocol import impossible, missing_as_nan
 from jaxem.families.sums import kept_where_unseen, per_cell, weighted_sums
 from jaxem.latent.classes import log_times
@@ -28,7 +30,7 @@ class BernoulliStatistics(NamedTuple):
     ones: Array  # (K, D), sum_n r_nk x_nd
 
 
-@jax.tree_util.register_static
+@register
 @dataclasses.dataclass(frozen=True)
 class Bernoulli:
     r"""The distribution of D zeros and ones that are independent given the class.
@@ -39,13 +41,31 @@ class Bernoulli:
     The data are (N, D), of which cells may be missing; the parameters are a ``BernoulliParams``. A mixture of this
     family is latent class analysis.
 
+    Arguments:
+        prior: a ``BetaPrior``; the fit is then MAP, and alpha - 1 ones and beta - 1 zeros are added to those of
+            each cell.
+            ``None`` (default): maximum likelihood.
+
+    Raises:
+        ValueError: ``prior`` is not a ``BetaPrior``.
+
     Source: Lazarsfeld & Henry (1968).
     """
+
+    prior: BetaPrior | None = None
 
     event_ndim: ClassVar[int] = 1
     accurate: ClassVar[bool] = True
     support: ClassVar[str] = "zeros and ones"
     takes: ClassVar[tuple[str, ...]] = ("observed",)
+
+    def __post_init__(self) -> None:
+        conjugate.check(self, BetaPrior, self.prior, by_column=True)
+
+    @property
+    def dimensions(self) -> int | None:
+        """D, the number of columns, where the prior has a number for each; else ``None``."""
+        return conjugate.columns(self.prior)
 
     def declare(self) -> BernoulliParams:
         return BernoulliParams(Param.of(UnitInterval(), "K D", location=True))  # pyright: ignore[reportArgumentType]
@@ -71,15 +91,19 @@ class Bernoulli:
         return BernoulliStatistics(weighted_sums(r, seen), weighted_sums(r, jnp.where(seen, values, 0)))
 
     def maximize(self, c: Any, sums: BernoulliStatistics) -> BernoulliParams:
+        ones, n = conjugate.added(self.prior, sums.ones, per_cell(sums.sizes))
         # Rounding may leave the sum of ones above the sum of weights.
-        p = jnp.minimum(sums.ones / per_cell(sums.sizes), 1)
+        p = jnp.minimum(ones / n, 1)
         old = 0.5 if c is None else jnp.exp(c[:, : p.shape[1]])
-        return BernoulliParams(kept_where_unseen(p, sums.sizes, old))
+        return BernoulliParams(kept_where_unseen(p, sums.sizes if sums.sizes.ndim == 1 else n, old))
 
     def expected(self, c: Any, params: BernoulliParams, sums: BernoulliStatistics) -> Array:
         p, ones = params.probabilities, sums.ones
         zeros = per_cell(sums.sizes) - ones
         return (log_times(ones, p) + zeros * jnp.log1p(-jnp.where(zeros > 0, p, 0))).sum()
+
+    def log_prior(self, params: BernoulliParams) -> Array | float:
+        return conjugate.log_density(self.prior, params.probabilities)
 
     def contrasts(self, params: BernoulliParams) -> Array:
         return params.probabilities

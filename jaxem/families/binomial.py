@@ -10,7 +10,10 @@ from jax import Array
 from jaxem.core.checks import whole_number
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
+from jaxem.core.records import register
 from jaxem.core.spaces import UnitInterval
+from jaxem.families import conjugate
+from jaxem.families.conjugate import BetaPrior
 from jaxem.families.protocol import impossible
 from jaxem.families.stirling import deviance, of_count
 from jaxem.families.sums import weighted_sum
@@ -27,7 +30,7 @@ class BinomialStatistics(NamedTuple):
     total: Array  # (K,), sum_n r_nk x_n
 
 
-@jax.tree_util.register_static
+@register
 @dataclasses.dataclass(frozen=True)
 class Binomial:
     r"""The binomial distribution of the number of successes among T trials.
@@ -40,20 +43,26 @@ class Binomial:
 
     Arguments:
         trials: T, a whole number of at least 1.
+        prior: a ``BetaPrior``; the fit is then MAP, and alpha - 1 successes and beta - 1 failures are added to the
+            sums.
+            ``None`` (default): maximum likelihood.
 
     Raises:
-        ValueError: ``trials`` is not a whole number of at least 1.
+        ValueError: ``trials`` is not a whole number of at least 1, or ``prior`` is not a ``BetaPrior`` of single
+            numbers.
 
     Source: Loader (2000) for the computation of the log-density.
     """
 
-    trials: int
+    trials: int = dataclasses.field(metadata={"static": True})
+    prior: BetaPrior | None = None
 
     event_ndim: ClassVar[int] = 0
     accurate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "trials", whole_number("Binomial: trials", self.trials, 1))
+        conjugate.check(self, BetaPrior, self.prior, by_column=False)
 
     @property
     def support(self) -> str:
@@ -84,12 +93,16 @@ class Binomial:
 
     def maximize(self, c: Any, sums: BinomialStatistics) -> BinomialParams:
         # Rounding may leave the mean above the number of trials.
-        return BinomialParams(jnp.minimum(sums.total / sums.sizes / self.trials, 1))
+        total, trials = conjugate.added(self.prior, sums.total, self.trials * sums.sizes)
+        return BinomialParams(jnp.minimum(total / trials, 1))
 
     def expected(self, c: Any, params: BinomialParams, sums: BinomialStatistics) -> Array:
         n = sums.sizes
         means = jnp.where(n == 0, 0, sums.total / jnp.where(n == 0, 1, n))  # a NaN in n is passed on
         return -(n * self._deviance(params, jnp.minimum(means, self.trials))).sum()
+
+    def log_prior(self, params: BinomialParams) -> Array | float:
+        return conjugate.log_density(self.prior, params.probabilities)
 
     def contrasts(self, params: BinomialParams) -> Array:
         """Twice the arcsine of the root of p, in standard deviations of an observation."""

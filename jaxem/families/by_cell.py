@@ -5,6 +5,7 @@ observed cells, and each column has class sizes of its own, n_kd = sum_n r_nk [x
 """
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
@@ -24,10 +25,12 @@ FORMS: dict[str, Form] = {
 }
 
 
-def log_density(means: Array, variances: Array, x: Dataset) -> Array:
-    """sum over the observed cells of log N(x_nd; m_kd, v_kd), (N, K)."""
+def log_density(means: Array, variances: Array, x: Dataset, floor: Any = None) -> Array:
+    """sum over the observed cells of log N(x_nd; m_kd, v_kd) - floor / (2 v_kd), (N, K)."""
     z = _deviations(means, x) * scales.inverse_root(variances)[:, :, None]
     constants = math.log(2 * math.pi) + scales.log(variances)
+    if floor is not None:
+        constants = constants + jnp.asarray(floor, variances.dtype) * scales.reciprocal(variances)
     return -0.5 * (product(x.observed.astype(means.dtype), constants.T) + (z**2).sum(axis=1).T)
 
 

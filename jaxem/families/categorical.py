@@ -11,8 +11,10 @@ from jax import Array
 from jaxem.core.checks import brief, whole_number
 from jaxem.core.data import Data, Dataset, observed_of, values_of
 from jaxem.core.parameters import Param
+from jaxem.core.records import register
 from jaxem.core.spaces import Simplex
-from jaxem.families import indicators
+from jaxem.families import conjugate, indicators
+from jaxem.families.conjugate import DirichletPrior
 from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sums
 from jaxem.latent.classes import log_times
@@ -28,7 +30,7 @@ class CategoricalStatistics(NamedTuple):
     counts: Array  # (K, sum of levels), sum_n r_nk [x_nd = level]
 
 
-@jax.tree_util.register_static
+@register
 @dataclasses.dataclass(frozen=True)
 class Categorical:
     r"""The distribution of D codes x_d = 0, ..., levels_d - 1 that are independent given the class.
@@ -40,13 +42,16 @@ class Categorical:
 
     Arguments:
         levels: a tuple of D whole numbers of at least 1, the number of levels of each column.
+        prior: a ``DirichletPrior`` for every column, or a tuple with one for each (or ``None``); the fit is then MAP,
+            and c - 1 is added to the counts. ``None`` (default): maximum likelihood.
 
     Raises:
         ValueError: ``levels`` is not a tuple (or list), is empty, or holds something other than whole numbers of at
-            least 1.
+            least 1; or ``prior`` is not as said, or has another number of levels than its column.
     """
 
-    levels: tuple[int, ...]
+    levels: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    prior: DirichletPrior | tuple[DirichletPrior | None, ...] | None = None
 
     event_ndim: ClassVar[int] = 1
     accurate: ClassVar[bool] = True
@@ -62,6 +67,19 @@ class Categorical:
             raise ValueError("Categorical: levels must name at least one column; the tuple is empty")
         levels = tuple(whole_number("Categorical: each of the levels", number, 1) for number in self.levels)
         object.__setattr__(self, "levels", levels)
+        if isinstance(self.prior, tuple) and len(self.prior) != len(levels):
+            raise ValueError(f"Categorical: there are {len(self.prior)} priors for {len(levels)} columns")
+        for prior, number in zip(self._priors, levels, strict=True):
+            conjugate.check(self, DirichletPrior, prior, by_column=True)
+            if conjugate.columns(prior) not in (None, number):
+                raise ValueError(
+                    f"Categorical: the prior of a column of {number} levels has {conjugate.columns(prior)} numbers"
+                )
+
+    @property
+    def _priors(self) -> tuple[DirichletPrior | None, ...]:
+        """The prior of each column."""
+        return self.prior if isinstance(self.prior, tuple) else (self.prior,) * len(self.levels)
 
     @property
     def dimensions(self) -> int:
@@ -100,7 +118,7 @@ class Categorical:
         return CategoricalStatistics(weighted_sums(r, self._one_hot(x, r.dtype)))
 
     def maximize(self, c: Any, sums: CategoricalStatistics) -> CategoricalParams:
-        counts = self._split(sums.counts)
+        counts = [conjugate.added(*pair)[0] for pair in zip(self._priors, self._split(sums.counts), strict=True)]
         totals = [n.sum(axis=1, keepdims=True) for n in counts]
         new = [n / total for n, total in zip(counts, totals, strict=True)]
         if c is not None:  # a column that is never seen in a class: any value maximises
@@ -110,6 +128,10 @@ class Categorical:
 
     def expected(self, c: Any, params: CategoricalParams, sums: CategoricalStatistics) -> Array:
         return log_times(sums.counts, jnp.concatenate(params.probabilities, axis=1)).sum()
+
+    def log_prior(self, params: CategoricalParams) -> Array | float:
+        pairs = zip(self._priors, params.probabilities, strict=True)
+        return sum((conjugate.log_density(*pair) for pair in pairs), start=0.0)
 
     def contrasts(self, params: CategoricalParams) -> Array:
         return jnp.concatenate(params.probabilities, axis=1)

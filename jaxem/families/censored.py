@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core.checks import instance
 from jaxem.core.contexts import Context
 from jaxem.core.data import Data
+from jaxem.core.records import register
 from jaxem.families import parts, protocol
 from jaxem.families.protocol import impossible
 
@@ -26,7 +26,7 @@ class Read(NamedTuple):
     partly: Array  # (N,), whether the interval is neither a point, nor the whole support, nor impossible
 
 
-@jax.tree_util.register_static
+@register
 @dataclasses.dataclass(frozen=True)
 class Censored(parts.SeenInPart):
     r"""Another family, of whose observations only intervals are known.
@@ -48,7 +48,7 @@ class Censored(parts.SeenInPart):
             ``families/protocol.py`` for observations seen in part.
 
     Raises:
-        ValueError: the family lacks these functions.
+        ValueError: the family lacks these functions, or has a floor.
 
     Source: Dempster, Laird & Rubin (1977), section 4.2; Turnbull (1976) for the kinds of intervals.
     """
@@ -58,7 +58,7 @@ class Censored(parts.SeenInPart):
     dimensions: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        instance("Censored: family", self.family, "a family that can be seen in part", "log_density", *parts.NEEDED)
+        parts.check("Censored", self.family)
 
     @property
     def support(self) -> str:

@@ -223,6 +223,28 @@ def scatter_about_mean(form: Form, second: Array, delta: Array, n: Array) -> Arr
     return second - outer + hidden
 
 
+def raised(form: Form, scatter: Array, n: Array, d: int, floor: Any) -> Array:
+    """Sums of squares with those of a floor rho: scatter_k + n_k rho I, from ``n (K,)``; unchanged for ``None``.
+
+    A density times exp(-rho tr(S^-1) / 2) has the expected logarithm of one whose scatter is larger by rho I a row.
+    """
+    if floor is None:
+        return scatter
+    added = jnp.asarray(floor, scatter.dtype) * form.divisor(n, d)
+    if form.of_matrices:
+        added = added * jnp.broadcast_to(jnp.eye(d, dtype=scatter.dtype), scatter.shape)
+    return scatter + added
+
+
+def lost_to_floor(form: Form, covariances: Array, d: int, floor: Any) -> Array:
+    """rho tr(S_k^-1) / 2, what a floor takes off the log-density of class k: (K,), or (1,) where all share it."""
+    half = 0.5 * jnp.asarray(floor, covariances.dtype)
+    if form.of_matrices:
+        inverse = matrices.inverse(matrices.cholesky(covariances.reshape(-1, d, d)))
+        return half * (inverse**2).sum(axis=(-2, -1))
+    return half * form.variances(scales.reciprocal(covariances), d).sum(axis=-1)
+
+
 def is_degenerate(form: Form, means: Array, covariances: Any) -> Array:
     """Whether a class has collapsed to a point, a line or a plane (in fewer than D dimensions)."""
     variances = form.variances(covariances, means.shape[-1])

@@ -11,8 +11,10 @@ from jax import Array
 
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
+from jaxem.core.records import register
 from jaxem.core.spaces import Positive
-from jaxem.families import quadrature, scales
+from jaxem.families import conjugate, quadrature, scales
+from jaxem.families.conjugate import GammaPrior
 from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sum
 
@@ -28,7 +30,7 @@ class ExponentialStatistics(NamedTuple):
     total: Array  # (K,), sum_n r_nk x_n
 
 
-@jax.tree_util.register_static
+@register
 @dataclasses.dataclass(frozen=True)
 class Exponential:
     r"""The exponential distribution of a waiting time x >= 0.
@@ -37,12 +39,24 @@ class Exponential:
               \text{M: } \lambda_k = \frac{\sum_n r_{nk}}{\sum_n r_{nk}\, x_n}
 
     The data are (N,); the parameters are an ``ExponentialParams``, rates per unit of x.
+
+    Arguments:
+        prior: a ``GammaPrior``; the fit is then MAP, and a - 1 is added to the sum above, b to the one below.
+            ``None`` (default): maximum likelihood.
+
+    Raises:
+        ValueError: ``prior`` is not a ``GammaPrior`` of single numbers.
     """
+
+    prior: GammaPrior | None = None
 
     event_ndim: ClassVar[int] = 0
     accurate: ClassVar[bool] = True
     support: ClassVar[str] = "a non-negative finite number"
     bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
+
+    def __post_init__(self) -> None:
+        conjugate.check(self, GammaPrior, self.prior, by_column=False)
 
     def declare(self) -> ExponentialParams:
         return ExponentialParams(Param.of(Positive(), "K", location=True))  # pyright: ignore[reportArgumentType]
@@ -58,10 +72,14 @@ class Exponential:
         return ExponentialStatistics(r.sum(axis=0), weighted_sum(r, x))
 
     def maximize(self, c: Any, sums: ExponentialStatistics) -> ExponentialParams:
-        return ExponentialParams(sums.sizes / sums.total)
+        n, total = conjugate.added(self.prior, sums.sizes, sums.total)
+        return ExponentialParams(n / total)
 
     def expected(self, c: Any, params: ExponentialParams, sums: ExponentialStatistics) -> Array:
         return (sums.sizes * jnp.log(params.rates) - params.rates * sums.total).sum()
+
+    def log_prior(self, params: ExponentialParams) -> Array | float:
+        return conjugate.log_density(self.prior, params.rates)
 
     def contrasts(self, params: ExponentialParams) -> Array:
         return jnp.log(params.rates)[:, None]
@@ -77,6 +95,8 @@ class Exponential:
 
     def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
         """Why no start can be made from the values ``x`` in this dtype; ``None`` where no reason is found."""
+        if self.prior is not None:
+            return None
         if x.max() == 0:
             return "the likelihood of these data has no maximum, for all observations are zero: no rate is high enough"
         if not 1 / x.max() < float(np.finfo(dtype).max) / 64:

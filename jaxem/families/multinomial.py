@@ -11,7 +11,10 @@ from jax import Array
 from jaxem.core.checks import whole_number
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
+from jaxem.core.records import register
 from jaxem.core.spaces import Simplex
+from jaxem.families import conjugate
+from jaxem.families.conjugate import DirichletPrior
 from jaxem.families.protocol import impossible
 from jaxem.families.stirling import deviance, of_count
 from jaxem.families.sums import weighted_sums
@@ -28,7 +31,7 @@ class MultinomialStatistics(NamedTuple):
     counts: Array  # (K, D), sum_n r_nk x_nd
 
 
-@jax.tree_util.register_static
+@register
 @dataclasses.dataclass(frozen=True)
 class Multinomial:
     r"""The multinomial distribution of counts in D categories; the total T_n of each row is given.
@@ -43,14 +46,18 @@ class Multinomial:
     Arguments:
         trials: the total of every row, a whole number of at least 1; rows with another total are then refused. Default
             None: each row has a total of its own, so that rows cannot be sampled without data.
+        prior: a ``DirichletPrior``; the fit is then MAP, and c - 1 is added to the counts.
+            ``None`` (default): maximum likelihood.
 
     Raises:
-        ValueError: ``trials`` is neither None nor a whole number of at least 1.
+        ValueError: ``trials`` is neither None nor a whole number of at least 1, or ``prior`` is not a
+            ``DirichletPrior``.
 
     Source: Loader (2000) for the computation of the log-density.
     """
 
-    trials: int | None = None
+    trials: int | None = dataclasses.field(default=None, metadata={"static": True})
+    prior: DirichletPrior | None = None
 
     event_ndim: ClassVar[int] = 1
     accurate: ClassVar[bool] = True
@@ -58,6 +65,12 @@ class Multinomial:
     def __post_init__(self) -> None:
         if self.trials is not None:
             object.__setattr__(self, "trials", whole_number("Multinomial: trials", self.trials, 1))
+        conjugate.check(self, DirichletPrior, self.prior, by_column=True)
+
+    @property
+    def dimensions(self) -> int | None:
+        """D, the number of columns, where the prior has a number for each; else ``None``."""
+        return conjugate.columns(self.prior)
 
     @property
     def support(self) -> str:
@@ -87,10 +100,14 @@ class Multinomial:
         return MultinomialStatistics(weighted_sums(r, x))
 
     def maximize(self, c: Any, sums: MultinomialStatistics) -> MultinomialParams:
-        return MultinomialParams(sums.counts / sums.counts.sum(axis=1, keepdims=True))
+        (counts,) = conjugate.added(self.prior, sums.counts)
+        return MultinomialParams(counts / counts.sum(axis=1, keepdims=True))
 
     def expected(self, c: Any, params: MultinomialParams, sums: MultinomialStatistics) -> Array:
         return log_times(sums.counts, params.probabilities).sum()
+
+    def log_prior(self, params: MultinomialParams) -> Array | float:
+        return conjugate.log_density(self.prior, params.probabilities)
 
     def contrasts(self, params: MultinomialParams) -> Array:
         return params.probabilities
@@ -106,7 +123,9 @@ class Multinomial:
 
     def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
         """Why no start can be made from the rows ``x``; ``None`` where no reason is found."""
-        return "the likelihood of these data has no maximum, for all counts are zero" if x.max() == 0 else None
+        if self.prior is None and x.max() == 0:
+            return "the likelihood of these data has no maximum, for all counts are zero"
+        return None
 
     def sample(self, key: Array, params: MultinomialParams, labels: Array) -> Array:
         if self.trials is None:

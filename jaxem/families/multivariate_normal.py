@@ -1,14 +1,16 @@
 """The multivariate normal distribution."""
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
-from jaxem.core.checks import brief
+from jaxem.core.checks import brief, number
 from jaxem.core.contexts import Choice
 from jaxem.core.data import Data, Dataset, count, observed_of, values_of
 from jaxem.core.matrices import product
@@ -24,6 +26,8 @@ from jaxem.families.covariance import (
     first_moments,
     is_degenerate,
     log_normal,
+    lost_to_floor,
+    raised,
     scatter_about_mean,
 )
 from jaxem.families.forms import FORMS, NAME_OF, SAME, Form
@@ -51,6 +55,7 @@ class Prepared(NamedTuple):
     at: MultivariateNormalParams  # its means are the origin of the sums
     covariances: Array  # those of the base
     view: Any  # a ``Choice`` of the classes prepared for matrix products; None where deviations from means are as fast
+    lost: Array | None = None  # (K,) or (1,), what the floor takes off the log-density
     patterns: Any = None  # what depends only on which cells a row misses; None where that is found row by row
 
 
@@ -80,16 +85,24 @@ class MultivariateNormal:
             EEV and VEV compare lengths of axes across variables, so other units of a variable are another model.
         prior: a ``NormalInverseWishart``, for example ``NormalInverseWishart.from_data(x, k)``; the fit is then MAP.
             ``None`` (default): maximum likelihood.
+        floor: rho >= 0, a floor under the variances in squared units of x, so that no class collapses onto a point.
+            Each density is multiplied by exp(-rho tr(S_k^-1) / 2), so that the M-step adds rho I to S_k, as does
+            scikit-learn's ``reg_covar`` (whose E-step leaves the factor out, so that it ends at other parameters,
+            and no objective rises). The objective of the fit, ``log_prob`` and ``log_likelihood`` contain this factor:
+            they are no log-likelihood. The criteria and cross-validation leave it out. It may be traced. ``None``
+            (default): no floor.
 
     Raises:
-        ValueError: ``covariance`` is none of these names, ``prior`` is not a ``NormalInverseWishart``, or there is a
-            prior for another form than full, tied, diag and spherical.
+        ValueError: ``covariance`` is none of these names, ``prior`` is not a ``NormalInverseWishart``, there is a
+            prior for another form than full, tied, diag and spherical, or ``floor`` is not a finite number of at
+            least 0.
 
     Source: Celeux & Govaert (1995) for the fourteen forms; Scrucca et al. (2016) for their names.
     """
 
     covariance: str = dataclasses.field(default="full", metadata={"static": True})
     prior: NormalInverseWishart | None = None
+    floor: ArrayLike | None = None
 
     event_ndim: ClassVar[int] = 1
     accurate: ClassVar[bool] = True
@@ -112,6 +125,9 @@ class MultivariateNormal:
                 "leave the prior out"
             )
 
+        if self.floor is not None:
+            number("MultivariateNormal: floor", self.floor, 0, math.inf)
+
     @property
     def dimensions(self) -> int | None:
         """D, the number of columns, where there is a prior; else ``None``."""
@@ -119,8 +135,10 @@ class MultivariateNormal:
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """Missing cells, but for forms of variances that share a volume or a shape over unequal numbers of cells."""
-        return ("observed",) if self._base.of_matrices or self.covariance == self._form.base else ()
+        """Missing cells, but for forms of variances that share a volume or a shape over unequal numbers of cells, and
+        for matrices with a floor: the inverse of the covariances of the seen cells is another for each row."""
+        possible = self.floor is None if self._base.of_matrices else self.covariance == self._form.base
+        return ("observed",) if possible else ()
 
     @property
     def _form(self) -> Form:
@@ -160,12 +178,15 @@ class MultivariateNormal:
         if x is not None and observed_of(x) is not None:
             if not self._base.of_matrices:
                 return Prepared(params, covariances, None)
-            return Prepared(params, covariances, None, incomplete.prepare(self._matrices(covariances), x))
+            patterns = incomplete.prepare(self._matrices(covariances), x)
+            return Prepared(params, covariances, None, patterns=patterns)
+        d = params.means.shape[1]
+        lost = None if self.floor is None else lost_to_floor(self._base, covariances, d, self.floor)
         by = products.chosen(base, 0 if x is None else count(x), *params.means.shape)
         if by is None:
-            return Prepared(params, covariances, None)
+            return Prepared(params, covariances, None, lost)
         view = by.view(base, params.means, covariances)
-        return Prepared(params, covariances, Choice(view.safe, view, None))
+        return Prepared(params, covariances, Choice(view.safe, view, None), lost)
 
     def _matrices(self, covariances: Array) -> Array:
         """The covariance matrices, (K, D, D), or (1, D, D) where all classes share one."""
@@ -174,6 +195,10 @@ class MultivariateNormal:
     def log_density(self, c: Prepared, x: Data) -> Array:
         if observed_of(x) is not None:
             return self._log_density_of_seen(c, x)
+        density = self._log_normal(c, x)
+        return density if c.lost is None else density - c.lost[None, :]
+
+    def _log_normal(self, c: Prepared, x: Array) -> Array:
         if c.view is not None:
             return products.log_density(self._form.base, c.view, x).T
         means, k = c.at.means, c.at.means.shape[0]
@@ -184,7 +209,7 @@ class MultivariateNormal:
         means = c.at.means
         if self._base.of_matrices:
             return incomplete.log_density(means, self._matrices(c.covariances), c.patterns, x)
-        return by_cell.log_density(means, self._base.variances(c.covariances, means.shape[1]), x)
+        return by_cell.log_density(means, self._base.variances(c.covariances, means.shape[1]), x, self.floor)
 
     def hidden(self, c: Prepared, x: Data) -> Any:
         """The missing cells given those seen, where the covariances are matrices; () where cells are independent."""
@@ -237,7 +262,7 @@ class MultivariateNormal:
         d, form = first.shape[-1], self._base_of(n)
         delta = first / per_cell(jnp.where(n == 0, 1, n))  # an empty class must not spoil a covariance that all share
         means = delta if c is None else c.at.means + delta
-        scatter = scatter_about_mean(form, second, delta, n)
+        scatter = raised(form, scatter_about_mean(form, second, delta, n), n, d, self.floor)
         if self.prior is None:
             if n.ndim == 2:
                 return MultivariateNormalParams(means, scatter / form.divisor(n, d))
@@ -248,7 +273,7 @@ class MultivariateNormal:
     def expected(self, c: Prepared, params: MultivariateNormalParams, sums: MultivariateNormalStatistics) -> Array:
         n, first, second = sums
         d, form = params.means - c.at.means, self._base_of(n)
-        scatter = second - form.cross(first, d) + form.outer(d, n)
+        scatter = raised(form, second - form.cross(first, d) + form.outer(d, n), n, d.shape[1], self.floor)
         return expected_log_normal(form, self._of_base(params), scatter, n, d.shape[1])
 
     def _base_of(self, n: Array) -> Base:
@@ -292,7 +317,7 @@ class MultivariateNormal:
     def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
         """Why no start can be made from the rows ``x`` in this dtype; ``None`` where no reason is found."""
         found = unbounded.out_of_range(x, dtype)
-        if found is not None or self.prior is not None:
+        if found is not None or self.prior is not None or self.floor is not None:
             return found
         base = self._form.base
         name = f"MultivariateNormal({base!r}"

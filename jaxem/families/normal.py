@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
+from jaxem.core.checks import number
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
+from jaxem.core.records import register
 from jaxem.core.spaces import Positive, Real
 from jaxem.families import normal_between, scales, unbounded
 from jaxem.families.covariance import collapsed
@@ -35,7 +38,7 @@ class Prepared(NamedTuple):
     logs: Array  # (K,), of the variances
 
 
-@jax.tree_util.register_static
+@register
 @dataclasses.dataclass(frozen=True)
 class Normal:
     r"""The normal distribution of one real number.
@@ -46,13 +49,30 @@ class Normal:
               v_k = \sum_n r_{nk} (x_n - m_k)^2 / n_k
 
     The data are (N,); the parameters are a ``NormalParams``.
+
+    Arguments:
+        floor: rho >= 0, a floor under the variances in squared units of x, so that no class collapses onto a point.
+            Each density is multiplied by exp(-rho / (2 v_k)), so that the M-step adds rho to each variance, as
+            does scikit-learn's ``reg_covar`` (whose E-step leaves the factor out, so that it ends at other parameters,
+            and no objective rises). The objective of the fit, ``log_prob`` and ``log_likelihood`` contain this factor:
+            they are no log-likelihood. The criteria and cross-validation leave it out. It may be traced. ``None``
+            (default): no floor.
+
+    Raises:
+        ValueError: ``floor`` is not a finite number of at least 0.
     """
+
+    floor: ArrayLike | None = None
 
     event_ndim: ClassVar[int] = 0
     accurate: ClassVar[bool] = True
     centred: ClassVar[bool] = True
     support: ClassVar[str] = "a finite number"
     bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+
+    def __post_init__(self) -> None:
+        if self.floor is not None:
+            number("Normal: floor", self.floor, 0, math.inf)
 
     def declare(self) -> NormalParams:
         means = Param.of(Real(), "K", location=True)
@@ -64,7 +84,10 @@ class Normal:
     def log_density(self, c: Prepared, x: Array) -> Array:
         # The deviation is divided before it is squared, so that the square neither overflows nor vanishes.
         z = (x[:, None] - c.means[None, :]) * c.inverse_roots[None, :]
-        return -0.5 * (math.log(2 * math.pi) + c.logs[None, :] + z**2)
+        return -0.5 * (math.log(2 * math.pi) + (c.logs + self._floor(c.logs) * c.inverse_roots**2)[None, :] + z**2)
+
+    def _floor(self, like: Array) -> Array | float:
+        return 0.0 if self.floor is None else jnp.asarray(self.floor, like.dtype)
 
     def statistics(self, c: Prepared | None, r: Array, hidden: Any, x: Array) -> NormalStatistics:
         y = x[:, None] if c is None else x[:, None] - c.means[None, :]
@@ -78,12 +101,12 @@ class Normal:
         # Where the means are far from the origin, the difference is rounding error. An amount of that size is added,
         # so that cancellation makes no variance zero. The next iteration has its origin at these means.
         hidden = 8 * float(jnp.finfo(delta.dtype).eps)
-        return NormalParams(means, sums.second / n - (1 - hidden) * delta**2)
+        return NormalParams(means, sums.second / n - (1 - hidden) * delta**2 + self._floor(delta))
 
     def expected(self, c: Prepared, params: NormalParams, sums: NormalStatistics) -> Array:
         n, first, second = sums
         d = params.means - c.means
-        scatter = second - 2 * d * first + n * d**2
+        scatter = second - 2 * d * first + n * (d**2 + self._floor(d))
         return -0.5 * (n * jnp.log(params.variances) + scatter / params.variances).sum()
 
     def contrasts(self, params: NormalParams) -> Array:
@@ -103,8 +126,10 @@ class Normal:
     def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
         """Why no start can be made from the values ``x`` in this dtype; ``None`` where no reason is found."""
         x = x[:, None]
-        remedy = "use MultivariateNormal('diag', NormalInverseWishart.from_data(x[:, None], k)) on x[:, None]"
-        return unbounded.out_of_range(x, dtype) or unbounded.constant(x, dtype, remedy)
+        found = unbounded.out_of_range(x, dtype)
+        if found is not None or self.floor is not None:
+            return found
+        return unbounded.constant(x, dtype, "give a floor under the variances, Normal(floor=...)")
 
     def degenerate(self, params: NormalParams) -> Array:
         return collapsed(params.means[:, None], params.variances[:, None])

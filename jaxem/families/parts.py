@@ -16,10 +16,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.checks import instance
 from jaxem.core.contexts import Context
 from jaxem.families import protocol
 
 NEEDED = ("bounds", "log_interval", "between", "expected_log_density", "expected_statistics")
+
+
+def check(name: str, family: Any) -> None:
+    """Raise ``ValueError`` where the family cannot be seen in part; ``name`` says by what."""
+    instance(f"{name}: family", family, "a family that can be seen in part", "log_density", *NEEDED)
+    if getattr(family, "floor", None) is not None:
+        raise ValueError(f"{name}: a floor is for observations that are seen; use {type(family).__name__}() without it")
 
 
 class Part(NamedTuple):

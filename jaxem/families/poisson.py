@@ -12,8 +12,10 @@ from jax.scipy.special import digamma
 
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
+from jaxem.core.records import register
 from jaxem.core.spaces import Positive
-from jaxem.families import poisson_between, stirling
+from jaxem.families import conjugate, poisson_between, stirling
+from jaxem.families.conjugate import GammaPrior
 from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sum
 
@@ -29,7 +31,7 @@ class PoissonStatistics(NamedTuple):
     total: Array  # (K,), sum_n r_nk x_n
 
 
-@jax.tree_util.register_static
+@register
 @dataclasses.dataclass(frozen=True)
 class Poisson:
     r"""The Poisson distribution of a count x = 0, 1, 2, ...
@@ -40,14 +42,26 @@ class Poisson:
     The data are (N,); the parameters are a ``PoissonParams``. A rate of zero is allowed: then only x = 0 is possible.
     The log-density is right to five units in the last place for all counts and rates.
 
+    Arguments:
+        prior: a ``GammaPrior``; the fit is then MAP, and a - 1 and b are added to the two sums.
+            ``None`` (default): maximum likelihood.
+
+    Raises:
+        ValueError: ``prior`` is not a ``GammaPrior`` of single numbers.
+
     Source: Loader (2000) for the computation of the log-density.
     """
+
+    prior: GammaPrior | None = None
 
     event_ndim: ClassVar[int] = 0
     accurate: ClassVar[bool] = True
     support: ClassVar[str] = "a non-negative whole number"
     bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
     whole: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        conjugate.check(self, GammaPrior, self.prior, by_column=False)
 
     def declare(self) -> PoissonParams:
         return PoissonParams(Param.of(Positive(), "K", location=True))  # pyright: ignore[reportArgumentType]
@@ -63,12 +77,16 @@ class Poisson:
         return PoissonStatistics(r.sum(axis=0), weighted_sum(r, x))
 
     def maximize(self, c: Any, sums: PoissonStatistics) -> PoissonParams:
-        return PoissonParams(sums.total / sums.sizes)
+        total, n = conjugate.added(self.prior, sums.total, sums.sizes)
+        return PoissonParams(total / n)
 
     def expected(self, c: Any, params: PoissonParams, sums: PoissonStatistics) -> Array:
         n = sums.sizes
         means = jnp.where(n == 0, 0, sums.total / jnp.where(n == 0, 1, n))  # a NaN in n is passed on
         return -(n * stirling.deviance(means, params.rates)).sum()
+
+    def log_prior(self, params: PoissonParams) -> Array | float:
+        return conjugate.log_density(self.prior, params.rates)
 
     def contrasts(self, params: PoissonParams) -> Array:
         rates = params.rates

@@ -10,7 +10,10 @@ from jax import Array
 from jaxem.core.data import Data, Dataset, observed_of, values_of
 from jaxem.core.matrices import product
 from jaxem.core.parameters import Param
+from jaxem.core.records import register
 from jaxem.core.spaces import Positive
+from jaxem.families import conjugate
+from jaxem.families.conjugate import GammaPrior
 from jaxem.families.protocol import impossible, missing_as_nan
 from jaxem.families.stirling import deviance, of_count
 from jaxem.families.sums import kept_where_unseen, per_cell, weighted_sums
@@ -27,7 +30,7 @@ class PoissonVectorStatistics(NamedTuple):
     total: Array  # (K, D), sum_n r_nk x_nd over the cells seen
 
 
-@jax.tree_util.register_static
+@register
 @dataclasses.dataclass(frozen=True)
 class PoissonVector:
     r"""The distribution of D counts that are independent and Poisson given the class.
@@ -37,12 +40,29 @@ class PoissonVector:
 
     The data are counts (N, D); the parameters are a ``PoissonVectorParams``. Missing cells are left out of every sum.
     Each column is computed as by ``Poisson``, from terms of one sign.
+
+    Arguments:
+        prior: a ``GammaPrior``; the fit is then MAP, and a - 1 and b are added to the two sums of each cell.
+            ``None`` (default): maximum likelihood.
+
+    Raises:
+        ValueError: ``prior`` is not a ``GammaPrior``.
     """
+
+    prior: GammaPrior | None = None
 
     event_ndim: ClassVar[int] = 1
     accurate: ClassVar[bool] = True
     support: ClassVar[str] = "non-negative whole numbers"
     takes: ClassVar[tuple[str, ...]] = ("observed",)
+
+    def __post_init__(self) -> None:
+        conjugate.check(self, GammaPrior, self.prior, by_column=True)
+
+    @property
+    def dimensions(self) -> int | None:
+        """D, the number of columns, where the prior has a number for each; else ``None``."""
+        return conjugate.columns(self.prior)
 
     def declare(self) -> PoissonVectorParams:
         return PoissonVectorParams(Param.of(Positive(), "K D", location=True))  # pyright: ignore[reportArgumentType]
@@ -68,12 +88,16 @@ class PoissonVector:
 
     def maximize(self, c: PoissonVectorParams | None, sums: PoissonVectorStatistics) -> PoissonVectorParams:
         old = 1.0 if c is None else c.rates
-        return PoissonVectorParams(kept_where_unseen(sums.total / per_cell(sums.sizes), sums.sizes, old))
+        total, n = conjugate.added(self.prior, sums.total, per_cell(sums.sizes))
+        return PoissonVectorParams(kept_where_unseen(total / n, sums.sizes if sums.sizes.ndim == 1 else n, old))
 
     def expected(self, c: Any, params: PoissonVectorParams, sums: PoissonVectorStatistics) -> Array:
         n = per_cell(sums.sizes)
         means = jnp.where(n == 0, 0, sums.total / jnp.where(n == 0, 1, n))  # a NaN in n is passed on
         return -(n * deviance(means, params.rates)).sum()
+
+    def log_prior(self, params: PoissonVectorParams) -> Array | float:
+        return conjugate.log_density(self.prior, params.rates)
 
     def contrasts(self, params: PoissonVectorParams) -> Array:
         return jnp.log(jnp.maximum(params.rates, jnp.finfo(params.rates.dtype).tiny))

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core.checks import instance
 from jaxem.core.contexts import Context
 from jaxem.core.data import Data
+from jaxem.core.records import register
 from jaxem.families import observed, parts, protocol
 from jaxem.families.protocol import impossible
 
@@ -31,7 +31,7 @@ class Unseen(NamedTuple):
     c: Any  # leaves (N, K), the context of the E-step
 
 
-@jax.tree_util.register_static
+@register
 @dataclasses.dataclass(frozen=True)
 class Truncated(parts.SeenInPart):
     r"""Another family, whose observations are recorded only where they lie between two limits.
@@ -59,17 +59,17 @@ class Truncated(parts.SeenInPart):
         high: the highest value that is recorded; default: none.
 
     Raises:
-        ValueError: the family lacks these functions, or no value lies between the limits.
+        ValueError: the family lacks these functions or has a floor, or no value lies between the limits.
 
     Source: Dempster, Laird & Rubin (1977), section 4.2; McLachlan & Jones (1988) for mixtures.
     """
 
     family: Any
-    low: float = -math.inf
-    high: float = math.inf
+    low: float = dataclasses.field(default=-math.inf, metadata={"static": True})
+    high: float = dataclasses.field(default=math.inf, metadata={"static": True})
 
     def __post_init__(self) -> None:
-        instance("Truncated: family", self.family, "a family that can be seen in part", "log_density", *parts.NEEDED)
+        parts.check("Truncated", self.family)
         for name in ("low", "high"):
             object.__setattr__(self, name, float(getattr(self, name)))
         low, high = max(self.low, self._bounds[0]), min(self.high, self._bounds[1])

@@ -18,6 +18,7 @@ from jaxem.core.data import Data
 from jaxem.core.model import Params, check_model, has, require, require_classes
 from jaxem.core.spaces import answers
 from jaxem.inference.sample_size import sample_size
+from jaxem.inference.selection.floors import without_floors
 
 
 def number_of_parameters(model: Any, params: Params) -> int:
@@ -66,10 +67,13 @@ class Measured(NamedTuple):
 
 
 def measure(model: Any, params: Params, data: Data) -> Measured:
-    """Log-likelihood, posterior entropy and sample size; ``ValueError`` for a model without a likelihood or a bound."""
+    """Log-likelihood, posterior entropy and sample size; ``ValueError`` for a model without a likelihood or a bound.
+
+    The likelihood is that of the model without floors (see ``floors.py``).
+    """
     params, data = admit(model, params, data)
     require(model, "a criterion", "e_step")
-    return _measure(model, params, data)
+    return _measure(without_floors(model), params, data)
 
 
 @program(quick="few numbers")
@@ -94,7 +98,7 @@ def aic(model: Any, params: Params, data: Data) -> Array:
 
     Arguments:
         model: the model; it needs ``constraints`` and a likelihood.
-        params: the maximum, or its ``Fit``. The prior is not part of L.
+        params: the maximum, or its ``Fit``. The prior is not part of L, nor is a floor.
         data: the data of the fit. Observations count as often as their weight says.
 
     Returns:

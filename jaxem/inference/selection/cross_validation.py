@@ -19,6 +19,7 @@ from jaxem.fitting.restarts import fit_restarts
 from jaxem.fitting.result import Status
 from jaxem.fitting.stopping import Rule
 from jaxem.inference.sample_size import sample_size
+from jaxem.inference.selection.floors import without_floors
 from jaxem.inference.simulation import sound
 
 
@@ -156,7 +157,7 @@ def _cross_validate(
         best = fit_restarts(
             model, train, key=key, restarts=restarts, algorithm=algorithm, stop=stop, tol=tol, max_steps=max_steps
         ).best
-        value = model.log_likelihood(best.params, test)
+        value = without_floors(model).log_likelihood(best.params, test)
         return jnp.where(sound(best.status), value, jnp.nan), sample_size(model, test), best.status
 
     lanes = jax.random.split(fit_key, folds), jnp.arange(folds)

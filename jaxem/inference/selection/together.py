@@ -27,6 +27,7 @@ from jaxem.fitting.result import Fit
 from jaxem.fitting.screening import rounds
 from jaxem.inference.sample_size import sample_size
 from jaxem.inference.selection.criteria import Measured
+from jaxem.inference.selection.floors import without_floors
 
 # Most numbers in a table of log-probabilities, of observations by classes: beyond it a larger model than necessary
 # takes longer than a program of its own takes to compile.
@@ -146,6 +147,7 @@ def _finish(problems: Problems, fits: Fit, n: Array, models: int) -> tuple[Resta
 
     def measure(place: tuple[Array, Params]) -> Measured:
         model, data = problems.at(place[0])
+        model = without_floors(model)
         entropy = model.entropy(model.e_step(place[1], data), data)
         return Measured(model.log_likelihood(place[1], data), entropy, n)
 
