@@ -44,6 +44,8 @@ class Family(Protocol):
       independent.
     * ``means(params)`` -- those means with their declarations, where values are no single array.
     * ``log_prior(params) -> ()`` -- a log-prior, which ``maximize`` must then include.
+    * ``floor`` -- a field, not ``None`` where log-densities contain a factor that keeps variances from vanishing, so
+      that they integrate to less than one; criteria and cross-validation then set it to ``None``.
     * ``check_shape(x, leading, title)`` -- raises ``ValueError`` for observations of another shape, and ``sizes(values,
       leading)`` returns the lengths of the axes that are declared with letters, where values are no single array.
       ``widths(given, leading)`` returns those that the covariates determine.
