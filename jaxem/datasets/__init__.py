@@ -74,6 +74,18 @@ def election() -> dict[str, np.ndarray]:
     return {name: table[name] for name in table.dtype.names or ()}
 
 
+def lsat7() -> tuple[np.ndarray, np.ndarray]:
+    """Answers of 1,000 persons to five items of the Law School Admission Test, section 7.
+
+    Returns:
+        The 32 patterns of answers, (32, 5), 1 where the answer is right; and the number of persons with each, (32,).
+
+    Source: Bock & Lieberman (1970).
+    """
+    table = _table("lsat7.csv").astype(int)
+    return table[:, :5], table[:, 5]
+
+
 def iris() -> tuple[np.ndarray, np.ndarray]:
     """Measurements of 150 irises of three species.
 

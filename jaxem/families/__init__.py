@@ -20,6 +20,7 @@ from jaxem.families.forms import Oriented as Oriented
 from jaxem.families.forms import Shaped as Shaped
 from jaxem.families.gamma import Gamma as Gamma
 from jaxem.families.gamma import GammaParams as GammaParams
+from jaxem.families.items import ItemResponseParams as ItemResponseParams
 from jaxem.families.log_normal import LogNormal as LogNormal
 from jaxem.families.multinomial import Multinomial as Multinomial
 from jaxem.families.multinomial import MultinomialParams as MultinomialParams

@@ -5,5 +5,7 @@ from jaxem.models.factor_analysis import FactorAnalysis as FactorAnalysis
 from jaxem.models.factor_analysis import FactorAnalysisParams as FactorAnalysisParams
 from jaxem.models.hmm import HMM as HMM
 from jaxem.models.hmm import HMMParams as HMMParams
+from jaxem.models.item_response import Abilities as Abilities
+from jaxem.models.item_response import ItemResponse as ItemResponse
 from jaxem.models.mixture import Mixture as Mixture
 from jaxem.models.mixture import MixtureParams as MixtureParams

@@ -94,7 +94,7 @@ class Mixture(ClassModel, Maskable):
 
     def _parts(self, c: MixtureParams, x: Data) -> tuple[Data, Data]:
         """The observations as the gate and as the family take them, real numbers of the parameters' dtype."""
-        x = real(x, float_dtype(c.weights))
+        x = real(x, float_dtype(c))
         return x, self._own(x)
 
     def table(self, c: MixtureParams, x: Data) -> Array:
@@ -109,8 +109,8 @@ class Mixture(ClassModel, Maskable):
         """
         if not self.gate.homogeneous:
             return jax.nn.logsumexp(self.table(c, x), axis=1)
-        w = self.gate.probability(c.weights)[None, :]
         log_b = observed.log_density(self.family, c.components, self._parts(c, x)[1])
+        w = self.gate.probability(c.weights)[None, :].astype(log_b.dtype)
         log_w, known = jax.lax.stop_gradient(jnp.log(w)), log_b != -jnp.inf
         top = jax.lax.stop_gradient((log_w + log_b).max(axis=-1))
         top = jnp.where(jnp.isfinite(top), top, 0)
