@@ -47,7 +47,25 @@ def leaves(spaces: Spaces, params: Any) -> list[Space]:
 
 def forward(spaces: Spaces, free: Any, like: Any = None) -> Any:
     """The parameters of a tree of coordinates, by the charts made at ``like``; ``None``: nothing is held."""
-    return each(lambda space, *parts: space.forward(*parts), spaces, free, *(() if like is None else (like,)))
+    return linked(
+        spaces, each(lambda space, *parts: space.forward(*parts), spaces, free, *(() if like is None else (like,)))
+    )
+
+
+def linked(spaces: Spaces, params: Any) -> Any:
+    """The parameters with those elements copied that follow elements of another array (see ``spaces/linked.py``)."""
+    own = leaves(spaces, params)
+    if not any(hasattr(space, "follow") for space in own):
+        return params
+    arrays, structure = jax.tree.flatten(params)
+    follow = lambda i: own[i].follow(arrays[i], lambda away: arrays[i + away])  # pyright: ignore
+    new = [follow(i) if hasattr(space, "follow") else arrays[i] for i, space in enumerate(own)]
+    return jax.tree.unflatten(structure, new)
+
+
+def project(spaces: Spaces, params: Any) -> Any:
+    """Parameters in restricted spaces near ``params``, which need only lie in the spaces without the restriction."""
+    return linked(spaces, each(answers.project, spaces, params))
 
 
 def inverse(spaces: Spaces, params: Any, like: Any = None) -> Any:

@@ -1,5 +1,6 @@
 """Parameter spaces. Each is one class, which answers every question about the space."""
 
+from jaxem.core.spaces.affine import Affine as Affine
 from jaxem.core.spaces.decreasing import Decreasing as Decreasing
 from jaxem.core.spaces.elementwise import Positive as Positive
 from jaxem.core.spaces.elementwise import Real as Real

@@ -5,7 +5,6 @@ space without it is treated like real numbers, unless stated otherwise.
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,10 +47,22 @@ def coordinates_shape(space: Space, shape: Shape) -> Shape:
     return jax.eval_shape(space.inverse, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
 
 
+def live(space: Space, shape: Shape) -> np.ndarray:
+    """Which coordinates of a leaf of this shape are live off the edges: booleans shaped like the coordinates."""
+    own = getattr(space, "live", None)
+    return np.ones(coordinates_shape(space, shape), bool) if own is None else own(shape)
+
+
 def dimension(space: Space, shape: Shape) -> int:
-    """The degrees of freedom of a leaf of this shape off the edges: the number of coordinates."""
+    """The degrees of freedom of a leaf of this shape off the edges: the number of live coordinates."""
     own = getattr(space, "dimension", None)
-    return math.prod(coordinates_shape(space, shape)) if own is None else own(shape)
+    return int(live(space, shape).sum()) if own is None else own(shape)
+
+
+def project(space: Space, value: Array) -> Array:
+    """A point of a restricted space near ``value``, a point of the space without the restriction."""
+    own = getattr(space, "project", None)
+    return value if own is None else own(value)
 
 
 def names(space: Space, name: str, labels: Labels) -> list[str]:

@@ -17,7 +17,7 @@ from jaxem.core.spaces.protocol import Edge, Space, space
 
 
 @dataclasses.dataclass(frozen=True)
-class _Fixed:
+class Fixed:
     """A NumPy array that is compared and hashed by value."""
 
     shape: tuple[int, ...]
@@ -25,7 +25,7 @@ class _Fixed:
     content: bytes
 
     @classmethod
-    def of(cls, array: Any) -> "_Fixed":
+    def of(cls, array: Any) -> "Fixed":
         array = np.ascontiguousarray(array)
         return cls(array.shape, array.dtype.str, array.tobytes())
 
@@ -42,11 +42,11 @@ class Held:
     """
 
     space: Space
-    mask: _Fixed  # which elements are held
-    value: _Fixed  # the values of held elements; 0 elsewhere
-    point: _Fixed  # a point of ``space`` whose elements replace the held ones in y
-    dead: _Fixed  # which coordinates have no effect, shaped like the coordinates
-    scale: _Fixed  # shaped like the mask: the sum of the entries of a simplex that are not held; 1 for other spaces
+    mask: Fixed  # which elements are held
+    value: Fixed  # the values of held elements; 0 elsewhere
+    point: Fixed  # a point of ``space`` whose elements replace the held ones in y
+    dead: Fixed  # which coordinates have no effect, shaped like the coordinates
+    scale: Fixed  # shaped like the mask: the sum of the entries of a simplex that are not held; 1 for other spaces
 
     @property
     def description(self) -> str:
@@ -119,8 +119,10 @@ class Held:
         moved = xp.where(self.mask.array | (settled != y), self.outside(settled), value)
         return xp.where(self._near(value, eps), moved, value)
 
-    def dimension(self, shape: answers.Shape) -> int:
-        return int((~self.dead.array).sum())
+    def live(self, shape: answers.Shape) -> np.ndarray:
+        """Which coordinates are not dead."""
+        inner = answers.live(self.space, shape)
+        return inner & ~self.dead.array
 
     def needs(self, shape: answers.Shape) -> str | None:
         own = self.mask.shape
@@ -138,6 +140,16 @@ class Held:
 
     def constant(self, shape: answers.Shape) -> np.ndarray:
         return self.mask.array | answers.constant(self.space, shape)
+
+    def project(self, value: Array) -> Array:
+        """The held elements at their values, and the others as they are, or as shares of what is left."""
+        y = self.inside(value)
+        if answers.event_ndim(self.space) == 1:  # of a simplex
+            even = jnp.asarray(self.point.array / self.point.array.sum(axis=-1, keepdims=True), y.dtype)
+            own = jnp.where(self.mask.array, 0, value)
+            total = own.sum(axis=-1, keepdims=True)
+            y = jnp.where(total > 0, own / jnp.where(total > 0, total, 1), even)
+        return self.outside(y)
 
     def tangential(self, value: Array, slope: Array) -> Array:
         return jnp.where(self.mask.array, 0, answers.tangential(self.space, self.inside(value), slope))
@@ -195,7 +207,7 @@ def of(
         return space
     scale = np.broadcast_to(np.asarray(scale, float), mask.shape)
     value = np.where(mask, value, 0.0)
-    return Held(space, *(_Fixed.of(part) for part in (mask, value, point.astype(float), dead, scale)))
+    return Held(space, *(Fixed.of(part) for part in (mask, value, point.astype(float), dead, scale)))
 
 
 def checked(space: Space, mask: Any, value: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,113 @@
+"""A space in which some elements equal elements of another array of the parameters.
+
+Such elements have no coordinates of their own: the others are known first, and ``constraints.forward`` copies them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.core.spaces import answers
+from jaxem.core.spaces.held import Fixed, Held
+from jaxem.core.spaces.protocol import Space, space
+
+
+@space
+class Linked:
+    """Points of ``space`` of which the elements under ``mask`` follow elements of another array."""
+
+    space: Space  # the elements under ``mask`` are held in it, at harmless values
+    mask: Fixed  # which elements follow
+    away: Fixed  # of each of these, how many leaves further their source is, in the order of the parameters
+    source: Fixed  # and the number of the element there
+
+    @property
+    def description(self) -> str:
+        """What the space requires of the values, in words."""
+        count = int(self.mask.array.sum())
+        return f"{self._bare.description}, {count} of {self.mask.array.size} elements tied to another array"
+
+    @property
+    def _bare(self) -> Space:
+        return self.space.space if isinstance(self.space, Held) else self.space
+
+    @property
+    def event_ndim(self) -> int:
+        """The same as for the underlying space."""
+        return answers.event_ndim(self.space)
+
+    @property
+    def unit(self) -> float | None:
+        """The same as for the underlying space."""
+        return answers.unit(self.space)
+
+    @property
+    def unit_free(self) -> bool:
+        """The same as for the underlying space."""
+        return answers.unit_free(self.space)
+
+    def follow(self, value: Array, leaf: Callable[[int], Array]) -> Array:
+        """``value`` with the elements that follow; ``leaf(away)`` is another array of the parameters."""
+        own = self.mask.array
+        lead = value.shape[: value.ndim - own.ndim]
+        for away in np.unique(self.away.array[own]):
+            here = own & (self.away.array == away)
+            other = leaf(int(away)).reshape(*lead, -1)
+            copied = jnp.take(other, jnp.asarray(np.where(here, self.source.array, 0).ravel()), axis=-1)
+            value = jnp.where(here, copied.reshape(value.shape), value)
+        return value
+
+    def _harmless(self, value: Any) -> Any:
+        held = self.space
+        assert isinstance(held, Held)
+        return value.__array_namespace__().where(self.mask.array, held.value.array.astype(value.dtype), value)
+
+    def forward(self, free: Array, like: Array | None = None) -> Array:
+        return self.space.forward(free, None if like is None else self._harmless(like))
+
+    def inverse(self, value: Array, like: Array | None = None) -> Array:
+        return self.space.inverse(self._harmless(value), None if like is None else self._harmless(like))
+
+    def free(self, value: Array) -> Array:
+        return self.space.free(self._harmless(value))
+
+    def live(self, shape: answers.Shape) -> np.ndarray:
+        """Which coordinates are not dead."""
+        return answers.live(self.space, shape)
+
+    def contains(self, value: Array) -> Array:
+        return self._bare.contains(value)
+
+    def settle(self, value: Any, eps: float) -> Any:
+        return answers.settle(self._bare, value, eps)
+
+    def project(self, value: Array) -> Array:
+        """The elements that follow as they are, and the others in their space."""
+        return jnp.where(self.mask.array, value, answers.project(self.space, self._harmless(value)))
+
+    def needs(self, shape: answers.Shape) -> str | None:
+        return answers.needs(self.space, shape)
+
+    def names(self, name: str, labels: answers.Labels) -> list[str]:
+        return answers.names(self.space, name, labels)
+
+    def interval(self, value: Array, half: Array, free: Array, free_half: Array) -> tuple[Array, Array]:
+        """That of the underlying space, with the coordinates that the elements would have."""
+        if self.event_ndim == 0:
+            own, moved = jax.jvp(self._bare.inverse, (value,), (half,))
+            free = jnp.where(self.mask.array, own, free)
+            free_half = jnp.where(self.mask.array, jnp.abs(moved), free_half)
+        return answers.interval(self._bare, value, half, free, free_half)
+
+    def repeated(self, shape: answers.Shape) -> np.ndarray:
+        return answers.repeated(self.space, shape)
+
+    def constant(self, shape: answers.Shape) -> np.ndarray:
+        return answers.constant(self._bare, shape)
+
+    def tangential(self, value: Array, slope: Array) -> Array:
+        return answers.tangential(self._bare, value, slope)
