@@ -23,6 +23,7 @@ from jaxem.algorithms import HardEM as HardEM
 from jaxem.algorithms import IncrementalEM as IncrementalEM
 from jaxem.algorithms import MonteCarloEM as MonteCarloEM
 from jaxem.algorithms import OnlineEM as OnlineEM
+from jaxem.core import Affine as Affine
 from jaxem.core import Model as Model
 from jaxem.core import Positive as Positive
 from jaxem.core import PositiveDefinite as PositiveDefinite
@@ -49,6 +50,8 @@ from jaxem.inference import select as select
 from jaxem.inference import summary as summary
 from jaxem.inference.verify import verify as verify
 from jaxem.models.log_joint import from_log_joint as from_log_joint
+from jaxem.models.restricted import restrict as restrict
+from jaxem.models.restricted import with_prior as with_prior
 
 __version__ = "0.1.0"
 

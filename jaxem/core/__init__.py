@@ -6,6 +6,7 @@ from jaxem.core.bound import surrogate as surrogate
 from jaxem.core.expectation import em_map as em_map
 from jaxem.core.model import Model as Model
 from jaxem.core.parameters import Param as Param
+from jaxem.core.spaces import Affine as Affine
 from jaxem.core.spaces import Positive as Positive
 from jaxem.core.spaces import PositiveDefinite as PositiveDefinite
 from jaxem.core.spaces import Real as Real

@@ -32,27 +32,26 @@ class _State(NamedTuple):
     done: Array
 
 
-def maximizer(make: Callable[[Any], Callable[[Array], Array]], arrays: Any, starts: Array, size: Array) -> Array:
+def maximizer(make: Callable[[Any], Callable[[Array], Array]], arrays: Any, starts: Array) -> Array:
     """The point v (P,) that maximises ``make(arrays)``, with the derivative of the maximiser in ``arrays``.
 
     Arguments:
         make: ``make(arrays)`` is the function to maximise, of v.
         arrays: all that it depends on.
         starts: points (S, P); the best of them is the start.
-        size: the number of terms in the function, by which its rounding error is judged.
     """
     function = make(jax.lax.stop_gradient(arrays))
-    starts, size = jax.lax.stop_gradient((starts, size))
+    starts = jax.lax.stop_gradient(starts)
     values = jax.vmap(function)(starts)
     first = starts[jnp.where(jnp.isnan(values), -jnp.inf, values).argmax()]
-    found = _climb(function, first, size)
+    found = _climb(function, first)
     # The implicit function theorem: dv = I^-1 d(gradient). The value of the last term is zero.
     slope = jax.grad(make(arrays))(found.v)
     moved = _solve(found.information, slope, jnp.zeros((), slope.dtype))
     return found.v + (moved - jax.lax.stop_gradient(moved))
 
 
-def _climb(function: Callable[[Array], Array], v: Array, size: Array) -> _At:
+def _climb(function: Callable[[Array], Array], v: Array) -> _At:
     eps = float(jnp.finfo(v.dtype).eps)
 
     def evaluate(v: Array) -> _At:
@@ -66,7 +65,7 @@ def _climb(function: Callable[[Array], Array], v: Array, size: Array) -> _At:
         d = _solve(at.information, at.gradient, s.ridge)
         gain = at.gradient @ d
         new = evaluate(at.v + d)
-        blur = eps * (jnp.abs(at.value) + size)
+        blur = eps * (jnp.abs(at.value) + 1)
         rise = new.value - at.value
         left = new.gradient @ _solve(at.information, new.gradient, s.ridge)
         sound = jnp.isfinite(new.value) & jnp.isfinite(new.gradient).all() & jnp.isfinite(new.information).all()
@@ -74,7 +73,7 @@ def _climb(function: Callable[[Array], Array], v: Array, size: Array) -> _At:
         better = (rise > blur) | ((rise >= -blur) & (left <= gain / 4))
         kept = sound & (better | (s.steps == 0))
         fine = gain <= 8 * blur  # values can no longer tell
-        converged = (left <= eps**2 * (jnp.abs(at.value) + size)) & kept & (s.steps > 0)
+        converged = (left <= eps**2 * (jnp.abs(at.value) + 1)) & kept & (s.steps > 0)
         ridge = jnp.where(kept, jnp.where(s.ridge > 1e-4, s.ridge / 16, 0), jnp.maximum(16 * s.ridge, 1e-3))
         done = converged | (~kept & (fine | (ridge > 1e12))) | ((s.steps == 0) & ~sound)
         return _State(jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, at), ridge, s.steps + 1, done)
