@@ -9,3 +9,5 @@ from jaxem.models.item_response import Abilities as Abilities
 from jaxem.models.item_response import ItemResponse as ItemResponse
 from jaxem.models.mixture import Mixture as Mixture
 from jaxem.models.mixture import MixtureParams as MixtureParams
+from jaxem.models.switching_autoregression import SwitchingAutoregression as SwitchingAutoregression
+from jaxem.models.switching_autoregression import SwitchingParams as SwitchingParams

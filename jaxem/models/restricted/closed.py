@@ -98,8 +98,10 @@ def of_family(
         return _one_by_one(family, c, sums, spaces[0], loose[0], plain)
     if type(family) is Normal and plain:
         to = lambda leaf: leaf[:, None]
-        columns = [None if found is None else Pattern(*(part[:, None] for part in found)) for found in
-                   (pattern(space, leaf.shape) for space, leaf in zip(spaces, loose, strict=True))]
+        columns = [
+            None if found is None else Pattern(*(part[:, None] for part in found))
+            for found in (pattern(space, leaf.shape) for space, leaf in zip(spaces, loose, strict=True))
+        ]
         if None in columns:
             return None
         new = _normal(FORMS["diag"], to(c.means), *map(to, (sums.sizes, sums.first, sums.second)), *columns)  # pyright: ignore
@@ -156,7 +158,9 @@ def _normal(
         together = jnp.asarray(_together(leader), first.dtype)
         pool = lambda leaf: jnp.matmul(together, leaf.reshape(-1), precision="highest").reshape(leaf.shape)
         scatter, divisor = pool(scatter), pool(divisor)
-        scatter, divisor = (jnp.take(leaf.reshape(-1), leader.reshape(-1)).reshape(leader.shape) for leaf in (scatter, divisor))
+        scatter, divisor = (
+            jnp.take(leaf.reshape(-1), leader.reshape(-1)).reshape(leader.shape) for leaf in (scatter, divisor)
+        )
     new = jnp.where(covariances.mask, jnp.asarray(covariances.value, delta.dtype), scatter / divisor)
     return [new_means, new]
 

@@ -176,7 +176,9 @@ class Restricted(FromRows):
 
         found = None
         if part.counts:
-            found = [closed.probabilities(s, a, f, lambda: counts()[0]) for s, a, f in zip(spaces, here, free, strict=True)]
+            found = [
+                closed.probabilities(s, a, f, lambda: counts()[0]) for s, a, f in zip(spaces, here, free, strict=True)
+            ]
         elif part.family is not None and part.read is not None:
             found = closed.of_family(part.family, *part.read(c.own, sums), spaces, here, free, counts)
         if found is None or any(leaf is None for leaf in found):

@@ -238,7 +238,9 @@ class _Reader:
             start += n
         for i in self.affine:
             if np.isfinite(held[i]).any() or (group[i].ravel() != starts[i] + np.arange(group[i].size)).any():
-                raise ValueError(f"restrict: {self.names[i]} has an affine map, so no element of it can be held or tied")
+                raise ValueError(
+                    f"restrict: {self.names[i]} has an affine map, so no element of it can be held or tied"
+                )
         return Restriction(self.leaves, self.shapes, held, group, self.affine)
 
     def _held_before(self) -> None:
@@ -302,7 +304,10 @@ def _space(found: Restriction, i: int) -> Space:
         return restricted
     lead = flat[:, :1] + np.arange(width)[None, :]
     whole = (flat == lead) | fixed
-    if not whole.all() or ((flat[:, 0] - first) % width != 0)[~fixed.all(axis=1) & _inside(flat[:, 0], first, own)].any():
+    if (
+        not whole.all()
+        or ((flat[:, 0] - first) % width != 0)[~fixed.all(axis=1) & _inside(flat[:, 0], first, own)].any()
+    ):
         raise ValueError(
             f"restrict: {leaf.name} is {space.description}; what is tied there must be whole "
             f"{'rows' if answers.event_ndim(space) == 1 else 'matrices'}, entry by entry"
