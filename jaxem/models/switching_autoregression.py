@@ -82,8 +82,8 @@ class SwitchingAutoregression(FromRows):
 
     The density of a step depends on the regimes of the last p + 1 steps, so that inference runs over the k^(p+1) tuples
     of these. The first p values of a sequence are conditioned on; their regimes are hidden all the same. The M-step
-    maximises in turn over the means, the coefficients and the variances until nothing moves: each of these is a weighted
-    least-squares problem given the others.
+    maximises in turn over the means, the coefficients and the variances until nothing moves: each of these is a
+    weighted least-squares problem given the others.
 
     The data are (N, T), or a list of sequences; the posterior q is a ``Chain`` over tuples, from step p on; the
     parameters are a ``SwitchingParams``. Where the dynamics switch instead of the mean, use an ``HMM`` of
