@@ -111,6 +111,9 @@ class Softmax:
         t = jnp.eye(p, dtype=sums.gram.dtype)
         if self.intercept:
             t = t.at[1:, 0].set(-sums.gram[1:, 0] / sums.total)
+            squares = jnp.diagonal(sums.gram)
+            varies = squares - sums.gram[:, 0] ** 2 / sums.total > 8 * p * jnp.finfo(t.dtype).eps * squares
+            t = jnp.where(varies.at[0].set(True)[:, None], t, 0)  # a constant covariate repeats the intercept
         v = jnp.asarray(contrasts(k), sums.score.dtype)
         between = v[np.triu_indices(k, 1)[0]] - v[np.triu_indices(k, 1)[1]]  # (pairs, K - 1), V' (e_j - e_k)
         outer = (between[:, :, None] * between[:, None, :]).reshape(len(between), -1)
@@ -118,7 +121,12 @@ class Softmax:
         information = information.reshape(k - 1, k - 1, p, p).transpose(0, 2, 1, 3).reshape(((k - 1) * p,) * 2)
         gram = jnp.kron(jnp.eye(k - 1, dtype=v.dtype), _sandwich(t, sums.gram))
         score = matrices.product(matrices.product(v.T, sums.score), t.T).reshape(-1)
-        step = newton.step(score, information, jnp.diagonal(gram), sums.total, gram)
+        # What is left of the information of a separated gate ends below the rounding error of the score: no step then.
+        own, squares = jnp.diagonal(information), jnp.diagonal(gram)
+        own = jnp.where(own <= jnp.finfo(own.dtype).eps / jnp.sqrt(sums.total) * squares, 0, own)
+        # The further a gate is on its way to infinity, where its maximum may be, the longer a step may be.
+        size = jnp.sqrt((matrices.product(c.coefficients, sums.gram) * c.coefficients).sum() / sums.total)
+        step = newton.step(score, information, own, sums.total, gram, newton.LONGEST + size)
         return SoftmaxParams(c.coefficients + matrices.product(matrices.product(v, step.reshape(k - 1, p)), t))
 
     def expected(self, c: SoftmaxParams, params: SoftmaxParams, sums: SoftmaxSums) -> Array:
