@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.contexts import Context
-from jaxem.core.data import Data, Dataset, Spread
+from jaxem.core.data import Data, given_of
 from jaxem.core.parameters import Declared
+from jaxem.core.trees import float_dtype
 
 
 class Gate(Protocol):
@@ -86,35 +87,31 @@ def sizes(gate: Any, x: Data | None) -> dict[str, int]:
     return gate.sizes(x) if x is not None and hasattr(gate, "sizes") else {}
 
 
-def covariates(x: Data, on: str | None, title: str) -> Array:
-    """The covariates of rows, (N, ...): ``x.given``, or its part ``on``; ``ValueError`` where they are not there."""
-    x = x.data if isinstance(x, Spread) else x
-    given = x.given if isinstance(x, Dataset) else None
+def covariates(x: Data, on: str | tuple[str, ...] | None, title: str) -> list[Array]:
+    """The covariates of rows, arrays (N, ...): ``given``, or its parts ``on``; ``ValueError`` where there are none."""
+    given = given_of(x)
     needs = f"{title} needs covariates: jaxem.dataset(values, given=...)"
     if given is None:
         raise ValueError(f"{needs}; the data have none")
     if on is None:
         if not hasattr(given, "ndim"):
             raise ValueError(f"{needs}, one array; given is a {type(given).__name__}, so say which: on=...")
-        return given
-    if not isinstance(given, dict) or on not in given or not hasattr(given[on], "ndim"):
-        names = sorted(given) if isinstance(given, dict) else f"a {type(given).__name__}"
-        raise ValueError(f"{needs} with an array named {on!r}; given is {names}")
-    return given[on]
+        return [given]
+    for name in (on,) if isinstance(on, str) else on:
+        if not isinstance(given, dict) or not hasattr(given.get(name), "ndim"):
+            names = sorted(given) if isinstance(given, dict) else f"a {type(given).__name__}"
+            raise ValueError(f"{needs} with an array named {name!r}; given is {names}")
+    return [given[name] for name in ((on,) if isinstance(on, str) else on)]
 
 
-def design(x: Data, on: str | None, intercept: bool, dtype: Any, title: str) -> Array:
+def design(x: Data, on: str | tuple[str, ...] | None, intercept: bool, dtype: Any, title: str) -> Array:
     """The design matrix (N, P): a column of ones first, if there is an intercept, and the covariates."""
-    u = covariates(x, on, title)
-    u = u.reshape(u.shape[0], -1)
-    u = (
-        u
-        if jnp.issubdtype(u.dtype, jnp.floating) and u.dtype.itemsize >= jnp.dtype(dtype).itemsize
-        else u.astype(dtype)
-    )
-    return jnp.concatenate([jnp.ones((u.shape[0], 1), u.dtype), u], axis=1) if intercept else u
+    parts = [u.reshape(u.shape[0], -1) for u in covariates(x, on, title)]
+    dtype = jnp.promote_types(dtype, float_dtype(parts))  # floats wider than the parameters stay so
+    ones = [jnp.ones((parts[0].shape[0], 1), dtype)] if intercept else []
+    return jnp.concatenate([*ones, *(u.astype(dtype) for u in parts)], axis=1)
 
 
-def columns(x: Data, on: str | None, intercept: bool, title: str) -> int:
+def columns(x: Data, on: str | tuple[str, ...] | None, intercept: bool, title: str) -> int:
     """P, the number of columns of the design matrix of rows ``x``; only shapes are used."""
     return jax.eval_shape(lambda x: design(x, on, intercept, jnp.float32, title), x).shape[1]

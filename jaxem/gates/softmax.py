@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import matrices, newton
+from jaxem.core.checks import brief
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
@@ -45,30 +46,34 @@ class Softmax:
     reference.
 
     Arguments:
-        on: the name of the covariates in the tree ``given`` of the data; default ``None``: ``given`` is one array, (N,)
-            or (N, P).
+        on: the name of the covariates in the dict ``given`` of the data, or several names; default ``None``: ``given``
+            is one array, (N,) or (N, P).
         intercept: whether a column of ones is put before the covariates; default True.
 
     Raises:
-        ValueError: ``on`` is neither a name nor ``None``.
+        ValueError: ``on`` is neither a name, nor several, nor ``None``.
 
     Source: Dayton & Macready (1988); Jordan & Jacobs (1994).
     """
 
-    on: str | None = dataclasses.field(default=None, metadata={"static": True})
+    on: str | tuple[str, ...] | None = dataclasses.field(default=None, metadata={"static": True})
     intercept: bool = dataclasses.field(default=True, metadata={"static": True})
 
     homogeneous: ClassVar[bool] = False
     takes: ClassVar[tuple[str, ...]] = ("given",)
 
     def __post_init__(self) -> None:
-        if not (self.on is None or isinstance(self.on, str)):
-            raise ValueError(f"Softmax: on must be the name of covariates or None; got {self.on!r}")
+        on = tuple(self.on) if isinstance(self.on, list) else self.on
+        names = (on,) if isinstance(on, str) else on
+        if names is not None and not (isinstance(names, tuple) and names and all(isinstance(o, str) for o in names)):
+            raise ValueError(f"Softmax: on must be the name of covariates, several names or None; got {brief(on)}")
+        object.__setattr__(self, "on", on)
 
     @property
     def _letter(self) -> str:
         """The name of the axis of coefficients: gates on other covariates have another length."""
-        return f"P{'' if self.on is None else f'.{self.on}'}{'' if self.intercept else '.slopes'}"
+        on = (self.on,) if isinstance(self.on, str) else self.on or ()
+        return ".".join(["P", *on, *([] if self.intercept else ["slopes"])])
 
     def declare(self) -> SoftmaxParams:
         return SoftmaxParams(Param(ZeroSum(), ("K", self._letter), improves=True))  # pyright: ignore[reportArgumentType]

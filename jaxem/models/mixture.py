@@ -177,6 +177,15 @@ class Mixture(ClassModel, Maskable):
         """Whether every class equals another one, so that EM cannot separate them."""
         return families.coincide(self.family, params.components)
 
+    def class_sizes(self, params: MixtureParams, data: Data) -> Array:
+        """The share of each component in the population of the data, (K,): the mean of its probabilities."""
+        if self.gate.homogeneous:
+            return self.gate.probability(self.gate.prepare(params.weights, None))
+        x, w = counted(data)
+        p = jnp.exp(_log_gate(self, params, x))
+        w = jnp.ones((p.shape[0],), p.dtype) if w is None else w.astype(p.dtype)
+        return (w[:, None] * p).sum(axis=0) / w.sum()
+
     def class_means(self, params: MixtureParams) -> list[tuple[Param, Array]]:
         """E x given each component: arrays with an axis of components, each with its declaration."""
         return families.means(self.family, params.components)

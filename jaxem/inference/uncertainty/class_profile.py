@@ -135,18 +135,18 @@ def profile(
         raise ValueError(f"jaxem.inference.profile needs a Mixture, which has class_means; got {type(model).__name__}")
     columns = columns_of(data)
     params, data = convert(model, params, data)
-    rows, k = _rows(model, params, columns), params.weights.shape[0]  # pyright: ignore[reportAttributeAccessIssue]
+    rows, k = _rows(model, params, columns), model.k
     note, deviations = None, np.full(k + len(rows) * (k + 1), np.nan)
     try:
         spread = spread_of(model, params, data, route, robust, clusters)
-        deviations = np.array(_deviations(model, params, spread))
+        deviations = np.array(_deviations(model, params, data, spread))
     except InformationError as error:
         note = str(error)
     if k == 1:
         deviations[0] = 0  # the size of a single class is a constant
     split = lambda flat: (flat[:k], *np.split(flat[k:].reshape(-1, k + 1), [k], axis=1))
     (sizes, means, overall), (size_errors, errors, overall_errors) = map(
-        split, (np.asarray(_table(model, params)), deviations)
+        split, (np.asarray(_table(model, params, data)), deviations)
     )
     weights = split_weights(data)[1]
     shares = _missing(data, weights)
@@ -179,19 +179,19 @@ def _located(model: Any, params: Params) -> list[tuple[Param, Array]]:
 
 
 @program(quick="few numbers")
-def _table(model: Any, params: Any) -> Array:
+def _table(model: Any, params: Any, data: Data) -> Array:
     """The sizes (K,), followed by the means and the overall mean of each row, (M, K + 1), as one vector."""
-    weights = params.weights
+    weights = model.class_sizes(params, data)
     means = jnp.concatenate([leaf.reshape(leaf.shape[0], -1).T for _, leaf in _located(model, params)])
     overall = (means * weights[None, :]).sum(axis=1, keepdims=True)
     return jnp.concatenate([weights, jnp.concatenate([means, overall], axis=1).ravel()])
 
 
 @program(quick="few numbers")
-def _deviations(model: Any, params: Params, spread: Spread) -> Array:
+def _deviations(model: Any, params: Params, data: Data, spread: Spread) -> Array:
     """The standard error of each number of the table; NaN where it moves with no coordinate that is free."""
     flat, shaped = ravel_pytree(params)
-    moves = lambda direction: jax.jvp(lambda values: _table(model, shaped(values)), (flat,), (direction,))[1]
+    moves = lambda direction: jax.jvp(lambda values: _table(model, shaped(values), data), (flat,), (direction,))[1]
     jacobian = jax.lax.map(moves, spread.jacobian.T).T
     held = ~((jacobian != 0) & spread.lives[None, :]).any(axis=1)
     return errors(spread._replace(jacobian=jacobian, held=held))
