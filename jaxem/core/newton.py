@@ -58,4 +58,4 @@ def step(
         longest = jnp.sqrt(jnp.where(squares <= 0, 0, squares))[..., None]
     longest = longest / jnp.sqrt(jnp.where(n <= 0, 1, n))[..., None]
     share = jnp.where(longest <= limit, 1, limit / longest)
-    return jnp.where(live | jnp.isnan(most), moved * share / scale, 0)
+    return jnp.where(jnp.isnan(most), jnp.nan, jnp.where(live, moved * share / scale, 0))
