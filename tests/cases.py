@@ -27,7 +27,8 @@ from jaxem.families import (
     Weibull,
     ZeroInflated,
 )
-from jaxem.models import HMM, FactorAnalysis, Mixture
+from jaxem.gates import Softmax
+from jaxem.models import HMM, FactorAnalysis, ItemResponse, Mixture
 
 
 class Case(NamedTuple):
@@ -176,6 +177,26 @@ def priors_and_floors(dtype):
     return _case(Mixture(Product(families), 2), jax.tree.map(lambda leaf: leaf.astype(float), x), dtype)
 
 
+def experts(dtype):
+    """Class probabilities that depend on covariates, one of them in units far from zero; weights and missing values."""
+    rng = np.random.default_rng(8)
+    u = rng.normal(size=(70, 2)) * [1.0, 20.0] + [0.0, 100.0]
+    z = rng.random(70) < 1 / (1 + np.exp(-1.5 * u[:, 0]))
+    y = np.where(rng.random(70) < 0.1, np.nan, rng.normal(np.where(z, 3.0, 0.0)))
+    weights = rng.integers(0, 3, 70).astype(float)
+    data = jaxem.dataset(_cast(y, dtype), given=_cast(u, dtype), weights=weights, missing="nan")
+    return _case(Mixture(Normal(), 2, gate=Softmax()), data, dtype)
+
+
+def graded_items(dtype):
+    """Ordered answers of persons of normal ability; some are missing."""
+    rng = np.random.default_rng(9)
+    u = rng.normal(size=(90, 1)) * [1.0, 1.5, 0.8] + rng.logistic(size=(90, 3))
+    x = (u > -0.5) * 1.0 + (u > 0.8) * [1.0, 0.0, 1.0]
+    data = jaxem.dataset(_cast(np.where(rng.random(x.shape) < 0.1, np.nan, x), dtype), missing="nan")
+    return _case(ItemResponse("graded", (3, 2, 3), points=15), data, dtype)
+
+
 class Coins(NamedTuple):
     choice: Any
     first: Any
@@ -229,6 +250,8 @@ CASES = {
     "log-joint": log_joint,
     "VVE": old_faithful("VVE"),
     "VEV": old_faithful("VEV"),
+    "experts": experts,
+    "graded items": graded_items,
     "priors and floors": priors_and_floors,
 }
 

@@ -107,7 +107,7 @@ def covariates(x: Data, on: str | tuple[str, ...] | None, title: str) -> list[Ar
 def design(x: Data, on: str | tuple[str, ...] | None, intercept: bool, dtype: Any, title: str) -> Array:
     """The design matrix (N, P): a column of ones first, if there is an intercept, and the covariates."""
     parts = [u.reshape(u.shape[0], -1) for u in covariates(x, on, title)]
-    dtype = jnp.promote_types(dtype, float_dtype(parts))  # floats wider than the parameters stay so
+    dtype = float_dtype(parts, jax.ShapeDtypeStruct((), dtype))  # floats wider than the parameters stay so
     ones = [jnp.ones((parts[0].shape[0], 1), dtype)] if intercept else []
     return jnp.concatenate([*ones, *(u.astype(dtype) for u in parts)], axis=1)
 

@@ -117,8 +117,8 @@ class Softmax:
         if self.intercept:
             t = t.at[1:, 0].set(-sums.gram[1:, 0] / sums.total)
             squares = jnp.diagonal(sums.gram)
-            varies = squares - sums.gram[:, 0] ** 2 / sums.total > 8 * p * jnp.finfo(t.dtype).eps * squares
-            t = jnp.where(varies.at[0].set(True)[:, None], t, 0)  # a constant covariate repeats the intercept
+            constant = squares - sums.gram[:, 0] ** 2 / sums.total <= 8 * p * jnp.finfo(t.dtype).eps * squares
+            t = jnp.where(constant.at[0].set(False)[:, None], 0, t)  # a constant covariate repeats the intercept
         v = jnp.asarray(contrasts(k), sums.score.dtype)
         between = v[np.triu_indices(k, 1)[0]] - v[np.triu_indices(k, 1)[1]]  # (pairs, K - 1), V' (e_j - e_k)
         outer = (between[:, :, None] * between[:, None, :]).reshape(len(between), -1)
