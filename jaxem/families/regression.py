@@ -142,8 +142,8 @@ class Regression:
         dispersed = Param.of(Positive(), "" if self._tied else "K", location=not own and not self._tied)
         tails = freedom.declared(response.freedom)
         return RegressionParams(
-            Param.of(Real(), "K P", location=True, improves=improves) if own else None,  # pyright: ignore
-            Param.of(Real(), "Q", improves=improves) if self._design.tied else None,  # pyright: ignore
+            Param.of(Real(), "K own", location=True, improves=improves) if own else None,  # pyright: ignore
+            Param.of(Real(), "shared", improves=improves) if self._design.tied else None,  # pyright: ignore
             dataclasses.replace(dispersed, improves=improves) if response.dispersed else None,  # pyright: ignore
             tails,  # pyright: ignore[reportArgumentType]
         )
@@ -286,7 +286,7 @@ class Regression:
         return {}
 
     def widths(self, given: Any, leading: int) -> dict[str, int]:
-        """The numbers of columns: P with a coefficient for each class, Q that classes share."""
+        """The numbers of columns with a coefficient for each class, and of those that classes share."""
         return self._design.widths(given, leading)
 
     def diagnose(self, x: Data, dtype: np.dtype) -> str | None:

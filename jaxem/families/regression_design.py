@@ -80,10 +80,10 @@ class Design:
         return Rows(y, Split(stack(own), stack(shared)), None if self.offset is None else given[self.offset])
 
     def widths(self, given: Any, leading: int) -> dict[str, int]:
-        """The numbers of columns, P of those with a coefficient for each class and Q of those that classes share."""
+        """The numbers of columns with a coefficient for each class, and of those that classes share."""
         tied = [self._is_tied(name, place) for name, place, _ in self._columns(given, leading)]
         tied = [self._is_tied("intercept", None)] * self.intercept + tied
-        return {"P": tied.count(False), "Q": tied.count(True)}
+        return {"own": tied.count(False), "shared": tied.count(True)}
 
     def _is_tied(self, name: str, place: int | None) -> bool:
         return name in self.tied or (place is not None and ("all" in self.tied or place in self.tied))
@@ -129,7 +129,7 @@ class Design:
                 raise ValueError(f"{title}: tied names {place!r}, which is none of its covariates")
         if not columns and not self.intercept:
             raise ValueError(f"{title} needs a covariate or an intercept")
-        if self.has_own and self.widths(given, len(leading))["P"] == 0:
+        if self.has_own and self.widths(given, len(leading))["own"] == 0:
             raise ValueError(f"{title}: every column is tied; say so by tied=('intercept', 'all')")
 
 
