@@ -1,0 +1,210 @@
+r"""Inference over a Gaussian Markov chain, x_1 = m + S e_1 and x_{t+1} = A x_t + b_{t+1} + L e_{t+1} with e ~ N(0, I),
+seen at each step as z_t = W_t x_t + v_t with v ~ N(0, I).
+
+A pass from the end gathers, at each step, the information J_t (its root Y_t) and its vector eta_t about x_t in all that
+is seen from there on. Given these the posterior is again a Markov chain from the start to the end,
+
+.. math:: x_{t+1} \mid x_t, z \sim N(F_t x_t + b_{t+1} + G_t (\eta_{t+1} - J_{t+1} b_{t+1}),\; G_t), \qquad
+          G = L (I + L' J L)^{-1} L', \quad F = (I - G J) A,
+
+and a pass from the start finds its means and covariances. No covariance is inverted: noise in some directions only
+(L with fewer columns than rows, or with zeros) and a first state of which nothing is known need no other formulas. All
+covariances are sums of squares, so that they stay positive in any precision over any number of steps. The passes are
+loops over the steps, or associative scans.
+
+Source: Kailath, Sayed & Hassibi (2000), chapters 10 and 12; Mayne (1966); Fraser & Potter (1969).
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core import matrices
+from jaxem.latent import gaussian_chain_roots as roots
+from jaxem.latent.gaussian_chain_roots import apply, times, turned
+
+_LOG_2_PI = math.log(2 * math.pi)
+
+
+class Dynamics(NamedTuple):
+    """The distribution of the states."""
+
+    A: Array  # (k, k)
+    L: Array  # (k, r), a root of the covariance of the noise, which enters the first r states only
+    m: Array  # (k,), the mean of the first state
+    S: Array | None  # (k, k), a root of its covariance; None: nothing is known about it, p(x_1) = 1
+
+
+class States(NamedTuple):
+    """The posterior, a Gaussian Markov chain. Its covariances are common to all sequences (n = 1) unless these differ
+    in their length or in what is missing (n = N)."""
+
+    means: Array  # (N, T, k)
+    covariances: Array  # (n, T, k, k)
+    moves: Array  # (n, T - 1, k, k), F
+    noise: Array  # (n, T - 1, k, r), a root of G
+    volumes: Array  # (n, T), log|covariance| / 2 of the first state, and of the noise of each move
+    inside: Array  # (n, T), which steps lie within the sequence
+    log_normalizer: Array  # (N,)
+    at: Any = None  # the parameters at which the E-step was taken
+
+
+class _Posterior(NamedTuple):
+    """The posterior before the means: what does not depend on the data."""
+
+    information: Array  # (n, T, k, k), J
+    moves: Array  # (n, T - 1, k, k), F
+    noise: Array  # (n, T - 1, k, r), a root of G
+    inward: Array  # (n, T - 1, r, r), (I + L' J L)^-1/2
+    first_noise: Array  # (n, k, k), a root of the covariance of the first state
+    first_inward: Array | None  # (n, k, k)
+    volumes: Array  # (n, T), relative to the noise of the prior
+
+
+def information(d: Dynamics, W: Array, t: int, side_by_side: bool) -> Array:
+    """Roots Y_t of the information in what is seen from each step on, (n, T, k, k).
+
+    ``W (p, k)`` where every step of every sequence is seen alike, else (N, T, p, k).
+    """
+    if W.ndim == 2 and not side_by_side:
+        return roots.constant(d.A, d.L, W, t)[None]
+    if W.ndim == 2:
+        W = jnp.broadcast_to(W[None, None], (1, t, *W.shape))
+    return roots.parallel(d.A, d.L, W) if side_by_side else roots.sequential(d.A, d.L, W)
+
+
+def _within(noise: Array, root: Array) -> tuple[Array, Array, Array, Array]:
+    """A root H of G = L (I + L'JL)^-1 L', the factor E with H = L E, log|E|, and E'L'Y', from L and Y."""
+    seen = times(root, noise)  # Y L
+    upper = roots.one_more(seen)
+    eye = jnp.broadcast_to(roots.lifted(jnp.eye(noise.shape[-1], dtype=noise.dtype), upper.ndim), upper.shape)
+    inward = turned(roots.divide(upper, eye))
+    log_volume = -jnp.log(jnp.diagonal(upper, axis1=-2, axis2=-1)).sum(axis=-1)
+    return times(noise, inward), inward, log_volume, roots.divide(upper, turned(seen))
+
+
+def _prepare(d: Dynamics, Y: Array) -> _Posterior:
+    H, E, volumes, inner = _within(d.L, Y[:, 1:])
+    F = roots.lifted(d.A, 4) - times(H, times(inner, times(Y[:, 1:], d.A)))
+    if d.S is None:
+        eye = jnp.broadcast_to(jnp.eye(Y.shape[-1], dtype=Y.dtype)[None], Y[:, 0].shape)
+        first, first_inward = turned(roots.divide(Y[:, 0], eye)), None
+        first_volume = -jnp.log(jnp.diagonal(Y[:, 0], axis1=-2, axis2=-1)).sum(axis=-1)
+    else:
+        first, first_inward, first_volume, _ = _within(d.S, Y[:, 0])
+    volumes = jnp.concatenate([first_volume[:, None], volumes], axis=1)
+    return _Posterior(times(turned(Y), Y), F, H, E, first, first_inward, volumes)
+
+
+def infer(
+    d: Dynamics, Y: Array, W: Array, z: Array, b: Array | None, volumes: Array, inside: Array, side_by_side: bool
+) -> States:
+    """The posterior, and the log of its normaliser without that of the density of z.
+
+    Arguments:
+        d: the dynamics.
+        Y: the roots that ``information`` returns.
+        W: (p, k) or (N, T, p, k).
+        z: (N, T, p), zero where W is.
+        b: (N, T, k), what drives the states; that of the first step is not used. None: nothing.
+        volumes: (2,), log|noise| / 2 of the prior: of the first state and of each move.
+        inside: (n, T), which steps lie within the sequence.
+        side_by_side: whether passes are associative scans.
+
+    Returns:
+        The posterior, whose ``log_normalizer`` lacks the logarithm of the density of the observations at its means.
+    """
+    p = _prepare(d, Y)
+    h = jnp.matmul(z, W) if W.ndim == 2 else apply(turned(W), z)
+    driven = jnp.zeros_like(h[:, 1:]) if b is None else b[:, 1:]
+    pushed = 0 if b is None else apply(turned(p.moves), apply(p.information[:, 1:], driven))
+    gathered = _gathered(p, h, pushed, side_by_side)  # eta
+    first_score = gathered[:, 0] - apply(p.information[:, 0], d.m)
+    first_shock = apply(turned(p.first_noise), first_score)
+    first = d.m[None] + apply(p.first_noise, first_shock)
+    drift = driven + apply(times(p.noise, turned(p.noise)), gathered[:, 1:] - apply(p.information[:, 1:], driven))
+    means = roots.path(p.moves, drift, first, False, side_by_side)
+    first_covariance = times(p.first_noise, turned(p.first_noise))
+    covariances = roots.spread(p.moves, p.noise, first_covariance, side_by_side)
+    score = gathered[:, 1:] - apply(p.information[:, 1:], apply(d.A, means[:, :-1]) + driven)
+    shocks = apply(p.inward, apply(turned(p.noise), score))  # E[e | z]
+    log_normalizer = p.volumes.sum(axis=1) - 0.5 * (shocks**2).sum(axis=(1, 2))
+    if p.first_inward is None:
+        log_normalizer = log_normalizer + 0.5 * d.m.size * _LOG_2_PI
+        volumes = volumes.at[0].set(0)
+    else:
+        log_normalizer = log_normalizer - 0.5 * (apply(p.first_inward, first_shock) ** 2).sum(axis=1)
+    of_prior = jnp.where(jnp.arange(Y.shape[1]) == 0, volumes[0], volumes[1])[None]
+    return States(means, covariances, p.moves, p.noise, p.volumes + of_prior, inside, log_normalizer)
+
+
+def _gathered(p: _Posterior, h: Array, pushed: Array | int, side_by_side: bool) -> Array:
+    """eta_T = h_T and eta_t = h_t + F_t' (eta_{t+1} - J_{t+1} b_{t+1}), (N, T, k)."""
+    return roots.path(turned(p.moves), h[:, :-1] - pushed, h[:, -1], True, side_by_side)
+
+
+def tempered(q: States, inverse_temperature: Array | float, dimensions: Array) -> States:
+    """The normalised power of the posterior: the same means, all covariances divided by ``inverse_temperature``."""
+    share = jnp.asarray(inverse_temperature, q.means.dtype)
+    volumes = q.volumes - 0.5 * dimensions[None] * jnp.log(share)
+    return q._replace(
+        covariances=q.covariances / share, noise=q.noise / jnp.sqrt(share), volumes=volumes
+    )
+
+
+def draw(q: States, key: Array) -> Array:
+    """Paths of the states drawn from the posterior, (N, T, k)."""
+    n, t, k = q.means.shape
+    first_key, key = jax.random.split(key)
+    root = _root(q.covariances[:, 0])
+    first = apply(root, jax.random.normal(first_key, (n, k), q.means.dtype))
+    shocks = apply(q.noise, jax.random.normal(key, (n, t - 1, q.noise.shape[-1]), q.means.dtype))
+    return q.means + roots.path(q.moves, shocks, first, False, False)
+
+
+def _root(covariance: Array) -> Array:
+    """A root of covariances that may be singular."""
+    values, vectors = jnp.linalg.eigh(covariance)
+    return vectors * jnp.sqrt(jnp.maximum(values, 0))[..., None, :]
+
+
+def entropy(q: States, dimensions: Array) -> Array:
+    """The sum over steps of log|2 pi e G_t| / 2, (N,).
+
+    ``dimensions (T,)``: the number of directions with noise of the first state and of each move.
+    """
+    each = 0.5 * (1 + _LOG_2_PI) * dimensions[None] + q.volumes
+    return jnp.broadcast_to(jnp.where(q.inside, each, 0).sum(axis=1), q.means.shape[:1])
+
+
+def divergence(q: States, p: States, live: Array, first_live: Array) -> Array:
+    """KL(q || p) between two chains, (N,): of the first states, plus that of the moves, expected under q.
+
+    ``live (r,)`` and ``first_live (k,)``: which directions have noise.
+    """
+    r = live.shape[0]
+    first = _normal_divergence(
+        q.means[:, 0] - p.means[:, 0], q.covariances[:, 0], p.covariances[:, 0], q.volumes[:, 0], p.volumes[:, 0],
+        jnp.zeros(()), first_live,
+    )
+    drift = lambda s: s.means[:, 1:] - apply(s.moves, s.means[:, :-1])
+    change = (q.moves - p.moves)[..., :r, :]
+    shift = (drift(q) - drift(p))[..., :r] + apply(change, q.means[:, :-1])
+    extra = times(times(change, q.covariances[:, :-1]), turned(change))
+    G = lambda s: times(s.noise, turned(s.noise))[..., :r, :r]
+    moves = _normal_divergence(shift, G(q), G(p), q.volumes[:, 1:], p.volumes[:, 1:], extra, live)
+    return first + jnp.where(q.inside[:, 1:], moves, 0).sum(axis=1)
+
+
+def _normal_divergence(
+    shift: Array, q: Array, p: Array, q_volume: Array, p_volume: Array, extra: Array, live: Array
+) -> Array:
+    """KL of N(shift, q) from N(0, p) in the live directions, with ``extra`` added to the second moment of the shift."""
+    still = roots.lifted(jnp.diag(1 - live), p.ndim)
+    half = matrices.inverse(matrices.cholesky(p + still))
+    squares = (apply(half, shift * roots.lifted(live, shift.ndim)) ** 2).sum(axis=-1)
+    spread = (times(half, q + extra) * half).sum(axis=(-2, -1))
+    return 0.5 * (squares + spread - live.sum()) + p_volume - q_volume

@@ -1,0 +1,146 @@
+"""State-space models: against the joint normal distribution that they are, published figures, and direct maximisation."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closeness import as_dtype, assert_within, eps
+from scipy import optimize, stats
+
+import jaxem
+from jaxem import Dataset, datasets
+from jaxem.models import StateSpace, StateSpaceParams
+
+EPS = eps(np.float64)
+N, T, D, K, P = 3, 7, 3, 2, 2
+LENGTHS = np.array([7, 4, 6], np.int32)
+RNG = np.random.default_rng(0)
+
+
+def parameters(diagonal: bool = True, seed: int = 1, shocks: int = K, first: bool = True) -> StateSpaceParams:
+    rng = np.random.default_rng(seed)
+    covariance = lambda n: (lambda a: a @ a.T + 0.3 * np.eye(n))(rng.normal(size=(n, n)) / np.sqrt(n))
+    transition = np.array([[0.8, 0.3], [-0.2, 0.6]]) + 0.1 * rng.normal(size=(K, K))
+    if shocks < K:
+        transition = np.array([[0.8, 0.3], [1.0, 0.0]])
+    return StateSpaceParams(
+        rng.normal(size=K) if first else None,
+        covariance(K) if first else None,
+        transition,
+        rng.normal(size=(K, P)) if shocks == K else None,
+        covariance(shocks),
+        rng.normal(size=(D, K)),
+        rng.normal(size=(D, P)),
+        np.exp(rng.normal(size=D)) if diagonal else covariance(D),
+    )
+
+
+MODEL = StateSpace(K, state_inputs="free", output_inputs="free")
+FULL = dataclasses.replace(MODEL, noise="full")
+STILL = StateSpace(K, transition=[[None, None], [1, 0]], output_inputs="free", shocks=1)
+
+
+@functools.cache
+def values() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Observations, inputs, and the mask of the cells that are seen."""
+    rng = np.random.default_rng(2)
+    seen = rng.random((N, T, D)) < 0.7
+    seen[:, 2] = False
+    return 2 * rng.normal(size=(N, T, D)), rng.normal(size=(N, T, P)), seen
+
+
+def data(kind: str, dtype: Any = np.float64) -> Dataset:
+    y, u, seen = as_dtype(values()[:2], dtype) + (values()[2],)
+    if kind == "whole":
+        return Dataset(y, given=u)
+    ragged = Dataset(y, given=u, lengths=jnp.asarray(LENGTHS), weights=jnp.asarray([1.0, 2.0, 0.5], dtype))
+    return ragged if kind == "ragged" else dataclasses.replace(ragged, observed=jnp.asarray(seen))
+
+
+def lengths_and_mask(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.full(N, T) if kind == "whole" else LENGTHS
+    return lengths, values()[2] if kind == "gaps" else np.ones((N, T, D), bool)
+
+
+def dense(params: StateSpaceParams, y: np.ndarray, u: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
+    """One sequence by the joint normal distribution of all states and observations; a flat prior as its limit."""
+    t, k = len(y), params.transition.shape[0]
+    A, C, r = params.transition, params.loadings, params.process.shape[0]
+    Q = np.zeros((k, k))
+    Q[:r, :r] = params.process if params.process.ndim == 2 else np.diag(params.process)
+    R = params.noise if params.noise.ndim == 2 else np.diag(params.noise)
+    mean, M = np.zeros((t, k)), np.zeros((t, k, t, k))  # x = mean + M e, e = (first state, moves)
+    mean[0] = params.initial_mean
+    for i in range(t):
+        M[i, :, i] = np.eye(k)
+        if i:
+            b = 0 if params.state_inputs is None else params.state_inputs @ u[i]
+            mean[i] = A @ mean[i - 1] + b
+            M[i, :, :i] = np.einsum("ab,bsc->asc", A, M[i - 1, :, :i])
+    e = np.zeros((t, k, t, k))
+    for i in range(t):
+        e[i, :, i] = Q if i else params.initial_covariance
+    M, e = M.reshape(t * k, -1), e.reshape(t * k, -1)
+    X = M @ e @ M.T
+    H = np.kron(np.eye(t), C)
+    offset = np.zeros(t * D) if params.output_inputs is None else (u @ params.output_inputs.T).ravel()
+    S = H @ X @ H.T + np.kron(np.eye(t), R)
+    rows = seen.ravel()
+    d = (y.ravel() - H @ mean.ravel() - offset)[rows]
+    S, G = S[np.ix_(rows, rows)], (X @ H.T)[:, rows]
+    return {
+        "log_prob": stats.multivariate_normal(np.zeros(rows.sum()), S).logpdf(d) if rows.any() else 0.0,
+        "means": (mean.ravel() + G @ np.linalg.solve(S, d)).reshape(t, k),
+        "covariance": X - G @ np.linalg.solve(S, G.T),
+    }
+
+
+@functools.partial(jax.jit, static_argnames=())
+def parts(model, params, other, data):
+    q, p = model.e_step(params, data), model.e_step(other, data)
+    return {
+        "q": q,
+        "log_prob": model.log_prob(params, data),
+        "log_normalizer": q.log_normalizer,
+        "q_function": model.q_function(other, q, data),
+        "entropy": model.entropy(q, data),
+        "divergence": model.divergence(q, p, data),
+        "other": model.log_likelihood(other, data),
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [(MODEL, "whole"), (MODEL, "ragged"), (MODEL, "gaps"), (FULL, "ragged"), (FULL, "whole"), (STILL, "gaps")],
+)
+@pytest.mark.parametrize("parallel", [False, True])
+def test_agrees_with_the_joint_normal_distribution(model, kind, parallel):
+    model = dataclasses.replace(model, parallel=parallel)
+    shocks = 1 if model.shocks == 1 else K
+    params = parameters(model.noise == "diagonal", shocks=shocks)
+    other = parameters(model.noise == "diagonal", seed=5, shocks=shocks)
+    x = data(kind)
+    found = parts(model, *as_dtype((params, other), np.float64), x)
+    (y, u, _), (lengths, seen) = values(), lengths_and_mask(kind)
+    weights = np.ones(N) if x.weights is None else np.asarray(x.weights)
+    q, bound = found["q"], 1e5 * EPS
+    for n in range(N):
+        t = lengths[n]
+        wanted = dense(params, y[n, :t], u[n, :t], seen[n, :t])
+        V = wanted["covariance"].reshape(t, K, t, K)
+        own = min(n, q.covariances.shape[0] - 1)
+        assert_within(found["log_prob"][n], wanted["log_prob"], bound)
+        assert_within(found["log_normalizer"][n], wanted["log_prob"], bound)
+        assert_within(q.means[n, :t], wanted["means"], bound)
+        for i in range(t):
+            assert_within(q.covariances[own, i], V[i, :, i], bound)
+            if i:
+                assert_within(q.moves[own, i - 1] @ q.covariances[own, i - 1], V[i, :, i - 1], bound)
+    # L = Q + H + KL at other parameters than those of q
+    total = found["q_function"] + found["entropy"] + found["divergence"]
+    assert_within(total, found["other"], bound * abs(found["other"]))
+    assert found["divergence"] > 0.1 and np.isfinite(weights @ np.asarray(found["log_prob"]))
