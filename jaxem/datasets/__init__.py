@@ -147,3 +147,15 @@ def airquality() -> np.ndarray:
     """
     with resources.files(__name__).joinpath("airquality.csv").open() as file:
         return np.genfromtxt(file, delimiter=",", skip_header=1)
+
+
+def nile() -> tuple[np.ndarray, np.ndarray]:
+    """The yearly volume of the Nile at Aswan.
+
+    Returns:
+        The years 1871 to 1970, (100,), as whole numbers, and the flow in each, (100,), in 10^8 cubic metres.
+
+    Source: Cobb (1978), as in Durbin & Koopman (2012), chapter 2, and in R's ``Nile``.
+    """
+    years, flow = _table("nile.csv").T
+    return years.astype(int), flow
