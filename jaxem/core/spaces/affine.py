@@ -73,11 +73,12 @@ class Affine:
 
     def forward(self, free: Array, like: Array | None = None) -> Array:
         moved = self._times(self._matrix(free.dtype), free)
-        return jnp.asarray(self.offset.array, free.dtype) + moved.reshape(*free.shape[:-1], *self.shape)
+        moved = moved.reshape(*free.shape[:-1], *self.shape)
+        return self.offset.beside(moved) + moved
 
     def inverse(self, value: Array, like: Array | None = None) -> Array:
         lead = value.shape[: value.ndim - len(self.shape)]
-        moved = value - jnp.asarray(self.offset.array, value.dtype)
+        moved = value - self.offset.beside(value)
         return self._times(self._inverse(value.dtype), moved.reshape(*lead, -1))
 
     def free(self, value: Array) -> Array:

@@ -33,6 +33,12 @@ class Fixed:
     def array(self) -> np.ndarray:
         return np.frombuffer(self.content, self.dtype).reshape(self.shape)
 
+    def beside(self, x: Any) -> np.ndarray:
+        """The array with as many axes as ``x``, which may have an axis of copies before the others."""
+        own = self.array
+        own = own.astype(x.dtype) if own.dtype.kind == "f" else own
+        return own.reshape((1,) * (x.ndim - own.ndim) + own.shape)
+
 
 @space
 class Held:
@@ -80,43 +86,44 @@ class Held:
 
     def inside(self, value: Any) -> Any:
         """The point y of the underlying space, from x."""
-        xp, dtype = value.__array_namespace__(), value.dtype
-        scale, point = (part.array.astype(dtype) for part in (self.scale, self.point))
-        return xp.where(self.mask.array, point, value / scale)
+        xp = value.__array_namespace__()
+        mask, scale, point = (part.beside(value) for part in (self.mask, self.scale, self.point))
+        return xp.where(mask, point, value / scale)
 
     def outside(self, y: Any) -> Any:
         """The point x, from y."""
-        xp, dtype = y.__array_namespace__(), y.dtype
-        scale, value = (part.array.astype(dtype) for part in (self.scale, self.value))
-        return xp.where(self.mask.array, value, scale * y)
+        xp = y.__array_namespace__()
+        mask, scale, value = (part.beside(y) for part in (self.mask, self.scale, self.value))
+        return xp.where(mask, value, scale * y)
 
     def moving(self, step: Array) -> Array:
         """A step of x as a step of y; held elements do not move."""
-        return jnp.where(self.mask.array, 0, step / self.scale.array.astype(step.dtype))
+        return jnp.where(self.mask.beside(step), 0, step / self.scale.beside(step))
 
     def forward(self, free: Array, like: Array | None = None) -> Array:
         y = jnp.asarray(self.point.array, free.dtype) if like is None else self.inside(like)
-        return self.outside(self.space.forward(jnp.where(self.dead.array, 0, free), y))
+        return self.outside(self.space.forward(jnp.where(self.dead.beside(free), 0, free), y))
 
     def inverse(self, value: Array, like: Array | None = None) -> Array:
         # Dead coordinates are 0, because those of ``point`` are and nothing else affects them.
         return self.space.inverse(self.inside(value), self.inside(value if like is None else like))
 
     def free(self, value: Array) -> Array:
-        return self.space.free(self.inside(value)) & ~self.dead.array
+        free = self.space.free(self.inside(value))
+        return free & ~self.dead.beside(free)
 
     def contains(self, value: Array) -> Array:
         return self.space.contains(self.inside(value)) & self._near(value, float(jnp.finfo(value.dtype).eps)).all()
 
     def _near(self, value: Any, eps: float) -> Any:
         """Which elements equal their held value to the relative precision sqrt(eps); True where nothing is held."""
-        wanted = self.value.array.astype(value.dtype)
-        return ~self.mask.array | (abs(value - wanted) <= eps**0.5 * abs(wanted))
+        wanted = self.value.beside(value)
+        return ~self.mask.beside(value) | (abs(value - wanted) <= eps**0.5 * abs(wanted))
 
     def settle(self, value: Any, eps: float) -> Any:
         xp, y = value.__array_namespace__(), self.inside(value)
         settled = answers.settle(self.space, y, eps)
-        moved = xp.where(self.mask.array | (settled != y), self.outside(settled), value)
+        moved = xp.where(self.mask.beside(value) | (settled != y), self.outside(settled), value)
         return xp.where(self._near(value, eps), moved, value)
 
     def live(self, shape: answers.Shape) -> np.ndarray:
@@ -145,14 +152,15 @@ class Held:
         """The held elements at their values, and the others as they are, or as shares of what is left."""
         y = self.inside(value)
         if answers.event_ndim(self.space) == 1:  # of a simplex
-            even = jnp.asarray(self.point.array / self.point.array.sum(axis=-1, keepdims=True), y.dtype)
-            own = jnp.where(self.mask.array, 0, value)
+            point = self.point.beside(y)
+            even = point / point.sum(axis=-1, keepdims=True)
+            own = jnp.where(self.mask.beside(value), 0, value)
             total = own.sum(axis=-1, keepdims=True)
             y = jnp.where(total > 0, own / jnp.where(total > 0, total, 1), even)
         return self.outside(y)
 
     def tangential(self, value: Array, slope: Array) -> Array:
-        return jnp.where(self.mask.array, 0, answers.tangential(self.space, self.inside(value), slope))
+        return jnp.where(self.mask.beside(slope), 0, answers.tangential(self.space, self.inside(value), slope))
 
     def hold(self, mask: Any, value: Any) -> Space:
         """The space with more elements held. Arguments are those of the underlying space's ``hold``.
@@ -184,19 +192,19 @@ class HeldEdge:
         return edge
 
     def strays(self, value: Array, rounding: float) -> Array:
-        return self._edge.strays(self.held.inside(value), rounding) & ~self.held.mask.array
+        return self._edge.strays(self.held.inside(value), rounding) & ~self.held.mask.beside(value)
 
     def inward(self, value: Array, slope: Array) -> Array:
-        scale = self.held.scale.array.astype(slope.dtype)  # dx = scale dy
-        return self._edge.inward(self.held.inside(value), jnp.where(self.held.mask.array, 0, scale * slope))
+        mask, scale = self.held.mask.beside(slope), self.held.scale.beside(slope)  # dx = scale dy
+        return self._edge.inward(self.held.inside(value), jnp.where(mask, 0, scale * slope))
 
     def place(self, value: Array, out: Array) -> tuple[Array, Array]:
-        y, left_out = self._edge.place(self.held.inside(value), out & ~self.held.mask.array)
+        y, left_out = self._edge.place(self.held.inside(value), out & ~self.held.mask.beside(out))
         return self.held.outside(y), left_out
 
     def runs_off(self, value: Array, step: Array, unknown: Array, share: float) -> Array:
         found = self._edge.runs_off(self.held.inside(value), self.held.moving(step), unknown, share)
-        return found & ~self.held.mask.array
+        return found & ~self.held.mask.beside(found)
 
 
 def of(

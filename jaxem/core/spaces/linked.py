@@ -58,13 +58,13 @@ class Linked:
             here = own & (self.away.array == away)
             other = leaf(int(away)).reshape(*lead, -1)
             copied = jnp.take(other, jnp.asarray(np.where(here, self.source.array, 0).ravel()), axis=-1)
-            value = jnp.where(here, copied.reshape(value.shape), value)
+            value = jnp.where(Fixed.of(here).beside(value), copied.reshape(value.shape), value)
         return value
 
     def _harmless(self, value: Any) -> Any:
         held = self.space
         assert isinstance(held, Held)
-        return value.__array_namespace__().where(self.mask.array, held.value.array.astype(value.dtype), value)
+        return value.__array_namespace__().where(self.mask.beside(value), held.value.beside(value), value)
 
     def forward(self, free: Array, like: Array | None = None) -> Array:
         return self.space.forward(free, None if like is None else self._harmless(like))
@@ -87,7 +87,7 @@ class Linked:
 
     def project(self, value: Array) -> Array:
         """The elements that follow as they are, and the others in their space."""
-        return jnp.where(self.mask.array, value, answers.project(self.space, self._harmless(value)))
+        return jnp.where(self.mask.beside(value), value, answers.project(self.space, self._harmless(value)))
 
     def needs(self, shape: answers.Shape) -> str | None:
         return answers.needs(self.space, shape)
@@ -99,8 +99,8 @@ class Linked:
         """That of the underlying space, with the coordinates that the elements would have."""
         if self.event_ndim == 0:
             own, moved = jax.jvp(self._bare.inverse, (value,), (half,))
-            free = jnp.where(self.mask.array, own, free)
-            free_half = jnp.where(self.mask.array, jnp.abs(moved), free_half)
+            mask = self.mask.beside(value)
+            free, free_half = jnp.where(mask, own, free), jnp.where(mask, jnp.abs(moved), free_half)
         return answers.interval(self._bare, value, half, free, free_half)
 
     def repeated(self, shape: answers.Shape) -> np.ndarray:
@@ -111,3 +111,8 @@ class Linked:
 
     def tangential(self, value: Array, slope: Array) -> Array:
         return answers.tangential(self._bare, value, slope)
+
+
+def links(space: Space, place: int) -> list[int]:
+    """The places of the arrays that elements of the array at ``place`` follow, in the order of the parameters."""
+    return [place + int(away) for away in np.unique(space.away.array[space.mask.array])] if isinstance(space, Linked) else []

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.core import matrices
 from jaxem.core.spaces import answers
 from jaxem.core.spaces.held import Fixed
 from jaxem.core.spaces.protocol import Edge, Space, space
@@ -69,18 +70,20 @@ class Tied:
         own = self.leader.array
         lead = x.ndim - event_ndim - own.ndim
         flat = x.reshape(*x.shape[:lead], own.size, -1)
-        return jnp.matmul(jnp.asarray(self.together, x.dtype), flat, precision="highest").reshape(x.shape)
+        return matrices.product(jnp.asarray(self.together, x.dtype), flat).reshape(x.shape)
 
     def mean(self, x: Array, event_ndim: int) -> Array:
         """``x`` with the mean of each group in the place of each of its points."""
-        size = self.together.sum(axis=1).reshape(self.leader.shape + (1,) * event_ndim)
-        return self.spread(self.summed(x, event_ndim) / size.astype(x.dtype), event_ndim)  # equal to the last bit
+        size = self.together.sum(axis=1).reshape(self.leader.shape + (1,) * event_ndim).astype(x.dtype)
+        size = size.reshape((1,) * (x.ndim - size.ndim) + size.shape)
+        return self.spread(self.summed(x, event_ndim) / size, event_ndim)  # equal to the last bit
 
     def _leads(self, free: Any) -> np.ndarray:
         """Which coordinates belong to leaders."""
         own = self.leader.array
         leads = own == np.arange(own.size).reshape(own.shape)
-        return leads.reshape(leads.shape + (1,) * self._inner_ndim)
+        inner = self._inner_ndim
+        return leads.reshape((1,) * (free.ndim - inner - leads.ndim) + leads.shape + (1,) * inner)
 
     @property
     def _inner_ndim(self) -> int:

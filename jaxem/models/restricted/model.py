@@ -18,6 +18,7 @@ from jaxem.core.parameters import Declared, Param
 from jaxem.core.records import register
 from jaxem.core.rows import FromRows
 from jaxem.core.spaces import Space, answers
+from jaxem.core.spaces.linked import Linked, links
 from jaxem.models.restricted import closed, newton
 from jaxem.models.restricted.parts import Part, parts_of
 
@@ -139,8 +140,9 @@ class Restricted(FromRows):
             raise ValueError("the M-step of a restricted model needs the parameters of the E-step: q.at is None")
         new, structure = jax.tree.flatten(loose)
         climb: list[int] = []
+        linked = {j for i, space in enumerate(self.spaces) for j in (i, *links(space, i)) if isinstance(space, Linked)}
         for part in touched:
-            found = self._closed(part, c, sums, loose)
+            found = None if linked & set(part.leaves) else self._closed(part, c, sums, loose)
             if found is None:
                 climb += part.leaves
             else:

@@ -17,7 +17,7 @@ from jaxem.core.checks import brief
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Affine, Space, answers
 from jaxem.core.spaces.held import Fixed, Held
-from jaxem.core.spaces.linked import Linked
+from jaxem.core.spaces.linked import Linked, links
 from jaxem.core.spaces.tied import Tied
 
 Shape = tuple[int, ...]
@@ -64,12 +64,8 @@ def read(
     found = reader.resolve()
     spaces = tuple(_space(found, i) for i in range(len(leaves)))
     touched = tuple(i for i, (leaf, space) in enumerate(zip(leaves, spaces, strict=True)) if space != leaf.space)
-    sources = {i + int(away) for i in touched for away in _sources(spaces[i])}
+    sources = {source for i in touched for source in links(spaces[i], i)}
     return spaces, tuple(sorted({*touched, *sources})), found
-
-
-def _sources(space: Space) -> list[int]:
-    return np.unique(space.away.array[space.mask.array]).tolist() if isinstance(space, Linked) else []
 
 
 class _Reader:
