@@ -41,8 +41,8 @@ class Affine:
             offset = np.array(np.broadcast_to(np.asarray(self.offset, np.float64), design.shape[:-1]))
         except (TypeError, ValueError) as error:
             raise ValueError(
-                "Affine: design must be numbers of the shape of the parameter with a last axis (P,), and offset numbers "
-                "of the shape of the parameter, or one number"
+                "Affine: design must be numbers of the shape of the parameter with a last axis (P,), and offset "
+                "numbers of the shape of the parameter, or one number"
             ) from error
         if design.ndim < 1 or not (np.isfinite(design).all() and np.isfinite(offset).all()):
             raise ValueError("Affine: offset and design must be finite numbers")

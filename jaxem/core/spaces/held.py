@@ -207,9 +207,7 @@ class HeldEdge:
         return found & ~self.held.mask.beside(found)
 
 
-def of(
-    space: Space, mask: np.ndarray, value: np.ndarray, point: np.ndarray, dead: np.ndarray, scale: Any = 1.0
-) -> Space:
+def of(space: Space, mask: np.ndarray, value: np.ndarray, point: np.ndarray, dead: np.ndarray, scale: Any = 1.0) -> Any:
     """The held space, or ``space`` itself where nothing is held."""
     if not mask.any():
         return space

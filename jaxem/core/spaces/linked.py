@@ -115,4 +115,8 @@ class Linked:
 
 def links(space: Space, place: int) -> list[int]:
     """The places of the arrays that elements of the array at ``place`` follow, in the order of the parameters."""
-    return [place + int(away) for away in np.unique(space.away.array[space.mask.array])] if isinstance(space, Linked) else []
+    return (
+        [place + int(away) for away in np.unique(space.away.array[space.mask.array])]
+        if isinstance(space, Linked)
+        else []
+    )

@@ -11,10 +11,12 @@ says which coordinates are live.
 """
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
 from jax import Array
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -88,6 +90,7 @@ class Edge(Protocol):
         ...
 
 
-def space(cls: type) -> type:
+@dataclass_transform(frozen_default=True)
+def space(cls: type[T]) -> type[T]:
     """Decorator of a space's class: instances are frozen, compared by value, and static to JAX."""
     return jax.tree_util.register_static(dataclasses.dataclass(frozen=True)(cls))

@@ -1,6 +1,5 @@
 """Restrictions of parameters, and log-priors of any form, on every model whose Q is a function of its sums."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,9 +43,9 @@ def restrict(
             are; default ``None``: the model knows the shapes of all that is named.
 
     Returns:
-        A model. ``model.project(params)`` moves any parameters under the restriction; a fit refuses starting values that
-        violate it. ``permute`` and ``label_keys`` are there only where the restriction says the same of classes in any
-        order.
+        A model. ``model.project(params)`` moves any parameters under the restriction; a fit refuses starting values
+        that violate it. ``permute`` and ``label_keys`` are there only where the restriction says the same of classes
+        in any order.
 
     Raises:
         ValueError: a name is unknown, values or shapes do not fit, parts of the restriction contradict each other, or
@@ -108,5 +107,5 @@ def _unwrapped(title: str, model: Any) -> tuple[Any, tuple[Any, ...], tuple[int,
             f"{title} needs a model whose Q is a function of its sums, such as a Mixture, an HMM or a FactorAnalysis; "
             f"got {brief(model)}"
         )
-    spaces = tuple(param.space for param in parameters.leaves(model.declare()))
-    return model, spaces, (), (), True
+    declared = getattr(model, "declare")()  # noqa: B009
+    return model, tuple(param.space for param in parameters.leaves(declared)), (), (), True

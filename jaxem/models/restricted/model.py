@@ -138,7 +138,8 @@ class Restricted(FromRows):
             return loose
         if c is None:
             raise ValueError("the M-step of a restricted model needs the parameters of the E-step: q.at is None")
-        new, structure = jax.tree.flatten(loose)
+        structure = jax.tree.structure(loose)
+        new: list[Any] = jax.tree.leaves(loose)
         climb: list[int] = []
         linked = {j for i, space in enumerate(self.spaces) for j in (i, *links(space, i)) if isinstance(space, Linked)}
         for part in touched:
@@ -162,7 +163,8 @@ class Restricted(FromRows):
             return None
         leaves, structure = jax.tree.flatten(loose)
         at = jax.tree.leaves(c.at)
-        spaces, here, free = ([tree[i] for i in part.leaves] for tree in (self.spaces, at, leaves))
+        spaces: list[Any] = [self.spaces[i] for i in part.leaves]
+        here, free = [at[i] for i in part.leaves], [leaves[i] for i in part.leaves]
 
         def counts() -> list[Array]:
             """n of Q = sum n log p: the gradient at equal p, times p."""

@@ -27,7 +27,7 @@ class Leaf(NamedTuple):
     """One array of the parameters, as it is before the restriction."""
 
     name: str
-    space: Space
+    space: Any  # a ``Space``
     axes: tuple[str | int, ...] | None  # None where the model does not declare them
     value: np.ndarray | None  # None where no parameters are given
     sizes: dict[str, int]  # the lengths of axes that are known
@@ -151,8 +151,8 @@ class _Reader:
             mask = np.ones(numbers.shape, bool) if mask is None else np.broadcast_to(mask, numbers.shape)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"restrict: {reference!r} has shape {numbers.shape}; its value must be a number, numbers of that shape, "
-                f"None, or a pair (mask, numbers); got {brief(value)}"
+                f"restrict: {reference!r} has shape {numbers.shape}; its value must be a number, numbers of that "
+                f"shape, None, or a pair (mask, numbers); got {brief(value)}"
             ) from error
         if not np.isfinite(values[mask]).all():
             raise ValueError(f"restrict: {reference!r} must be fixed at finite numbers; got {brief(value)}")
@@ -248,7 +248,7 @@ class _Reader:
                     self._set((i, number), float(value.ravel()[number]))
 
 
-def _bare(space: Space) -> Space:
+def _bare(space: Any) -> Any:
     return space.space if isinstance(space, Held) else space
 
 
@@ -276,7 +276,7 @@ def _index(part: str) -> Any:
     return slice(*(int(end) if end.strip() else None for end in part.split(":")))
 
 
-def _space(found: Restriction, i: int) -> Space:
+def _space(found: Restriction, i: int) -> Any:
     """The restricted space of a leaf."""
     leaf, shape = found.leaves[i], found.shapes[i]
     if shape is None:
@@ -285,7 +285,7 @@ def _space(found: Restriction, i: int) -> Space:
         return found.affine[i]
     held = np.isfinite(found.held[i])
     space = _bare(leaf.space)
-    restricted = answers.hold(space, held, np.where(held, found.held[i], 0)) if held.any() else space
+    restricted: Any = answers.hold(space, held, np.where(held, found.held[i], 0)) if held.any() else space
     if isinstance(restricted, Held):
         held = restricted.mask.array  # rows of probabilities of which one entry is left are held whole
     sizes = [0 if each is None else math.prod(each) for each in found.shapes]
@@ -314,7 +314,7 @@ def _space(found: Restriction, i: int) -> Space:
     leader = np.where(local & ~constant, (flat[:, 0] - first) // width, at)
     away = ~local & ~constant
     if away.any():
-        return _linked(found, i, restricted, np.broadcast_to(away[:, None], flat.shape).reshape(shape), sizes)
+        return _linked(found, i, np.broadcast_to(away[:, None], flat.shape).reshape(shape), sizes)
     return Tied(restricted, Fixed.of(leader.reshape(points)))
 
 
@@ -322,7 +322,7 @@ def _inside(numbers: np.ndarray, first: int, own: np.ndarray) -> np.ndarray:
     return (numbers >= first) & (numbers < first + own.size)
 
 
-def _linked(found: Restriction, i: int, restricted: Space, mask: np.ndarray, sizes: list[int]) -> Space:
+def _linked(found: Restriction, i: int, mask: np.ndarray, sizes: list[int]) -> Any:
     """The space of a leaf of which elements follow those of another leaf; the others may not be tied among them."""
     ends = np.cumsum(sizes)
     source = found.group[i]
