@@ -46,9 +46,10 @@ class Affine:
             ) from error
         if design.ndim < 1 or not (np.isfinite(design).all() and np.isfinite(offset).all()):
             raise ValueError("Affine: offset and design must be finite numbers")
-        p, rank = design.shape[-1], np.linalg.matrix_rank(design.reshape(-1, design.shape[-1]))
-        if p == 0 or rank < p:
-            raise ValueError(f"Affine: the design must have as many independent columns as it has columns, {p}; {rank}")
+        p = design.shape[-1]
+        rank = np.linalg.matrix_rank(design.reshape(-1, p)) if p else 0
+        if rank < p:
+            raise ValueError(f"Affine: the {p} columns of the design must be independent; its rank is {rank}")
         object.__setattr__(self, "offset", Fixed.of(offset))
         object.__setattr__(self, "design", Fixed.of(design))
 

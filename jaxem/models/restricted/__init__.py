@@ -11,8 +11,9 @@ from jaxem.core.checks import brief
 from jaxem.core.conversion import of_fit
 from jaxem.core.model import Params, check_model
 from jaxem.core.rows import FromRows
+from jaxem.models.restricted.applied import read, symmetric
 from jaxem.models.restricted.model import Prior, Restricted, _numbers
-from jaxem.models.restricted.reading import Leaf, read, symmetric
+from jaxem.models.restricted.reading import Leaf
 
 
 def restrict(

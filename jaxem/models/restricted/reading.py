@@ -6,7 +6,7 @@ elements is. From groups and held values follow the restricted spaces.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +14,9 @@ import numpy as np
 
 from jaxem.core import trees
 from jaxem.core.checks import brief
-from jaxem.core.parameters import Param
-from jaxem.core.spaces import Affine, Space, answers
-from jaxem.core.spaces.held import Fixed, Held
-from jaxem.core.spaces.linked import Linked, links
+from jaxem.core.spaces import Affine, answers
+from jaxem.core.spaces.held import Held
+from jaxem.core.spaces.linked import Linked
 from jaxem.core.spaces.tied import Tied
 
 Shape = tuple[int, ...]
@@ -43,32 +42,7 @@ class Restriction(NamedTuple):
     affine: dict[int, Affine]
 
 
-def read(
-    leaves: list[Leaf], fixed: Mapping[str, Any], tied: Sequence[str | Sequence[str]]
-) -> tuple[tuple[Space, ...], tuple[int, ...], Restriction]:
-    """The space of each array under a restriction, and which arrays it touches.
-
-    Raises:
-        ValueError: a name is unknown, a shape is not known or does not fit, or parts contradict each other.
-    """
-    if not isinstance(fixed, Mapping) or isinstance(tied, str) or not isinstance(tied, Sequence):
-        raise ValueError(
-            "restrict: fixed must be a dict from names to values and tied a list of names or of lists of names; got "
-            f"fixed={brief(fixed)}, tied={brief(tied)}"
-        )
-    reader = _Reader(leaves)
-    for name, value in fixed.items():
-        reader.fix(name, value)
-    for names in tied:
-        reader.tie(names)
-    found = reader.resolve()
-    spaces = tuple(_space(found, i) for i in range(len(leaves)))
-    touched = tuple(i for i, (leaf, space) in enumerate(zip(leaves, spaces, strict=True)) if space != leaf.space)
-    sources = {source for i in touched for source in links(spaces[i], i)}
-    return spaces, tuple(sorted({*touched, *sources})), found
-
-
-class _Reader:
+class Reader:
     """Collects what is said, element by element."""
 
     def __init__(self, leaves: list[Leaf]) -> None:
@@ -132,6 +106,9 @@ class _Reader:
                     f"restrict: an affine map is of a whole array of real numbers; {reference!r} has shape {shape} and "
                     f"is {self.leaves[i].space.description}, the map has shape {value.shape}"
                 )
+            base, f, d = self.leaves[i].space, value.offset.array, value.design.array
+            if not all(bool(base.contains(jax.numpy.asarray(f + each))) for each in [0 * f, *np.moveaxis(d, -1, 0)]):
+                raise ValueError(f"restrict: {name} must be {base.description}, and this affine map is not")
             self.affine[i] = value
             return
         mask = None
@@ -171,7 +148,7 @@ class _Reader:
             raise ValueError(f"restrict: what is tied must have one shape; got {listed}")
         (i, first, _), *others = found
         for j, numbers, _ in others:
-            if _bare(self.leaves[i].space) != _bare(self.leaves[j].space):
+            if bare(self.leaves[i].space) != bare(self.leaves[j].space):
                 kinds = f"{self.leaves[i].space.description} and {self.leaves[j].space.description}"
                 raise ValueError(f"restrict: what is tied must be of one kind; {' = '.join(references)} are {kinds}")
             for a, b in zip(first.ravel().tolist(), numbers.ravel().tolist(), strict=True):
@@ -215,7 +192,7 @@ class _Reader:
         return f"{self.names[i]}[{where}]" if where else self.names[i]
 
     def resolve(self) -> Restriction:
-        self._held_before()
+        self._before()
         common: dict[tuple[int, int], float] = {}
         for element, value in self.values.items():
             root = self._root(element)
@@ -239,17 +216,24 @@ class _Reader:
                 )
         return Restriction(self.leaves, self.shapes, held, group, self.affine)
 
-    def _held_before(self) -> None:
-        """What the model itself holds already, of the leaves that are touched."""
+    def _before(self) -> None:
+        """What restricts the leaves already that are touched."""
         for i, leaf in enumerate(self.leaves):
-            if self.shapes[i] is not None and isinstance(leaf.space, Held):
-                mask, value = leaf.space.mask.array, leaf.space.value.array
+            space, shape = leaf.space, self.shapes[i]
+            if shape is None:
+                continue
+            if isinstance(space, Linked | Affine):
+                raise ValueError(f"restrict: {leaf.name} is restricted already; say all of it in one call of restrict")
+            if isinstance(space, Tied):
+                numbers = np.arange(math.prod(shape)).reshape(space.leader.array.size, -1)
+                for point, leader in zip(numbers, space.leader.array.ravel().tolist(), strict=True):
+                    for a, b in zip(point.tolist(), numbers[leader].tolist(), strict=True):
+                        self._join((i, a), (i, b))
+                space = space.space
+            if isinstance(space, Held):
+                mask, value = space.mask.array, space.value.array
                 for number in np.flatnonzero(mask).tolist():
                     self._set((i, number), float(value.ravel()[number]))
-
-
-def _bare(space: Any) -> Any:
-    return space.space if isinstance(space, Held) else space
 
 
 def _parse(reference: str) -> tuple[str, tuple[Any, ...]]:
@@ -276,106 +260,6 @@ def _index(part: str) -> Any:
     return slice(*(int(end) if end.strip() else None for end in part.split(":")))
 
 
-def _space(found: Restriction, i: int) -> Any:
-    """The restricted space of a leaf."""
-    leaf, shape = found.leaves[i], found.shapes[i]
-    if shape is None:
-        return leaf.space
-    if i in found.affine:
-        return found.affine[i]
-    held = np.isfinite(found.held[i])
-    space = _bare(leaf.space)
-    restricted: Any = answers.hold(space, held, np.where(held, found.held[i], 0)) if held.any() else space
-    if isinstance(restricted, Held):
-        held = restricted.mask.array  # rows of probabilities of which one entry is left are held whole
-    sizes = [0 if each is None else math.prod(each) for each in found.shapes]
-    first = sum(sizes[:i])
-    numbers = found.group[i]
-    points = shape[: len(shape) - answers.event_ndim(space)]
-    flat, fixed = numbers.reshape(math.prod(points), -1), held.reshape(math.prod(points), -1)
-    width = flat.shape[1]
-    own = first + np.arange(flat.size).reshape(flat.shape)
-    moved = (flat != own) & ~fixed
-    if not moved.any():
-        return restricted
-    lead = flat[:, :1] + np.arange(width)[None, :]
-    whole = (flat == lead) | fixed
-    if (
-        not whole.all()
-        or ((flat[:, 0] - first) % width != 0)[~fixed.all(axis=1) & _inside(flat[:, 0], first, own)].any()
-    ):
-        raise ValueError(
-            f"restrict: {leaf.name} is {space.description}; what is tied there must be whole "
-            f"{'rows' if answers.event_ndim(space) == 1 else 'matrices'}, entry by entry"
-        )
-    local = _inside(flat[:, 0], first, own)
-    constant = fixed.all(axis=1)
-    at = np.arange(len(flat))
-    leader = np.where(local & ~constant, (flat[:, 0] - first) // width, at)
-    away = ~local & ~constant
-    if away.any():
-        return _linked(found, i, np.broadcast_to(away[:, None], flat.shape).reshape(shape), sizes)
-    return Tied(restricted, Fixed.of(leader.reshape(points)))
-
-
-def _inside(numbers: np.ndarray, first: int, own: np.ndarray) -> np.ndarray:
-    return (numbers >= first) & (numbers < first + own.size)
-
-
-def _linked(found: Restriction, i: int, mask: np.ndarray, sizes: list[int]) -> Any:
-    """The space of a leaf of which elements follow those of another leaf; the others may not be tied among them."""
-    ends = np.cumsum(sizes)
-    source = found.group[i]
-    leaf = np.searchsorted(ends, source, side="right")
-    starts = ends - np.array(sizes)
-    rest = ~mask & (found.group[i] != starts[i] + np.arange(mask.size).reshape(mask.shape))
-    held = np.isfinite(found.held[i])
-    if (rest & ~held).any():
-        raise ValueError(
-            f"restrict: some of {found.leaves[i].name} are tied among themselves and others to another array: tie all "
-            "of them to the other array, or name it first"
-        )
-    space = _bare(found.leaves[i].space)
-    harmless = _harmless(space, mask.shape)
-    value = np.where(mask, harmless, np.where(held, found.held[i], 0))
-    inner = answers.hold(space, mask | held, value)
-    return Linked(inner, Fixed.of(mask), Fixed.of(leaf - i), Fixed.of(source - starts[leaf]))
-
-
-def _harmless(space: Space, shape: Shape) -> np.ndarray:
-    """A point of the space: where all coordinates are 0."""
-    zeros = jax.numpy.zeros(answers.coordinates_shape(space, shape))
-    return np.asarray(space.forward(zeros), np.float64)
-
-
-def symmetric(found: Restriction, declared: list[Param]) -> bool:
-    """Whether the restriction says the same of classes in any order."""
-    touched = [i for i, shape in enumerate(found.shapes) if shape is not None]
-    k = {found.shapes[i][p] for i in touched for p, axis in enumerate(declared[i].axes) if axis == "K"}  # pyright: ignore
-    if not k:
-        return True
-    swaps = [np.r_[:j, j + 1, j, j + 2 : max(k)] for j in range(max(k) - 1)]
-    return all(_same_under(order, found, declared, touched) for order in swaps)
-
-
-def _same_under(order: np.ndarray, found: Restriction, declared: list[Param], touched: list[int]) -> bool:
-    def turned(i: int, array: np.ndarray) -> np.ndarray:
-        for place, axis in enumerate(declared[i].axes):
-            array = np.take(array, order, axis=place) if axis == "K" else array
-        return array
-
-    for i in touched:
-        if not np.array_equal(found.held[i], turned(i, found.held[i]), equal_nan=True):
-            return False
-        if i in found.affine:
-            offset, design = found.affine[i].offset.array, found.affine[i].design.array
-            d = design.reshape(-1, design.shape[-1])
-            stay = np.eye(len(d)) - d @ np.linalg.pinv(d)
-            moved = turned(i, design).reshape(d.shape)
-            shift = (turned(i, offset) - offset).ravel()
-            if not (np.allclose(stay @ moved, 0) and np.allclose(stay @ shift, 0)):
-                return False
-    old = np.concatenate([found.group[i].ravel() for i in touched])
-    new = np.concatenate([turned(i, found.group[i]).ravel() for i in touched])
-    pairs = len(set(zip(old.tolist(), new.tolist(), strict=True)))
-    return pairs == len(set(old.tolist())) == len(set(new.tolist()))
+def bare(space: Any) -> Any:
+    """The space without what restricts it."""
+    return bare(space.space) if isinstance(space, Held | Tied | Linked) else space
