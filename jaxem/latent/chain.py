@@ -132,6 +132,19 @@ def _to_steps(A: Array, t: int) -> Array:
     return jnp.pad(jnp.swapaxes(A, 0, 1), ((0, t - A.shape[1]), (0, 0), (0, 0), (0, 0)), constant_values=1)
 
 
+def walk(keys: Array, first: Array, A: Array) -> Array:
+    """The states after each move, (N, M), drawn from ``first (N,)`` on; A is (K, K) or (N, M, K, K), ``keys (M,)``."""
+    log_A = jnp.log(A)
+
+    def step(state: Array, now: tuple[Array, Array | None]) -> tuple[Array, Array]:
+        key, own = now
+        state = jax.random.categorical(key, log_A[state] if own is None else own[jnp.arange(state.shape[0]), state])
+        return state, state
+
+    own = None if A.ndim == 2 else jnp.swapaxes(log_A, 0, 1)
+    return jax.lax.scan(step, first, (keys, own))[1].T
+
+
 def _rows(pi: Array) -> Array:
     """pi as (1, K) or (N, K)."""
     return pi if pi.ndim == 2 else pi[None]

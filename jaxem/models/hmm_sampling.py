@@ -8,13 +8,14 @@ from jax import Array
 
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.conversion import as_params, check_shapes
-from jaxem.core.data import Data, split_weights, values_of, with_values
+from jaxem.core.conversion import admit, as_params, check_shapes
+from jaxem.core.data import Data, plain, split_weights, values_of, with_values
 from jaxem.core.dataset import as_data
 from jaxem.families import observed
 from jaxem.families import protocol as families
+from jaxem.latent import chain
 from jaxem.models.observations import real
-from jaxem.models.sequences import frames_of, shape, unpack
+from jaxem.models.sequences import frames_of, is_sequence, shape, unpack
 
 
 class Sampling:
@@ -34,7 +35,7 @@ class Sampling:
 
         Raises:
             ValueError: ``key`` is not a random key, ``n`` or ``length`` is not a whole number or is too small, or the
-                parameters do not fit the model.
+                parameters do not fit the model, or draws depend on covariates.
         """
         return self.sample_joint(key, params, n, length)[1]
 
@@ -58,40 +59,92 @@ class Sampling:
         self.check_shapes(params, None)
         n, length = whole_number("HMM.sample: n", n, 0), whole_number("HMM.sample: length", length, 1)
         first_key, path_key, x_key = jax.random.split(key, 3)
-        first = jax.random.categorical(first_key, jnp.log(params.initial), shape=(n,))
-        log_A = jnp.log(params.transition)
+        if "given" in self.takes:
+            raise ValueError("HMM.sample: draws depend on covariates; use sample_like(key, params, data)")
+        c = self.prepare(params, None)
+        first = jax.random.categorical(first_key, jnp.log(self.initial.probability(c.initial)), shape=(n,))
+        rest = chain.walk(jax.random.split(path_key, length)[1:], first, self.moves.probability(c.transition))
+        states = jnp.concatenate([first[:, None], rest], axis=1)
+        return states, self.observations_of(x_key, params, states, None)
 
-        def step(state: Array, key: Array) -> tuple[Array, Array]:
-            state = jax.random.categorical(key, log_A[state])
-            return state, state
-
-        _, rest = jax.lax.scan(step, first, jax.random.split(path_key, length)[1:])
-        states = jnp.concatenate([first[None], rest]).T
-        x = self.family.sample(x_key, params.emissions, states.reshape(-1))
-        return states, jax.tree.map(lambda leaf: leaf.reshape(n, length, *leaf.shape[1:]), x)
+    def observations_of(self: Any, key: Array, params: Any, states: Array, x: Data | None) -> Any:
+        """One observation drawn for each of the states (N, T), by the covariates of ``x`` where the family has some."""
+        labels = states.reshape(-1)
+        if "given" in families.takes(self.family):
+            found = values_of(self.family.sample_like(key, params.emissions, labels, frames_of(plain(x))))
+        else:
+            found = self.family.sample(key, params.emissions, labels)
+        return jax.tree.map(lambda leaf: leaf.reshape(*states.shape, *leaf.shape[1:]), found)
 
     def sample_like(self: Any, key: Array, params: Any, data: Data) -> Data:
-        """As many sequences as ``data`` hold, drawn from the model, with the same lengths and missing cells.
+        """As many sequences as ``data`` hold, drawn from the model; lengths, covariates and missing cells stay as they are.
 
         Arguments:
             key: a random key.
             params: parameters of the model, or a ``Fit``.
-            data: N sequences, of which only the shape, the lengths and the missing cells are used.
+            data: N sequences, of which only the shape, the covariates, the lengths and the missing cells are used.
 
         Returns:
-            Observations (N, T, ...), or a ``Dataset`` where ``data`` have lengths or missing cells. Weights are left
-            out.
+            Observations (N, T, ...), or a ``Dataset`` where ``data`` have covariates, lengths or missing cells. Weights
+            are left out.
 
         Raises:
             ValueError: as for ``sample``, or the data do not fit the model.
         """
         data = as_data(data)
         check_shapes(self, None, data)
-        return with_values(split_weights(data)[0], self.sample(key, params, *shape(data)))
+        x = split_weights(data)[0]
+        if "given" not in self.takes:
+            return with_values(x, self.sample(key, params, *shape(data)))
+        steps, params = unpack(x)[0], as_params(self, params)
+        first_key, path_key, x_key = jax.random.split(key, 3)
+        c = self.prepare(params, None)
+        pi, A = self.pi_A(c, steps)
+        first = jax.random.categorical(first_key, jnp.log(pi), shape=shape(data)[:1])
+        rest = chain.walk(jax.random.split(path_key, shape(data)[1])[1:], first, A)
+        states = jnp.concatenate([first[:, None], rest], axis=1)
+        return with_values(x, self.observations_of(x_key, params, states, steps))
+
+    def sample_paths(self: Any, key: Array, params: Any, data: Data, n: int = 1) -> Array:
+        """State paths drawn from p(z | x), the whole path of each sequence at once.
+
+        Arguments:
+            key: a random key.
+            params: parameters of the model, or a ``Fit``.
+            data: N sequences. Weights are ignored.
+            n: the number of paths of each sequence, at least 1 (default 1).
+
+        Returns:
+            States (n, N, T), whole numbers from 0 to K - 1; -1 after the end of a sequence, and at every step of a
+            sequence that contains NaN or is impossible under ``params``.
+
+        Raises:
+            ValueError: ``key`` is not a random key, ``n`` is not a whole number of at least 1, or parameters, data and
+                model do not fit each other.
+
+        Source: Carter & Kohn (1994).
+        """
+        prng_key("HMM.sample_paths", key)
+        keys = jax.random.split(key, whole_number("HMM.sample_paths: n", n, 1))
+        params, data = admit(self, params, data)
+        return _paths(self, params, split_weights(data)[0], keys)
 
     def impute(self: Any, params: Any, data: Data, key: Array | None = None) -> Any:
         """The values with missing cells replaced; see ``jaxem.impute``. Draws follow a path drawn for each sequence."""
         return _impute(self, params, split_weights(data)[0], key)
+
+
+@program
+def _paths(model: Any, params: Any, sequences: Data, keys: Array) -> Array:
+    x, lengths = unpack(sequences)
+    known = is_sequence(lengths, x)
+
+    def one(key: Array) -> Array:
+        q = model.sample_posterior(key, params, sequences)
+        inside = chain.within(lengths, shape(x)[1]) & (known & jnp.isfinite(q.log_normalizer))[:, None]
+        return jnp.where(inside, q.smoothed.argmax(axis=-1).astype(jnp.int32), -1)
+
+    return jax.lax.map(one, keys)
 
 
 @program
