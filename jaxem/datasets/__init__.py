@@ -159,3 +159,18 @@ def nile() -> tuple[np.ndarray, np.ndarray]:
     """
     years, flow = _table("nile.csv").T
     return years.astype(int), flow
+
+
+def speed() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Three series of answers in a task where a person trades speed for accuracy.
+
+    Returns:
+        For each series the logarithm of the response time (in log milliseconds), and whether the answer was right, 1 or
+        0. The series have 168, 134 and 137 trials.
+
+    Source: Dutilh, Wagenmakers, Visser & van der Maas (2011), as ``speed`` in R's depmixS4 (Visser & Speekenbrink
+    2010).
+    """
+    table = _table("speed.csv")
+    ends = np.flatnonzero(np.diff(table[:, 2])) + 1
+    return np.split(table[:, 0], ends), np.split(table[:, 1], ends)
