@@ -10,11 +10,11 @@ from jax import Array
 
 from jaxem.core import matrices
 
-_LONGEST = 4.0  # the largest change of the linear predictor, root mean square
+LONGEST = 4.0  # the largest change of the linear predictor, root mean square
 
 
 def step(
-    score: Array, information: Array, most: Array, n: Array, gram: Array | None = None, limit: float = _LONGEST
+    score: Array, information: Array, most: Array, n: Array, gram: Array | None = None, limit: Array | float = LONGEST
 ) -> Array:
     r"""The Newton step d of each class, with a ridge at the level of rounding error and no coefficient moved too far.
 
