@@ -140,7 +140,8 @@ class Softmax:
         j, k = np.triu_indices(d.shape[0], 1)
         between = d[j] - d[k]
         curvature = (between[:, :, None] * sums.pairs * between[:, None, :]).sum()
-        return (sums.score * d).sum() - 0.5 * curvature
+        unread = 0 * (sums.gram.sum() + sums.total)  # what is NaN there makes Q NaN too
+        return (sums.score * d).sum() - 0.5 * curvature + unread
 
     def start(self, sizes: Array, x: Data) -> SoftmaxParams:
         """No slopes; the intercepts give the classes their sizes."""
