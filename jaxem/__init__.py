@@ -32,6 +32,7 @@ from jaxem.core import Simplex as Simplex
 from jaxem.core import UnitInterval as UnitInterval
 from jaxem.core.data import Dataset as Dataset
 from jaxem.core.dataset import dataset as dataset
+from jaxem.core.lags import lagged as lagged
 from jaxem.core.shards import shard as shard
 from jaxem.fitting import Fit as Fit
 from jaxem.fitting import FitError as FitError

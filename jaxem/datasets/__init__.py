@@ -174,3 +174,16 @@ def speed() -> tuple[list[np.ndarray], list[np.ndarray]]:
     table = _table("speed.csv")
     ends = np.flatnonzero(np.diff(table[:, 2])) + 1
     return np.split(table[:, 0], ends), np.split(table[:, 1], ends)
+
+
+def patents() -> dict[str, np.ndarray]:
+    """Patents granted to 70 pharmaceutical and biomedical companies in 1976.
+
+    Returns:
+        The columns by name, each (70,): ``patents``, the number of patents; ``rds``, spending on research and
+        development as a share of sales; ``lgrd``, the logarithm of that spending in millions of dollars.
+
+    Source: Wang, Cockburn & Puterman (1998), as ``patent`` in R's flexmix (Gruen & Leisch 2008).
+    """
+    names = "patents", "rds", "lgrd"
+    return dict(zip(names, _table("patents.csv").T, strict=True))

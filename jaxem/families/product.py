@@ -193,6 +193,16 @@ class Product:
     def sample(self, key: Array, params: Parts, labels: Array) -> Parts:
         return self._each(lambda family, key, own: family.sample(key, own, labels), self._keys(key), params)
 
+    def sample_like(self, key: Array, params: Parts, labels: Array, x: Data) -> Data:
+        """Observations with the covariates and the missing cells of ``x``."""
+
+        def of(family: Any, key: Array, own: Any, part: Data) -> Any:
+            if hasattr(family, "sample_like"):
+                return values_of(family.sample_like(key, own, labels, part))
+            return family.sample(key, own, labels)
+
+        return with_values(x, self._each(of, self._keys(key), params, self._rows(x)))
+
     def _keys(self, key: Array) -> Parts:
         return dict(zip(self.parts, jax.random.split(key, len(self.parts)), strict=True))
 

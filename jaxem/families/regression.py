@@ -240,8 +240,8 @@ class Regression:
         y = self._response.point(rows.y.astype(z.dtype))
         y = y if rows.offset is None else y - rows.offset
         if self.intercept:
-            middle = z[:, 1:] - z[:, 1:].mean(axis=0)
-            spread = jnp.sqrt((middle**2).mean(axis=0))
+            middle = z[:, 1:] - z[:, 1:].mean(axis=0, keepdims=True)
+            spread = jnp.sqrt((middle**2).mean(axis=0, keepdims=True))
             z = jnp.concatenate([z[:, :1], middle / jnp.where(spread > 0, spread, 1)], axis=1)
         columns = Split(z, None)
         d, _ = regression_squares.least_squares(
@@ -312,8 +312,9 @@ class Regression:
             return None
         names = ["the intercept"] * self.intercept + [f"covariate {j}" for j in range(z.shape[1])]
         return (
-            f"the coefficients cannot be told apart, for {names[int(bad[0])]} is a sum of multiples of the columns before "
-            f"it, to the precision of {dtype}: drop it, or subtract its mean where that is large beside its spread"
+            f"the coefficients cannot be told apart, for {names[int(bad[0])]} is a sum of multiples of the columns "
+            f"before it, to the precision of {dtype}: drop it, or subtract its mean where that is large beside its "
+            "spread"
         )
 
 
@@ -326,7 +327,7 @@ class _Shaped(NamedTuple):
 
 def _pivots(z: Array) -> Array:
     """The squared distance of each column, as a share of its square, to the span of those before it, (P,)."""
-    size = jnp.sqrt((z**2).sum(axis=0))
+    size = jnp.sqrt((z**2).sum(axis=0, keepdims=True))
     unit = z / jnp.where(size > 0, size, 1)
     return jnp.nan_to_num(jnp.diagonal(matrices.cholesky(matrices.product(unit.T, unit)))) ** 2
 
