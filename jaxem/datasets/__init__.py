@@ -97,19 +97,6 @@ def rgnp() -> np.ndarray:
     return _table("rgnp.csv").reshape(-1)
 
 
-def patent() -> dict[str, np.ndarray]:
-    """Patents and spending on research and development (R&D) of 70 pharmaceutical and biomedical companies in 1976.
-
-    Returns:
-        The columns by name, each (70,): ``patents``, their number; ``rds``, R&D divided by sales; ``lgrd``, the
-        logarithm of R&D in millions of dollars.
-
-    Source: Wang, Cockburn & Puterman (1998), as ``patent`` in R's flexmix.
-    """
-    patents, rds, lgrd = _table("patent.csv").T
-    return {"patents": patents, "rds": rds, "lgrd": lgrd}
-
-
 def iris() -> tuple[np.ndarray, np.ndarray]:
     """Measurements of 150 irises of three species.
 
