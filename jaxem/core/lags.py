@@ -11,8 +11,8 @@ from jaxem.core.checks import whole_number
 def lagged(series: Any, order: int) -> tuple[Any, Any]:
     """The values of series from step ``order`` on, and the ``order`` values before each.
 
-    ``jaxem.dataset(*jaxem.lagged(x, 2))`` has the data of an autoregression of order 2: a ``Regression`` in an ``HMM``
-    is then a Markov-switching autoregression, given the first two values.
+    ``y, before = jaxem.lagged(x, 2)`` and ``jaxem.dataset(y, given=before)`` are the data of an autoregression of order
+    2, given the first two values; a ``Regression`` in an ``HMM`` is then a Markov-switching autoregression.
 
     Arguments:
         series: one series (T,), N of them (N, T), or a list of N arrays (T_n,).
