@@ -23,6 +23,7 @@ from jaxem.families import (
     NormalInverseWishart,
     Poisson,
     Product,
+    Regression,
     StudentT,
     Weibull,
     ZeroInflated,
@@ -197,6 +198,26 @@ def graded_items(dtype):
     return _case(ItemResponse("graded", (3, 2, 3), points=15), data, dtype)
 
 
+def poisson_regression(dtype):
+    """Coefficients that a Newton step improves, of one column shared by the classes; weights and missing values."""
+    rng = np.random.default_rng(10)
+    u, up = rng.normal(size=(70, 2)), rng.random(70) < 0.5
+    y = rng.poisson(np.exp(np.where(up, 0.5 + u[:, 0], 2.0 - 0.5 * u[:, 0]) + 0.3 * u[:, 1])).astype(float)
+    y = np.where(rng.random(70) < 0.1, np.nan, y)
+    weights = rng.integers(0, 3, 70).astype(float)
+    data = jaxem.dataset(_cast(y, dtype), given=_cast(u, dtype), weights=weights, missing="nan")
+    return _case(Mixture(Regression(Poisson(), tied=1), 2), data, dtype)
+
+
+def switching_regression(dtype):
+    """A chain of normal regressions, in closed form; covariates far from zero."""
+    data = _sequences(dtype)
+    rng = np.random.default_rng(11)
+    u = rng.normal(size=(6, 12, 1)) + 10.0
+    data = dataclasses.replace(data, values=data.values + np.where(data.values > 1.5, 1.0, -1.0) * u[..., 0], given=u)
+    return _case(HMM(Regression(Normal()), 2), data, dtype)
+
+
 class Coins(NamedTuple):
     choice: Any
     first: Any
@@ -253,6 +274,8 @@ CASES = {
     "experts": experts,
     "graded items": graded_items,
     "priors and floors": priors_and_floors,
+    "poisson regression": poisson_regression,
+    "switching regression": switching_regression,
 }
 
 
