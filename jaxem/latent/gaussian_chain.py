@@ -52,61 +52,71 @@ class States(NamedTuple):
     at: Any = None  # the parameters at which the E-step was taken
 
 
-class _Posterior(NamedTuple):
-    """The posterior before the means: what does not depend on the data."""
+class Moves(NamedTuple):
+    """What does not depend on the data of the moves of the posterior."""
 
-    information: Array  # (n, T, k, k), J
-    moves: Array  # (n, T - 1, k, k), F
-    noise: Array  # (n, T - 1, k, r), a root of G
-    inward: Array  # (n, T - 1, r, r), (I + L' J L)^-1/2
-    first_noise: Array  # (n, k, k), a root of the covariance of the first state
-    first_inward: Array | None  # (n, k, k)
-    volumes: Array  # (n, T), relative to the noise of the prior
+    F: Array  # (..., k, k)
+    noise: Array  # (..., k, r), H, a root of G
+    inward: Array  # (..., r, r), E = (I + L'JL)^-1/2, so that H = L E
+    volume: Array  # (...), log|E|
 
 
-def information(d: Dynamics, W: Array, t: int, side_by_side: bool) -> Array:
-    """Roots Y_t of the information in what is seen from each step on, (n, T, k, k).
+class Information(NamedTuple):
+    """The information in what is seen from each step on, and the moves that follow from it."""
 
-    ``W (p, k)`` where every step of every sequence is seen alike, else (N, T, p, k).
-    """
-    if W.ndim == 2 and not side_by_side:
-        return roots.constant(d.A, d.L, W, t)[None]
+    roots: Array  # (n, T, k, k), Y
+    moves: Moves  # (n, T - 1, ...)
+
+
+def information(d: Dynamics, W: Array, t: int, side_by_side: bool) -> Information:
+    """The information at each step; ``W (p, k)`` where all steps of all sequences are seen alike, else (N, T, p, k)."""
+    if not side_by_side:
+        if W.ndim > 2:
+            return Information(*roots.following(lambda Y, w: _step(d, Y, w), W))
+        last = roots.compress(W)
+        found = roots.settling(lambda Y: _step(d, Y, last), last, t)
+        return Information(*jax.tree.map(lambda leaf: leaf[None], found))
     if W.ndim == 2:
         W = jnp.broadcast_to(W[None, None], (1, t, *W.shape))
-    return roots.parallel(d.A, d.L, W) if side_by_side else roots.sequential(d.A, d.L, W)
+    Y = roots.parallel(d.A, d.L, W)
+    return Information(Y, _move(d, Y[:, 1:])[0])
+
+
+def _step(d: Dynamics, Y: Array, W: Array) -> tuple[Array, Moves]:
+    r"""A root of the information one step before, and the move between. With U = (I + L'JL)^-1 L'J A,
+
+    .. math:: J_t = W'W + A' (J_{t+1}^{-1} + L L')^{-1} A = W'W + F' J_{t+1} F + U'U
+    """
+    move, U = _move(d, Y)
+    return roots.compress(roots.joined(times(Y, move.F), U, W)), move
 
 
 def _within(noise: Array, root: Array) -> tuple[Array, Array, Array, Array]:
     """A root H of G = L (I + L'JL)^-1 L', the factor E with H = L E, log|E|, and E'L'Y', from L and Y."""
-    seen = times(root, noise)  # Y L
+    seen, r = times(root, noise), noise.shape[-1]  # Y L
     upper = roots.one_more(seen)
-    eye = jnp.broadcast_to(roots.lifted(jnp.eye(noise.shape[-1], dtype=noise.dtype), upper.ndim), upper.shape)
-    inward = turned(roots.divide(upper, eye))
-    log_volume = -jnp.log(jnp.diagonal(upper, axis1=-2, axis2=-1)).sum(axis=-1)
-    return times(noise, inward), inward, log_volume, roots.divide(upper, turned(seen))
+    eye = jnp.broadcast_to(roots.lifted(jnp.eye(r, dtype=noise.dtype), upper.ndim), upper.shape)
+    divided = roots.divide(upper, jnp.concatenate([eye, turned(seen)], axis=-1))
+    inward, inner = turned(divided[..., :r]), divided[..., r:]
+    volume = -jnp.log(jnp.diagonal(upper, axis1=-2, axis2=-1)).sum(axis=-1)
+    return times(noise, inward), inward, volume, inner
 
 
-def _prepare(d: Dynamics, Y: Array) -> _Posterior:
-    H, E, volumes, inner = _within(d.L, Y[:, 1:])
-    F = roots.lifted(d.A, 4) - times(H, times(inner, times(Y[:, 1:], d.A)))
-    if d.S is None:
-        eye = jnp.broadcast_to(jnp.eye(Y.shape[-1], dtype=Y.dtype)[None], Y[:, 0].shape)
-        first, first_inward = turned(roots.divide(Y[:, 0], eye)), None
-        first_volume = -jnp.log(jnp.diagonal(Y[:, 0], axis1=-2, axis2=-1)).sum(axis=-1)
-    else:
-        first, first_inward, first_volume, _ = _within(d.S, Y[:, 0])
-    volumes = jnp.concatenate([first_volume[:, None], volumes], axis=1)
-    return _Posterior(times(turned(Y), Y), F, H, E, first, first_inward, volumes)
+def _move(d: Dynamics, Y: Array) -> tuple[Moves, Array]:
+    """The move to a step at which the information has the root Y, F = A - H (E'L'Y') Y A; and U = E (E'L'Y') Y A."""
+    H, E, volume, inner = _within(d.L, Y)
+    drawn = times(inner, times(Y, d.A))
+    return Moves(roots.lifted(d.A, Y.ndim) - times(H, drawn), H, E, volume), times(E, drawn)
 
 
 def infer(
-    d: Dynamics, Y: Array, W: Array, z: Array, b: Array | None, volumes: Array, inside: Array, side_by_side: bool
+    d: Dynamics, known: Information, W: Array, z: Array, b: Array | None, volumes: Array, inside: Array, side_by_side: bool
 ) -> States:
-    """The posterior, and the log of its normaliser without that of the density of z.
+    """The posterior.
 
     Arguments:
         d: the dynamics.
-        Y: the roots that ``information`` returns.
+        known: what ``information`` returns.
         W: (p, k) or (N, T, p, k).
         z: (N, T, p), zero where W is.
         b: (N, T, k), what drives the states; that of the first step is not used. None: nothing.
@@ -117,33 +127,35 @@ def infer(
     Returns:
         The posterior, whose ``log_normalizer`` lacks the logarithm of the density of the observations at its means.
     """
-    p = _prepare(d, Y)
+    Y, (F, H, E, moves_volume) = known
+    J = times(turned(Y), Y)
     h = jnp.matmul(z, W) if W.ndim == 2 else apply(turned(W), z)
     driven = jnp.zeros_like(h[:, 1:]) if b is None else b[:, 1:]
-    pushed = 0 if b is None else apply(turned(p.moves), apply(p.information[:, 1:], driven))
-    gathered = _gathered(p, h, pushed, side_by_side)  # eta
-    first_score = gathered[:, 0] - apply(p.information[:, 0], d.m)
-    first_shock = apply(turned(p.first_noise), first_score)
-    first = d.m[None] + apply(p.first_noise, first_shock)
-    drift = driven + apply(times(p.noise, turned(p.noise)), gathered[:, 1:] - apply(p.information[:, 1:], driven))
-    means = roots.path(p.moves, drift, first, False, side_by_side)
-    first_covariance = times(p.first_noise, turned(p.first_noise))
-    covariances = roots.spread(p.moves, p.noise, first_covariance, side_by_side)
-    score = gathered[:, 1:] - apply(p.information[:, 1:], apply(d.A, means[:, :-1]) + driven)
-    shocks = apply(p.inward, apply(turned(p.noise), score))  # E[e | z]
-    log_normalizer = p.volumes.sum(axis=1) - 0.5 * (shocks**2).sum(axis=(1, 2))
-    if p.first_inward is None:
-        log_normalizer = log_normalizer + 0.5 * d.m.size * _LOG_2_PI
-        volumes = volumes.at[0].set(0)
+    against = 0 if b is None else apply(J[:, 1:], driven)
+    # eta_T = h_T and eta_t = h_t + F_t' (eta_{t+1} - J_{t+1} b_{t+1})
+    gathered = h[:, :-1] if b is None else h[:, :-1] - apply(turned(F), against)
+    eta = roots.path(turned(F), gathered, h[:, -1], True, side_by_side)
+    if d.S is None:
+        eye = jnp.broadcast_to(jnp.eye(Y.shape[-1], dtype=Y.dtype)[None], Y[:, 0].shape)
+        first_root, first_inward = turned(roots.divide(Y[:, 0], eye)), None
+        first_volume = -jnp.log(jnp.diagonal(Y[:, 0], axis1=-2, axis2=-1)).sum(axis=-1)
     else:
-        log_normalizer = log_normalizer - 0.5 * (apply(p.first_inward, first_shock) ** 2).sum(axis=1)
+        first_root, first_inward, first_volume, _ = _within(d.S, Y[:, 0])
+    first_shock = apply(turned(first_root), eta[:, 0] - apply(J[:, 0], d.m))
+    first = d.m[None] + apply(first_root, first_shock)
+    drift = driven + apply(H, apply(turned(H), eta[:, 1:] - against))
+    means = roots.path(F, drift, first, False, side_by_side)
+    covariances = roots.spread(F, H, times(first_root, turned(first_root)), side_by_side)
+    score = eta[:, 1:] - apply(J[:, 1:], apply(d.A, means[:, :-1]) + driven)
+    shocks = apply(E, apply(turned(H), score))  # E[e | z]
+    found = jnp.concatenate([first_volume[:, None], moves_volume], axis=1)
+    log_normalizer = found.sum(axis=1) - 0.5 * (shocks**2).sum(axis=(1, 2))
+    if first_inward is None:
+        log_normalizer = log_normalizer + 0.5 * d.m.size * _LOG_2_PI
+    else:
+        log_normalizer = log_normalizer - 0.5 * (apply(first_inward, first_shock) ** 2).sum(axis=1)
     of_prior = jnp.where(jnp.arange(Y.shape[1]) == 0, volumes[0], volumes[1])[None]
-    return States(means, covariances, p.moves, p.noise, p.volumes + of_prior, inside, log_normalizer)
-
-
-def _gathered(p: _Posterior, h: Array, pushed: Array | int, side_by_side: bool) -> Array:
-    """eta_T = h_T and eta_t = h_t + F_t' (eta_{t+1} - J_{t+1} b_{t+1}), (N, T, k)."""
-    return roots.path(turned(p.moves), h[:, :-1] - pushed, h[:, -1], True, side_by_side)
+    return States(means, covariances, F, H, found + of_prior, inside, log_normalizer)
 
 
 def tempered(q: States, inverse_temperature: Array | float, dimensions: Array) -> States:

@@ -1,16 +1,13 @@
 r"""Square roots of information, and the Riccati recursion in terms of them.
 
 Information J about a state is kept as rows Y with J = Y'Y, so that it cannot lose its sign: in any precision Y'Y is
-positive semidefinite. Two operations are all that the recursion needs. ``compress`` turns many rows into k rows, by
-orthogonalisation, which never squares them. ``soften`` passes information through noise,
-
-.. math:: (J^{-1} + L L')^{-1} = Y' (I + Y L L' Y')^{-1} Y,
-
-which inverts neither J nor L L', so that both may be singular.
+positive semidefinite. ``compress`` turns many rows into k rows, by orthogonalisation, which never squares them.
 
 Source: Kailath, Sayed & Hassibi (2000), chapter 12; Yaghoobi, Corenflos, Hassan & Särkkä (2025) for the parallel form.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +32,8 @@ def times(a: Array, b: Array) -> Array:
     ndim = max(a.ndim, b.ndim)
     a, b = lifted(a, ndim), lifted(b, ndim)
     if max(*a.shape[-2:], b.shape[-1]) <= _FEW:
-        return (a[..., :, :, None] * b[..., None, :, :]).sum(axis=-2)
+        terms = (a[..., :, j, None] * b[..., None, j, :] for j in range(a.shape[-1]))
+        return functools.reduce(jnp.add, terms)
     return jnp.matmul(a, b, precision="highest")
 
 
@@ -80,7 +78,7 @@ def one_more(rows: Array) -> Array:
 
 
 def soften(root: Array, noise: Array) -> Array:
-    """Rows of a root of (J^-1 + L L')^-1, from those of J, (..., k, k), and L (..., k, r)."""
+    """Rows of a root of (J^-1 + L L')^-1 = Y' (I + Y L L' Y')^-1 Y, from Y (..., k, k) and L (..., k, r)."""
     return divide(one_more(turned(times(root, noise))), root)
 
 
@@ -91,44 +89,50 @@ def joined(*rows: Array) -> Array:
     return jnp.concatenate([whole(part) for part in rows], axis=-2)
 
 
-def constant(A: Array, L: Array, W: Array, t: int) -> Array:
-    r"""The information about the state at each step in the observations from there on, (t, k, k), where each step
-    brings the rows ``W (p, k)``.
+def settling(step: Callable[[Array], tuple[Array, Any]], last: Array, t: int) -> tuple[Array, Any]:
+    """The values x_T = last, x_{t-1} = step(x_t), (T, ...), and what else the steps return, (T - 1, ...).
 
-    .. math:: J_t = W'W + A' (J_{t+1}^{-1} + L L')^{-1} A, \qquad J_T = W'W
-
-    The recursion does not depend on the data. It has ended where two steps give the same numbers, bit by bit, or where
-    they alternate between two neighbouring ones: all steps before are then known.
+    The recursion of the information does not depend on the data. It has ended where two steps give the same numbers,
+    bit by bit, or where they alternate between two neighbouring ones: all steps before are then known.
     """
-    last = compress(W)
 
     def moving(state: Any) -> Array:
         i, _, _, settled, _ = state
-        return (i < t) & ~settled
+        return (i < t - 1) & ~settled
 
-    def step(state: Any) -> Any:
-        i, now, after, _, path = state
-        before = compress(joined(times(soften(now, L), A), W))
-        settled = (before == now).all() | (before == after).all()
-        return i + 1, before, now, settled, jax.lax.dynamic_update_index_in_dim(path, before, i, 0)
+    def move(state: Any) -> Any:
+        i, now, after, _, found = state
+        new, more = step(now)
+        put = lambda path, value: jax.lax.dynamic_update_index_in_dim(path, value, t - 2 - i, 0)
+        settled = (new == now).all() | (new == after).all()
+        return i + 1, new, now, settled, jax.tree.map(put, found, (new, more))
 
-    path = jnp.broadcast_to(last[None], (t, *last.shape))
-    start = (jnp.asarray(1), last, jnp.full_like(last, jnp.nan), jnp.asarray(False), path)
-    i, now, _, _, path = jax.lax.while_loop(moving, step, start)
-    return jnp.where((jnp.arange(t) < i)[:, None, None], path, now[None])[::-1]
+    shapes = jax.eval_shape(step, last)
+    empty = jax.tree.map(lambda leaf: jnp.zeros((t - 1, *leaf.shape), leaf.dtype), shapes)
+    start = (jnp.asarray(0), last, jnp.full_like(last, jnp.nan), jnp.asarray(False), empty)
+    i, _, _, _, found = jax.lax.while_loop(moving, move, start)
+
+    def filled(path: Array) -> Array:
+        known = jnp.arange(t - 1) > t - 2 - i
+        final = jax.lax.dynamic_index_in_dim(path, t - 1 - i, 0)
+        return jnp.where(known.reshape(-1, *(1,) * (path.ndim - 1)), path, final)
+
+    path, more = jax.tree.map(filled, found)
+    return jnp.concatenate([path, last[None]]), more
 
 
-def sequential(A: Array, L: Array, W: Array) -> Array:
-    """The same for rows ``W (N, T, p, k)`` of each step of each sequence, (N, T, k, k), by a loop over the steps."""
-
-    def step(after: Array, w: Array) -> tuple[Array, Array]:
-        now = compress(joined(times(soften(after, L), A), w))
-        return now, now
-
+def following(step: Callable[[Array, Array], tuple[Array, Any]], W: Array) -> tuple[Array, Any]:
+    """The same for steps that differ: x_T = compress(W_T) and x_t = step(x_{t+1}, W_t), from ``W (N, T, p, k)``."""
     rows = jnp.moveaxis(W, 1, 0)
     last = compress(rows[-1])
-    _, path = jax.lax.scan(step, last, rows[:-1], reverse=True)
-    return jnp.moveaxis(jnp.concatenate([path, last[None]]), 0, 1)
+
+    def one(after: Array, w: Array) -> tuple[Array, tuple[Array, Any]]:
+        now, more = step(after, w)
+        return now, (now, more)
+
+    _, (path, more) = jax.lax.scan(one, last, rows[:-1], reverse=True)
+    path = jnp.concatenate([path, last[None]])
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), (path, more))
 
 
 class _Stretch(NamedTuple):
@@ -151,7 +155,8 @@ def _follow(later: _Stretch, earlier: _Stretch) -> _Stretch:
 
 
 def parallel(A: Array, L: Array, W: Array) -> Array:
-    """The same as ``sequential`` in about 2 log2(T) rounds (Särkkä & García-Fernández 2021)."""
+    """Roots of the information at each step of each sequence, (N, T, k, k), from rows ``W (N, T, p, k)``, in about
+    2 log2(T) rounds (Särkkä & García-Fernández 2021)."""
     n, t, _, k = W.shape
     goes_on = (jnp.arange(t) < t - 1)[None, :, None, None]
     rows = jnp.concatenate([turned(L), jnp.zeros((k - L.shape[1], k), L.dtype)])

@@ -17,7 +17,7 @@ from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.rows import FromRows
 from jaxem.latent import gaussian_chain, gaussian_chain_filter
-from jaxem.latent.gaussian_chain import Dynamics, States
+from jaxem.latent.gaussian_chain import Dynamics, Information, States
 from jaxem.latent.gaussian_chain_roots import apply, compress, lifted, times, turned
 from jaxem.models import state_space_equations as equations
 from jaxem.models.observations import real
@@ -55,7 +55,7 @@ class Prepared(NamedTuple):
     at: StateSpaceParams
     dynamics: Dynamics
     whitened: Array  # (D, k), R^-1/2 C
-    roots: Array | None  # (1, T, k, k), the information at each step, where it is the same for all sequences
+    information: Information | None  # where it is the same for all sequences
 
 
 @register
@@ -169,7 +169,7 @@ class StateSpace(FromRows, Input, Prediction):
         if x is None or observed_of(x) is not None or lengths_of(x) is not None:
             return c
         t = values_of(x).shape[1]
-        return c._replace(roots=gaussian_chain.information(c.dynamics, _few(c.whitened), t, self._side_by_side(t)))
+        return c._replace(information=gaussian_chain.information(c.dynamics, c.whitened, t, self._side_by_side(t)))
 
     def _side_by_side(self, t: int) -> bool:
         return bool(jax.default_backend() != "cpu" and t >= 64 if self.parallel is None else self.parallel)
@@ -210,13 +210,13 @@ class StateSpace(FromRows, Input, Prediction):
         """The posterior of the states, by a pass from the end and one from the start."""
         z, W, b, cells = self._white(c, x)
         t = z.shape[1]
-        parallel, Y = self._side_by_side(t), c.roots
-        if Y is None:
+        parallel, known = self._side_by_side(t), c.information
+        if known is None:
             rows = W
             if W.shape[-2] > W.shape[-1] and observed_of(x) is None:  # all cells of a step are seen, or none
-                rows = jnp.where(self._whole(x)[:, :, None, None], lifted(_few(c.whitened), 4), 0)
-            Y = gaussian_chain.information(c.dynamics, rows, t, parallel)
-        q = gaussian_chain.infer(c.dynamics, Y, W, z, b, _volumes(c.at), self._whole(x), parallel)
+                rows = jnp.where(self._whole(x)[:, :, None, None], lifted(compress(c.whitened), 4), 0)
+            known = gaussian_chain.information(c.dynamics, rows, t, parallel)
+        q = gaussian_chain.infer(c.dynamics, known, W, z, b, _volumes(c.at), self._whole(x), parallel)
         e = z - (jnp.matmul(q.means, W.T) if W.ndim == 2 else apply(W, q.means))
         return q._replace(log_normalizer=q.log_normalizer + cells - 0.5 * _over_time((e**2).sum(axis=2)))
 
@@ -294,9 +294,9 @@ class StateSpace(FromRows, Input, Prediction):
         of_first = None if first is None else equations.tally(first, counts, None)
         inputs = None if self.output_inputs is None else u
         if observed_of(x) is None:
-            return StateSpaceSums(of_first, of_moves, equations.tally(outputs, steps, inputs))
+            return StateSpaceSums(of_first, of_moves, equations.tally(outputs, steps, inputs, c.at.loadings))
         cells = jnp.where(self._parts(c, x)[1], counts[:, None, None], 0)
-        return StateSpaceSums(of_first, of_moves, equations.tally_cells(outputs, cells, inputs))
+        return StateSpaceSums(of_first, of_moves, equations.tally_cells(outputs, cells, inputs, c.at.loadings))
 
     def _about_zero(self, x: Data, q: States) -> Prepared:
         """A context in which all coefficients are zero."""
@@ -415,11 +415,6 @@ def _whiten(noise: Array, rows: Array, along_last: bool = False) -> Array:
         return rows / (lifted(jnp.sqrt(noise), rows.ndim) if along_last else jnp.sqrt(noise)[:, None])
     lower = matrices.cholesky(noise)
     return jnp.matmul(rows, matrices.inverse(lower).T) if along_last else matrices.solve_lower(lower, rows)
-
-
-def _few(W: Array) -> Array:
-    """Rows with the same W'W, at most k of them."""
-    return compress(W) if W.shape[0] > W.shape[1] else W
 
 
 def _log_volume(noise: Array, d: int) -> Array:

@@ -37,30 +37,33 @@ class Moments(NamedTuple):
     zz: Array  # (n, ..., k, k), the covariance of z
 
 
-def tally(moments: Moments, weights: Array, inputs: Array | None) -> EquationSums:
-    """The sums, with ``weights (N, ...)`` of each step and ``inputs (N, ..., P)`` as further entries of z."""
+def tally(moments: Moments, weights: Array, inputs: Array | None, loadings: Array | None = None) -> EquationSums:
+    """The sums, with ``weights (N, ...)`` of each step and ``inputs (N, ..., P)`` as further entries of z.
+
+    ``loadings``: C, where e = y - C z with y known, so that the covariances follow from that of z.
+    """
     e, z, ee, ez, zz = _flat(moments, weights, inputs)
     w = weights.reshape(-1)
     times_w = z * w[:, None]
     sums = EquationSums(w.sum(), (e * w[:, None]).T @ e, e.T @ times_w, z.T @ times_w)
-    return _with_spread(sums, [_spread(weights, part) for part in (ee, ez, zz)])
+    spread = _spread(weights, zz)
+    if loadings is not None:
+        CV = loadings @ spread
+        return _with_spread(sums, CV @ loadings.T, -CV, spread)
+    return _with_spread(sums, _spread(weights, ee), _spread(weights, ez), spread)
 
 
-def tally_cells(moments: Moments, weights: Array, inputs: Array | None) -> EquationSums:
+def tally_cells(moments: Moments, weights: Array, inputs: Array | None, loadings: Array) -> EquationSums:
     """The sums of each row of the equation, with ``weights (N, T, d)`` of each cell."""
-    e, z, ee, ez, zz = _flat(moments, weights.any(axis=-1), inputs)
+    e, z, _, _, zz = _flat(moments, weights.any(axis=-1), inputs)
     w = weights.reshape(-1, weights.shape[-1])
-    m = z.shape[1]
+    m, k = z.shape[1], zz.shape[-1]
     squares = matrices.product(w.T, (z[:, :, None] * z[:, None, :]).reshape(-1, m * m)).reshape(-1, m, m)
     sums = EquationSums(w.sum(axis=0), (w * e**2).sum(axis=0), (w * e).T @ z, squares)
-    d = w.shape[1]
-    spread = [
-        (w * jnp.diagonal(jnp.broadcast_to(ee, (*weights.shape, d)), axis1=-2, axis2=-1).reshape(w.shape)).sum(axis=0),
-        (w[:, :, None] * jnp.broadcast_to(ez, (*weights.shape, ez.shape[-1])).reshape(*w.shape, -1)).sum(axis=0),
-        matrices.product(w.T, jnp.broadcast_to(zz, (*weights.shape[:-1], *zz.shape[-2:])).reshape(w.shape[0], -1)),
-    ]
-    spread[2] = spread[2].reshape(-1, *zz.shape[-2:])
-    return _with_spread(sums, spread)
+    each = jnp.broadcast_to(zz, (*weights.shape[:-1], k, k)).reshape(w.shape[0], -1)
+    spread = matrices.product(w.T, jnp.where((w != 0).any(axis=1)[:, None], each, 0)).reshape(-1, k, k)
+    CV = jnp.matmul(loadings[:, None, :], spread)[:, 0]
+    return _with_spread(sums, (CV * loadings).sum(axis=1), -CV, spread)
 
 
 def _flat(moments: Moments, weights: Array, inputs: Array | None) -> Moments:
@@ -78,11 +81,10 @@ def _spread(weights: Array, each: Array) -> Array:
     return (w.reshape(1, -1) @ jnp.where(counts, each.reshape(w.size, -1), 0)).reshape(each.shape[-2:])
 
 
-def _with_spread(sums: EquationSums, spread: list[Array]) -> EquationSums:
-    """The sums with the covariances added; inputs have none."""
-    k = spread[1].shape[-1]
-    ez, zz = sums.ez.at[..., :k].add(spread[1]), sums.zz.at[..., :k, :k].add(spread[2])
-    return EquationSums(sums.n, sums.ee + spread[0], ez, zz)
+def _with_spread(sums: EquationSums, ee: Array, ez: Array, zz: Array) -> EquationSums:
+    """The sums with those of the covariances added; inputs have none."""
+    k = zz.shape[-1]
+    return EquationSums(sums.n, sums.ee + ee, sums.ez.at[..., :k].add(ez), sums.zz.at[..., :k, :k].add(zz))
 
 
 def log_density(moments: Moments, covariance: Array) -> Array:
