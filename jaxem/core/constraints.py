@@ -153,8 +153,15 @@ def _settled(space: Space, leaf: Array, eps: float) -> Array:
 
 
 def contains(spaces: Spaces, params: Any) -> Any:
-    """For each leaf, whether it lies in its space."""
-    return each(lambda space, leaf: space.contains(leaf), spaces, params)
+    """For each leaf, whether it lies in its space, and equals the elements of other arrays that it follows."""
+
+    def own(space: Space, leaf: Array, followed: Array) -> Array:
+        inside = space.contains(leaf)
+        if not hasattr(space, "follow"):
+            return inside
+        return inside & (jnp.abs(leaf - followed) <= float(jnp.finfo(leaf.dtype).eps) ** 0.5 * jnp.abs(followed)).all()
+
+    return each(own, spaces, params, linked(spaces, params))
 
 
 def describe(spaces: Spaces, params: Any) -> list[str]:

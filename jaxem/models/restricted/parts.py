@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 from jaxem.core.contexts import Apart
 from jaxem.core.parameters import leaves
 from jaxem.families import Product
+from jaxem.gates.constant import Constant
+from jaxem.gates.stationary import Stationary
+from jaxem.gates.transitions import Kind
 from jaxem.models.hmm import HMM
 from jaxem.models.mixture import Mixture
 
@@ -24,16 +27,16 @@ def parts_of(model: Any) -> list[Part]:
     declared = model.declare()
     if isinstance(model, Mixture):
         gate = len(leaves(declared.weights))
-        constant = getattr(getattr(model, "gate", None), "homogeneous", True)
         read = lambda c, sums: (c.components, sums.components)
-        return [Part(tuple(range(gate)), constant), *_of_family(model.family, gate, read)]
+        return [Part(tuple(range(gate)), isinstance(model.gate, Constant)), *_of_family(model.family, gate, read)]
     if isinstance(model, HMM):
-        found, start = [], 0
-        for name in ("initial", "transition"):
-            n = len(leaves(getattr(declared, name)))
-            gate = getattr(model, name, None)
-            found.append(Part(tuple(range(start, start + n)), getattr(gate, "homogeneous", True)))
-            start += n
+        first = len(leaves(declared.initial))
+        start = first + len(leaves(declared.transition))
+        moves = isinstance(model.moves, Kind) and not isinstance(model.initial, Stationary)
+        found = [
+            Part(tuple(range(first)), isinstance(model.initial, Constant)),
+            Part(tuple(range(first, start)), moves),
+        ]
         read = lambda c, sums: (c.emissions.context if isinstance(c.emissions, Apart) else c.emissions, sums.emissions)
         return [*found, *_of_family(model.family, start, read)]
     return [Part(tuple(range(len(leaves(declared)))))]
