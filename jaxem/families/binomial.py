@@ -12,7 +12,7 @@ from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.spaces import UnitInterval
-from jaxem.families import conjugate
+from jaxem.families import binomial_between, conjugate
 from jaxem.families.conjugate import BetaPrior
 from jaxem.families.protocol import impossible
 from jaxem.families.stirling import deviance, of_count
@@ -59,6 +59,7 @@ class Binomial:
 
     event_ndim: ClassVar[int] = 0
     accurate: ClassVar[bool] = True
+    whole: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "trials", whole_number("Binomial: trials", self.trials, 1))
@@ -68,6 +69,11 @@ class Binomial:
     def support(self) -> str:
         """A description of valid observations."""
         return f"a whole number from 0 to {self.trials}"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The ends of the support."""
+        return 0.0, float(self.trials)
 
     def declare(self) -> BinomialParams:
         return BinomialParams(Param.of(UnitInterval(), "K", location=True))  # pyright: ignore[reportArgumentType]
@@ -121,3 +127,39 @@ class Binomial:
     def sample(self, key: Array, params: BinomialParams, labels: Array) -> Array:
         p = params.probabilities[labels]
         return jax.random.binomial(key, jnp.asarray(self.trials, p.dtype), p, dtype=p.dtype)
+
+    def _all(self, probabilities: Array) -> Array:
+        """The log-probabilities of all counts, (1 or N, K, T + 1), from probabilities (1 or N, K)."""
+        counts = jnp.arange(self.trials + 1, dtype=probabilities.dtype)
+        return jax.vmap(lambda p: self.log_density(BinomialParams(p), counts).T)(probabilities)
+
+    def log_interval(self, c: BinomialParams, low: Array, high: Array) -> Array:
+        among = binomial_between.inside(self.trials, low, high)
+        return binomial_between.log_interval(self._all(c.probabilities), among)
+
+    def between(self, c: BinomialParams, low: Array, high: Array) -> binomial_between.Moments:
+        logs = self._all(c.probabilities)
+        _, shares = binomial_between.log_sum(logs, binomial_between.inside(self.trials, low, high))
+        mean = (shares * jnp.arange(self.trials + 1, dtype=logs.dtype)).sum(axis=2)
+        saddle = jnp.where(shares > 0, shares * logs, 0).sum(axis=2) + self._deviance_by_rows(c, mean)
+        return binomial_between.Moments(mean, saddle)
+
+    def mean_between(self, c: BinomialParams, low: Array, high: Array) -> Array:
+        return self.between(c, low, high).mean
+
+    def _deviance_by_rows(self, c: BinomialParams, means: Array) -> Array:
+        p = jnp.broadcast_to(c.probabilities, means.shape)
+        of_row = lambda p, x: self._deviance(BinomialParams(p), x)
+        return jax.vmap(of_row)(p, jnp.clip(means, 0, self.trials))
+
+    def expected_log_density(self, c: BinomialParams, moments: binomial_between.Moments) -> Array:
+        return moments.saddle - self._deviance_by_rows(c, moments.mean)
+
+    def expected_statistics(self, c: Any, r: Array, moments: binomial_between.Moments) -> BinomialStatistics:
+        return BinomialStatistics(r.sum(axis=0), (r * moments.mean).sum(axis=0))
+
+    def sample_between(self, key: Array, params: BinomialParams, labels: Array, low: Array, high: Array) -> Array:
+        p = params.probabilities[labels]
+        ends = (jnp.broadcast_to(a, p.shape)[:, None].astype(p.dtype) for a in (low, high))
+        logs = jnp.where(binomial_between.inside(self.trials, *ends), self._all(p[:, None]), -jnp.inf)
+        return jax.random.categorical(key, logs[:, 0]).astype(p.dtype)

@@ -20,7 +20,7 @@ class Read(NamedTuple):
 
     low: Array  # (N,); the whole support where the interval is a point or impossible
     high: Array  # (N,)
-    point: Array  # (N,), the observation where it is exact, else some point of the interval
+    point: Array  # (N,), the observation where it is exact, else some point of the interval that the family supports
     exact: Array  # (N,), whether low = high
     possible: Array  # (N,)
     partly: Array  # (N,), whether the interval is neither a point, nor the whole support, nor impossible
@@ -93,7 +93,8 @@ class Censored(parts.SeenInPart):
         low, high = jnp.maximum(x[:, 0], bottom), jnp.minimum(x[:, 1], top)
         exact = x[:, 0] == x[:, 1]
         possible = self.supports(x)
-        point = jnp.where(jnp.isfinite(low), low, jnp.where(jnp.isfinite(high), high, 1))
+        middle = self.features(x)[:, 0]
+        point = jnp.where(exact & possible, low, jnp.where(jnp.isnan(middle), 1, middle))
         partly = possible & ~exact & ((low > bottom) | (high < top))
         return Read(jnp.where(partly, low, bottom), jnp.where(partly, high, top), point, exact, possible, partly)
 
@@ -131,14 +132,18 @@ class Censored(parts.SeenInPart):
     def statistics(self, c: Context | None, r: Array, hidden: Any, x: Array) -> Any:
         """The family's sums; at a start, with some point of each interval in place of x."""
         if c is None:
-            middle = self.features(x)[:, 0]
-            known = ~jnp.isnan(middle)
-            r = jnp.where(known[:, None], r, 0)
-            return self.family.statistics(None, r, (), jnp.where(known, middle, 1).astype(r.dtype))
+            r, middle = self.stand_in(r, x)
+            return self.family.statistics(None, r, (), middle)
         seen = self.read(x, r.dtype)
         exact = self.family.statistics(c, jnp.where(seen.exact[:, None], r, 0), (), seen.point)
         partly = jnp.where(seen.partly[:, None], r, 0)
         return jax.tree.map(jnp.add, exact, self.expected_statistics(parts.by_rows(c), partly, hidden.moments))
+
+    def stand_in(self, r: Array, x: Array) -> tuple[Array, Array]:
+        """The middles of the intervals in place of observations; no weight where nothing is known."""
+        middle = self.features(x)[:, 0]
+        known = ~jnp.isnan(middle)
+        return jnp.where(known[:, None], r, 0), jnp.where(known, middle, 1).astype(r.dtype)
 
     def features(self, x: Array) -> Array:
         """The middle of an interval, its finite end where there is one only, NaN where nothing is known."""

@@ -13,7 +13,7 @@ from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.spaces import Positive
-from jaxem.families import conjugate, quadrature, scales
+from jaxem.families import conjugate, parts, quadrature, scales
 from jaxem.families.conjugate import GammaPrior
 from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sum
@@ -115,13 +115,15 @@ class Exponential:
         log_p = log_width + jnp.log((weights * jnp.exp(logs)).sum(axis=2))
         # The value is a closed form; the derivative is that of the rule.
         width = jax.lax.stop_gradient((high - low) * c.rates)
-        closed = jnp.where(width < math.log(2), jnp.log(-jnp.expm1(-width)), jnp.log1p(-jnp.exp(-width)))
-        return (closed - low * c.rates) + (log_p - jax.lax.stop_gradient(log_p))
+        return (parts.log_below(width) - low * c.rates) + (log_p - jax.lax.stop_gradient(log_p))
 
     def between(self, c: ExponentialParams, low: Array, high: Array) -> Array:
         x, logs, weights, _ = _nodes(c, low, high)
         share = weights * jnp.exp(logs)
         return low + (share * x).sum(axis=2) / share.sum(axis=2)
+
+    def mean_between(self, c: ExponentialParams, low: Array, high: Array) -> Array:
+        return self.between(c, low, high)
 
     def expected_log_density(self, c: ExponentialParams, moments: Array) -> Array:
         return scales.log(c.rates) - c.rates * moments
@@ -129,8 +131,8 @@ class Exponential:
     def expected_statistics(self, c: ExponentialParams, r: Array, moments: Array) -> ExponentialStatistics:
         return ExponentialStatistics(r.sum(axis=0), (r * moments).sum(axis=0))
 
-    def sample_between(self, key: Array, params: ExponentialParams, labels: Array, low: float, high: float) -> Array:
-        rates, low = params.rates[labels], max(low, 0.0)
+    def sample_between(self, key: Array, params: ExponentialParams, labels: Array, low: Array, high: Array) -> Array:
+        rates, low = params.rates[labels], jnp.maximum(low, 0)
         u = jax.random.uniform(key, labels.shape, rates.dtype)
         return jnp.minimum(low - jnp.log1p(u * jnp.expm1(-rates * (high - low))) / rates, high)
 

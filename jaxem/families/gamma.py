@@ -1,6 +1,7 @@
 """The gamma distribution."""
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jax import Array
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive
-from jaxem.families import scales, stirling, unbounded
+from jaxem.families import gamma_between, scales, stirling, unbounded
 from jaxem.families.newton import root
 from jaxem.families.protocol import impossible
 from jaxem.families.sums import weighted_sum
@@ -61,6 +62,7 @@ class Gamma:
     accurate: ClassVar[bool] = True
     centred: ClassVar[bool] = True
     support: ClassVar[str] = "a positive finite number"
+    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
     def declare(self) -> GammaParams:
         shapes, rates = (Param.of(Positive(), "K", location=True) for _ in range(2))
@@ -128,6 +130,28 @@ class Gamma:
         shapes = params.shapes[labels]
         tiny = float(jnp.finfo(shapes.dtype).tiny)  # a small shape gives numbers that are not zero but vanish
         return jnp.maximum(jax.random.gamma(key, shapes) / params.rates[labels], tiny)
+
+    def log_interval(self, c: Prepared, low: Array, high: Array) -> Array:
+        return gamma_between.log_interval(c, low, high)
+
+    def between(self, c: Prepared, low: Array, high: Array) -> gamma_between.Moments:
+        return gamma_between.between(c, low, high)
+
+    def mean_between(self, c: Prepared, low: Array, high: Array) -> Array:
+        u = gamma_between.between(c, low, high)
+        return u.origin * (1 + u.growth)
+
+    def expected_log_density(self, c: Prepared, moments: gamma_between.Moments) -> Array:
+        return gamma_between.expected_log_density(c, moments)
+
+    def expected_statistics(self, c: Prepared, r: Array, moments: gamma_between.Moments) -> GammaStatistics:
+        first = (moments.origin - c.means) + moments.origin * moments.growth
+        second = c.means * gamma_between.deviance(c.means, moments)
+        return GammaStatistics(r.sum(axis=0), (r * first).sum(axis=0), (r * second).sum(axis=0))
+
+    def sample_between(self, key: Array, params: GammaParams, labels: Array, low: Array, high: Array) -> Array:
+        of_each = jax.tree.map(lambda leaf: leaf[labels][:, None], self.prepare(params, None))
+        return gamma_between.sample(key, of_each, *(jnp.broadcast_to(a, labels.shape)[:, None] for a in (low, high)))
 
 
 def _deviances(c: Prepared, x: Array) -> Array:

@@ -1,6 +1,7 @@
 """The log-normal distribution."""
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core.data import Data
-from jaxem.families import scales, unbounded
+from jaxem.families import normal_between, scales, unbounded
 from jaxem.families.normal import Normal, NormalParams, NormalStatistics, Prepared
 from jaxem.families.protocol import impossible
 
@@ -31,6 +32,7 @@ class LogNormal:
     accurate: ClassVar[bool] = True
     centred: ClassVar[bool] = True
     support: ClassVar[str] = "a positive finite number"
+    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
     def declare(self) -> NormalParams:
         return _NORMAL.declare()
@@ -74,3 +76,27 @@ class LogNormal:
 
     def sample(self, key: Array, params: NormalParams, labels: Array) -> Array:
         return jnp.exp(_NORMAL.sample(key, params, labels))
+
+    def log_interval(self, c: Prepared, low: Array, high: Array) -> Array:
+        return _NORMAL.log_interval(c, jnp.log(low), jnp.log(high))
+
+    def between(self, c: Prepared, low: Array, high: Array) -> normal_between.Moments:
+        """Of log x."""
+        return _NORMAL.between(c, jnp.log(low), jnp.log(high))
+
+    def mean_between(self, c: Prepared, low: Array, high: Array) -> Array:
+        """The density times x is, up to a constant, that of a log-normal variable with m + v in the place of m."""
+        variances = jnp.exp(c.logs)
+        tilted = c._replace(means=c.means + variances)
+        log_p, tilted_log_p = (self.log_interval(at, low, high) for at in (c, tilted))
+        return jnp.exp(c.means + variances / 2 + (tilted_log_p - log_p))
+
+    def expected_log_density(self, c: Prepared, moments: normal_between.Moments) -> Array:
+        return _NORMAL.expected_log_density(c, moments) - (moments.origin + moments.deviation)
+
+    def expected_statistics(self, c: Prepared, r: Array, moments: normal_between.Moments) -> NormalStatistics:
+        return _NORMAL.expected_statistics(c, r, moments)
+
+    def sample_between(self, key: Array, params: NormalParams, labels: Array, low: Array, high: Array) -> Array:
+        y = _NORMAL.sample_between(key, params, labels, jnp.log(jnp.maximum(low, 0)), jnp.log(high))
+        return jnp.clip(jnp.exp(y), low, high)

@@ -144,6 +144,10 @@ class Normal:
     def between(self, c: Prepared, low: Array, high: Array) -> normal_between.Moments:
         return normal_between.between(c, low, high)
 
+    def mean_between(self, c: Prepared, low: Array, high: Array) -> Array:
+        u = normal_between.between(c, low, high)
+        return u.origin + u.deviation
+
     def expected_log_density(self, c: Prepared, moments: normal_between.Moments) -> Array:
         return normal_between.expected_log_density(c, moments)
 
@@ -152,6 +156,6 @@ class Normal:
         first = r * y
         return NormalStatistics(r.sum(axis=0), first.sum(axis=0), (first * y + r * moments.variance).sum(axis=0))
 
-    def sample_between(self, key: Array, params: NormalParams, labels: Array, low: float, high: float) -> Array:
+    def sample_between(self, key: Array, params: NormalParams, labels: Array, low: Array, high: Array) -> Array:
         means, deviations = params.means[labels], jnp.sqrt(params.variances[labels])
         return normal_between.sample(key, means, deviations, low, high)

@@ -17,7 +17,7 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.scipy.special import ndtr, ndtri
 
-from jaxem.families import quadrature, scales
+from jaxem.families import parts, quadrature, scales
 
 
 class Moments(NamedTuple):
@@ -60,11 +60,9 @@ def log_interval(c: Any, low: Array, high: Array) -> Array:
     nodes = _nodes(c, low, high)
     integral = nodes.widths * (nodes.weights * jnp.exp(nodes.logs)).sum(axis=2)
     log_p = -0.5 * (nodes.peak**2 + math.log(2 * math.pi)) + jnp.log(integral) + jnp.log(nodes.ratio)
-    # Where nearly all is inside, what is outside says how far log P is from zero.
     means, roots = stop_gradient((c.means, c.inverse_roots))
     outside = ndtr((low - means) * roots) + ndtr((means - high) * roots)
-    exact = jnp.where(outside < 0.5, jnp.log1p(-jnp.minimum(outside, 0.5)), stop_gradient(log_p))
-    return exact + (log_p - stop_gradient(log_p))
+    return parts.near_one(log_p, outside)
 
 
 def between(c: Any, low: Array, high: Array) -> Moments:
@@ -85,7 +83,7 @@ def expected_log_density(c: Any, u: Moments) -> Array:
     return -0.5 * (math.log(2 * math.pi) + c.logs + z**2 + u.variance * c.inverse_roots**2)
 
 
-def sample(key: Array, means: Array, deviations: Array, low: float, high: float) -> Array:
+def sample(key: Array, means: Array, deviations: Array, low: Array, high: Array) -> Array:
     """One draw from each normal distribution given low <= x <= high, by the inverse of its distribution function."""
     a, b = (low - means) / deviations, (high - means) / deviations
     mirrored = a + b > 0  # the half of the line where probabilities are small numbers, not one minus such

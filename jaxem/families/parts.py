@@ -10,17 +10,20 @@ Here c holds the arrays of the context as (1, K) or (N, K), ends of intervals ar
 Source: Dempster, Laird & Rubin (1977), section 4.2; Sundberg (1974) for the identity.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.lax import stop_gradient
 
 from jaxem.core.checks import instance
 from jaxem.core.contexts import Context
 from jaxem.families import protocol
 
-NEEDED = ("bounds", "log_interval", "between", "expected_log_density", "expected_statistics")
+NEEDED = "bounds", "log_interval", "between", "mean_between", "expected_log_density", "expected_statistics"
 
 
 def check(name: str, family: Any) -> None:
@@ -49,6 +52,21 @@ def infer(family: Any, c: Context, low: Array, high: Array) -> Part:
     log_mass = family.log_interval(c, *ends)
     moments = family.between(c, *ends)
     return Part(log_mass, moments, jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, log_mass.shape), c))
+
+
+def near_one(log_p: Array, outside: Array) -> Array:
+    """log P(I), with the derivatives of ``log_p``, where the probability ``outside`` of I says how far it is from zero.
+
+    From a quarter on, ``log_p`` is exact enough, while XLA's log1p in 64 bits loses two digits near -0.4.
+    """
+    few = outside < 0.25
+    exact = jnp.where(few, jnp.log1p(-jnp.where(few, outside, 0)), stop_gradient(log_p))
+    return exact + (log_p - stop_gradient(log_p))
+
+
+def log_below(w: Array) -> Array:
+    """log(1 - e^-w) for w > 0, accurate for small and for large w."""
+    return jnp.where(w < math.log(4), jnp.log(-jnp.expm1(-w)), jnp.log1p(-jnp.exp(-jnp.maximum(w, math.log(4)))))
 
 
 def entropy(family: Any, q: Part) -> Array:
@@ -82,6 +100,12 @@ class SeenInPart:
     def degenerate(self, params: Any) -> Array:
         return protocol.degenerate(self.family, params)
 
-    def means(self, params: Any) -> Any:
-        """Refused by name: the parameters are those of all observations, not of those that were recorded."""
-        raise ValueError(f"{type(self).__name__} has no means to print; see those of {type(self.family).__name__}")
+    @property
+    def start(self) -> Callable[[Array, Array, Array], Any]:
+        """The family's own start, where it has one: the attribute is missing where the family's is."""
+        of_family = self.family.start
+        return lambda key, r, x: of_family(key, *self.stand_in(r, x))
+
+    def stand_in(self, r: Array, x: Array) -> tuple[Array, Array]:
+        """Weights and observations of the family for a start."""
+        return r, x

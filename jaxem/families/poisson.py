@@ -111,13 +111,16 @@ class Poisson:
     def between(self, c: PoissonParams, low: Array, high: Array) -> poisson_between.Moments:
         return poisson_between.between(c.rates, low, high)
 
+    def mean_between(self, c: PoissonParams, low: Array, high: Array) -> Array:
+        return self.between(c, low, high).mean
+
     def expected_log_density(self, c: PoissonParams, moments: poisson_between.Moments) -> Array:
         return moments.saddle - stirling.deviance(moments.mean, c.rates)
 
     def expected_statistics(self, c: PoissonParams, r: Array, moments: poisson_between.Moments) -> PoissonStatistics:
         return PoissonStatistics(r.sum(axis=0), (r * moments.mean).sum(axis=0))
 
-    def sample_between(self, key: Array, params: PoissonParams, labels: Array, low: float, high: float) -> Array:
+    def sample_between(self, key: Array, params: PoissonParams, labels: Array, low: Array, high: Array) -> Array:
         return poisson_between.sample(key, params.rates[labels], low, high)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from jaxem.families import stirling
+from jaxem.families import parts, stirling
 
 
 class Moments(NamedTuple):
@@ -95,6 +95,14 @@ def _of_interval(rates: Array, low: Array, high: Array) -> tuple[Array, Array, _
 
 def log_interval(rates: Array, low: Array, high: Array) -> Array:
     """log P(low <= x <= high), (N, K)."""
+    log_p, fixed = _log_mass(rates, low, high), stop_gradient(rates)
+    some, more = low > 0, high < jnp.inf
+    below = _log_mass(fixed, jnp.zeros_like(low), jnp.where(some, low - 1, 0))
+    above = _log_mass(fixed, jnp.where(more, high + 1, 0), jnp.where(more, jnp.inf, 0))
+    return parts.near_one(log_p, jnp.where(some, jnp.exp(below), 0) + jnp.where(more, jnp.exp(above), 0))
+
+
+def _log_mass(rates: Array, low: Array, high: Array) -> Array:
     log_peak, _, ratios = _of_interval(rates, low, high)
     return log_peak + jnp.log(ratios.total)
 
@@ -106,10 +114,10 @@ def between(rates: Array, low: Array, high: Array) -> Moments:
     return Moments(mean, log_peak + ratios.log + stirling.deviance(mean, jnp.broadcast_to(rates, mean.shape)))
 
 
-def sample(key: Array, rates: Array, low: float, high: float) -> Array:
+def sample(key: Array, rates: Array, low: Array, high: Array) -> Array:
     """One draw from each distribution given low <= x <= high, by a search from low upwards."""
-    low = max(low, 0.0)
-    ends = (jnp.full_like(rates, end)[:, None] for end in (low, high))
+    low, high = (jnp.broadcast_to(jnp.asarray(end, rates.dtype), rates.shape) for end in (jnp.maximum(low, 0), high))
+    ends = low[:, None], high[:, None]
     mass = jnp.exp(log_interval(rates[:, None], *ends))[:, 0]
     left = jax.random.uniform(key, rates.shape, rates.dtype) * mass
 
@@ -119,5 +127,5 @@ def sample(key: Array, rates: Array, low: float, high: float) -> Array:
         go = (left > p) & (x < high) & ((p > 0) | (x < rates))
         return jnp.where(go, x + 1, x), jnp.where(go, left - p, -1)
 
-    x, _ = jax.lax.while_loop(lambda carry: (carry[1] > 0).any(), step, (jnp.full_like(rates, low), left))
+    x, _ = jax.lax.while_loop(lambda carry: (carry[1] > 0).any(), step, (low, left))
     return x

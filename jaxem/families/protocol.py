@@ -72,7 +72,8 @@ class Family(Protocol):
     * ``between(c, low, high)`` -- moments, leaves (N, K): what sums need of E[T(x) | low <= x <= high, k].
     * ``expected_log_density(c, moments) -> (N, K)`` -- E log p(x | k) by such moments, which may be of another c.
     * ``expected_statistics(c, r, moments)`` -- the sums, by moments in place of observations.
-    * ``sample_between(key, params, labels, low, high) -> (n,)`` -- draws given low <= x <= high.
+    * ``mean_between(c, low, high) -> (N, K)`` -- E[x | low <= x <= high, k].
+    * ``sample_between(key, params, labels, low, high) -> (n,)`` -- draws given low <= x <= high, numbers or (n,).
     """
 
     event_ndim: int

@@ -19,9 +19,10 @@ def drop(dtype: jnp.dtype) -> float:
     return -1.1 * float(np.log(float(jnp.finfo(dtype).eps)))
 
 
-def rule(dtype: jnp.dtype) -> tuple[Array, Array]:
+def rule(dtype: jnp.dtype, points: int | None = None) -> tuple[Array, Array]:
     """The nodes in (0, 1) and their weights, which sum to one, both (1, 1, points)."""
-    nodes, weights = (jnp.asarray(a, dtype)[None, None, :] for a in _gauss_legendre(_POINTS[jnp.finfo(dtype).bits]))
+    found = _gauss_legendre(points or _POINTS[jnp.finfo(dtype).bits])
+    nodes, weights = (jnp.asarray(a, dtype)[None, None, :] for a in found)
     return nodes, weights
 
 

@@ -13,7 +13,7 @@ from jaxem.core import newton
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive
-from jaxem.families import unbounded
+from jaxem.families import log_gamma_between, unbounded, weibull_between
 from jaxem.families.protocol import impossible
 
 
@@ -50,6 +50,7 @@ class Weibull:
 
     event_ndim: ClassVar[int] = 0
     support: ClassVar[str] = "a positive finite number"
+    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
 
     def declare(self) -> WeibullParams:
         shapes, scales = (Param.of(Positive(), "K", location=at, improves=True) for at in (False, True))
@@ -68,7 +69,7 @@ class Weibull:
     def statistics(self, c: WeibullParams, r: Array, hidden: Any, x: Array) -> WeibullStatistics:
         z = _logs(c, x)
         # Beyond this the density is zero, and so is r; a product with infinity must not arise.
-        e = jnp.exp(jnp.minimum(z, math.log(float(jnp.finfo(z.dtype).max)) / 2))
+        e = jnp.exp(weibull_between.bounded(z))
         score = jnp.stack([1 + z - z * e, c.shapes[None, :] * (e - 1)], axis=2)
         return WeibullStatistics(r.sum(axis=0), jnp.where(r[:, :, None] > 0, r[:, :, None] * score, 0).sum(axis=0))
 
@@ -116,6 +117,29 @@ class Weibull:
         shapes, scales = params.shapes[labels], params.scales[labels]
         tiny = float(jnp.finfo(shapes.dtype).tiny)  # a small shape gives numbers that are not zero but vanish
         return jnp.maximum(scales * jax.random.exponential(key, labels.shape, shapes.dtype) ** (1 / shapes), tiny)
+
+    def log_interval(self, c: WeibullParams, low: Array, high: Array) -> Array:
+        return weibull_between.log_interval(c, low, high)
+
+    def between(self, c: WeibullParams, low: Array, high: Array) -> weibull_between.Moments:
+        return weibull_between.between(c, low, high)
+
+    def mean_between(self, c: WeibullParams, low: Array, high: Array) -> Array:
+        return weibull_between.mean(c, low, high)
+
+    def expected_log_density(self, c: WeibullParams, moments: weibull_between.Moments) -> Array:
+        return weibull_between.expected_log_density(c, moments)
+
+    def expected_statistics(self, c: WeibullParams, r: Array, moments: weibull_between.Moments) -> WeibullStatistics:
+        score = weibull_between.expected_score(c, moments)
+        return WeibullStatistics(r.sum(axis=0), (r[:, :, None] * score).sum(axis=0))
+
+    def sample_between(self, key: Array, params: WeibullParams, labels: Array, low: Array, high: Array) -> Array:
+        shapes, scales = params.shapes[labels], params.scales[labels]
+        start, end = (jnp.exp(shapes * log_gamma_between.log_ratio(jnp.maximum(a, 0), scales)) for a in (low, high))
+        u = jax.random.uniform(key, labels.shape, shapes.dtype)
+        drawn = scales * (start - jnp.log1p(u * jnp.expm1(start - end))) ** (1 / shapes)
+        return jnp.clip(drawn, jnp.maximum(low, float(jnp.finfo(shapes.dtype).tiny)), high)
 
 
 def _logs(c: WeibullParams, x: Array) -> Array:
