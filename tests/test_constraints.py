@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 import jaxem
 from jaxem import Positive, PositiveDefinite, Real, Simplex, UnitInterval
 from jaxem.core import constraints
-from jaxem.core.spaces import Orientation, UnitDeterminant, UnitProduct, answers
+from jaxem.core.spaces import Decreasing, Orientation, UnitDeterminant, UnitProduct, ZeroSum, answers
 
 forward = jax.jit(constraints.forward)
 inverse = jax.jit(constraints.inverse)
@@ -100,6 +100,25 @@ def test_positive_definite_round_trips(dtype, u):
     assert_within(again, free, eps(dtype) * 4 * (D + 1) * np.linalg.cond(unit) * np.abs(lower).max())
 
 
+@given(vectors(-100, 100, K - 1))
+def test_zero_sums_round_trip(dtype, u):
+    free, again = back_and_there(ZeroSum(), u[:, None], dtype)
+    size = eps(dtype) * 8 * K * np.abs(u).max()
+    assert_within(again, free, size)
+    value = np.asarray(forward(ZeroSum(), jnp.asarray(u[:, None], dtype)), np.float64)
+    assert_within(value.sum(axis=0), [0], size)
+    assert_within((value**2).sum(), (free**2).sum(), size * 4 * np.abs(u).max() * K)  # no class is singled out
+
+
+@given(vectors(-4, 4, K))
+def test_decreasing_round_trips(dtype, u):
+    # A gap is a difference of two entries, each rounded to eps of the largest.
+    free, again = back_and_there(Decreasing(), u, dtype)
+    value = np.asarray(forward(Decreasing(), jnp.asarray(u, dtype)), np.float64)
+    assert (np.diff(value) < 0).all()
+    assert_within(again, free, eps(dtype) * (8 + 8 * K * np.abs(value).max() * np.exp(np.maximum(-u.min(), 0))))
+
+
 SHAPES = {  # space: shape of a point, of its coordinates
     Positive(): ((5,), (5,)),
     UnitInterval(): ((2, 5), (2, 5)),
@@ -108,6 +127,8 @@ SHAPES = {  # space: shape of a point, of its coordinates
     UnitProduct(): ((2, K), (2, K - 1)),
     UnitDeterminant(): ((2, D, D), (2, D * (D + 1) // 2 - 1)),
     Orientation(): ((2, D, D), (2, D * (D - 1) // 2)),
+    ZeroSum(): ((2, K, 3), (2, K - 1, 3)),
+    Decreasing(): ((2, K), (2, K)),
 }
 
 

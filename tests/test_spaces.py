@@ -13,7 +13,7 @@ from closeness import assert_within
 import jaxem
 from jaxem import Positive, PositiveDefinite, Real, Simplex, UnitInterval
 from jaxem.core import constraints
-from jaxem.core.spaces import Orientation, UnitDeterminant, UnitProduct, answers
+from jaxem.core.spaces import Decreasing, Orientation, UnitDeterminant, UnitProduct, ZeroSum, answers
 from jaxem.core.spaces.edges import Zero
 
 
@@ -115,6 +115,8 @@ def test_what_holds_where_a_space_does_not_say():
         (UnitProduct(), (2, 2), ["ilr x[0, 0]", "ilr x[1, 0]"]),
         (UnitDeterminant(), (1, 2, 2), ["ilr scale x[0][0]", "ratio x[0][1, 0]"]),
         (Orientation(), (3, 3), ["angle x[0, 1]", "angle x[0, 2]", "angle x[1, 2]"]),
+        (ZeroSum(), (2, 2), ["contrast x[0, 0]", "contrast x[0, 1]"]),
+        (Decreasing(), (3,), ["x[0]", "log gap x[1]", "log gap x[2]"]),
     ],
     ids=lambda value: type(value).__name__,
 )
