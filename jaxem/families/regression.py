@@ -192,7 +192,7 @@ class Regression:
             rows = self._design.read(x)
             y = self._response.point(rows.y.astype(r.dtype))
             y = y if rows.offset is None else y - rows.offset
-            return regression_squares.about_zero(r, rows.z, y)
+            return regression_squares.about_zero(r, rows.z, y, self._response.freedom)
         rows, eta = self._read(c, x)
         y = rows.y.astype(eta.dtype)
         if self._response.improves:
@@ -210,7 +210,7 @@ class Regression:
         own, shared = regression_squares.moved(None if c is None else c.coefficients, step)
         left, n = regression_squares.remaining(sums, d), sums.sizes
         spread = left.sum() / n.sum() if self._tied else left / n
-        tails = freedom.maximize(response.freedom, n, sums.excess)
+        tails = None if sums.excess is None else freedom.maximize(response.freedom, n, sums.excess)
         return RegressionParams(own, shared, spread if response.dispersed else None, tails)
 
     def expected(self, c: Prepared, params: RegressionParams, sums: Any) -> Array:

@@ -34,8 +34,8 @@ class Scores(NamedTuple):
     score: Split  # (K, P), (K, Q)
     information: Array  # (K, P + Q, P + Q)
     gram: Array  # (K, P + Q, P + Q), sum_n r_nk z_n z_n'
-    slope: Array  # (K,), the derivative in the log-dispersion; 0 without one
-    curvature: Array  # (K,), minus the second one
+    slope: Array | None  # (K,), the derivative in the log-dispersion; None without one
+    curvature: Array | None  # (K,), minus the second one
 
 
 class Curve(Protocol):
@@ -52,7 +52,7 @@ def statistics(curve: Any, c: Prepared, r: Array, z: Split, eta: Array, y: Array
     slope, information = curve.derivatives(c, eta, y)
     columns = z.joined()
     score = jnp.einsum("nk,np->kp", r * slope, columns, precision="highest")
-    first = second = jnp.zeros_like(r[0])
+    first = curvature = None
     if curve.dispersed:
 
         def at(shift: Array) -> Array:
@@ -62,13 +62,14 @@ def statistics(curve: Any, c: Prepared, r: Array, z: Split, eta: Array, y: Array
         zero = jnp.zeros_like(c.dispersions)
         along = lambda shift: jax.jvp(at, (shift,), (jnp.ones_like(zero),))[1]
         first, second = jax.jvp(along, (zero,), (jnp.ones_like(zero),))
+        curvature = -second
     return Scores(
         r.sum(axis=0),
         z.like(score),
         second_moments(r * information, columns),
         second_moments(r, columns),
         first,
-        -second,
+        curvature,
     )
 
 
@@ -83,6 +84,8 @@ def _curvature(slope: Array, curvature: Array) -> Array:
 
 
 def _of_classes(sums: Scores, tied: bool) -> tuple[Array, Array]:
+    """The slope and the curvature for each dispersion."""
+    assert sums.slope is not None and sums.curvature is not None
     slope, curvature = (sums.slope.sum(), sums.curvature.sum()) if tied else (sums.slope, sums.curvature)
     return slope, _curvature(slope, curvature)
 
@@ -98,6 +101,7 @@ def expected(c: Prepared, new: Split, dispersion: Array | None, sums: Scores, ti
     """The quadratic model of Q whose maximiser is the step."""
     d = difference(new, c.coefficients, sums.sizes.shape[0])
     model = (d * sums.score.joined()).sum() - 0.5 * jnp.einsum("kp,kpq,kq", d, sums.information, d, precision="highest")
+    model = model + 0 * (sums.gram.sum() + sums.sizes.sum())  # what is NaN there makes Q NaN too
     if dispersion is None:
         return model
     slope, curvature = _of_classes(sums, tied)

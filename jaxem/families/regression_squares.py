@@ -39,7 +39,7 @@ class Squares(NamedTuple):
     second: Array  # (K, P + Q, P + Q), A
     first: Split  # (K, P), (K, Q), b
     scatter: Array  # (K,), s
-    excess: Array  # (K,), sum_n r_nk E (u_nk - 1 - log u_nk)
+    excess: Array | None  # (K,), sum_n r_nk E (u_nk - 1 - log u_nk), where degrees of freedom are estimated
 
 
 def second_moments(weights: Array, z: Array) -> Array:
@@ -51,7 +51,7 @@ def second_moments(weights: Array, z: Array) -> Array:
     return sums[:, places]
 
 
-def squares(r: Array, u: Array, z: Split, e: Array, spread: Array | float, excess: Array) -> Squares:
+def squares(r: Array, u: Array, z: Split, e: Array, spread: Array | float, excess: Array | None = None) -> Squares:
     """The sums, from weights r and E u, deviations e and the variance of hidden values, all (N, K)."""
     ru = r * u
     first = jnp.einsum("nk,np->kp", ru * e, z.joined(), precision="highest")
@@ -64,12 +64,12 @@ def squares(r: Array, u: Array, z: Split, e: Array, spread: Array | float, exces
     )
 
 
-def about_zero(r: Array, z: Split, y: Array) -> Squares:
+def about_zero(r: Array, z: Split, y: Array, freedom_of: Freedom = math.inf) -> Squares:
     """The sums of a start, which has no coefficients yet, from a response ``y (N,)``; NaN where nothing is known."""
     known = ~jnp.isnan(y)
     r = jnp.where(known[:, None], r, 0)
     e = jnp.broadcast_to(jnp.where(known, y, 0)[:, None], r.shape)
-    return squares(r, jnp.ones_like(r), z, e, 0.0, freedom.first(r))
+    return squares(r, jnp.ones_like(r), z, e, 0.0, freedom.first(r) if isinstance(freedom_of, str) else None)
 
 
 def joint_step(score: Split, information: Array, gram: Array, n: Array, **limit: float) -> tuple[Array, Split]:
@@ -135,7 +135,7 @@ def expected(c: Prepared, coefficients: Split, dispersions: Array, tails: Array,
     ad = matrices.product(sums.second, d[:, :, None])[:, :, 0]
     scatter = sums.scatter + (d * (ad - 2 * sums.first.joined())).sum(axis=1)
     normal = -0.5 * (n * jnp.log(dispersions) + scatter / dispersions)
-    return (normal + gamma_scale.expected_prior(tails, n, sums.excess)).sum()
+    return normal.sum() if sums.excess is None else (normal + gamma_scale.expected_prior(tails, n, sums.excess)).sum()
 
 
 @jax.tree_util.register_static
@@ -165,7 +165,7 @@ class NormalResponse:
         return -0.5 * (math.log(2 * math.pi) + scales.log(c.dispersions)[None, :] + e**2)
 
     def statistics(self, c: Prepared, r: Array, u: Any, z: Split, eta: Array, y: Array) -> Squares:
-        return squares(r, jnp.ones_like(r), z, y[:, None] - eta, 0.0, jnp.zeros_like(r[0]))
+        return squares(r, jnp.ones_like(r), z, y[:, None] - eta, 0.0)
 
     def sample(self, key: Array, eta: Array, dispersions: Array, tails: Array) -> Array:
         return eta + jnp.sqrt(dispersions) * jax.random.normal(key, eta.shape, eta.dtype)
@@ -204,7 +204,7 @@ class StudentTResponse(NormalResponse):
         return gamma_scale.divergence(u, other)
 
     def statistics(self, c: Prepared, r: Array, u: Any, z: Split, eta: Array, y: Array) -> Squares:
-        excess = (r * gamma_scale.excess(u)).sum(axis=0)
+        excess = (r * gamma_scale.excess(u)).sum(axis=0) if isinstance(self.freedom, str) else None
         return squares(r, u.means, z, y[:, None] - eta, 0.0, excess)
 
     def sample(self, key: Array, eta: Array, dispersions: Array, tails: Array) -> Array:
@@ -282,7 +282,7 @@ class CensoredResponse(NormalResponse):
         e = self._by_kind(seen, seen.point[:, None] - eta, inside)
         spread = jnp.where(seen.partly[:, None], u.moments.variance, 0)
         known = (seen.partly | seen.exact)[:, None]
-        return squares(jnp.where(known, r, 0), jnp.ones_like(r), z, e, spread, jnp.zeros_like(r[0]))
+        return squares(jnp.where(known, r, 0), jnp.ones_like(r), z, e, spread)
 
     def sample(self, key: Array, eta: Array, dispersions: Array, tails: Array) -> Array:
         y = NormalResponse.sample(self, key, eta, dispersions, tails)
