@@ -144,3 +144,50 @@ def test_agrees_with_the_joint_normal_distribution(model, kind, parallel):
     total = found["q_function"] + found["entropy"] + found["divergence"]
     assert_within(total, found["other"], bound * abs(found["other"]))
     assert found["divergence"] > 0.1 and np.isfinite(weights @ np.asarray(found["log_prob"]))
+
+
+# Restrictions
+
+
+def simulated(n: int = 6, t: int = 25) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    x, A = rng.normal(size=(n, 2)), np.array([[0.7, 0.2], [-0.3, 0.5]])
+    y = []
+    for _ in range(t):
+        x = x @ A.T + rng.normal(size=(n, 2)) * np.array([1.0, 0.6])
+        y.append(x @ np.array([[1.0, 0.0], [0.5, 1.0], [-0.4, 0.8]]).T + 0.5 * rng.normal(size=(n, 3)))
+    return np.moveaxis(np.array(y), 0, 1)
+
+
+IDENTIFIED = {"loadings": [[1, 0], [0, 1], [None, None]], "initial": "diffuse"}
+# Each matrix restricted in turn: numbers, zeros, elements that are equal, and the number of free elements.
+RESTRICTED = {
+    "transition": (StateSpace(2, transition=[["a", None], [0, "a"]], **IDENTIFIED), 2 + 3 + 2 + 3),
+    "process": (StateSpace(2, process=["q", "q"], **IDENTIFIED), 4 + 1 + 2 + 3),
+    "process held": (StateSpace(2, process=[[1.0, 0.2], [0.2, 0.5]], **IDENTIFIED), 4 + 0 + 2 + 3),
+    "no noise": (StateSpace(2, process=[None, 0], transition=[[None, None], [1, 0]], **IDENTIFIED), 2 + 1 + 2 + 3),
+    "loadings": (StateSpace(2, **{**IDENTIFIED, "loadings": [[1, 0], [0, 1], ["c", "c"]]}), 4 + 3 + 1 + 3),
+    "noise": (StateSpace(2, noise=["r", 0.3, "r"], **IDENTIFIED), 4 + 3 + 2 + 1),
+    "full noise": (StateSpace(2, noise="full", **{**IDENTIFIED, "loadings": [[1, 0], ["c", 1], [0.5, "c"]]}), 4 + 3 + 1 + 6),
+    "first state": (
+        StateSpace(2, loadings=IDENTIFIED["loadings"], initial=([0.0, None], [1.0, None])), 4 + 3 + 2 + 2 + 3,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESTRICTED)
+def test_restricted_fits_agree_with_direct_maximisation(name):
+    model, free = RESTRICTED[name]
+    x = jnp.asarray(simulated())
+    start = model.init(jax.random.key(0), x)
+    fit = jaxem.fit(model, start, x, algorithm=jaxem.SQUAREM(), tol=1e-12, max_steps=2000)
+    space, params = jaxem.core.constraints, fit.params
+    assert jaxem.inference.degrees_of_freedom(model, params) == free
+    flat, back = jax.flatten_util.ravel_pytree(space.inverse(model.constraints, start))
+    negative = lambda u: -model.log_likelihood(space.forward(model.constraints, back(u), start), x)
+    both = jax.jit(jax.value_and_grad(negative))
+    found = optimize.minimize(lambda u: tuple(map(np.asarray, both(u))), flat, jac=True, method="BFGS", options={"gtol": 1e-7})
+    assert_within(fit.objective, -found.fun, 1e-8 * abs(found.fun))
+    for leaf, spec in ((params.transition, model.transition), (params.loadings, model.loadings)):
+        for row, wanted in zip(np.asarray(leaf), spec if isinstance(spec, tuple) else (), strict=False):
+            assert all(w == v for v, w in zip(row, wanted, strict=True) if isinstance(w, float))  # exactly

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core import matrices
+
 _FEW = 8  # up to so many states a product is written as a sum that XLA fuses with what surrounds it
 
 
@@ -49,26 +51,47 @@ def compress(rows: Array) -> Array:
     By Gram-Schmidt, modified, whose R is as good as that of reflections. A column without any length gives a row of
     zeros.
     """
-    k, found = rows.shape[-1], []
-    for j in range(k):
-        squares = (rows[..., 0] ** 2).sum(axis=-1)
+    k = rows.shape[-1]
+    places, row = jnp.arange(k), jnp.arange(k)[:, None]
+
+    def one(j: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        rows, found = state
+        column = jax.lax.dynamic_index_in_dim(rows, j, -1, keepdims=False)
+        squares = (column**2).sum(axis=-1)
         length = jnp.sqrt(jnp.where(squares > 0, squares, 1))
-        unit = rows[..., 0] * jnp.where(squares > 0, 1 / length, 0)[..., None]
+        unit = column * jnp.where(squares > 0, 1 / length, 0)[..., None]
         length = jnp.where(squares > 0, length, squares)  # NaN stays NaN
-        along = (unit[..., None] * rows[..., 1:]).sum(axis=-2)
-        rows = rows[..., 1:] - unit[..., None] * along[..., None, :]
-        zero = jnp.zeros((*length.shape, j), length.dtype)
-        found.append(jnp.concatenate([zero, length[..., None], along], axis=-1))
-    return jnp.stack(found, axis=-2)
+        along = jnp.where(lifted(places > j, rows.ndim - 1), (unit[..., None] * rows).sum(axis=-2), 0)
+        rows = rows - unit[..., None] * along[..., None, :]
+        new = jnp.where(lifted(places == j, rows.ndim - 1), length[..., None], along)
+        return rows, jnp.where(lifted(row == j, rows.ndim), new[..., None, :], found)
+
+    state = rows, jnp.zeros((*rows.shape[:-2], k, k), rows.dtype)
+    return _loop(k, one, state)[1]
 
 
 def divide(upper: Array, b: Array) -> Array:
     """R^-T b, for the upper triangular R (..., k, k) and b (..., k, m)."""
-    x: list[Array] = []
-    for i in range(upper.shape[-1]):
-        known = sum((upper[..., j, i, None] * x[j] for j in range(i)), start=0.0)
-        x.append((b[..., i, :] - known) / upper[..., i, i, None])
-    return jnp.stack(x, axis=-2)
+    k = upper.shape[-1]
+    places = jnp.arange(k)[:, None]
+
+    def one(i: Any, x: Array) -> Array:
+        column = jax.lax.dynamic_index_in_dim(upper, i, -1, keepdims=False)[..., None]
+        right = jax.lax.dynamic_index_in_dim(b, i, -2, keepdims=False)
+        pivot = jax.lax.dynamic_index_in_dim(column, i, -2, keepdims=False)
+        known = jnp.where(lifted(places < i, x.ndim), column * x, 0).sum(axis=-2)
+        return jnp.where(lifted(places == i, x.ndim), ((right - known) / pivot)[..., None, :], x)
+
+    return _loop(k, one, jnp.zeros(b.shape, b.dtype))
+
+
+def _loop(k: int, one: Callable[[Any, Any], Any], state: Any) -> Any:
+    """``state`` after ``one(i, state)`` for i = 0 ... k - 1; written out for few rows."""
+    if k > matrices.UNROLLED:
+        return jax.lax.fori_loop(0, k, one, state)
+    for i in range(k):
+        state = one(i, state)
+    return state
 
 
 def one_more(rows: Array) -> Array:
