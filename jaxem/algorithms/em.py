@@ -139,4 +139,5 @@ def _nearer(model: Any, improving: Any, old: Params, new: Params, share: Array) 
         u, v = space.inverse(before, after), space.inverse(after, after)
         return space.forward(u + share.astype(u.dtype) * (v - u), after)
 
-    return constraints.each(part, spaces_of(model), improving, old, new)
+    spaces = spaces_of(model)
+    return constraints.linked(spaces, constraints.each(part, spaces, improving, old, new))
