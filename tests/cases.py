@@ -21,6 +21,7 @@ from jaxem.families import (
     MultivariateNormal,
     Normal,
     NormalInverseWishart,
+    PerClass,
     Poisson,
     Product,
     Regression,
@@ -28,7 +29,7 @@ from jaxem.families import (
     Weibull,
     ZeroInflated,
 )
-from jaxem.gates import Softmax
+from jaxem.gates import Softmax, Stationary, Sticky
 from jaxem.models import HMM, FactorAnalysis, ItemResponse, Mixture
 
 
@@ -218,6 +219,20 @@ def switching_regression(dtype):
     return _case(HMM(Regression(Normal()), 2), data, dtype)
 
 
+def driven_hmm(dtype):
+    """Starts and moves that depend on covariates."""
+    data = _sequences(dtype)
+    drive = np.random.default_rng(8).normal(size=(6, 12))
+    data = dataclasses.replace(data, given=drive, weights=np.array([1.0, 2.0, 0.0, 1.0, 3.0, 0.5]))
+    return _case(HMM(Normal(), 2, initial=Softmax(intercept=False), transition=Softmax()), data, dtype)
+
+
+def sticky_hmm(dtype):
+    """A stationary start and a prior, with a family for each state."""
+    model = HMM(PerClass((Normal(), StudentT())), 2, initial=Stationary(), transition=Sticky(4.0, prior=1.5))
+    return _case(model, _sequences(dtype), dtype)
+
+
 class Coins(NamedTuple):
     choice: Any
     first: Any
@@ -276,6 +291,8 @@ CASES = {
     "priors and floors": priors_and_floors,
     "poisson regression": poisson_regression,
     "switching regression": switching_regression,
+    "driven hmm": driven_hmm,
+    "sticky hmm": sticky_hmm,
 }
 
 

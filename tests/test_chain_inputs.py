@@ -15,11 +15,10 @@ from scipy.special import logsumexp
 
 import jaxem
 from jaxem import Dataset, datasets
-from jaxem.core import coordinates
-from jaxem.families import Bernoulli, Normal, NormalParams, PerClass, Poisson, Product, StudentT
+from jaxem.families import Bernoulli, Normal, NormalParams, Product
 from jaxem.gates import Allowed, Constant, Cyclic, LeftToRight, Softmax, SoftmaxParams, Stationary, Sticky
 from jaxem.latent import chain
-from jaxem.models import HMM, HMMParams, Mixture
+from jaxem.models import HMM, HMMParams
 
 EPS = eps(np.float64)
 
@@ -214,7 +213,7 @@ def dirichlet(p: jax.Array, a: np.ndarray, mask: np.ndarray) -> jax.Array:
 
 
 class Direct:
-    """The penalised log-likelihood of a chain on ``speed`` in free coordinates, by a forward algorithm in logarithms."""
+    """The penalised log-likelihood of a chain on ``speed`` in free coordinates, by the forward algorithm."""
 
     def __init__(self, k, mask=None, moves=None, starts=None, stationary=False, inputs=False):
         self.k, self.mask = k, np.ones((k, k), bool) if mask is None else mask
@@ -295,7 +294,7 @@ QUICK = ("inputs", "stationary", "left to right")
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.everything) for name in CHAINS]
 )
 def test_equals_direct_maximisation(name):
-    """BFGS from the end of EM, moved, finds the same maximum: the objective to 1e-8, parameters to their square root."""
+    """BFGS from the end of EM, moved, finds the same maximum: the objective to 1e-8."""
     model, direct = CHAINS[name]
     data = speed()[0] if direct.inputs else jaxem.dataset(speed()[0].values, lengths=speed()[3])
     start = model.init(jax.random.key(1), data)

@@ -94,7 +94,8 @@ class Stationary:
         free = kind.maximize(c, moves)
         if c is not None:  # a chain that falls apart without its starts begins where it was
             free = jnp.where(objective(free) > objective(c), free, c)
-        return _climbed(objective, jax.lax.stop_gradient(free), moves.sum() + initial.sum())
+        size = moves.sum() + initial.sum()
+        return _climbed(objective, jax.lax.stop_gradient(free), size) + 0 * size  # NaN in the sums stays NaN
 
 
 class _Climb(NamedTuple):
