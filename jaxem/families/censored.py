@@ -1,6 +1,8 @@
 """Observations that are intervals: censored and grouped data."""
 
 import dataclasses
+import itertools
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -8,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core.contexts import Context
+from jaxem.core.contexts import Context, choose
 from jaxem.core.data import Data
 from jaxem.core.records import register
-from jaxem.families import parts, protocol
+from jaxem.families import coarse, parts, protocol
 from jaxem.families.protocol import impossible
 
 
@@ -44,21 +46,41 @@ class Censored(parts.SeenInPart):
     The hidden variable is x. The M-step is the family's own, on sums of expectations given the intervals.
 
     Arguments:
-        family: ``Normal()``, ``Exponential()``, ``Poisson()``, or another family with the functions named in
-            ``families/protocol.py`` for observations seen in part.
+        family: ``Normal()``, ``LogNormal()``, ``Exponential()``, ``Gamma()``, ``Weibull()``, ``Poisson()``,
+            ``Binomial(n)``, or another family with the functions named in ``families/protocol.py`` for observations
+            seen in part.
+        edges: increasing cut points, if that is how the intervals arise: x lies in a group edges[i] <= x < edges[i + 1],
+            below the first, or from the last on. Simulations use it, the likelihood does not. Default: not known.
+        limits: (low, high), if x is seen exactly between them and censored outside, as by ``limited``. Default: not
+            known. Without either, ``sample`` draws exact observations, and a bootstrap by simulation is refused, since
+            data do not say how exact observations would have been censored.
 
     Raises:
-        ValueError: the family lacks these functions, or has a floor.
+        ValueError: the family lacks these functions, or has a floor; ``edges`` do not increase, or ``limits`` too are
+            given.
 
     Source: Dempster, Laird & Rubin (1977), section 4.2; Turnbull (1976) for the kinds of intervals.
     """
 
     family: Any
+    edges: tuple[float, ...] | None = None
+    limits: tuple[float, float] | None = None
+
     event_ndim: ClassVar[int] = 1
     dimensions: ClassVar[int] = 2
+    partial: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         parts.check("Censored", self.family)
+        for name in ("edges", "limits"):
+            ends = getattr(self, name)
+            if ends is not None:
+                ends = tuple(map(float, ends))
+                object.__setattr__(self, name, ends)
+                if not ends or not all(a < b for a, b in itertools.pairwise(ends)):
+                    raise ValueError(f"Censored: {name} must increase; got {ends}")
+        if self.limits is not None and (self.edges is not None or len(self.limits) != 2):
+            raise ValueError("Censored: give edges, or two limits, not both")
 
     @property
     def support(self) -> str:
@@ -171,8 +193,46 @@ class Censored(parts.SeenInPart):
         return protocol.diagnose(self.family, middle[~np.isnan(middle)], dtype)
 
     def sample(self, key: Array, params: Any, labels: Array) -> Array:
-        """Exact observations, as intervals (x, x); ``grouped`` and ``limited`` coarsen them."""
-        return _twice(self.family.sample(key, params, labels))
+        """Intervals as ``edges`` or ``limits`` say; without these, exact observations (x, x)."""
+        return self._coarse(self.family.sample(key, params, labels))
+
+    def sample_like(self, key: Array, params: Any, labels: Array, x: Data) -> Array:
+        """Intervals for ``labels``; refused where it is not known how intervals arise."""
+        self.needs_scheme()
+        return self.sample(key, params, labels)
+
+    def needs_scheme(self) -> None:
+        """Raise ``ValueError`` where it is not known how exact observations become intervals."""
+        if self.edges is None and self.limits is None:
+            raise ValueError(
+                "Censored: data do not say how exact observations would have been censored; for simulated data like "
+                "them give Censored(family, edges=...) or Censored(family, limits=...)"
+            )
+
+    def _coarse(self, x: Array) -> Array:
+        if self.edges is not None:
+            ends = (self.bounds[0], *(edge for edge in self.edges if self.bounds[0] < edge <= self.bounds[1]), math.inf)
+            return coarse.groups(x, jnp.asarray(ends, x.dtype), self.whole)
+        return coarse.limited(x, *self.limits) if self.limits is not None else _twice(x)
+
+    def mean(self, params: Any) -> Array:
+        """E x, (K,), of the observations whose intervals are known."""
+        return self.family.mean(params)
+
+    def filled(self, params: Any, r: Array, x: Array, key: Array | None) -> Array:
+        """Each interval replaced by E[x | interval], or with ``key`` by a draw, as (x, x), given the class
+        probabilities r (N, K)."""
+        c = self.family.prepare(params, None)
+        seen = choose(c, lambda c: self.read(x, jax.tree.leaves(c)[0].dtype))
+        if key is None:
+            ends = seen.low[:, None], seen.high[:, None]
+            means = choose(c, lambda c: self.family.mean_between(parts.by_rows(c), *ends))
+            found = (r * means).sum(axis=1)
+        else:
+            label_key, x_key = jax.random.split(key)
+            labels = jax.random.categorical(label_key, jnp.log(r))
+            found = self.family.sample_between(x_key, params, labels, seen.low, seen.high)
+        return _twice(jnp.where(seen.exact, seen.point, found).astype(x.dtype))
 
     # What is asked of a family that is seen in part is answered by the family itself.
 
@@ -182,14 +242,17 @@ class Censored(parts.SeenInPart):
     def between(self, c: Any, low: Array, high: Array) -> Any:
         return self.family.between(c, low, high)
 
+    def mean_between(self, c: Any, low: Array, high: Array) -> Array:
+        return self.family.mean_between(c, low, high)
+
     def expected_log_density(self, c: Any, moments: Any) -> Array:
         return self.family.expected_log_density(c, moments)
 
     def expected_statistics(self, c: Any, r: Array, moments: Any) -> Any:
         return self.family.expected_statistics(c, r, moments)
 
-    def sample_between(self, key: Array, params: Any, labels: Array, low: float, high: float) -> Array:
-        return _twice(self.family.sample_between(key, params, labels, low, high))
+    def sample_between(self, key: Array, params: Any, labels: Array, low: Array, high: Array) -> Array:
+        return self._coarse(self.family.sample_between(key, params, labels, low, high))
 
 
 def _twice(x: Array) -> Array:

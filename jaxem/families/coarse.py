@@ -29,6 +29,11 @@ def grouped(x: Any, edges: Any, whole: bool = False) -> Array:
         raise ValueError("grouped: edges must be at least two increasing numbers")
     if not bool(((x >= edges[0]) & (x < edges[-1])).all()):
         raise ValueError(f"grouped: every observation must lie between {edges[0]} and {edges[-1]}")
+    return groups(x, edges, whole)
+
+
+def groups(x: Array, edges: Array, whole: bool) -> Array:
+    """``grouped`` without checks, in a trace too."""
     index = jnp.searchsorted(edges, x, side="right")
     return jnp.stack([edges[index - 1], edges[index] - (1 if whole else 0)], axis=1)
 

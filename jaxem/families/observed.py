@@ -90,6 +90,8 @@ def impute(family: Any, params: Any, r: Array, x: Data, key: Array | None = None
 
     Without ``key``: by their means given what is seen. With ``key``: by draws, of the class first.
     """
+    if getattr(family, "partial", False):
+        return family.filled(params, r, values_of(x), key)
     if observed_of(x) is None:
         return values_of(x)
     if key is not None:

@@ -77,7 +77,12 @@ def entropy(family: Any, q: Part) -> Array:
 def divergence(family: Any, q: Part, p: Part) -> Array:
     """KL(q || p) between two posteriors on the same intervals, (N, K)."""
     own, other = (family.expected_log_density(c, q.moments) for c in (q.c, p.c))
-    return (own - other) - (q.log_mass - p.log_mass)
+    return difference(own, other) - (q.log_mass - p.log_mass)
+
+
+def difference(a: Array, b: Array) -> Array:
+    """a - b, zero where both are the same infinity."""
+    return jnp.where(a == b, 0, a - b)
 
 
 class SeenInPart:

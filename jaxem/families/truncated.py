@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core.contexts import Context
+from jaxem.core.contexts import Context, choose
 from jaxem.core.data import Data
 from jaxem.core.records import register
 from jaxem.families import observed, parts, protocol
@@ -53,8 +53,9 @@ class Truncated(parts.SeenInPart):
     where the data look no more like the middle of a distribution than like its far tail; a fit then diverges slowly.
 
     Arguments:
-        family: ``Normal()``, ``Exponential()``, ``Poisson()``, ``Censored(...)`` of one of them, or another family with
-            the functions named in ``families/protocol.py`` for observations seen in part.
+        family: ``Normal()``, ``LogNormal()``, ``Exponential()``, ``Gamma()``, ``Weibull()``, ``Poisson()``,
+            ``Binomial(n)``, ``Censored(...)`` of one of them, or another family with the functions named in
+            ``families/protocol.py`` for observations seen in part.
         low: the lowest value that is recorded; default: none.
         high: the highest value that is recorded; default: none.
 
@@ -173,7 +174,7 @@ class Truncated(parts.SeenInPart):
 
     def hidden_divergence(self, hidden: tuple[Any, Unseen], other: tuple[Any, Unseen]) -> Array:
         (inner, unseen), (other_inner, other_unseen) = hidden, other
-        draws = self._unseen(unseen.c, unseen) - self._unseen(other_unseen.c, unseen)
+        draws = parts.difference(self._unseen(unseen.c, unseen), self._unseen(other_unseen.c, unseen))
         own = draws + (unseen.log_mass - other_unseen.log_mass)
         if not hasattr(self.family, "hidden_divergence"):
             return own
@@ -202,6 +203,27 @@ class Truncated(parts.SeenInPart):
 
     def sample(self, key: Array, params: Any, labels: Array) -> Array:
         return self.family.sample_between(key, params, labels, self.low, self.high)
+
+    def sample_like(self, key: Array, params: Any, labels: Array, x: Data) -> Array:
+        """Recorded values; intervals where it is known how they arise (see ``Censored``)."""
+        if self.event_ndim:
+            self.family.needs_scheme()
+        return self.sample(key, params, labels)
+
+    def mean(self, params: Any) -> Array:
+        """E[x | low <= x <= high], (K,): of recorded observations."""
+        return choose(self.prepare(params, None), self._mean)
+
+    def _mean(self, c: Context) -> Array:
+        return self.family.mean_between(parts.by_rows(c), *_ends(c, self.low, self.high))[0]
+
+    @property
+    def partial(self) -> bool:
+        return getattr(self.family, "partial", False)
+
+    def filled(self, params: Any, r: Array, x: Array, key: Array | None) -> Array:
+        """The intervals replaced by means or draws; see ``Censored``."""
+        return self.family.filled(params, r, self._inside(x), key)
 
 
 def _ends(c: Context, low: float, high: float) -> tuple[Array, Array]:

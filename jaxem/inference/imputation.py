@@ -21,7 +21,8 @@ def impute(model: Any, params: Params, data: Data, *, key: Array | None = None) 
     Arguments:
         model: the model; it needs ``impute``, which mixtures, hidden Markov models and ``FactorAnalysis`` have.
         params: parameters of the model, or a ``Fit``.
-        data: N observations, made by ``jaxem.dataset(..., missing="nan")``.
+        data: N observations, made by ``jaxem.dataset(..., missing="nan")``. Or intervals of ``Censored``, each of which
+            becomes (x, x) with x its conditional mean or a draw.
         key: a random key for draws; default: none, which gives means.
 
     Returns:
@@ -37,4 +38,5 @@ def impute(model: Any, params: Params, data: Data, *, key: Array | None = None) 
         prng_key("impute", key)
     params, data = admit(model, params, data)
     require(model, "impute", "impute")
-    return values_of(data) if observed_of(data) is None else model.impute(params, data, key)
+    whole = observed_of(data) is None and not getattr(getattr(model, "family", None), "partial", False)
+    return values_of(data) if whole else model.impute(params, data, key)

@@ -162,9 +162,7 @@ def tempered(q: States, inverse_temperature: Array | float, dimensions: Array) -
     """The normalised power of the posterior: the same means, all covariances divided by ``inverse_temperature``."""
     share = jnp.asarray(inverse_temperature, q.means.dtype)
     volumes = q.volumes - 0.5 * dimensions[None] * jnp.log(share)
-    return q._replace(
-        covariances=q.covariances / share, noise=q.noise / jnp.sqrt(share), volumes=volumes
-    )
+    return q._replace(covariances=q.covariances / share, noise=q.noise / jnp.sqrt(share), volumes=volumes)
 
 
 def draw(q: States, key: Array) -> Array:
@@ -199,8 +197,13 @@ def divergence(q: States, p: States, live: Array, first_live: Array) -> Array:
     """
     r = live.shape[0]
     first = _normal_divergence(
-        q.means[:, 0] - p.means[:, 0], q.covariances[:, 0], p.covariances[:, 0], q.volumes[:, 0], p.volumes[:, 0],
-        jnp.zeros(()), first_live,
+        q.means[:, 0] - p.means[:, 0],
+        q.covariances[:, 0],
+        p.covariances[:, 0],
+        q.volumes[:, 0],
+        p.volumes[:, 0],
+        jnp.zeros(()),
+        first_live,
     )
     drift = lambda s: s.means[:, 1:] - apply(s.moves, s.means[:, :-1])
     change = (q.moves - p.moves)[..., :r, :]

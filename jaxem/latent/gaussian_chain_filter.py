@@ -88,9 +88,7 @@ def _states(d: Dynamics, W: Array, z: Array, b: Array | None, start: Array) -> t
             state, value = see(state, w_t[..., i, :], z_t[:, i])
             total = total + value
         M = times(d.A, state.M) if vague else state.M
-        ahead = state._replace(
-            m=apply(d.A, state.m) + b_t, P=times(times(d.A, state.P), d.A.T) + Q, M=M
-        )
+        ahead = state._replace(m=apply(d.A, state.m) + b_t, P=times(times(d.A, state.P), d.A.T) + Q, M=M)
         return ahead, (state, total)
 
     drive = jnp.zeros((n, t, k), z.dtype) if b is None else jnp.concatenate([b[:, 1:], jnp.zeros_like(b[:, :1])], 1)
@@ -111,7 +109,9 @@ def _from(d: Dynamics, W: Array, z: Array, b: Array | None, start: Array) -> Fil
         lower = matrices.cholesky(states.information)
         known = jnp.isfinite(lower).all(axis=(-2, -1))[..., None]
         safe = jnp.where(known[..., None], lower, jnp.eye(d.m.size, dtype=z.dtype)[None, None])
-        means = jnp.where(known, means + apply(states.M, matrices.solve(safe, states.score[..., None])[..., 0]), jnp.nan)
+        means = jnp.where(
+            known, means + apply(states.M, matrices.solve(safe, states.score[..., None])[..., 0]), jnp.nan
+        )
         half = matrices.solve_lower(safe, turned(states.M))
         covariances = jnp.where(known[..., None], covariances + times(turned(half), half), jnp.inf)
     return Filtered(means, covariances, log_density)

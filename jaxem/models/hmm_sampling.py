@@ -70,7 +70,7 @@ class Sampling:
     def observations_of(self: Any, key: Array, params: Any, states: Array, x: Data | None) -> Any:
         """One observation drawn for each of the states (N, T), by the covariates of ``x`` where the family has some."""
         labels = states.reshape(-1)
-        if "given" in families.takes(self.family):
+        if x is not None and hasattr(self.family, "sample_like"):
             found = values_of(self.family.sample_like(key, params.emissions, labels, frames_of(plain(x))))
         else:
             found = self.family.sample(key, params.emissions, labels)
@@ -94,7 +94,7 @@ class Sampling:
         data = as_data(data)
         check_shapes(self, None, data)
         x = split_weights(data)[0]
-        if "given" not in self.takes:
+        if "given" not in self.takes and not hasattr(self.family, "sample_like"):
             return with_values(x, self.sample(key, params, *shape(data)))
         steps, params = unpack(x)[0], as_params(self, params)
         first_key, path_key, x_key = jax.random.split(key, 3)

@@ -355,8 +355,14 @@ class StateSpace(FromRows, Input, Prediction):
             m, covariance = equations.maximize(sums.first, at[0], pattern(first[0], k, 1), start, first[1])
             m = m[:, 0]
         return StateSpaceParams(
-            m, covariance, moved[:, :k], None if self.state_inputs is None else moved[:, k:], process,
-            seen[:, :k], None if self.output_inputs is None else seen[:, k:], noise,
+            m,
+            covariance,
+            moved[:, :k],
+            None if self.state_inputs is None else moved[:, k:],
+            process,
+            seen[:, :k],
+            None if self.output_inputs is None else seen[:, k:],
+            noise,
         )
 
     def expected(self, c: Prepared | None, params: StateSpaceParams, sums: StateSpaceSums) -> Array:
@@ -507,7 +513,9 @@ def _check(model: StateSpace) -> None:
     check_covariance("process", model.process, r)
     check_covariance("noise", model.noise, d)
     if isinstance(model.noise, tuple) and not isinstance(model.noise[0], tuple) and 0.0 in model.noise:
-        raise ValueError("StateSpace: noise must have positive variances; give the state that is seen exactly a small one")
+        raise ValueError(
+            "StateSpace: noise must have positive variances; give the state that is seen exactly a small one"
+        )
     still = list(range(r, k)) + [i for i in range(r) if not _is_live(model.process, r)[i]]
     for name, spec in (("transition", model.transition), ("state_inputs", model.state_inputs)):
         if spec is not None and still and (spec == "free" or not all(is_fixed(spec[i]) for i in still)):

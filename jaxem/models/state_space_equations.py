@@ -92,7 +92,9 @@ def log_density(moments: Moments, covariance: Array) -> Array:
     if covariance.ndim == 2:
         lower = matrices.cholesky(covariance)
         half = matrices.inverse(lower)
-        squares = (apply(half, moments.e) ** 2).sum(axis=-1) + (times(half, moments.ee) * lifted(half, moments.ee.ndim)).sum(axis=(-2, -1))
+        squares = (apply(half, moments.e) ** 2).sum(axis=-1) + (
+            times(half, moments.ee) * lifted(half, moments.ee.ndim)
+        ).sum(axis=(-2, -1))
         return -0.5 * (lower.shape[0] * math.log(2 * math.pi) + matrices.log_determinant(lower) + squares)
     live = covariance > 0
     each = log_density_of_cells(moments, jnp.where(live, covariance, 1))

@@ -39,9 +39,7 @@ def redundant(model: Any) -> tuple[int, bool]:
         S = np.zeros((k, k))
         S[:size, :size] = _covariance(spec, size, rng)
         residual.append(lambda X, S=S, spec=spec, size=size: _beyond_covariance(X @ S + S @ X.T, spec, size))
-    columns = [
-        np.concatenate([f(X).ravel() for f in residual]) for X in np.eye(k * k).reshape(-1, k, k)
-    ]
+    columns = [np.concatenate([f(X).ravel() for f in residual]) for X in np.eye(k * k).reshape(-1, k, k)]
     matrix = np.stack(columns, axis=1)
     _, values, rows = np.linalg.svd(matrix)
     rank = int((values > 1e-9 * max(values.max(initial=0), 1)).sum())

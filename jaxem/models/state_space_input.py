@@ -12,7 +12,17 @@ from jaxem.core.arrays import check_precision
 from jaxem.core.checks import prng_key
 from jaxem.core.conversion import check_shapes
 from jaxem.core.data import (
-    Data, Dataset, Sharded, check_counts, counted, inside, lengths_of, observed_of, split_weights, total, values_of,
+    Data,
+    Dataset,
+    Sharded,
+    check_counts,
+    counted,
+    inside,
+    lengths_of,
+    observed_of,
+    split_weights,
+    total,
+    values_of,
 )
 from jaxem.core.dataset import as_data
 from jaxem.core.trees import float_dtype, is_traced

@@ -140,7 +140,9 @@ class Prediction:
         moves = normal(state_key, n, length - 1, self.shocks) @ d.L.T
         if params.state_inputs is not None:
             moves = moves + u[:, 1:] @ params.state_inputs.T
-        states = gaussian_chain.roots.path(d.A[None, None], moves, first, False, False) if length > 1 else first[:, None]
+        states = (
+            gaussian_chain.roots.path(d.A[None, None], moves, first, False, False) if length > 1 else first[:, None]
+        )
         y = states @ params.loadings.T + normal(key, n, length, params.noise.shape[0]) @ _noise_root(params.noise).T
         if params.output_inputs is not None:
             y = y + u @ params.output_inputs.T
