@@ -1,7 +1,8 @@
 """Regressions: densities, single regressions against R, mixtures against direct maximisation, difficult data."""
 
 import dataclasses
-from typing import Any
+import itertools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ from jaxem.families import (
     StudentT,
 )
 from jaxem.gates import Softmax
-from jaxem.models import HMM, Mixture, MixtureParams
+from jaxem.models import HMM, HMMParams, Mixture, MixtureParams
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -311,6 +312,84 @@ def test_in_a_product_and_in_a_chain():
     assert_within(fit.objective, total, 1e-9 * 300)
     assert_within(np.sort(np.asarray(beta)[:, 1]), [-0.5, 0.5], 0.15)
     assert beaten(chain, fit, series) < 1e-8
+
+
+class Switching(NamedTuple):
+    """Hamilton's autoregression of order 4, whose mean switches between two regimes."""
+
+    means: Any  # (2,)
+    lags: Any  # (4,)
+    variance: Any  # ()
+    stay: Any  # (2,), the probability that a regime goes on
+
+
+# A state is the regime now and in the four quarters before.
+REGIMES = np.array(list(itertools.product((0, 1), repeat=5)))
+GNP_CHAIN = HMM(Regression(Normal(), tied="all", dispersion="tied"), 32)
+
+
+def expanded(p: Switching) -> HMMParams:
+    moves = jnp.stack([jnp.stack([p.stay[0], 1 - p.stay[0]]), jnp.stack([1 - p.stay[1], p.stay[1]])])
+    first = (1 - p.stay[::-1]) / (2 - p.stay.sum())
+    old, new = REGIMES[:, None, :], REGIMES[None, :, :]
+    follows = (old[..., :4] == new[..., 1:]).all(axis=-1)
+    transition = jnp.where(follows, moves[old[..., 0], new[..., 0]], 0)
+    initial = first[REGIMES[:, 4]] * moves[REGIMES[:, 1:], REGIMES[:, :4]].prod(axis=1)
+    levels = p.means[REGIMES]
+    intercepts = levels[:, :1] - levels[:, 1:] @ p.lags[:, None]
+    return HMMParams(initial, transition, RegressionParams(intercepts, p.lags, p.variance))
+
+
+def test_growth_of_gnp():
+    """The maximum that Hamilton (1989) prints, -181.263394: stationary, by the likelihood of a chain of 32 states."""
+    y, before = jaxem.lagged(datasets.gnp(), 4)
+    data = jaxem.dataset(y, given=before)
+    lags = jnp.array([0.01348726, -0.05752082, -0.24698315, -0.21292128])
+    found = Switching(
+        jnp.array([-0.3588118, 1.16351661]), lags, jnp.asarray(0.59136861), jnp.array([0.75467114, 0.90408465])
+    )
+    value, slope = jax.jit(jax.value_and_grad(lambda p: GNP_CHAIN.log_likelihood(expanded(p), data)))(found)
+    assert_within(value, -181.263394, 1e-6)
+    # Estimates are given to 1e-8, and the curvature is below 1e3.
+    assert_within(jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(slope)]), np.zeros(9), 1e-4)
+
+
+@pytest.mark.everything
+def test_growth_of_gnp_by_em():
+    """A model of two functions: the E-step of the chain, and a few Newton steps on Q from its sums."""
+    y, before = jaxem.lagged(datasets.gnp(), 4)
+    data = jaxem.dataset(y, given=before)
+    spaces = Switching(jaxem.Real(), jaxem.Real(), jaxem.Positive(), jaxem.UnitInterval())
+    start = Switching(jnp.array([-0.5, 1.0]), jnp.zeros(4), jnp.asarray(1.0), jnp.array([0.7, 0.9]))
+    record = jaxem.Model(lambda p, data: None, lambda q, data: None, constraints=spaces)
+    back = coordinates.chart(record, start)
+
+    def m_step(q: Any, data: Any) -> Switching:
+        sums = GNP_CHAIN.statistics(q, data)
+        a, (levels, lags, variance, _) = q.at.transition, q.at.emissions
+        means = jnp.stack([levels[0, 0], levels[31, 0]]) / (1 - lags.sum())
+        u = coordinates.into(record, Switching(means, lags, variance, jnp.stack([a[0, 0], a[31, 31]])))
+        value = lambda u: GNP_CHAIN.expected_log_joint(expanded(back(u)), sums)
+
+        def step(_: Any, u: jax.Array) -> jax.Array:
+            slope = jax.grad(value)(u)
+            d = -jnp.linalg.solve(jax.hessian(value)(u), slope)
+            d = jnp.where(slope @ d > 0, d, slope / 100)
+            tries = u[None] + 0.5 ** jnp.arange(6.0)[:, None] * d[None]
+            values = jax.vmap(value)(tries)
+            best = jnp.nanargmax(values)
+            return jnp.where(values[best] > value(u), tries[best], u)
+
+        return back(jax.lax.fori_loop(0, 3, step, u))
+
+    model = jaxem.Model(
+        lambda p, data: GNP_CHAIN.e_step(expanded(p), data),
+        m_step,
+        log_likelihood=lambda p, data: GNP_CHAIN.log_likelihood(expanded(p), data),
+        constraints=spaces,
+    )
+    fit = jaxem.check(jaxem.fit(model, start, data, tol=1e-13, max_steps=500))
+    assert_within(fit.objective, -181.263394, 1e-6)
 
 
 def test_lagged():

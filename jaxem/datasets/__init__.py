@@ -174,3 +174,14 @@ def patents() -> dict[str, np.ndarray]:
     """
     names = "patents", "rds", "lgrd"
     return dict(zip(names, _table("patents.csv").T, strict=True))
+
+
+def gnp() -> np.ndarray:
+    """Quarterly growth of the real gross national product of the United States, 1951 to 1984.
+
+    Returns:
+        An array (135,), in percent.
+
+    Source: Hamilton (1989), table of data.
+    """
+    return _table("gnp.csv")

@@ -262,7 +262,8 @@ class Product:
 
     def widths(self, given: Any, leading: int) -> dict[str, int]:
         """The lengths of the axes that covariates determine."""
-        own = {name: family.widths(given, leading) for name, family in self.parts.items() if hasattr(family, "widths")}
+        parts: Mapping[str, Any] = self.parts
+        own = {name: family.widths(given, leading) for name, family in parts.items() if hasattr(family, "widths")}
         return {f"{name}.{axis}": length for name, found in own.items() for axis, length in found.items()}
 
 

@@ -115,7 +115,8 @@ class Design:
             keys = f" with the keys {', '.join(map(repr, given))}" if isinstance(given, dict) else ""
             raise ValueError(f"{title}: given is a {type(given).__name__}{keys}; say which parts are covariates by on=")
         for name in named or (None,):
-            shape = tuple((given if name is None else given[name]).shape)
+            leaf: Any = given if name is None else given[name]
+            shape = tuple(leaf.shape)
             wide = name != self.offset or name is None
             if len(shape) != len(leading) and not (wide and len(shape) == len(leading) + 1):
                 what = "given" if name is None else f"given[{name!r}]"
