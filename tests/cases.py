@@ -30,7 +30,7 @@ from jaxem.families import (
     ZeroInflated,
 )
 from jaxem.gates import Softmax, Stationary, Sticky
-from jaxem.models import HMM, FactorAnalysis, ItemResponse, Mixture
+from jaxem.models import HMM, FactorAnalysis, ItemResponse, Mixture, StateSpace
 
 
 class Case(NamedTuple):
@@ -233,6 +233,17 @@ def sticky_hmm(dtype):
     return _case(model, _sequences(dtype), dtype)
 
 
+def state_space(dtype):
+    """Restricted loadings, ragged sequences, missing cells and weights."""
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(5, 12)).cumsum(axis=1)
+    y = np.stack([x, 0.5 * x], axis=2) + rng.normal(size=(5, 12, 2))
+    y = np.where(rng.random(y.shape) < 0.15, np.nan, y)
+    lengths, weights = np.array([12, 9, 12, 6, 12], np.int32), np.array([1.0, 2.0, 0.5, 1.0, 1.0])
+    data = jaxem.dataset(_cast(y, dtype), lengths=lengths, weights=weights, missing="nan")
+    return _case(StateSpace(1, loadings=[[1], [None]]), data, dtype)
+
+
 class Coins(NamedTuple):
     choice: Any
     first: Any
@@ -293,6 +304,7 @@ CASES = {
     "switching regression": switching_regression,
     "driven hmm": driven_hmm,
     "sticky hmm": sticky_hmm,
+    "state space": state_space,
 }
 
 

@@ -42,7 +42,7 @@ def tally(moments: Moments, weights: Array, inputs: Array | None, loadings: Arra
 
     ``loadings``: C, where e = y - C z with y known, so that the covariances follow from that of z.
     """
-    e, z, ee, ez, zz = _flat(moments, weights, inputs)
+    e, z, ee, ez, zz = _flat(moments, weights != 0, inputs)
     w = weights.reshape(-1)
     times_w = z * w[:, None]
     sums = EquationSums(w.sum(), (e * w[:, None]).T @ e, e.T @ times_w, z.T @ times_w)
@@ -55,7 +55,7 @@ def tally(moments: Moments, weights: Array, inputs: Array | None, loadings: Arra
 
 def tally_cells(moments: Moments, weights: Array, inputs: Array | None, loadings: Array) -> EquationSums:
     """The sums of each row of the equation, with ``weights (N, T, d)`` of each cell."""
-    e, z, _, _, zz = _flat(moments, weights.any(axis=-1), inputs)
+    e, z, _, _, zz = _flat(moments, (weights != 0).any(axis=-1), inputs)
     w = weights.reshape(-1, weights.shape[-1])
     m, k = z.shape[1], zz.shape[-1]
     squares = matrices.product(w.T, (z[:, :, None] * z[:, None, :]).reshape(-1, m * m)).reshape(-1, m, m)
@@ -66,9 +66,9 @@ def tally_cells(moments: Moments, weights: Array, inputs: Array | None, loadings
     return _with_spread(sums, (CV * loadings).sum(axis=1), -CV, spread)
 
 
-def _flat(moments: Moments, weights: Array, inputs: Array | None) -> Moments:
+def _flat(moments: Moments, counts: Array, inputs: Array | None) -> Moments:
     """One row for each step, with inputs; zero where the weight is, whatever it held."""
-    counts = (weights != 0).reshape(-1, 1)
+    counts = counts.reshape(-1, 1)
     flat = lambda a: jnp.where(counts, a.reshape(-1, a.shape[-1]), 0)
     z = moments.z if inputs is None else jnp.concatenate([moments.z, inputs.astype(moments.z.dtype)], axis=-1)
     return moments._replace(e=flat(moments.e), z=flat(z))
