@@ -220,10 +220,13 @@ def switching_regression(dtype):
 
 
 def driven_hmm(dtype):
-    """Starts and moves that depend on covariates."""
-    data = _sequences(dtype)
-    drive = np.random.default_rng(8).normal(size=(6, 12))
-    data = dataclasses.replace(data, given=drive, weights=np.array([1.0, 2.0, 0.0, 1.0, 3.0, 0.5]))
+    """Starts and moves that depend on covariates; enough of them that no gate is separated."""
+    rng = np.random.default_rng(8)
+    states = (rng.random((8, 20)) < 0.4).cumsum(axis=1) % 2
+    x, drive = rng.normal(size=(8, 20)) + 3.0 * states, rng.normal(size=(8, 20))
+    drive[:, 0] = np.where(np.arange(8) % 3, 1, -1) * (2.0 * states[:, 0] - 1)
+    weights, lengths = np.array([1.0, 2.0, 0.0, 1.0, 3.0, 0.5, 1.0, 1.0]), np.array([20, 12, 20, 20, 9, 20, 16, 1])
+    data = Dataset(x, given=drive, lengths=lengths, weights=weights)
     return _case(HMM(Normal(), 2, initial=Softmax(intercept=False), transition=Softmax()), data, dtype)
 
 
