@@ -14,6 +14,7 @@ from jaxem.families import (
     Bernoulli,
     BetaPrior,
     Categorical,
+    Censored,
     DirichletPrior,
     Exponential,
     Gamma,
@@ -26,6 +27,7 @@ from jaxem.families import (
     Product,
     Regression,
     StudentT,
+    Truncated,
     Weibull,
     ZeroInflated,
 )
@@ -247,6 +249,22 @@ def state_space(dtype):
     return _case(StateSpace(1, loadings=[[1], [None]]), data, dtype)
 
 
+def censored_mixture(dtype):
+    """Exact, left-censored, right-censored and grouped observations, and one of which nothing is known."""
+    rng = np.random.default_rng(8)
+    x = np.r_[rng.normal(0, 1, 40), rng.normal(4, 1.5, 30)]
+    ends = np.stack([x, x], axis=1)
+    ends[::3] = np.floor(ends[::3]) + [0, 1]
+    ends[1::7, 0], ends[2::9, 1], ends[5] = -np.inf, np.inf, (-np.inf, np.inf)
+    return _case(Mixture(Censored(Normal()), 2), ends, dtype)
+
+
+def truncated_mixture(dtype):
+    rng = np.random.default_rng(9)
+    x = np.r_[rng.normal(0, 1, 60), rng.normal(5, 1, 50)]
+    return _case(Mixture(Truncated(Normal(), -1.0, 7.0), 2), x[(x >= -1) & (x <= 7)], dtype)
+
+
 class Coins(NamedTuple):
     choice: Any
     first: Any
@@ -297,6 +315,8 @@ CASES = {
     "factor analysis": factor_analysis,
     "student t mixture": student_t_mixture,
     "zero-inflated chain": zero_inflated_chain,
+    "censored mixture": censored_mixture,
+    "truncated mixture": truncated_mixture,
     "log-joint": log_joint,
     "VVE": old_faithful("VVE"),
     "VEV": old_faithful("VEV"),

@@ -2,12 +2,33 @@
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
+from closeness import assert_within, eps
 from scipy import optimize, stats
 
 import jaxem
-from jaxem.families import Censored, Exponential, Normal, NormalParams, Poisson, Truncated, grouped, limited, protocol
+from jaxem.families import (
+    Binomial,
+    BinomialParams,
+    Censored,
+    Exponential,
+    ExponentialParams,
+    Gamma,
+    GammaParams,
+    LogNormal,
+    Normal,
+    NormalParams,
+    Poisson,
+    PoissonParams,
+    Truncated,
+    Weibull,
+    WeibullParams,
+    grouped,
+    limited,
+    protocol,
+)
 from jaxem.models import HMM, Mixture
 
 
@@ -36,6 +57,11 @@ def waits(n=120):
     return rng.exponential(np.where(rng.random(n) < 0.5, 1.0, 9.0))
 
 
+def positive(n=120):
+    rng = np.random.default_rng(5)
+    return np.where(rng.random(n) < 0.5, rng.gamma(2.0, 1.0, n), rng.gamma(20.0, 0.5, n))
+
+
 def inside(x, low, high=np.inf):
     return x[(x >= low) & (x <= high)]
 
@@ -47,6 +73,15 @@ ROWS = {
     "truncated normal": (Truncated(Normal(), -1.0, 7.0), lambda: inside(normals(200), -1, 7)),
     "truncated exponential": (Truncated(Exponential(), 0.5, 40.0), lambda: inside(waits(), 0.5, 40)),
     "truncated poisson": (Truncated(Poisson(), low=1), lambda: inside(counts(), 1)),
+    "gamma": (Censored(Gamma()), lambda: mixed_intervals(positive())),
+    "log-normal": (Censored(LogNormal()), lambda: mixed_intervals(positive())),
+    "weibull": (Censored(Weibull()), lambda: mixed_intervals(positive())),
+    "weibull on the right": (Censored(Weibull()), lambda: np.asarray(limited(positive(), high=11.0))),
+    "binomial": (Censored(Binomial(20)), lambda: np.asarray(grouped(counts(), [0, 1, 2, 4, 5, 8, 11, 21], whole=True))),
+    "truncated gamma": (Truncated(Gamma(), 0.5, 14.0), lambda: inside(positive(), 0.5, 14)),
+    "truncated log-normal": (Truncated(LogNormal(), 0.5, 14.0), lambda: inside(positive(), 0.5, 14)),
+    "truncated weibull": (Truncated(Weibull(), 0.5, 14.0), lambda: inside(positive(), 0.5, 14)),
+    "truncated binomial": (Truncated(Binomial(20), low=1), lambda: inside(counts(), 1)),
     "truncated groups": (
         Truncated(Censored(Normal()), -2.0),
         lambda: np.asarray(grouped(inside(normals(), -2, 9), np.arange(-2.0, 10.0))),
@@ -206,7 +241,189 @@ def test_the_fits_of_survreg():
     np.testing.assert_allclose(errors.rates[0] / fit.params.components.rates[0], 0.317499712034416, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", [Censored(Normal()), Truncated(Normal(), 0.0)], ids=str)
-def test_no_means_are_made_up(family):
-    with pytest.raises(ValueError, match="has no means to print"):
-        protocol.means(family, NormalParams(jnp.zeros(2), jnp.ones(2)))
+def direct_in_part(density, of_interval, x, start):
+    """The largest log-likelihood of intervals ``x``, and where: densities and probabilities of intervals by scipy."""
+    exact = x[:, 0] == x[:, 1]
+
+    def minus(u):
+        total = density(u, x[exact, 0]).sum() + np.log(of_interval(u, *x[~exact].T)).sum()
+        return -total if np.isfinite(total) else np.inf
+
+    best = optimize.minimize(
+        minus, start, method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-13, "maxiter": 9999}
+    )
+    return -best.fun, best.x
+
+
+BY_SCIPY = {
+    "weibull": (Weibull(), lambda u: stats.weibull_min(np.exp(u[0]), scale=np.exp(u[1]))),
+    "gamma": (Gamma(), lambda u: stats.gamma(np.exp(u[0]), scale=np.exp(-u[1]))),
+    "log-normal": (LogNormal(), lambda u: stats.lognorm(np.exp(u[1] / 2), scale=np.exp(u[0]))),
+}
+
+
+@pytest.mark.parametrize("name", ["weibull", "gamma", pytest.param("log-normal", marks=pytest.mark.everything)])
+def test_the_maximum_is_that_of_a_direct_search(name):
+    """Exact, left-censored, right-censored and grouped observations of one class."""
+    family, dist = BY_SCIPY[name]
+    x = np.stack([LOW, HIGH], axis=1)
+    model = Mixture(Censored(family), 1)
+    fit = jaxem.fit(model, model.init(jax.random.key(0), x), x, tol=1e-14, max_steps=2000)
+    part = lambda u, low, high: dist(u).cdf(high) - dist(u).cdf(low)
+    value, at = direct_in_part(lambda u, x: dist(u).logpdf(x), part, x, np.zeros(2))
+    assert float(fit.objective) == pytest.approx(value, rel=1e-10)
+    first, second = (float(leaf[0]) for leaf in fit.params.components)
+    found = [first if name == "log-normal" else np.log(first), np.log(second)]
+    np.testing.assert_allclose(found, at, atol=2e-6)
+
+
+@pytest.mark.everything
+@pytest.mark.parametrize("name", list(BY_SCIPY))
+def test_the_maximum_of_truncated_observations_is_that_of_a_direct_search(name):
+    family, dist = BY_SCIPY[name]
+    x = inside(dist(np.array([0.5, 0.3])).rvs(150, random_state=np.random.default_rng(4)), 0.4, 3.0)
+    model = Mixture(Truncated(family, 0.4, 3.0), 1)
+    fit = jaxem.fit(model, model.init(jax.random.key(0), x), x, tol=1e-15, max_steps=20000)
+
+    def density(u, x):
+        return dist(u).logpdf(x) - np.log(dist(u).cdf(3.0) - dist(u).cdf(0.4))
+
+    value, _ = direct_in_part(density, lambda u, *ends: np.ones(0), np.stack([x, x], axis=1), np.array([0.5, 0.3]))
+    assert float(fit.objective) == pytest.approx(value, rel=1e-8)
+
+
+def test_survreg_and_fitdistcens():
+    """In R: survival 3.5-3, survreg(Surv(low, high, type = "interval2") ~ 1, dist = "weibull"), and fitdistrplus 1.1-8."""
+    x = np.stack([LOW, HIGH], axis=1)
+    model = Mixture(Censored(Weibull()), 1)
+    params = model.init(jax.random.key(0), x)
+    at = WeibullParams(jnp.array([1 / 0.773330225545396]), jnp.array([np.exp(0.832640528673379)]))
+    found = model.log_likelihood(params._replace(components=at), x)
+    np.testing.assert_allclose(found, -17.8876631866033, rtol=1e-12)
+    errors = jaxem.inference.standard_errors(model, params._replace(components=at), x).components
+    relative = [errors.scales[0] / at.scales[0], errors.shapes[0] / at.shapes[0]]  # of log scale, log shape
+    np.testing.assert_allclose(relative, [0.248437038778, 0.299054953492], rtol=1e-6)
+
+
+# The family, its parameters for one class, and the same distribution of scipy.
+ONE = {
+    "normal": (Normal(), NormalParams(jnp.array([0.5]), jnp.array([0.6])), stats.norm(0.5, 0.6**0.5)),
+    "exponential": (Exponential(), ExponentialParams(jnp.array([0.5])), stats.expon(scale=2)),
+    "gamma": (Gamma(), GammaParams(jnp.array([2.5]), jnp.array([0.7])), stats.gamma(2.5, scale=1 / 0.7)),
+    "weibull": (Weibull(), WeibullParams(jnp.array([1.7]), jnp.array([3.0])), stats.weibull_min(1.7, scale=3)),
+    "log-normal": (
+        LogNormal(),
+        NormalParams(jnp.array([0.5]), jnp.array([0.6])),
+        stats.lognorm(0.6**0.5, scale=np.exp(0.5)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(ONE))
+def test_draws_and_means_within_limits(name):
+    """Draws by their distribution function, means by quadrature."""
+    family, params, dist = ONE[name]
+    low, high = np.array([1.0, 0.0, 3.0])[:, None], np.array([4.0, 2.0, 8.0])[:, None]
+    c = jax.tree.map(lambda leaf: leaf[None], family.prepare(params, None))
+    means = np.asarray(family.mean_between(c, jnp.asarray(low), jnp.asarray(high)))[:, 0]
+    for a, b, mean in zip(low[:, 0], high[:, 0], means, strict=True):
+        wanted = dist.expect(lambda x: x, lb=a, ub=b, conditional=True, epsabs=1e-13, epsrel=1e-12)
+        assert mean == pytest.approx(wanted, rel=1e-9)
+        x = np.asarray(family.sample_between(jax.random.key(1), params, jnp.zeros(800, int), a, b))
+        u = (dist.sf(a) - dist.sf(x)) / (dist.sf(a) - dist.sf(b))
+        assert stats.kstest(u, "uniform").pvalue > 1e-3
+
+
+def test_probabilities_of_intervals_of_a_gamma_variable(dtype):
+    """log P, its derivative in the shape, E x and E log x against 40 digits, for shapes from 1e-3 to 25."""
+    rows = [
+        (a, low * a / 1.7, high * a / 1.7)
+        for a in (1e-3, 0.3, 1.0, 25.0)
+        for low, high in ((0, 1), (1, np.inf), (0.5, 2), (0.999, 1), (1.01, 1.02), (1e-6, 0.9), (0, 1 + 9 / a**0.5))
+    ]
+    a, low, high = (jnp.asarray(column, dtype)[:, None] for column in zip(*rows, strict=True))
+    family, rate = Gamma(), jnp.full_like(a, 1.7)
+    of = lambda a: family.log_interval(family.prepare(GammaParams(a, rate), None), low, high)
+    found, slope = (np.asarray(v, float)[:, 0] for v in (of(a), jax.grad(lambda a: of(a).sum())(a)))
+    u = family.between(family.prepare(GammaParams(a, rate), None), low, high)
+    growth, excess = (np.asarray(v, float)[:, 0] for v in (u.growth, u.excess))
+    exact = lambda v: mpmath.mpf(float(v)) if np.isfinite(float(v)) else mpmath.inf
+    with mpmath.workdps(40):
+        for i in range(len(rows)):
+            s, b, start, end = (exact(column[i, 0]) for column in (a, rate, low, high))
+            log_p = lambda s: mpmath.log(mpmath.gammainc(s, start * b, end * b, regularized=True))
+            value, step = log_p(s), s * mpmath.mpf(10) ** -12
+            wanted = (log_p(s + step) - log_p(s - step)) / (2 * step)
+            # What errors of eps in the ends and in the parameters change.
+            ends = [
+                float(x * mpmath.exp((s - 1) * mpmath.log(x) - b * x + s * mpmath.log(b) - mpmath.loggamma(s) - value))
+                for x in (start, end)
+                if 0 < x < mpmath.inf
+            ]
+            moved = sum(ends) + abs(float(s * wanted))
+            bend = (float(s) ** 0.5 + 1) * (sum(ends) + 1)
+            assert_within(found[i], float(value), 16 * eps(dtype) * (abs(float(value)) + moved))
+            assert_within(slope[i] * float(s), float(s * wanted), 16 * eps(dtype) * (1 + moved) * bend)
+            mean = mpmath.gammainc(s + 1, start * b, end * b) / mpmath.gammainc(s, start * b, end * b) / s
+            log_mean = wanted + mpmath.digamma(s) - mpmath.log(s)
+            assert_within(growth[i], float(mean - 1), 16 * eps(dtype) * (1 + abs(float(mean - 1))))
+            gap = float(mean - 1 - log_mean)
+            assert_within(excess[i], gap, 64 * eps(dtype) * gap * (1 + (ends and max(ends)) / max(gap, 1e-6) ** 0.5))
+
+
+def test_probabilities_near_one():
+    """log P of nearly all counts is minus what is outside, to its own precision."""
+    rate, none = jnp.array([[7.3]]), jnp.array([[0.0]])
+    for high in (20.0, 30.0, 60.0):
+        found = float(Poisson().log_interval(PoissonParams(rate), none, jnp.array([[high]]))[0, 0])
+        wanted = np.log1p(-stats.poisson(7.3).sf(high))
+        assert found == pytest.approx(wanted, rel=1e-12)
+    found = float(Poisson().log_interval(PoissonParams(rate), none + 1, jnp.array([[jnp.inf]]))[0, 0])
+    assert found == pytest.approx(np.log1p(-np.exp(-7.3)), rel=1e-14)
+    binomial = Binomial(40).log_interval(BinomialParams(jnp.array([[0.2]])), none, jnp.array([[30.0]]))
+    assert float(binomial[0, 0]) == pytest.approx(np.log1p(-stats.binom(40, 0.2).sf(30)), rel=1e-12)
+
+
+def test_means_and_imputation():
+    """Of waiting times censored at c: c + 1 / rate. Truncated: the mean of what is recorded."""
+    x = limited(waits(40), high=6.0)
+    model = Mixture(Censored(Exponential()), 1)
+    params = model.init(jax.random.key(0), x)
+    rate = float(params.components.rates[0])
+    found = np.asarray(jaxem.impute(model, params, x))
+    censored = np.isinf(np.asarray(x[:, 1]))
+    assert censored.any()
+    np.testing.assert_allclose(found[censored], 6 + 1 / rate, rtol=1e-13)
+    np.testing.assert_array_equal(found[~censored], x[~censored])
+    drawn = np.asarray(jaxem.impute(model, params, x, key=jax.random.key(1)))
+    assert (drawn[censored] > 6).all() and (drawn[~censored] == np.asarray(x)[~censored]).all()
+    [(_, mean)] = protocol.means(Censored(Exponential()), params.components)
+    np.testing.assert_allclose(mean, 1 / rate, rtol=1e-15)
+
+    family, params, dist = ONE["normal"]
+    wanted = dist.expect(lambda x: x, lb=0, ub=2, conditional=True)
+    for truncated in (Truncated(family, 0, 2), Truncated(Censored(family), 0, 2)):
+        [(_, mean)] = protocol.means(truncated, params)
+        np.testing.assert_allclose(mean, wanted, rtol=1e-9)
+
+
+def test_simulated_data_are_censored_in_a_known_way_or_not_at_all():
+    key, y = jax.random.key(0), normals(60)
+    x = limited(y, -1, 4)
+    for model, data in ((Mixture(Censored(Normal()), 2), x), (HMM(Censored(Normal()), 2), x.reshape(4, 15, 2))):
+        params = model.init(key, data)
+        with pytest.raises(ValueError, match="how exact observations would have been censored"):
+            model.sample_like(key, params, data)
+        known = type(model)(Censored(Normal(), limits=(-1, 4)), 2)
+        drawn = np.asarray(known.sample_like(key, params, data))
+        assert drawn.shape == data.shape
+        exact = drawn[..., 0] == drawn[..., 1]
+        assert (drawn[exact] >= -1).all() and (drawn[exact] <= 4).all()
+        assert set(drawn[~exact].ravel()) == {-np.inf, -1, 4, np.inf}
+    grouped_model = Mixture(Censored(Poisson(), edges=(1, 3, 6)), 1)
+    start = grouped_model.init(key, grouped(counts(), [0, 1, 3, 6, np.inf], whole=True))
+    drawn = {tuple(row) for row in np.asarray(grouped_model.sample(key, start, 200)).tolist()}
+    assert drawn == {(0, 0), (1, 2), (3, 5), (6, np.inf)}
+    for wrong in ({"edges": (1, 1)}, {"limits": (2, 1)}, {"edges": (0, 1), "limits": (0, 1)}):
+        with pytest.raises(ValueError, match=r"increase|not both"):
+            Censored(Normal(), **wrong)

@@ -445,6 +445,60 @@ def starts_left_out(m, amount):
 BASES = {"weighted chains": weighted_chains}
 STEP, SLOPE = "M-step stationary", {"M-step stationary"}
 
+# Wrong posteriors of what is hidden in an interval or beyond a limit
+
+
+def of_hidden(m, change):
+    """The E-step with another posterior of the family's own hidden variables."""
+
+    def e_step(params, x):
+        q = m.e_step(params, x)
+        return q._replace(hidden=change(q.hidden))
+
+    return {"e_step": e_step}
+
+
+def intervals_for_points(m, amount):
+    """The spread inside the intervals is left out."""
+    return of_hidden(m, lambda u: u._replace(moments=u.moments._replace(variance=0 * u.moments.variance)))
+
+
+def whole_mass(m, amount):
+    """The posterior density is not divided by the probability of the interval."""
+    return of_hidden(m, lambda u: u._replace(log_mass=0 * u.log_mass))
+
+
+def shifted_moments(m, amount):
+    return of_hidden(m, lambda u: u._replace(moments=u.moments._replace(deviation=u.moments.deviation + 1e-3)))
+
+
+def of_tails(m, change):
+    """An E-step whose unrecorded draws are ``change(tails)``."""
+    return of_hidden(m, lambda u: (u[0], u[1]._replace(tails=change(u[1].tails))))
+
+
+def one_tail(m, amount):
+    """Draws above the upper limit are forgotten."""
+    return of_tails(m, lambda tails: (tails[0], tails[1]._replace(odds=0 * tails[1].odds)))
+
+
+def probability_for_odds(m, amount):
+    return of_tails(m, lambda tails: tuple(t._replace(odds=t.odds / (1 + t.odds)) for t in tails))
+
+
+def tails_exchanged(m, amount):
+    return of_tails(m, lambda tails: (tails[0]._replace(moments=tails[1].moments), tails[1]))
+
+
+def recorded_only(m, amount):
+    """Sums without the unrecorded draws."""
+    return {"m_step": lambda q, x: m.m_step(q._replace(hidden=of_none(q.hidden)), x)}
+
+
+def of_none(u):
+    return u[0], u[1]._replace(tails=tuple(t._replace(odds=0 * t.odds) for t in u[1].tails))
+
+
 # Of each model: the changes, and the laws of which at least these must be named.
 # Wrong volumes, shapes and orientations
 
@@ -500,6 +554,17 @@ def equal_volumes(m, amount):
 
 
 MUTANTS = {
+    ("censored mixture", False): [
+        (intervals_for_points, {"touch", "tangent"}),
+        (whole_mass, {"touch"}),
+        (shifted_moments, {"touch", "tangent"}),
+    ],
+    ("truncated mixture", False): [
+        (one_tail, {"touch", "tangent"}),
+        (probability_for_odds, {"touch", "tangent"}),
+        (tails_exchanged, {"touch", "tangent"}),
+        (recorded_only, SLOPE),
+    ],
     ("normal mixture", False): [
         (parameters_ignored, {"touch", "tangent"}),
         (shifted_e_step, {"touch", "tangent", "E-step"}),
