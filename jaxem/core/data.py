@@ -24,6 +24,8 @@ class Patterns:
 
     index: Array  # (N,) or (N, T), the pattern of each row
     count: int = dataclasses.field(metadata={"static": True})  # an upper bound of the number of patterns
+    # Rows of a tile share their pattern: rows 0 to ``tile`` - 1, the next ``tile`` rows, and so on; 1: rows in any order.
+    tile: int = dataclasses.field(default=1, metadata={"static": True})
 
 
 class Columns(NamedTuple):
@@ -166,6 +168,12 @@ def patterns_of(data: Data) -> Any:
     return data.patterns if isinstance(data, Dataset) else None
 
 
+def tile_of(data: Data) -> int:
+    """The number of rows in a tile, which blocks of rows must not cut; 1 for rows in any order."""
+    patterns = patterns_of(data)
+    return patterns.tile if isinstance(patterns, Patterns) else 1
+
+
 def with_values(data: Data, values: Any) -> Data:
     """The data with other values in the same shapes; masks and everything else are kept."""
     values = jax.tree.map(lambda new, old: new.reshape(old.shape), values, values_of(data))
@@ -195,8 +203,8 @@ def counted(data: Data) -> tuple[Data, Array | None]:
     affects neither values nor derivatives.
     """
     observations, weights = split_weights(data)
-    if weights is None:
-        return observations, None
+    if weights is None or tile_of(data) > 1:  # tiles are filled up with copies of rows that count
+        return observations, weights
     counts = weights != 0  # a NaN or negative weight counts, so that it is not hidden
     first = counts.argmax()
 

@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from jaxem.core import trees
 from jaxem.core.arrays import as_array
-from jaxem.core.data import Dataset, Patterns, inside
+from jaxem.core.data import Data, Dataset, Patterns, count, inside, patterns_of, rows
 
 
 def split(value: Any, name: str) -> tuple[Any, Any]:
@@ -116,6 +116,46 @@ def table(observed: Array, patterns: Patterns) -> Array:
     d = observed.shape[-1]
     unused = jnp.ones((patterns.count, d), bool)
     return unused.at[patterns.index.reshape(-1)].set(observed.reshape(-1, d))
+
+
+_LONGEST_TILE = 256  # rows
+_MOST_TILED = 4  # times the work of complete rows, beyond which tiles are hardly faster than rows one by one
+
+
+def in_tiles(data: Data) -> Data:
+    """The same observations ordered by pattern, in tiles of rows that miss the same cells, for sums over observations.
+
+    Rows of weight 0 fill the last tile of each pattern, and rows that had weight 0 are left out. Each tile begins with
+    a row that counts. The data are returned as they are where their patterns are unknown, or have too few rows.
+    """
+    patterns = patterns_of(data)
+    if not isinstance(patterns, Patterns) or patterns.index.ndim != 1 or trees.holds_tracers(data):
+        return data
+    weights = np.ones(count(data), trees.float_dtype(data.values)) if data.weights is None else np.asarray(data.weights)
+    index = np.asarray(patterns.index)
+    order = np.argsort(np.where(weights != 0, index, patterns.count), kind="stable")[: np.count_nonzero(weights)]
+    sizes = np.bincount(index[order], minlength=patterns.count)
+    columns = jax.tree.leaves(data.values)[0].shape[-1]
+    # A tile takes about as long as one row for each column, and its rows.
+    tiles = {tile: int((-(-sizes // tile)).sum()) for tile in range(8, _LONGEST_TILE + 1, 8)}
+    work = {tile: (tile + columns) * number for tile, number in tiles.items()}
+    tile = min(work, key=work.__getitem__)
+    if work[tile] > _MOST_TILED * len(order):
+        return data
+    unit = max(1 << (tiles[tile].bit_length() - 5), 1)
+    number = -(-tiles[tile] // unit) * unit  # so that nearly equal data share programs
+    starts = np.cumsum(-(-sizes // tile)) * tile - (-(-sizes // tile)) * tile
+    places = np.arange(len(order)) + (starts - (np.cumsum(sizes) - sizes))[index[order]]
+    source = np.full(number * tile, order[0])
+    source[places] = order
+    counts = np.zeros(number * tile, weights.dtype)
+    counts[places] = weights[order]
+    source = source.reshape(number, tile)
+    source = np.where(counts.reshape(number, tile) != 0, source, source[:, :1]).reshape(-1)
+    moved = rows(dataclasses.replace(data, weights=None), source)
+    return dataclasses.replace(
+        moved, weights=jnp.asarray(counts), patterns=dataclasses.replace(moved.patterns, tile=tile)
+    )
 
 
 def refuse(name: str, tree: Any, lengths: Array | None, weights: Array | None) -> None:

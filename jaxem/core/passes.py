@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import trees
-from jaxem.core.data import Data, Spread, count, take
+from jaxem.core.data import Data, Spread, count, take, tile_of
 
 # Bytes of a block (its rows of data and of posterior): about the second-level cache of one CPU core; an accelerator
 # needs enough work to fill it.
@@ -41,12 +41,13 @@ def reduce(one_block: Callable[[Any, Data], Any], operands: Any, data: Data, lar
 def accumulate(one_block: Callable[[Data], Any], data: Data, largest: int) -> Any:
     """The sum of ``one_block`` over blocks of at most ``largest`` rows, for data on one device.
 
-    The sum is compensated, so that its rounding error does not grow with the number of blocks.
+    The sum is compensated, so that its rounding error does not grow with the number of blocks. No block cuts a tile.
     """
-    rows = count(data)
+    rows, tile = count(data), tile_of(data)
     if rows <= largest:
         return one_block(data)
-    block_size = rows // -(-rows // largest)  # equal blocks; fewer rows than blocks remain
+    tiles, largest = rows // tile, max(largest // tile, 1)
+    block_size = tile * (tiles // -(-tiles // largest))  # equal blocks; fewer tiles than blocks remain
     blocks, rest = divmod(rows, block_size)
     sums = _sum_blocks(one_block, data, blocks, block_size)
     if rest:

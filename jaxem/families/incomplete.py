@@ -9,6 +9,7 @@ not on their values. Rows that miss the same cells therefore share them: they ar
 Source: Little & Rubin (2019), section 11.2; Ghahramani & Jordan (1994) for mixtures.
 """
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ class Conditional(NamedTuple):
     masks: Array  # (P, D), True where a cell is seen
     precisions: Array  # (P, K or 1, D, D), S_oo^-1, zero in the rows and columns of missing cells
     log_determinants: Array  # (P, K or 1), of S_oo
+    regressions: Array  # (P, K or 1, D, D), B with E[x | x_o] = m + B (x_o - m_o); zero in the columns of missing cells
     covariances: Array  # (P, K or 1, D, D), of the missing cells given those seen; zero where a cell is seen
 
 
@@ -38,21 +40,25 @@ class Completed(NamedTuple):
     pattern: Array  # (N,), the pattern of each row
     masks: Array  # (P, D), shared by all rows
     covariances: Array  # (P, K or 1, D, D), shared by all rows
+    # Of rows in tiles also the means m (K, D) and the regressions B, from which sums follow without ``values``.
+    means: Array | None = None
+    regressions: Array | None = None
 
 
 def conditional(covariances: Array, masks: Array) -> Conditional:
     """From covariances (K or 1, D, D) and the masks (P, D) of the seen cells."""
     identity = jnp.eye(covariances.shape[-1], dtype=covariances.dtype)
-    pairs = lambda mask: (mask[:, :, None] & mask[:, None, :])[:, None]  # (P, 1, D, D)
-
-    def inverse_of_block(of: Array, mask: Array) -> tuple[Array, Array]:
-        lower = matrices.cholesky(jnp.where(pairs(mask), of[None], identity))
-        half = matrices.inverse(lower)
-        return jnp.where(pairs(mask), _gram(half), 0), matrices.log_determinant(lower)
-
-    precisions, log_determinants = inverse_of_block(covariances, masks)
-    inverses = _gram(matrices.inverse(matrices.cholesky(covariances)))
-    return Conditional(masks, precisions, log_determinants, inverse_of_block(inverses, ~masks)[0])
+    seen, across = masks[:, None, :, None], masks[:, None, None, :]  # the cells in rows and in columns of matrices
+    lower = matrices.cholesky(jnp.where(seen & across, covariances[None], identity))
+    half = jnp.where(seen & across, matrices.inverse(lower), 0)  # L^-1 of S_oo = L L'
+    scaled = jnp.where(across, 0, jnp.matmul(half, covariances[None]))  # L^-1 S_om
+    return Conditional(
+        masks,
+        _gram(half),
+        matrices.log_determinant(lower),
+        jnp.where(seen, identity * across, jnp.matmul(jnp.swapaxes(scaled, -1, -2), half)),
+        jnp.where(seen | across, 0, covariances[None] - _gram(scaled)),
+    )
 
 
 def _gram(half: Array) -> Array:
@@ -65,8 +71,11 @@ def prepare(covariances: Array, x: Data) -> Conditional | None:
     observed, patterns = observed_of(x), patterns_of(x)
     if not isinstance(patterns, Patterns):
         return None
-    masks = missing_cells.table(observed, patterns)
+    first = slice(None, None, patterns.tile)
+    masks = missing_cells.table(observed[first], dataclasses.replace(patterns, index=patterns.index[first]))
     found = conditional(covariances, masks)
+    if patterns.tile > 1:
+        return found
     # Patterns that do not belong to the masks (a record changed by hand inside a trace) must not pass unnoticed.
     right = (masks[patterns.index] == observed).all()
     return found._replace(precisions=jnp.where(right, found.precisions, jnp.nan))
@@ -125,10 +134,14 @@ def log_density(means: Array, covariances: Array, patterns: Conditional | None, 
     return _log_density(found, pattern, *_weighted_deviations(means, found, pattern, x))
 
 
+def constants(found: Conditional) -> Array:
+    """log|2 pi S_oo|, (P, K or 1)."""
+    seen = found.masks.sum(axis=1).astype(found.log_determinants.dtype)
+    return found.log_determinants + math.log(2 * math.pi) * seen[:, None]
+
+
 def _log_density(found: Conditional, pattern: Array, y: Array, v: Array) -> Array:
-    seen = found.masks.sum(axis=1).astype(y.dtype)
-    constants = found.log_determinants + math.log(2 * math.pi) * seen[:, None]
-    return -0.5 * (constants[pattern] + (y * v).sum(axis=2))
+    return -0.5 * (constants(found)[pattern] + (y * v).sum(axis=2))
 
 
 def infer(means: Array, covariances: Array, patterns: Conditional | None, x: Dataset) -> tuple[Array, Completed]:
@@ -152,8 +165,8 @@ def expected_log_density(means: Array, covariances: Array, q: Completed) -> Arra
     inverse = matrices.inverse(lower)
     z = _times(inverse, q.values - means[None])
     spread = (_gram(inverse)[None] * q.covariances).sum(axis=(-2, -1))  # (P, K), tr S^-1 C
-    constants = means.shape[1] * math.log(2 * math.pi) + matrices.log_determinant(lower)[None, :]
-    return -0.5 * ((z**2).sum(axis=2) + spread[q.pattern] + constants)
+    constant = means.shape[1] * math.log(2 * math.pi) + matrices.log_determinant(lower)[None, :]
+    return -0.5 * ((z**2).sum(axis=2) + spread[q.pattern] + constant)
 
 
 def _missing(q: Completed) -> tuple[Array, Array]:

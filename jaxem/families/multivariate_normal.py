@@ -12,12 +12,12 @@ from jax.typing import ArrayLike
 
 from jaxem.core.checks import brief, number
 from jaxem.core.contexts import Choice
-from jaxem.core.data import Data, Dataset, count, observed_of, values_of
+from jaxem.core.data import Data, Dataset, count, observed_of, tile_of, values_of
 from jaxem.core.matrices import product
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.spaces import Real
-from jaxem.families import by_cell, incomplete, normal_prior, products, unbounded
+from jaxem.families import by_cell, hidden_cells, incomplete, normal_prior, products, tiles, unbounded
 from jaxem.families.covariance import FORMS as BASES
 from jaxem.families.covariance import Form as Base
 from jaxem.families.covariance import (
@@ -31,6 +31,7 @@ from jaxem.families.covariance import (
     scatter_about_mean,
 )
 from jaxem.families.forms import FORMS, NAME_OF, SAME, Form
+from jaxem.families.hidden_cells import HiddenCells
 from jaxem.families.normal_prior import NormalInverseWishart
 from jaxem.families.protocol import missing_as_nan
 from jaxem.families.sums import per_cell
@@ -72,8 +73,7 @@ class MultivariateNormal:
 
     This is the maximiser for full covariances. A tied covariance is the mean of the S_k with weights n_k; diagonal
     covariances are the diagonals of the S_k; spherical ones are the means of those diagonals. ``forms.py`` has the
-    others. The data are (N, D), of which cells may be missing (except with EII, EEI, VEI and EVI); the parameters are
-    a ``MultivariateNormalParams``.
+    others. The data are (N, D), of which cells may be missing; the parameters are a ``MultivariateNormalParams``.
 
     Arguments:
         covariance: ``"full"`` (default): a matrix for each class (K, D, D); ``"tied"``: one matrix for all classes
@@ -135,10 +135,16 @@ class MultivariateNormal:
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """Missing cells, but for forms of variances that share a volume or a shape over unequal numbers of cells, and
-        for matrices with a floor: the inverse of the covariances of the seen cells is another for each row."""
-        possible = self.floor is None if self._base.of_matrices else self.covariance == self._form.base
-        return ("observed",) if possible else ()
+        """Missing cells, and which rows miss the same ones where that saves work; but for matrices with a floor: the
+        inverse of the covariances of the seen cells is another for each row."""
+        if not self._base.of_matrices:
+            return ("observed",)
+        return ("observed", "patterns") if self.floor is None else ()
+
+    @property
+    def _shares_variances(self) -> bool:
+        """Whether classes share the volume or the shape of their variances, which missing cells must be hidden for."""
+        return not self._base.of_matrices and self.covariance != self._form.base
 
     @property
     def _form(self) -> Form:
@@ -207,29 +213,38 @@ class MultivariateNormal:
 
     def _log_density_of_seen(self, c: Prepared, x: Dataset) -> Array:
         means = c.at.means
+        if c.patterns is not None and tile_of(x) > 1:
+            return self.infer(c, x)[0]
         if self._base.of_matrices:
             return incomplete.log_density(means, self._matrices(c.covariances), c.patterns, x)
         return by_cell.log_density(means, self._base.variances(c.covariances, means.shape[1]), x, self.floor)
 
     def hidden(self, c: Prepared, x: Data) -> Any:
-        """The missing cells given those seen, where the covariances are matrices; () where cells are independent."""
+        """The missing cells given those seen; () where each seen cell counts by itself (diag, spherical)."""
         return self.infer(c, x)[1]
 
     def infer(self, c: Prepared, x: Data) -> tuple[Array, Any]:
+        if observed_of(x) is not None and self._shares_variances:
+            variances = self._base.variances(c.covariances, c.at.means.shape[1])
+            return self.log_density(c, x), hidden_cells.infer(c.at.means, variances, x)
         if observed_of(x) is None or not self._base.of_matrices:
             return self.log_density(c, x), ()
-        return incomplete.infer(c.at.means, self._matrices(c.covariances), c.patterns, x)
+        by = tiles if c.patterns is not None and tile_of(x) > 1 else incomplete
+        return by.infer(c.at.means, self._matrices(c.covariances), c.patterns, x)
 
     def complete(self, c: Prepared, hidden: Any, x: Data) -> Array:
         if hidden == ():
             return self.log_density(c, x)
+        if isinstance(hidden, HiddenCells):
+            variances = self._base.variances(c.covariances, c.at.means.shape[1])
+            return self.log_density(c, x) + hidden_cells.expected_log_density(c.at.means, variances, hidden)
         return incomplete.expected_log_density(c.at.means, self._matrices(c.covariances), hidden)
 
     def hidden_entropy(self, c: Prepared, hidden: Any, x: Data) -> Array | float:
-        return 0.0 if hidden == () else incomplete.entropy(hidden)
+        return 0.0 if hidden == () else _posterior_of(hidden).entropy(hidden)
 
     def hidden_divergence(self, hidden: Any, other: Any) -> Array | float:
-        return 0.0 if hidden == () else incomplete.divergence(hidden, other)
+        return 0.0 if hidden == () else _posterior_of(hidden).divergence(hidden, other)
 
     def statistics(self, c: Prepared | None, r: Array, hidden: Any, x: Data) -> MultivariateNormalStatistics:
         k, means = r.shape[1], None if c is None else c.at.means
@@ -247,11 +262,19 @@ class MultivariateNormal:
         return MultivariateNormalStatistics(r.sum(axis=0), *moments)
 
     def _statistics_of_seen(self, means: Array | None, r: Array, hidden: Any, x: Dataset) -> Any:
-        if not self._base.of_matrices:
+        if not self._base.of_matrices and not self._shares_variances:
             return MultivariateNormalStatistics(*by_cell.moments(self._base, means, r, x))
         if means is None:  # a start: the second pass, about its means, takes the missing cells from their posterior
             y = incomplete.filled(r, x)
             return MultivariateNormalStatistics(r.sum(axis=0), first_moments(r, y), self._base.second(r, y))
+        if isinstance(hidden, HiddenCells):
+            moments = hidden_cells.moments(self._base, means, r, hidden, x)
+            return MultivariateNormalStatistics(r.sum(axis=0), *moments)
+        if hidden.regressions is not None:
+            first, second = tiles.moments(means, r, hidden, x)
+            return MultivariateNormalStatistics(
+                r.sum(axis=0), first, second.sum(axis=0) if self.covariance == "tied" else second
+            )
         y = jnp.moveaxis(hidden.values - means[None], 0, 2)
         uncertain = incomplete.summed_covariances(r, hidden)
         second = self._base.second(r, y) + (uncertain.sum(axis=0) if self.covariance == "tied" else uncertain)
@@ -338,3 +361,8 @@ class MultivariateNormal:
         factors = jnp.broadcast_to(self._base.factor(self._of_base(params), d), (k, d, d))
         noise = jax.random.normal(key, (labels.shape[0], d), params.means.dtype)
         return params.means[labels] + jnp.matmul(factors[labels], noise[:, :, None])[:, :, 0]
+
+
+def _posterior_of(hidden: Any) -> Any:
+    """The module that a posterior of missing cells belongs to."""
+    return hidden_cells if isinstance(hidden, HiddenCells) else incomplete

@@ -12,7 +12,7 @@ from jax import Array
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.generalized import GEM
 from jaxem.algorithms.protocol import Algorithm
-from jaxem.core import bound, parameters, trees
+from jaxem.core import bound, missing_cells, parameters, trees
 from jaxem.core.checks import instance, number, prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
@@ -117,6 +117,7 @@ def fit_alone(
         params, key, tol = data.replicated((params, key, tol))
     arguments = implicit.constant((model, params, data, algorithm, stop, tol))
     check_start(*arguments[:3])
+    arguments = (*arguments[:2], arranged(model, arguments[2], algorithm), *arguments[3:])
     closures.guard(model, algorithm, stop)
     traced = trees.is_traced(arguments[:3])
     if watch is None:
@@ -130,12 +131,24 @@ def fit_alone(
     return fit_watched(known, seen, tuple(how), max_steps, climb, watch), data
 
 
+def arranged(model: Any, data: Data, algorithm: Any) -> Data:
+    """The data in the order in which sums over them are fastest, where the algorithm sees nothing but such sums."""
+    if "patterns" not in getattr(model, "takes", ()) or not reads_by_sums(algorithm):
+        return data
+    return missing_cells.in_tiles(data)
+
+
+def reads_by_sums(algorithm: Any) -> bool:
+    """Whether ``algorithm`` reads the data by sums over blocks of rows only."""
+    while hasattr(algorithm, "inner"):
+        algorithm = algorithm.inner
+    return getattr(algorithm, "by_sums", False)
+
+
 def check_spread(model: Any, algorithm: Any, spread: str = "spread over devices") -> None:
     """Raise ``ValueError`` where ``algorithm`` reads the data in another way than by sums over blocks of rows."""
     name = type(algorithm).__name__
-    while hasattr(algorithm, "inner"):
-        algorithm = algorithm.inner
-    if not getattr(algorithm, "by_sums", False):
+    if not reads_by_sums(algorithm):
         raise ValueError(
             f"{name} takes rows in an order of its own, or all at once, which it cannot do with data {spread}: use EM, "
             "HardEM, AnnealedEM, or an accelerator of one of them"

@@ -1,0 +1,56 @@
+r"""Normal classes with missing cells, where rows come in tiles that miss the same cells (``missing_cells.in_tiles``).
+
+All rows of a tile share their matrices, so that squared distances and moments are matrix products. With y the seen
+cells of x_n - m_k, zero where a cell is missing, and the regression B of its pattern, the completed row deviates by B y
+from the mean, and the sums of the rows of a tile follow from the moments of what is seen:
+
+.. math:: \sum_n r_{nk} E[(x_n - m_k)(x_n - m_k)'] = B \left( \sum_n r_{nk}\, y y' \right) B' + C \sum_n r_{nk} .
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.core.data import Dataset
+from jaxem.families.incomplete import Completed, Conditional, constants
+
+
+def _deviations(means: Array, masks: Array, x: Dataset) -> Array:
+    """x_n - m_k, zero where a cell is missing: tiles of rows in columns, (T, K, D, rows)."""
+    rows = x.values.astype(means.dtype).reshape(-1, x.patterns.tile, means.shape[1])
+    y = jnp.swapaxes(rows, 1, 2)[:, None] - means[None, :, :, None]
+    return jnp.where(masks[of_tiles(x)][:, None, :, None], y, 0)
+
+
+def of_tiles(x: Dataset) -> Array:
+    """The pattern of each tile, (T,)."""
+    return x.patterns.index[:: x.patterns.tile]
+
+
+def infer(means: Array, covariances: Array, found: Conditional, x: Dataset) -> tuple[Array, Completed]:
+    """log N(x_o; m_o, S_oo), (N, K), and the posterior of the missing cells."""
+    n, (k, d) = x.values.shape[0], means.shape
+    pattern = of_tiles(x)
+    y = _deviations(means, found.masks, x)
+    v = jnp.matmul(found.precisions[pattern], y)
+    table = -0.5 * (constants(found)[pattern][:, :, None] + (y * v).sum(axis=2))
+    # XLA computes the completed rows only where they are used; sums do without.
+    predicted = jnp.moveaxis(jnp.matmul(covariances[None], v), 3, 1).reshape(n, k, d) + means[None]
+    values = jnp.where(x.observed[:, None, :], x.values.astype(means.dtype)[:, None, :], predicted)
+    q = Completed(values, x.patterns.index, found.masks, found.covariances, means, found.regressions)
+    return jnp.swapaxes(table, 1, 2).reshape(n, k), q
+
+
+def moments(means: Array, r: Array, q: Completed, x: Dataset) -> tuple[Array, Array]:
+    """sum_n r_nk E[x_n - m_k], (K, D), and sum_n r_nk E[(x_n - m_k)(x_n - m_k)'], (K, D, D), from r (N, K)."""
+    assert q.means is not None and q.regressions is not None
+    pattern = of_tiles(x)
+    y = _deviations(q.means, q.masks, x)
+    r = jnp.swapaxes(r.reshape(y.shape[0], y.shape[3], -1), 1, 2)[:, :, None, :]
+    weighted, b = r * y, q.regressions[pattern]
+    first = jnp.matmul(b, weighted.sum(axis=3)[..., None])[..., 0].sum(axis=0)
+    within = jnp.matmul(jnp.matmul(b, jnp.matmul(weighted, jnp.swapaxes(y, 2, 3))), jnp.swapaxes(b, 2, 3))
+    second = (within + r.sum(axis=3)[..., None] * q.covariances[pattern]).sum(axis=0)
+    n, moved = r.sum(axis=(0, 2, 3))[:, None], q.means - means  # zero where the sums are about the point of the E-step
+    shifted = n * moved
+    cross = first[:, :, None] * moved[:, None, :]
+    return first + shifted, second + cross + jnp.swapaxes(cross, 1, 2) + shifted[:, :, None] * moved[:, None, :]
