@@ -11,7 +11,8 @@ from scipy import optimize, stats
 
 import jaxem
 from jaxem import Dataset, datasets
-from jaxem.core import coordinates
+from jaxem.core import coordinates, expectation, missing_cells
+from jaxem.core.dataset import as_data
 from jaxem.families import (
     Bernoulli,
     Categorical,
@@ -22,8 +23,10 @@ from jaxem.families import (
     Poisson,
     by_cell,
     incomplete,
+    tiles,
 )
 from jaxem.families.protocol import log_density
+from jaxem.fitting.fit import arranged
 from jaxem.models import HMM, FactorAnalysis, Mixture
 
 KEY = jax.random.key(0)
@@ -281,6 +284,100 @@ def test_complete_data_with_masks_are_complete_data(form):
     start = model.init(KEY, x)
     run = lambda data: jaxem.fit(model, start, data, max_steps=5).params
     assert_close(run(masked), run(x), 1e-12)
+
+
+# Rows in tiles, the order in which ``fit`` adds them up
+
+
+def tiled(form="full", precision="float64"):
+    """Iris with gaps and weights, some of them zero: as given, and in tiles."""
+    x = with_gaps(datasets.iris()[0]).astype(precision)
+    data = jaxem.dataset(x, weights=np.random.default_rng(2).integers(0, 4, len(x)), missing="nan")
+    model = Mixture(MultivariateNormal(form), 3)
+    start = model.init(KEY, data, start=np.repeat([0, 1, 2], 50))
+    return model, start, as_data(data), missing_cells.in_tiles(as_data(data))
+
+
+def test_a_tile_holds_rows_of_one_pattern():
+    _, _, data, ordered = tiled()
+    size = ordered.patterns.tile
+    masks, rows = (np.asarray(leaf).reshape(-1, size, 4) for leaf in (ordered.observed, ordered.values))
+    assert size >= 8 and (masks == masks[:, :1]).all()
+    weights = np.asarray(ordered.weights).reshape(-1, size)
+    assert (weights[weights.sum(axis=1) > 0][:, 0] > 0).all()  # so that a tile's first row tells its pattern
+    counts = weights.reshape(-1) > 0
+    table = lambda values, seen, w: np.sort(np.column_stack([np.where(seen, values, np.nan), w]).view("V40"), axis=0)
+    whole = np.asarray(data.weights) > 0
+    np.testing.assert_array_equal(
+        table(rows.reshape(-1, 4)[counts], masks.reshape(-1, 4)[counts], weights.reshape(-1)[counts]),
+        table(data.values[whole], data.observed[whole], data.weights[whole]),
+    )
+
+
+def test_patterns_of_few_rows_are_left_in_order():
+    data = as_data(jaxem.dataset(with_gaps(np.random.default_rng(0).normal(size=(200, 6)), share=0.4), missing="nan"))
+    assert missing_cells.in_tiles(data) is data
+
+
+@pytest.mark.parametrize("form", ["full", *(pytest.param(form, marks=SLOW) for form in ("tied", "VVE"))])
+def test_sums_over_tiles_are_sums_over_rows(form):
+    """Of the E-step and of the mode, about the point of the E-step and about another, in blocks."""
+    model, start, data, ordered = tiled(form)
+    other = model.init(jax.random.key(3), data)
+
+    @jax.jit
+    def everything(data):
+        found = [expectation.expect(model, start, data, block, by) for block in (None, 37) for by in ("infer", "mode")]
+        return found, expectation.sums(model, start, data, about=other), jax.grad(model.log_likelihood)(start, data)
+
+    assert_close(everything(ordered), everything(data), 1e-11)
+
+
+def test_sums_over_tiles_in_single_precision():
+    """Far from the origin, as near to those in double precision as sums over rows are."""
+    model, start, data, ordered = tiled(precision="float32")
+    away = lambda data: dataclasses.replace(data, values=data.values + jnp.asarray(1000, data.values.dtype))
+    moved = start._replace(components=start.components._replace(means=start.components.means + 1000))
+    pairs = [(away(data), moved), (away(ordered), moved), jax.tree.map(widened, (away(data), moved))]
+    sums = jax.jit(lambda x, params: jax.tree.leaves(expectation.expect(model, params, x)))
+    for found in zip(*(sums(*pair) for pair in pairs), strict=True):
+        by_rows, by_tiles, exact = (np.asarray(leaf, float) for leaf in found)
+        unit = 32 * float(jnp.finfo(jnp.float32).eps) * np.abs(exact).max()
+        assert np.abs(by_tiles - exact).max() <= max(2 * np.abs(by_rows - exact).max(), unit)
+
+
+def widened(leaf):
+    return leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf
+
+
+@pytest.mark.parametrize("algorithm", ["EM", pytest.param("HardEM", marks=SLOW), pytest.param("SQUAREM", marks=SLOW)])
+def test_a_fit_in_tiles_is_that_by_rows(algorithm):
+    model, start, data, ordered = tiled()
+    how = getattr(jaxem.algorithms, algorithm)()
+    assert arranged(model, data, how).patterns.tile == ordered.patterns.tile
+    run = lambda data: jaxem.fit(model, start, data, algorithm=how, max_steps=20)
+    a, b = run(data), jax.jit(run)(data)  # in a trace patterns are those that were found, in the order of the rows
+    assert_close((a.params, a.objective), (b.params, b.objective), 1e-9)
+
+
+@pytest.mark.parametrize("mistake", ["padding", "regression", "shift"])
+def test_mistakes_in_tiles_are_caught(mistake, monkeypatch):
+    model, start, data, wrong = tiled()
+    if mistake == "padding":
+        wrong = dataclasses.replace(wrong, weights=jnp.maximum(wrong.weights, 0.1))
+    if mistake == "regression":
+        right = incomplete.conditional
+        without = lambda s, m: right(s, m)._replace(
+            regressions=jnp.eye(4)[None, None] * m[:, None, None, :].astype(s.dtype)
+        )
+        monkeypatch.setattr(incomplete, "conditional", without)
+    about = model.init(jax.random.key(3), data) if mistake == "shift" else None
+    if mistake == "shift":
+        right = tiles.moments
+        monkeypatch.setattr(tiles, "moments", lambda means, r, q, x: right(q.means, r, q, x))
+    of = lambda data: expectation.sums(model, start, data, about=about)
+    with pytest.raises(AssertionError):
+        assert_close(of(wrong), of(data), 1e-6)
 
 
 # Imputation

@@ -24,7 +24,7 @@ class Patterns:
 
     index: Array  # (N,) or (N, T), the pattern of each row
     count: int = dataclasses.field(metadata={"static": True})  # an upper bound of the number of patterns
-    # Rows of a tile share their pattern: rows 0 to ``tile`` - 1, the next ``tile`` rows, and so on; 1: rows in any order.
+    # So many consecutive rows, counted from the first row, share their pattern; 1: rows are in any order.
     tile: int = dataclasses.field(default=1, metadata={"static": True})
 
 

@@ -19,7 +19,7 @@ from jaxem.core import bound, trees
 from jaxem.core.compilation import program
 from jaxem.core.contexts import Context, choose
 from jaxem.core.conversion import admit
-from jaxem.core.data import Data, Spread, count, counted, total
+from jaxem.core.data import Data, Spread, count, counted, tile_of, total
 from jaxem.core.model import Params, Posterior, has, has_m_step, is_additive, require
 from jaxem.core.passes import reduce, rows_in_cache
 from jaxem.core.rows import FromRows, Statistics
@@ -279,7 +279,7 @@ def default_block_size(model: Any, params: Params, data: Data) -> int:
     else:
         part, q = data, jax.eval_shape(lambda: rows(data))
     n = max(count(data), 1)
-    # What all rows share is met once per block: it should not be the larger part of a block.
+    # What all rows share is met once per block: it should not be the larger part of a block. Tiles meet only their own.
     shared = sum(trees.size_in_bytes(leaf) for leaf in jax.tree.leaves(q) if leaf.ndim and leaf.shape[0] % n)
     size = (trees.size_in_bytes((q, part)) - shared) / n
-    return max(rows_in_cache(size), int(2 * shared / size))
+    return max(rows_in_cache(size), int(2 * shared / size) if tile_of(part) == 1 else 0)

@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from jaxem.core import trees
 from jaxem.core.arrays import as_array
-from jaxem.core.data import Data, Dataset, Patterns, count, inside, patterns_of, rows
+from jaxem.core.data import Data, Dataset, Patterns, count, inside
 
 
 def split(value: Any, name: str) -> tuple[Any, Any]:
@@ -107,8 +107,7 @@ def _patterns(observed: Array) -> Patterns | None:
     found, index = np.unique(rows.view(f"V{rows.shape[1]}"), return_inverse=True)
     if len(found) * _FEWEST_ROWS > len(rows) + 4 * _FEWEST_ROWS:
         return None
-    bound = max(8, 1 << (len(found) - 1).bit_length())  # so that nearly equal data share programs
-    return Patterns(jnp.asarray(index.reshape(observed.shape[:-1]), jnp.int32), bound)
+    return Patterns(jnp.asarray(index.reshape(observed.shape[:-1]), jnp.int32), _rounded_up(len(found)))
 
 
 def table(observed: Array, patterns: Patterns) -> Array:
@@ -119,43 +118,47 @@ def table(observed: Array, patterns: Patterns) -> Array:
 
 
 _LONGEST_TILE = 256  # rows
-_MOST_TILED = 4  # times the work of complete rows, beyond which tiles are hardly faster than rows one by one
+_MOST_WORK = 4  # times that of complete rows, beyond which tiles are hardly faster than rows one by one
 
 
 def in_tiles(data: Data) -> Data:
     """The same observations ordered by pattern, in tiles of rows that miss the same cells, for sums over observations.
 
-    Rows of weight 0 fill the last tile of each pattern, and rows that had weight 0 are left out. Each tile begins with
-    a row that counts. The data are returned as they are where their patterns are unknown, or have too few rows.
+    Rows of weight 0 are left out. Copies of a row, of weight 0, fill the last tile of each pattern. The data are
+    returned as they are where their patterns are unknown, or shared by too few rows.
     """
-    patterns = patterns_of(data)
+    patterns = data.patterns if isinstance(data, Dataset) else None
     if not isinstance(patterns, Patterns) or patterns.index.ndim != 1 or trees.holds_tracers(data):
         return data
     weights = np.ones(count(data), trees.float_dtype(data.values)) if data.weights is None else np.asarray(data.weights)
-    index = np.asarray(patterns.index)
-    order = np.argsort(np.where(weights != 0, index, patterns.count), kind="stable")[: np.count_nonzero(weights)]
-    sizes = np.bincount(index[order], minlength=patterns.count)
+    counting = np.flatnonzero(weights)
+    index = np.asarray(patterns.index)[counting]
+    order = counting[np.argsort(index, kind="stable")]
+    sizes = np.bincount(index, minlength=patterns.count)
+    # A tile takes about as long as its rows and one more for each column.
     columns = jax.tree.leaves(data.values)[0].shape[-1]
-    # A tile takes about as long as one row for each column, and its rows.
-    tiles = {tile: int((-(-sizes // tile)).sum()) for tile in range(8, _LONGEST_TILE + 1, 8)}
-    work = {tile: (tile + columns) * number for tile, number in tiles.items()}
+    work = {tile: (tile + columns) * (-(-sizes // tile)).sum() for tile in range(8, _LONGEST_TILE + 1, 8)}
     tile = min(work, key=work.__getitem__)
-    if work[tile] > _MOST_TILED * len(order):
+    if work[tile] > _MOST_WORK * len(order):
         return data
-    unit = max(1 << (tiles[tile].bit_length() - 5), 1)
-    number = -(-tiles[tile] // unit) * unit  # so that nearly equal data share programs
-    starts = np.cumsum(-(-sizes // tile)) * tile - (-(-sizes // tile)) * tile
-    places = np.arange(len(order)) + (starts - (np.cumsum(sizes) - sizes))[index[order]]
-    source = np.full(number * tile, order[0])
-    source[places] = order
-    counts = np.zeros(number * tile, weights.dtype)
-    counts[places] = weights[order]
-    source = source.reshape(number, tile)
-    source = np.where(counts.reshape(number, tile) != 0, source, source[:, :1]).reshape(-1)
-    moved = rows(dataclasses.replace(data, weights=None), source)
-    return dataclasses.replace(
-        moved, weights=jnp.asarray(counts), patterns=dataclasses.replace(moved.patterns, tile=tile)
-    )
+    tiles = -(-sizes // tile)  # of each pattern
+    begins = tile * (np.cumsum(tiles) - tiles) - (np.cumsum(sizes) - sizes)
+    places = np.arange(len(order)) + np.repeat(begins, sizes)
+    source = np.full((_rounded_up(tiles.sum()), tile), -1)
+    source.reshape(-1)[places] = order
+    source[:, 0] = np.where(source[:, 0] < 0, order[0], source[:, 0])  # tiles beyond the last pattern
+    copies = (source < 0).reshape(-1)
+    source = np.where(source < 0, source[:, :1], source).reshape(-1)
+    copies[tile * tiles.sum() :] = True
+    moved = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[source]), dataclasses.replace(data, weights=None))
+    patterns = dataclasses.replace(moved.patterns, tile=tile)
+    return dataclasses.replace(moved, weights=jnp.asarray(np.where(copies, 0, weights[source])), patterns=patterns)
+
+
+def _rounded_up(number: int) -> int:
+    """At least 8 and up to an eighth more than ``number``, so that nearly equal data share programs."""
+    unit = 1 << max(int(number).bit_length() - 4, 0)
+    return max(-(-int(number) // unit) * unit, 8)
 
 
 def refuse(name: str, tree: Any, lengths: Array | None, weights: Array | None) -> None:

@@ -27,7 +27,8 @@ class Conditional(NamedTuple):
     """What depends on the pattern (p) of missing cells alone, for each covariance matrix."""
 
     masks: Array  # (P, D), True where a cell is seen
-    precisions: Array  # (P, K or 1, D, D), S_oo^-1, zero in the rows and columns of missing cells
+    whiteners: Array  # (P, K or 1, D, D), L^-1 of S_oo = L L', zero in the rows and columns of missing cells
+    precisions: Array  # (P, K or 1, D, D), S_oo^-1, zero likewise
     log_determinants: Array  # (P, K or 1), of S_oo
     regressions: Array  # (P, K or 1, D, D), B with E[x | x_o] = m + B (x_o - m_o); zero in the columns of missing cells
     covariances: Array  # (P, K or 1, D, D), of the missing cells given those seen; zero where a cell is seen
@@ -50,13 +51,14 @@ def conditional(covariances: Array, masks: Array) -> Conditional:
     identity = jnp.eye(covariances.shape[-1], dtype=covariances.dtype)
     seen, across = masks[:, None, :, None], masks[:, None, None, :]  # the cells in rows and in columns of matrices
     lower = matrices.cholesky(jnp.where(seen & across, covariances[None], identity))
-    half = jnp.where(seen & across, matrices.inverse(lower), 0)  # L^-1 of S_oo = L L'
+    half = jnp.where(seen & across, matrices.inverse(lower), 0)
     scaled = jnp.where(across, 0, jnp.matmul(half, covariances[None]))  # L^-1 S_om
     return Conditional(
         masks,
+        half,
         _gram(half),
         matrices.log_determinant(lower),
-        jnp.where(seen, identity * across, jnp.matmul(jnp.swapaxes(scaled, -1, -2), half)),
+        jnp.where(seen, identity, jnp.matmul(jnp.swapaxes(scaled, -1, -2), half)),
         jnp.where(seen | across, 0, covariances[None] - _gram(scaled)),
     )
 

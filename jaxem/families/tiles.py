@@ -31,10 +31,10 @@ def infer(means: Array, covariances: Array, found: Conditional, x: Dataset) -> t
     n, (k, d) = x.values.shape[0], means.shape
     pattern = of_tiles(x)
     y = _deviations(means, found.masks, x)
-    v = jnp.matmul(found.precisions[pattern], y)
-    table = -0.5 * (constants(found)[pattern][:, :, None] + (y * v).sum(axis=2))
+    z = jnp.matmul(found.whiteners[pattern], y)
+    table = -0.5 * (constants(found)[pattern][:, :, None] + (z**2).sum(axis=2))
     # XLA computes the completed rows only where they are used; sums do without.
-    predicted = jnp.moveaxis(jnp.matmul(covariances[None], v), 3, 1).reshape(n, k, d) + means[None]
+    predicted = jnp.moveaxis(jnp.matmul(found.regressions[pattern], y), 3, 1).reshape(n, k, d) + means[None]
     values = jnp.where(x.observed[:, None, :], x.values.astype(means.dtype)[:, None, :], predicted)
     q = Completed(values, x.patterns.index, found.masks, found.covariances, means, found.regressions)
     return jnp.swapaxes(table, 1, 2).reshape(n, k), q
@@ -46,9 +46,9 @@ def moments(means: Array, r: Array, q: Completed, x: Dataset) -> tuple[Array, Ar
     pattern = of_tiles(x)
     y = _deviations(q.means, q.masks, x)
     r = jnp.swapaxes(r.reshape(y.shape[0], y.shape[3], -1), 1, 2)[:, :, None, :]
-    weighted, b = r * y, q.regressions[pattern]
-    first = jnp.matmul(b, weighted.sum(axis=3)[..., None])[..., 0].sum(axis=0)
-    within = jnp.matmul(jnp.matmul(b, jnp.matmul(weighted, jnp.swapaxes(y, 2, 3))), jnp.swapaxes(b, 2, 3))
+    b = q.regressions[pattern]
+    first = jnp.matmul(b, jnp.matmul(y, jnp.swapaxes(r, 2, 3)))[..., 0].sum(axis=0)
+    within = jnp.matmul(jnp.matmul(b, jnp.matmul(r * y, jnp.swapaxes(y, 2, 3))), jnp.swapaxes(b, 2, 3))
     second = (within + r.sum(axis=3)[..., None] * q.covariances[pattern]).sum(axis=0)
     n, moved = r.sum(axis=(0, 2, 3))[:, None], q.means - means  # zero where the sums are about the point of the E-step
     shifted = n * moved

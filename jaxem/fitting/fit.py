@@ -126,7 +126,7 @@ def fit_alone(
         raise ValueError("progress and checkpoint work between compiled programs: leave them out under jit and vmap")
     known, start, seen, *how = arguments
     if watch.path is not None:
-        watch.header = runs.describe("fit", known, start, runs.seen(seen), tuple(how), max_steps, key)
+        watch.header = runs.describe("fit", known, start, runs.seen(data), tuple(how), max_steps, key)
     climb = _begin(known, start, seen, how[0], max_steps, key, spread)
     return fit_watched(known, seen, tuple(how), max_steps, climb, watch), data
 

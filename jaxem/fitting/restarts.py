@@ -20,7 +20,7 @@ from jaxem.core.data import Data, Sharded, check_counts, rows, size
 from jaxem.core.dataset import as_data
 from jaxem.core.model import Params, check_model, has, require
 from jaxem.fitting import closures, implicit
-from jaxem.fitting.fit import check_call, check_spread, choose
+from jaxem.fitting.fit import arranged, check_call, check_spread, choose
 from jaxem.fitting.lanes import climb_all, compile_ahead
 from jaxem.fitting.problems import Problems
 from jaxem.fitting.result import Fit, Status, usable
@@ -126,7 +126,7 @@ def fit_restarts(
     # Only the best fit gets a derivative; that of a failed fit would be NaN.
     known, key, fixed, how = implicit.constant((model, key, data, (algorithm, stop, tol)))
     closures.guard(known, algorithm, stop)
-    problems = Problems.one(known, fixed)
+    problems = Problems.one(known, arranged(known, fixed, algorithm))
     if not isinstance(starts, list):
         of_starts = (known, key, fixed), (_kinds(model, starts), lanes)
         compile_ahead(_starts_and_keys, *of_starts, problems, how, max_steps, lanes)

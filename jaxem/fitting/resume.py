@@ -18,7 +18,7 @@ from jaxem.core.model import Params, check_model
 from jaxem.core.stacking import lanes_of, stack
 from jaxem.fitting import implicit, many, restarts, runs, stream
 from jaxem.fitting.climb import RUNNING, start
-from jaxem.fitting.fit import check_call, choose, finish, fit_watched
+from jaxem.fitting.fit import arranged, check_call, choose, finish, fit_watched
 from jaxem.fitting.lanes import climb_all
 from jaxem.fitting.pieces import Report, with_max_steps
 from jaxem.fitting.problems import Problems
@@ -105,6 +105,7 @@ def _one(
     saved: Saved, model: Any, data: Data, known: Any, seen: Data, params: Any, how: How, max_steps: int, watch: Watch
 ) -> Fit:
     before, key = saved.header["max_steps"], saved.key()
+    seen = arranged(known, seen, how[0])
     begin = lambda params: start(known, params, seen, how[0], before, key)
     climb = with_max_steps(saved.tree(jax.eval_shape(begin, params)), max_steps)
     if isinstance(seen, Sharded):
@@ -129,7 +130,10 @@ def _restarts(
     saved: Saved, model: Any, data: Data, known: Any, seen: Data, params: Any, how: How, max_steps: int, watch: Watch
 ) -> restarts.Restarts:
     lanes = saved.header["restarts"]
-    problems, plan = Problems.one(known, seen), rounds(lanes, saved.header["finalists"], max_steps)
+    problems, plan = (
+        Problems.one(known, arranged(known, seen, how[0])),
+        rounds(lanes, saved.header["finalists"], max_steps),
+    )
     of_lanes = np.zeros(lanes, int), *_shapes(saved, params)
     fits = climb_all(problems, *of_lanes, how, max_steps, plan, **_on(saved, watch), drop=_drops(saved))
     return restarts.best(model, data, fits, seen)
