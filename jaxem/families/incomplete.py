@@ -52,20 +52,20 @@ def conditional(covariances: Array, masks: Array) -> Conditional:
     seen, across = masks[:, None, :, None], masks[:, None, None, :]  # the cells in rows and in columns of matrices
     lower = matrices.cholesky(jnp.where(seen & across, covariances[None], identity))
     half = jnp.where(seen & across, matrices.inverse(lower), 0)
-    scaled = jnp.where(across, 0, jnp.matmul(half, covariances[None]))  # L^-1 S_om
+    scaled = jnp.where(across, 0, matrices.product(half, covariances[None]))  # L^-1 S_om
     return Conditional(
         masks,
         half,
         _gram(half),
         matrices.log_determinant(lower),
-        jnp.where(seen, identity, jnp.matmul(jnp.swapaxes(scaled, -1, -2), half)),
+        jnp.where(seen, identity, matrices.product(jnp.swapaxes(scaled, -1, -2), half)),
         jnp.where(seen | across, 0, covariances[None] - _gram(scaled)),
     )
 
 
 def _gram(half: Array) -> Array:
     """half' half, the inverse of L L' from half = L^-1."""
-    return jnp.matmul(jnp.swapaxes(half, -1, -2), half)
+    return matrices.product(jnp.swapaxes(half, -1, -2), half)
 
 
 def prepare(covariances: Array, x: Data) -> Conditional | None:

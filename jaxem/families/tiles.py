@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.data import Dataset
+from jaxem.core.matrices import product
 from jaxem.families.incomplete import Completed, Conditional, constants
 
 
@@ -31,10 +32,10 @@ def infer(means: Array, covariances: Array, found: Conditional, x: Dataset) -> t
     n, (k, d) = x.values.shape[0], means.shape
     pattern = of_tiles(x)
     y = _deviations(means, found.masks, x)
-    z = jnp.matmul(found.whiteners[pattern], y)
+    z = product(found.whiteners[pattern], y)
     table = -0.5 * (constants(found)[pattern][:, :, None] + (z**2).sum(axis=2))
     # XLA computes the completed rows only where they are used; sums do without.
-    predicted = jnp.moveaxis(jnp.matmul(found.regressions[pattern], y), 3, 1).reshape(n, k, d) + means[None]
+    predicted = jnp.moveaxis(product(found.regressions[pattern], y), 3, 1).reshape(n, k, d) + means[None]
     values = jnp.where(x.observed[:, None, :], x.values.astype(means.dtype)[:, None, :], predicted)
     q = Completed(values, x.patterns.index, found.masks, found.covariances, means, found.regressions)
     return jnp.swapaxes(table, 1, 2).reshape(n, k), q
@@ -47,8 +48,8 @@ def moments(means: Array, r: Array, q: Completed, x: Dataset) -> tuple[Array, Ar
     y = _deviations(q.means, q.masks, x)
     r = jnp.swapaxes(r.reshape(y.shape[0], y.shape[3], -1), 1, 2)[:, :, None, :]
     b = q.regressions[pattern]
-    first = jnp.matmul(b, jnp.matmul(y, jnp.swapaxes(r, 2, 3)))[..., 0].sum(axis=0)
-    within = jnp.matmul(jnp.matmul(b, jnp.matmul(r * y, jnp.swapaxes(y, 2, 3))), jnp.swapaxes(b, 2, 3))
+    first = product(b, product(y, jnp.swapaxes(r, 2, 3)))[..., 0].sum(axis=0)
+    within = product(product(b, product(r * y, jnp.swapaxes(y, 2, 3))), jnp.swapaxes(b, 2, 3))
     second = (within + r.sum(axis=3)[..., None] * q.covariances[pattern]).sum(axis=0)
     n, moved = r.sum(axis=(0, 2, 3))[:, None], q.means - means  # zero where the sums are about the point of the E-step
     shifted = n * moved
