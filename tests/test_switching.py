@@ -60,7 +60,7 @@ def test_the_likelihood_is_the_sum_over_all_paths(dtype):
 
 def test_growth_of_gnp_is_hamiltons():
     """-181.263394, from several starts; each law holds there."""
-    model, y = SwitchingAutoregression(2, 4), datasets.rgnp()[None]
+    model, y = SwitchingAutoregression(2, 4), datasets.gnp()[None]
     found = jaxem.fit_restarts(model, y, key=jax.random.key(0), restarts=8)
     best = jaxem.check(found.best)
     assert_within(best.objective, -181.263394, 1e-6)
@@ -115,9 +115,9 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="a sequence has no more than that many steps"):
         model.init(jax.random.key(0), jaxem.dataset(jnp.arange(20.0).reshape(2, 10), lengths=np.array([10, 4])))
     with pytest.raises(ValueError, match="needs coefficients of shape"):
-        jaxem.fit(SwitchingAutoregression(2, 3), GNP, datasets.rgnp()[None])
+        jaxem.fit(SwitchingAutoregression(2, 3), GNP, datasets.gnp()[None])
     with pytest.raises(ValueError, match="missing steps"):
-        jaxem.fit(model, GNP, jaxem.dataset(np.r_[np.nan, datasets.rgnp()][None], missing="nan"))
+        jaxem.fit(model, GNP, jaxem.dataset(np.r_[np.nan, datasets.gnp()][None], missing="nan"))
     for bad in ({"k": 0}, {"order": 0}, {"variance": "other"}, {"initial": None}):
         with pytest.raises(ValueError, match="SwitchingAutoregression"):
             SwitchingAutoregression(**{"k": 2, "order": 1, **bad})

@@ -86,17 +86,6 @@ def lsat7() -> tuple[np.ndarray, np.ndarray]:
     return table[:, :5], table[:, 5]
 
 
-def rgnp() -> np.ndarray:
-    """Growth of the real gross national product of the United States, 1951 to 1984.
-
-    Returns:
-        The change of 100 times its logarithm in each of 135 quarters, (135,).
-
-    Source: Hamilton (1989).
-    """
-    return _table("rgnp.csv").reshape(-1)
-
-
 def iris() -> tuple[np.ndarray, np.ndarray]:
     """Measurements of 150 irises of three species.
 
