@@ -37,6 +37,7 @@ TABLE = {
         ["441.612", "CONVERGED <- best", "2 against 3: likelihood ratio 34.128", "agrees"],
         ["how_many_components.png"],
     ),
+    "nile": (["-632.5456", "-380.0077", "15099", "1469", "agrees"], ["nile.png"]),
     "survey": (["-20627.355", "CONVERGED <- best", "6 classes, 1785 observations", "Bush"], ["survey.png"]),
     "first_principles": (
         [*(f"\nT{number:<3} " for number in range(1, 19)), "All 18 statements hold."],

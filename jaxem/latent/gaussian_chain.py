@@ -110,7 +110,14 @@ def _move(d: Dynamics, Y: Array) -> tuple[Moves, Array]:
 
 
 def infer(
-    d: Dynamics, known: Information, W: Array, z: Array, b: Array | None, volumes: Array, inside: Array, side_by_side: bool
+    d: Dynamics,
+    known: Information,
+    W: Array,
+    z: Array,
+    b: Array | None,
+    volumes: Array,
+    inside: Array,
+    side_by_side: bool,
 ) -> States:
     """The posterior.
 
@@ -131,7 +138,7 @@ def infer(
     J = times(turned(Y), Y)
     h = jnp.matmul(z, W) if W.ndim == 2 else apply(turned(W), z)
     driven = jnp.zeros_like(h[:, 1:]) if b is None else b[:, 1:]
-    against = 0 if b is None else apply(J[:, 1:], driven)
+    against = jnp.zeros_like(driven) if b is None else apply(J[:, 1:], driven)
     # eta_T = h_T and eta_t = h_t + F_t' (eta_{t+1} - J_{t+1} b_{t+1})
     gathered = h[:, :-1] if b is None else h[:, :-1] - apply(turned(F), against)
     eta = roots.path(turned(F), gathered, h[:, -1], True, side_by_side)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core import matrices, parameters
+from jaxem.core import matrices
 from jaxem.core.checks import whole_number
 from jaxem.core.constraints import Positive, PositiveDefinite, Real
 from jaxem.core.data import Data, Dataset, Spread, inside, lengths_of, observed_of, values_of
@@ -33,8 +33,8 @@ _LOG_2_PI = gaussian_chain._LOG_2_PI
 class StateSpaceParams(NamedTuple):
     """The parameters of a state-space model; ``None`` where the model has no such part."""
 
-    initial_mean: Array | None  # (k,)
-    initial_covariance: Array | None  # (k, k), or (k,) where diagonal
+    initial_mean: Any  # (k,), or None
+    initial_covariance: Any  # (k, k), or (k,) where diagonal, or None
     transition: Array  # (k, k), A
     state_inputs: Array | None  # (k, P), B
     process: Array  # (r, r) or (r,), the covariance or variances of w
@@ -109,7 +109,7 @@ class StateSpace(FromRows, Input, Prediction):
     initial: Spec = dataclasses.field(default="free", metadata={"static": True})
     state_inputs: Spec = dataclasses.field(default=None, metadata={"static": True})
     output_inputs: Spec = dataclasses.field(default=None, metadata={"static": True})
-    shocks: int | None = dataclasses.field(default=None, metadata={"static": True})
+    shocks: Any = dataclasses.field(default=None, metadata={"static": True})
     parallel: bool | None = dataclasses.field(default=None, metadata={"static": True})
 
     accurate = True
@@ -174,7 +174,7 @@ class StateSpace(FromRows, Input, Prediction):
     def _side_by_side(self, t: int) -> bool:
         return bool(jax.default_backend() != "cpu" and t >= 64 if self.parallel is None else self.parallel)
 
-    def _parts(self, c: Prepared, x: Data) -> tuple[Array, Array | None, Array | None]:
+    def _parts(self, c: Prepared, x: Data) -> tuple[Array, Any, Array | None]:
         """y - D u, zero where missing or after the end; the mask of what is seen (None: all); and B u."""
         y, u, seen, lengths = real(values_of(x), c.whitened.dtype), _given(x), observed_of(x), lengths_of(x)
         if c.at.output_inputs is not None:
@@ -317,7 +317,7 @@ class StateSpace(FromRows, Input, Prediction):
         S = None if first is None else jnp.eye(k, dtype=dtype)
         return Prepared(params, Dynamics(params.transition, zero(k, self.shocks), zero(k), S), params.loadings, None)
 
-    def _coefficients(self, params: StateSpaceParams) -> tuple[Array | None, Array, Array]:
+    def _coefficients(self, params: StateSpaceParams) -> tuple[Any, Array, Array]:
         """The coefficients of the three equations: m, (A, B) of the states with noise, and (C, D)."""
         beside = lambda a, b: a if b is None else jnp.concatenate([a, b], axis=1)
         r = self.shocks
@@ -429,7 +429,7 @@ def _log_volume(noise: Array, d: int) -> Array:
     return 0.5 * (d * _LOG_2_PI + log)
 
 
-def _live(covariance: Array | None, k: int) -> Array:
+def _live(covariance: Any, k: int) -> Array:
     """The number of directions with noise."""
     if covariance is None or covariance.ndim == 2:
         return jnp.asarray(k if covariance is None else covariance.shape[0])

@@ -18,7 +18,7 @@ def redundant(model: Any) -> tuple[int, bool]:
     k, r = model.states, model.shocks
     rng = np.random.default_rng(0)
     A = _random(model.transition, (k, k), rng)
-    parts = [(lambda X: X @ A - A @ X, model.transition, (k, k))]
+    parts: list[Any] = [(lambda X: X @ A - A @ X, model.transition, (k, k))]
     if model.loadings != "free":
         shape = (len(model.loadings), k)
         C = _random(model.loadings, shape, rng)
@@ -34,7 +34,9 @@ def redundant(model: Any) -> tuple[int, bool]:
     if first[0] != "free":
         m = _random(first[0], (k,), rng)
         parts.append((lambda X: X @ m, first[0], (k,)))
-    residual = [lambda X, f=f, spec=spec, shape=shape: _beyond(f(X), spec, shape) for f, spec, shape in parts]
+    residual: list[Any] = [
+        lambda X, f=f, spec=spec, shape=shape: _beyond(f(X), spec, shape) for f, spec, shape in parts
+    ]
     for spec, size in ((model.process, r), (first[1], k)):
         S = np.zeros((k, k))
         S[:size, :size] = _covariance(spec, size, rng)

@@ -132,7 +132,7 @@ class Prediction:
             raise ValueError("StateSpace.sample: the model has inputs if and only if given is passed")
         first_key, state_key, key = jax.random.split(key, 3)
         dtype, d = params.transition.dtype, self.prepare(params, None).dynamics
-        u = None if given is None else real(as_data(given), dtype)
+        u: Any = None if given is None else real(as_data(given), dtype)
         normal = lambda key, *shape: jax.random.normal(key, shape, dtype)
         first = jnp.broadcast_to(d.m[None], (n, self.states))
         if d.S is not None:
@@ -140,9 +140,8 @@ class Prediction:
         moves = normal(state_key, n, length - 1, self.shocks) @ d.L.T
         if params.state_inputs is not None:
             moves = moves + u[:, 1:] @ params.state_inputs.T
-        states = (
-            gaussian_chain.roots.path(d.A[None, None], moves, first, False, False) if length > 1 else first[:, None]
-        )
+        A = jnp.broadcast_to(d.A[None, None], (1, length - 1, *d.A.shape))
+        states = gaussian_chain.roots.path(A, moves, first, False, False)
         y = states @ params.loadings.T + normal(key, n, length, params.noise.shape[0]) @ _noise_root(params.noise).T
         if params.output_inputs is not None:
             y = y + u @ params.output_inputs.T
