@@ -265,6 +265,13 @@ def truncated_mixture(dtype):
     return _case(Mixture(Truncated(Normal(), -1.0, 7.0), 2), x[(x >= -1) & (x <= 7)], dtype)
 
 
+def restricted_mixture(dtype):
+    """A mean held and variances tied: an M-step in closed form, and fewer coordinates."""
+    rng = np.random.default_rng(8)
+    model = jaxem.restrict(Mixture(Normal(), 2), {"components.means[0]": 0.0}, ["components.variances"])
+    return _case(model, np.r_[rng.normal(0, 1, 40), rng.normal(3, 1, 30)], dtype)
+
+
 class Coins(NamedTuple):
     choice: Any
     first: Any
@@ -328,6 +335,7 @@ CASES = {
     "driven hmm": driven_hmm,
     "sticky hmm": sticky_hmm,
     "state space": state_space,
+    "restricted mixture": restricted_mixture,
 }
 
 

@@ -20,7 +20,7 @@ from jaxem.core.spaces.tied import Tied
 from jaxem.families import Bernoulli, Categorical, Exponential, MultivariateNormal, Normal, Poisson, Product
 from jaxem.gates import Softmax
 from jaxem.models import HMM, Component, FactorAnalysis, Mixture
-from jaxem.models.restricted import closed, newton
+from jaxem.models.restricted import newton
 
 KEY = jax.random.key(0)
 NORMALS = Mixture(Normal(), 3)
@@ -214,7 +214,7 @@ def test_a_fit_ends_at_the_maximum_of_the_restricted_likelihood(name):
     p = jaxem.inference.number_of_parameters(model, fit.params)
     assert p == len(u) == jaxem.inference.number_of_parameters(model, jax.eval_shape(lambda: fit.params))
     if name != "prior":
-        size = 5 if name == "four" else 150
+        size = 200 if name == "four" else 150  # steps
         assert_within(jaxem.inference.bic(model, fit, x), -2 * value + len(u) * np.log(size), 1e-7)
 
 
@@ -251,20 +251,17 @@ def test_the_derivative_of_a_newton_m_step_is_that_of_the_maximiser():
     assert_within(backward, slope, 1e-12)
 
 
-@pytest.mark.parametrize("name", ["even means", "a move"])
-def test_every_algorithm_that_climbs_stays_under_the_restriction(name):
+@pytest.mark.parametrize(("name", "algorithm"), [("even means", jaxem.GEM()), ("a mean", jaxem.Anderson())])
+def test_other_algorithms_climb_under_the_restriction(name, algorithm):
     model, params, x = case(name)
-    free = jaxem.fit(model, params, x, tol=1e-9, max_steps=2000)
-    for algorithm in (jaxem.Anderson(), jaxem.GEM()):
-        fit = jaxem.fit(model, params, x, algorithm=algorithm, max_steps=4000)
-        assert_within(fit.objective, free.objective, 1e-3)
-        inside = jax.tree.leaves(constraints.contains(model.constraints, fit.params))
-        assert all(map(bool, inside))
+    fit = jaxem.check(jaxem.fit(model, params, x, algorithm=algorithm, max_steps=4000))
+    assert_within(fit.objective, directly(name)[1], 1e-3)
+    assert all(map(bool, jax.tree.leaves(constraints.contains(model.constraints, fit.params))))
 
 
 def test_restarts_start_under_the_restriction():
     model, _, x = case("even means")
-    best = jaxem.fit_restarts(model, KEY, x, restarts=3).best
+    best = jaxem.fit_restarts(model, x, key=KEY, restarts=3).best
     means = np.asarray(best.params.components.means)
     assert_within(means[2] - means[1], means[1] - means[0], 64 * np.finfo(float).eps * np.abs(means).max())
 
@@ -293,7 +290,7 @@ def test_classes_may_be_renumbered_only_where_the_restriction_allows_it():
         ({}, ["components.variances"], True),
         ({}, ["components.variances[:2]"], False),
         ({"components.means": Affine(0.0, EVEN)}, [], False),
-        ({"components.means": Affine(0.0, np.eye(3) - 1 / 3 @ np.ones((1, 1)) if False else np.eye(3))}, [], True),
+        ({"components.means": Affine(0.0, np.eye(3))}, [], True),
     ):
         model = restrict(NORMALS, fixed, tied)
         assert hasattr(model, "permute") is offered and hasattr(model, "label_keys") is offered
@@ -301,7 +298,6 @@ def test_classes_may_be_renumbered_only_where_the_restriction_allows_it():
 
 
 def test_what_is_wrong_is_refused_by_name():
-    params = case("a mean")[1]
     full = Mixture(MultivariateNormal(), 2)
     for arguments, message in (
         ((NORMALS, {"components.mean": 0.0}), "no parameter 'components.mean'; it has weights, components.means"),
@@ -313,7 +309,6 @@ def test_what_is_wrong_is_refused_by_name():
         ((NORMALS, {"components.variances": -1.0}), "must be positive"),
         ((NORMALS, {"weights[:2]": 0.6}), "sum to more than one"),
         ((NORMALS, {"weights": Affine(0.0, EVEN)}), "an affine map is of a whole array of real numbers"),
-        ((NORMALS, {"components.means[0]": 0.0}, ["components.means[0] = components.means[1] = components.means[1]"]), ""),
         ((NORMALS, {"components.means[0]": 0.0, "components.means[:2]": [1.0, 1.0]}), "is fixed at 0 and at 1"),
         ((NORMALS, {"components.means[:2]": [0.0, 1.0]}, ["components.means"]), "what it is tied to at"),
         ((NORMALS, {}, ["components.means = components.variances"]), "must be of one kind"),
@@ -324,20 +319,18 @@ def test_what_is_wrong_is_refused_by_name():
         ((full, {"components.means[0, 0]": 0.0}), "give parameters of the right shapes"),
         ((jaxem.Model(lambda p, x: x, lambda q, x: q), {}), "needs a model whose Q is a function of its sums"),
     ):
-        if message:
-            with pytest.raises(ValueError, match=re.escape(message)):
-                restrict(*arguments)
-        else:
+        with pytest.raises(ValueError, match=re.escape(message)):
             restrict(*arguments)
     model, x = case("a mean")[0], data()["numbers"]
-    with pytest.raises(ValueError, match=re.escape("the start of components.means must be finite, 1 of 3 elements held")):
+    with pytest.raises(
+        ValueError, match=re.escape("the start of components.means must be finite, 1 of 3 elements held")
+    ):
         jaxem.fit(model, NORMALS.init(KEY, x), x)
     assert model.project(NORMALS.init(KEY, x)).components.means[0] == 0.5
     with pytest.raises(ValueError, match="must be independent"):
         Affine(0.0, [[1.0, 2], [2, 4], [3, 6]])
     with pytest.raises(ValueError, match="log_prior must be a function"):
         with_prior(NORMALS, 3.0)
-    del params
 
 
 def test_restrictions_add_up():
@@ -347,15 +340,21 @@ def test_restrictions_add_up():
     assert restrict(NORMALS).spaces == restrict(NORMALS, {}).spaces
     values = case("a variance")[1]
     taken = restrict(NORMALS, {"components": None, "components.means[0]": None}, params=values)
-    held = restrict(NORMALS, {"components.means": values.components.means, "components.variances": values.components.variances})
+    held = restrict(
+        NORMALS, {"components.means": values.components.means, "components.variances": values.components.variances}
+    )
     assert taken == held
     masked = restrict(NORMALS, {"components.means": (np.array([True, False, False]), 0.5)})
     assert masked == restrict(NORMALS, {"components.means[0]": 0.5})
 
 
-SPACES = {  # the space, and its dimension
+SPACES = {  # the space, the shape of a point, and the dimension
     "tied numbers": (Tied(Real(), Fixed.of(np.array([[0, 1], [0, 3]]))), (2, 2), 3),
-    "tied and held": (Tied(Positive().hold(np.array([True, False, False]), 2.0), Fixed.of(np.array([0, 1, 1]))), (3,), 1),
+    "tied and held": (
+        Tied(Positive().hold(np.array([True, False, False]), 2.0), Fixed.of(np.array([0, 1, 1]))),
+        (3,),
+        1,
+    ),
     "tied rows": (Tied(Simplex().hold(np.eye(3, k=2) > 0, 0.0), Fixed.of(np.array([0, 1, 1]))), (3, 3), 3),
     "affine": (Affine([0.0, 1, 2], EVEN), (3,), 2),
 }
@@ -373,21 +372,18 @@ def test_a_space_is_a_chart_of_what_is_free(name, dtype):
     assert live.sum() == dimension == answers.dimension(space, shape) == answers.live(space, shape).sum()
     jacobian = jax.jacobian(space.forward)(free).reshape(point.size, -1)
     assert np.linalg.matrix_rank(jacobian, tol=1e-3) == dimension
-    assert not space.contains(point.at[(0,) * point.ndim].add(0.1)) or name == "tied numbers"
-    assert space.contains(answers.project(space, jnp.abs(point) + jnp.arange(3, dtype=dtype)[-shape[-1] :] / 10)) or (
-        name == "tied rows"
-    )
+    other = jnp.abs(jnp.asarray(np.random.default_rng(1).normal(size=shape), dtype))
+    other = other / other.sum(axis=-1, keepdims=True)
+    assert not space.contains(other) and space.contains(answers.project(space, other))
     assert len(answers.names(space, "x", answers.numbered(shape))) == free.size
     copies = jax.vmap(space.forward)(jnp.stack([free, free + 1]))
     assert_within(space.forward(jnp.stack([free, free + 1])), copies, 8 * eps * np.abs(copies).max())
-    assert answers.dimension(space, (5, *shape)) == 5 * dimension or name == "affine"
+    assert answers.dimension(space, (5, *shape)) == 5 * dimension
 
 
-class _Free:
+def _moved(self, c, sums):
     """A mutant of ``maximum``: the model's own, moved under the restriction."""
-
-    def __call__(self, model, c, sums):
-        return model.project(model.model.maximum(c and c.own, sums))
+    return self.project(self.model.maximum(c and c.own, sums))
 
 
 def _one_step(make, arrays, starts):
@@ -401,7 +397,7 @@ def _unweighted(form, means, covariances, k, d):
 
 
 MUTANTS = {
-    "the free maximiser moved": ("a mean", "jaxem.models.restricted.model.Restricted.maximum", _Free()),
+    "the free maximiser moved": ("a mean", "jaxem.models.restricted.model.Restricted.maximum", _moved),
     "no Newton method": ("even means", "jaxem.models.restricted.newton.maximizer", _one_step),
     "means tied as if variances were equal": ("means", "jaxem.models.restricted.closed._weight", _unweighted),
 }
@@ -411,14 +407,8 @@ MUTANTS = {
 def test_the_certificate_catches_a_wrong_m_step(name, monkeypatch):
     of, where, mutant = MUTANTS[name]
     model, params, x = case(of)
-    owner, _, attribute = where.rpartition(".")
-    if isinstance(mutant, _Free):
-        function = mutant
-        mutant = lambda self, c, sums: function(self, c, sums)
-    # Another model, so that no compiled program of the right one is used.
-    model = restrict(model, {}, [], params)
     monkeypatch.setattr(where, mutant)
-    assert owner and attribute
-    jax.clear_caches()
-    with pytest.raises(Exception, match="m_step|M-step"):
+    jax.clear_caches()  # programs of the right model
+    with pytest.raises(Exception, match=r"m_step|M-step"):
         jaxem.verify(model, params, x, strict=True)
+    jax.clear_caches()

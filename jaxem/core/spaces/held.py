@@ -101,7 +101,11 @@ class Held:
         return jnp.where(self.mask.beside(step), 0, step / self.scale.beside(step))
 
     def forward(self, free: Array, like: Array | None = None) -> Array:
-        y = jnp.asarray(self.point.array, free.dtype) if like is None else self.inside(like)
+        if like is None:  # copies may have an axis before those of the point
+            point = self.point.array
+            y = jnp.asarray(point.reshape((1,) * (free.ndim - len(self.dead.shape)) + point.shape), free.dtype)
+        else:
+            y = self.inside(like)
         return self.outside(self.space.forward(jnp.where(self.dead.beside(free), 0, free), y))
 
     def inverse(self, value: Array, like: Array | None = None) -> Array:
