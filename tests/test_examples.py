@@ -26,6 +26,7 @@ TABLE = {
     "missing_cells": (["all 153 days", "log-likelihood -1896.171507", "94 % of the species"], []),
     "three_coins": (["0.4064", "0.5368", "0.6432", "log-likelihood -6.7301166701   chance of a 1: 0.6"], []),
     "earthquakes": (["328.5275", "20 starts", "violent"], ["earthquakes.png"]),
+    "trials": (["held-out", "mean  0.00", "of 1024 steps", "with it"], ["trials.png"]),
     "acceleration": (["2055", "SQUAREM", "Anderson", "-1989.94585988"], ["acceleration.png"]),
     "gem_optax": (["ECME", "batches of 32", "-342.851084", "all checked laws hold"], ["gem_optax.png"]),
     "online": (["100,000 rows", "One pass of OnlineEM comes as near as 15 passes of EM."], ["online.png"]),

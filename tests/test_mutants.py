@@ -412,21 +412,6 @@ def weighted_chains(dtype):
 # Wrong gates of chains
 
 
-def driven_by_the_step_entered(m, amount):
-    """A posterior in which u_{t+1}, not u_t, drives the move from t to t + 1."""
-    late = lambda data: dataclasses.replace(data, given=jnp.roll(data.given, -1, axis=1))
-    return {"e_step": lambda params, data: m.e_step(params, late(data))}
-
-
-def moves_go_downhill(m, amount):
-    def m_step(q, x):
-        new, old = m.m_step(q, x), q.at
-        back = jax.tree.map(lambda a, b: 2 * b - a, new.transition, old.transition)
-        return new._replace(transition=back)
-
-    return {"m_step": m_step}
-
-
 def staying_left_out(m, amount):
     """An M-step without the part of the prior that makes states stay."""
     return {"m_step": dataclasses.replace(m, transition=Sticky(0.0, m.transition.prior)).m_step}
@@ -618,10 +603,6 @@ MUTANTS = {
         (prior_left_out, SLOPE),
         (prior_twice, SLOPE),
         (prior_in_q, {"touch", "tangent"}),
-    ],
-    ("driven hmm", False): [
-        (driven_by_the_step_entered, {"touch", "tangent"}),
-        (moves_go_downhill, {"M-step uphill"}),
     ],
     ("sticky hmm", False): [
         (staying_left_out, SLOPE),
