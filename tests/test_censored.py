@@ -292,8 +292,8 @@ def test_the_maximum_of_truncated_observations_is_that_of_a_direct_search(name):
     assert float(fit.objective) == pytest.approx(value, rel=1e-8)
 
 
-def test_survreg_and_fitdistcens():
-    """In R: survival 3.5-3, survreg(Surv(low, high, type = "interval2") ~ 1, dist = "weibull"), and fitdistrplus 1.1-8."""
+def test_the_weibull_fit_of_survreg():
+    """In R: survival 3.5-3, survreg(Surv(low, high, type = "interval2") ~ 1, dist = "weibull")."""
     x = np.stack([LOW, HIGH], axis=1)
     model = Mixture(Censored(Weibull()), 1)
     params = model.init(jax.random.key(0), x)
@@ -344,14 +344,17 @@ def test_probabilities_of_intervals_of_a_gamma_variable(dtype):
     a, low, high = (jnp.asarray(column, dtype)[:, None] for column in zip(*rows, strict=True))
     family, rate = Gamma(), jnp.full_like(a, 1.7)
     of = lambda a: family.log_interval(family.prepare(GammaParams(a, rate), None), low, high)
-    found, slope = (np.asarray(v, float)[:, 0] for v in (of(a), jax.grad(lambda a: of(a).sum())(a)))
+    both = jax.jit(lambda a: (of(a), jax.grad(lambda a: of(a).sum())(a)))
+    found, slope = (np.asarray(v, float)[:, 0] for v in both(a))
     u = family.between(family.prepare(GammaParams(a, rate), None), low, high)
     growth, excess = (np.asarray(v, float)[:, 0] for v in (u.growth, u.excess))
     exact = lambda v: mpmath.mpf(float(v)) if np.isfinite(float(v)) else mpmath.inf
     with mpmath.workdps(40):
         for i in range(len(rows)):
             s, b, start, end = (exact(column[i, 0]) for column in (a, rate, low, high))
-            log_p = lambda s: mpmath.log(mpmath.gammainc(s, start * b, end * b, regularized=True))
+            log_p = lambda s, b=b, start=start, end=end: mpmath.log(
+                mpmath.gammainc(s, start * b, end * b, regularized=True)
+            )
             value, step = log_p(s), s * mpmath.mpf(10) ** -12
             wanted = (log_p(s + step) - log_p(s - step)) / (2 * step)
             # What errors of eps in the ends and in the parameters change.

@@ -140,7 +140,7 @@ class Binomial:
     def between(self, c: BinomialParams, low: Array, high: Array) -> binomial_between.Moments:
         logs = self._all(c.probabilities)
         _, shares = binomial_between.log_sum(logs, binomial_between.inside(self.trials, low, high))
-        mean = (shares * jnp.arange(self.trials + 1, dtype=logs.dtype)).sum(axis=2)
+        mean = (shares * jnp.arange(self.trials + 1, dtype=logs.dtype)[None, None, :]).sum(axis=2)
         saddle = jnp.where(shares > 0, shares * logs, 0).sum(axis=2) + self._deviance_by_rows(c, mean)
         return binomial_between.Moments(mean, saddle)
 

@@ -18,7 +18,7 @@ class Moments(NamedTuple):
 
 def inside(trials: int, low: Array, high: Array) -> Array:
     """Whether each count lies in the interval, (N, 1, T + 1), from ends (N, 1)."""
-    counts = jnp.arange(trials + 1, dtype=low.dtype)
+    counts = jnp.arange(trials + 1, dtype=low.dtype)[None, None, :]
     return (counts >= low[:, :, None]) & (counts <= high[:, :, None])
 
 

@@ -49,7 +49,7 @@ class Censored(parts.SeenInPart):
         family: ``Normal()``, ``LogNormal()``, ``Exponential()``, ``Gamma()``, ``Weibull()``, ``Poisson()``,
             ``Binomial(n)``, or another family with the functions named in ``families/protocol.py`` for observations
             seen in part.
-        edges: increasing cut points, if that is how the intervals arise: x lies in a group edges[i] <= x < edges[i + 1],
+        edges: increasing cut points, if that is how the intervals arise: edges[i] <= x < edges[i + 1], or x lies
             below the first, or from the last on. Simulations use it, the likelihood does not. Default: not known.
         limits: (low, high), if x is seen exactly between them and censored outside, as by ``limited``. Default: not
             known. Without either, ``sample`` draws exact observations, and a bootstrap by simulation is refused, since
