@@ -4,7 +4,8 @@
 
 For each row of the table, data sets are drawn from a mixture of one or two classes, fitted from the truth, and the
 interval of each parameter is compared with the truth; all in one program (``coverage.py``). A data set whose
-information is refused counts as not covered. A coverage estimated from R data sets has a standard error of (0.95 x 0.05 / R)^(1/2):
+information is refused counts as not covered. A coverage estimated from R data sets has a standard error of
+(0.95 x 0.05 / R)^(1/2):
 1 % for 500, 0.5 % for 2000. The table takes one line for each family: its name, the family, its parameters, and the
 number of observations of a data set. Intervals are those of ``jaxem.inference.confidence_intervals``, from the observed
 information, so that second derivatives of the log-density are tested too. Rows that are stored already are kept unless
