@@ -135,11 +135,11 @@ class MultivariateNormal:
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """Missing cells, and which rows miss the same ones where that saves work; but for matrices with a floor: the
-        inverse of the covariances of the seen cells is another for each row."""
-        if not self._base.of_matrices:
-            return ("observed",)
-        return ("observed", "patterns") if self.floor is None else ()
+        """Missing cells, and which rows miss the same ones where that saves work. With a floor only where each seen cell
+        counts by itself: the inverse of the covariances of the seen cells is another for each row."""
+        if self.floor is not None and (self._base.of_matrices or self._shares_variances):
+            return ()
+        return ("observed", "patterns") if self._base.of_matrices else ("observed",)
 
     @property
     def _shares_variances(self) -> bool:
