@@ -58,8 +58,7 @@ def divergence(q: HiddenCells, p: HiddenCells) -> Array:
 
 def moments(form: Form, means: Array, r: Array, q: HiddenCells, x: Dataset) -> tuple[Array, Array]:
     """First (K, D) and second moments of whole rows about ``means``, from weights r (N, K)."""
-    k, d = means.shape
-    seen = jnp.where(x.observed.T[None], deviations(x.values, means, k), 0)
+    seen = jnp.where(x.observed.T[None], deviations(x.values, means, means.shape[0]), 0)
     lost, apart = product(r.T, q.missing.astype(r.dtype)), q.means - means  # (K, D), the weight of missing cells
     second = lost * (q.variances + apart**2)
     return first_moments(r, seen) + lost * apart, form.second(r, seen) + (

@@ -135,8 +135,8 @@ class MultivariateNormal:
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """Missing cells, and which rows miss the same ones where that saves work. With a floor only where each seen cell
-        counts by itself: the inverse of the covariances of the seen cells is another for each row."""
+        """Missing cells, and which rows miss the same ones where that saves work. With a floor only where each seen
+        cell counts by itself: the inverse of the covariances of the seen cells is another for each row."""
         if self.floor is not None and (self._base.of_matrices or self._shares_variances):
             return ()
         return ("observed", "patterns") if self._base.of_matrices else ("observed",)
@@ -229,7 +229,7 @@ class MultivariateNormal:
             return self.log_density(c, x), hidden_cells.infer(c.at.means, variances, x)
         if observed_of(x) is None or not self._base.of_matrices:
             return self.log_density(c, x), ()
-        by = tiles if c.patterns is not None and tile_of(x) > 1 else incomplete
+        by: Any = tiles if c.patterns is not None and tile_of(x) > 1 else incomplete
         return by.infer(c.at.means, self._matrices(c.covariances), c.patterns, x)
 
     def complete(self, c: Prepared, hidden: Any, x: Data) -> Array:
