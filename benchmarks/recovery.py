@@ -87,7 +87,7 @@ ROWS = {
     ),
     # Observations seen in part.
     "Censored Normal": Row(Censored(Normal(), edges=range(-3, 8)), NormalParams((0.0, 4.0), (1.0, 1.5)), 500),
-    "Censored Weibull": Row(Censored(Weibull(), limits=(0.2, 6.0)), WeibullParams((1.5, 5.0), (1.0, 6.0)), 500),
+    "Censored Weibull": Row(Censored(Weibull(), limits=(0.2, 1.2)), WeibullParams((1.5,), (1.0,)), 200),
     "Truncated Normal": Row(Truncated(Normal(), -0.5, 2.0), NormalParams((0.5,), (1.0,)), 1000),
 }
 
