@@ -82,7 +82,8 @@ def _space(found: Restriction, i: int) -> Any:
     away = ~local & ~constant
     if away.any():
         return _linked(found, i, np.broadcast_to(away[:, None], flat.shape).reshape(shape), sizes)
-    return Tied(restricted, Fixed.of(leader.reshape(points)))
+    inner: Any = restricted
+    return Tied(inner, Fixed.of(leader.reshape(points)))
 
 
 def _within(space: Any, leaf: Leaf, found: Restriction, i: int, shape: Shape, first: int) -> Any:
