@@ -2,7 +2,8 @@ r"""The Kalman filter, from the start to the end, for the same chain as in ``gau
 
 The entries of z_t are seen one after the other, so that nothing is inverted: with w a row of W and v = z - w'm,
 
-.. math:: F = w'Pw + 1, \qquad K = P w / F, \qquad m \leftarrow m + K v, \qquad P \leftarrow (I - K w') P (I - K w')' + K K'
+.. math:: F = w'Pw + 1, \quad K = P w / F, \quad m \leftarrow m + K v, \quad
+          P \leftarrow (I - K w') P (I - K w')' + K K'
 
 If nothing is known about the first state, the filter runs from x_1 = d and the coefficients of d are estimated by
 regression of the innovations on their own dependence on it (de Jong 1991).
