@@ -1,4 +1,4 @@
-"""State-space models: against the joint normal distribution that they are, published figures, and direct maximisation."""
+"""State-space models: against their joint normal distribution, published figures, and direct maximisation."""
 
 import dataclasses
 import functools

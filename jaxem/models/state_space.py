@@ -135,11 +135,11 @@ class StateSpace(FromRows, Input, Prediction):
 
     def declare(self) -> StateSpaceParams:
         def matrix(spec: Spec, axes: str) -> Any:
-            return None if spec is None else Param.of(Real() if spec == "free" else Pattern(Real(), spec), axes)
+            return None if spec is None else Param.of(_space(Real(), spec), axes)
 
         def covariance(spec: Spec, axis: str) -> Param:
             if spec == "diagonal" or not _is_matrix(spec):
-                return Param.of(Positive() if spec == "diagonal" else Pattern(Positive(), spec), axis)
+                return Param.of(_space(Positive(), spec), axis)
             space = PositiveDefinite()
             if spec != "full":
                 values = np.array(spec)
@@ -388,6 +388,11 @@ class StateSpace(FromRows, Input, Prediction):
     def redundant(self) -> int:
         """The number of directions in which the likelihood is constant: maps of the states that keep the pattern."""
         return redundant(self)[0]
+
+
+def _space(base: Any, spec: Spec) -> Any:
+    """The space of elements of ``base`` with a pattern."""
+    return base if isinstance(spec, str) else Pattern(base, spec)
 
 
 def _is_matrix(spec: Spec) -> bool:

@@ -188,14 +188,14 @@ def maximize(
 
 
 def _least_squares(sums: EquationSums) -> Array:
-    n, ee, ez, zz = sums
+    _, _, ez, zz = sums
     lower = matrices.cholesky(zz)
     return matrices.solve(lower, ez.T).T if zz.ndim == 2 else matrices.solve(lower, ez[:, :, None])[:, :, 0]
 
 
 def _given(sums: EquationSums, fixed: Array, groups: np.ndarray, covariance: Array) -> Array:
     """The change of the coefficients by generalised least squares, given the covariance."""
-    n, ee, ez, zz = sums
+    _, _, ez, zz = sums
     ez = ez - (fixed @ zz if zz.ndim == 2 else jnp.matmul(zz, fixed[:, :, None])[:, :, 0])
     if covariance.ndim == 1:
         weights = jnp.where(covariance > 0, 1 / jnp.where(covariance > 0, covariance, 1), 0)

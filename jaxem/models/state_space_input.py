@@ -152,7 +152,7 @@ class Input:
 
 
 def fill(spec: Spec, start: Array) -> Array:
-    """The start of a matrix with a pattern: its fixed numbers, and the mean of the start for elements that are equal."""
+    """The start of a matrix with a pattern: its fixed numbers, and one mean for elements that are equal."""
     index, values = layout(spec, start.shape)
     count = int(index.max(initial=-1)) + 1
     if not count:
