@@ -254,7 +254,7 @@ def censored_mixture(dtype):
     rng = np.random.default_rng(8)
     x = np.r_[rng.normal(0, 1, 40), rng.normal(4, 1.5, 30)]
     ends = np.stack([x, x], axis=1)
-    ends[::3] = np.floor(ends[::3]) + [0, 1]
+    ends[::3] = np.floor(ends[::3]) + np.array([0, 1])
     ends[1::7, 0], ends[2::9, 1], ends[5] = -np.inf, np.inf, (-np.inf, np.inf)
     return _case(Mixture(Censored(Normal()), 2), ends, dtype)
 

@@ -64,8 +64,8 @@ def nodes(shapes: Array, low: Array, high: Array, width: Array) -> Nodes:
 def _reach(p: Array, c: Array) -> tuple[Array, Array]:
     """How far from p, to the left and to the right, epsilon rises by c, or a little farther.
 
-    By epsilon(p + r) - epsilon(p) >= (e^p - 1) r + e^p r^2 / 2 for r > 0 and p >= 0; then e^r <= 1 + (c + r) e^-p. And by
-    epsilon(p - l) - epsilon(p) >= (1 - e^p) l + e^p l^2 / (2 + l) for l > 0 and p <= 0.
+    By epsilon(p + r) - epsilon(p) >= (e^p - 1) r + e^p r^2 / 2 for r > 0 and p >= 0; then e^r <= 1 + (c + r) e^-p.
+    And by epsilon(p - l) - epsilon(p) >= (1 - e^p) l + e^p l^2 / (2 + l) for l > 0 and p <= 0.
     """
     slope, bend = jnp.expm1(jnp.maximum(p, 0)), jnp.exp(jnp.maximum(p, 0))
     most = 2 * c / (slope + jnp.sqrt(slope**2 + 2 * c * bend))

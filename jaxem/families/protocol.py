@@ -55,8 +55,8 @@ class Family(Protocol):
     * ``contrasts(params) -> (K, F)`` -- numbers without units by which classes differ, or ``None``.
 
     A family whose values that are seen may themselves be incomplete declares ``partial = True`` and has
-    ``filled(params, r, x, key)``: the values completed by their means given the class probabilities r (N, K), or, with a
-    key, by draws.
+    ``filled(params, r, x, key)``: the values completed by their means given the class probabilities r (N, K), or, with
+    a key, by draws.
 
     A family with hidden variables u of its own also has all of these:
 

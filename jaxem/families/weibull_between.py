@@ -1,8 +1,8 @@
 r"""A Weibull variable of which only low <= x <= high is known.
 
 With z = a log(x / b), log P(low <= x <= high) = -e^{z_low} + log(1 - e^{-(e^{z_high} - e^{z_low})}). Q is no function
-of finitely many moments: E log p(x; a', b') under a posterior at (a, b) is an integral of its own for each (a', b'). The
-posterior is therefore kept as its parameters and the interval, and expectations are taken by quadrature over z
+of finitely many moments: E log p(x; a', b') under a posterior at (a, b) is an integral of its own for each (a', b').
+The posterior is therefore kept as its parameters and the interval, and expectations are taken by quadrature over z
 (``log_gamma_between.py``, shape 1), with nodes fixed in units of x.
 """
 

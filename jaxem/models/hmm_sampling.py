@@ -77,7 +77,7 @@ class Sampling:
         return jax.tree.map(lambda leaf: leaf.reshape(*states.shape, *leaf.shape[1:]), found)
 
     def sample_like(self: Any, key: Array, params: Any, data: Data) -> Data:
-        """As many sequences as ``data`` hold, drawn from the model; lengths, covariates and missing cells stay as they are.
+        """As many sequences as ``data`` hold, drawn from the model; lengths, covariates and missing cells stay.
 
         Arguments:
             key: a random key.

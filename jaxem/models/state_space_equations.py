@@ -110,7 +110,7 @@ def log_density_of_cells(moments: Moments, variances: Array) -> Array:
 
 def residual(sums: EquationSums, change: Array, full: bool) -> Array:
     """sum E[e e'] after a change of the coefficients, (d, d), or its diagonal (d,)."""
-    n, ee, ez, zz = sums
+    _, ee, ez, zz = sums
     moved = change @ zz if zz.ndim == 2 else jnp.matmul(zz, change[:, :, None])[:, :, 0]
     if full:
         cross = change @ ez.T
