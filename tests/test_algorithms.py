@@ -9,6 +9,7 @@ from algorithms import ADDITIVE, ALGORITHMS, check_promises
 # Every algorithm, and every model at least once.
 PAIRS = [(name, ADDITIVE[i], "float64") for i, name in enumerate(ALGORITHMS)]
 PAIRS += [(name, model, "float32") for name, model in zip(ALGORITHMS, ADDITIVE[len(ALGORITHMS) :], strict=False)]
+PAIRS += [("EM", model, "float64") for model in ADDITIVE[2 * len(ALGORITHMS) :]]
 REST = [(a, m, p) for p in ("float64", "float32") for m in ADDITIVE for a in ALGORITHMS if (a, m, p) not in PAIRS]
 
 

@@ -263,7 +263,7 @@ def dropped_last_row(m, amount):
 
 def biased_maximize(m, amount):
     def maximize(statistics):
-        p, n = m.maximize(statistics), statistics.sums.sizes
+        p, n = m.maximize(statistics), statistics.sums.gate
         return p._replace(components=p.components._replace(variances=p.components.variances * n / (n - 1)))
 
     return {"maximize": maximize}

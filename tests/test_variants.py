@@ -309,7 +309,7 @@ def test_every_row_is_used_once_a_pass():
     state = one_pass(x)
     assert_within(state.params.components.rates[0], x.mean(), 48 * eps(np.float64) * x.mean())
     # Running statistics are always those of as many rows as there are.
-    assert_within(state.memory.running.sums.sizes[0], 48, 48 * 48 * eps(np.float64))
+    assert_within(state.memory.running.sums.gate[0], 48, 48 * 48 * eps(np.float64))
     assert state.evaluations == 3 and state.memory.batches == 4
     assert (jax.random.key_data(state.memory.key) != jax.random.key_data(KEY)).any()  # the next order is another one
     # 49 rows make five batches of ten, and one row is met twice.

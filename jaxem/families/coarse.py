@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.arrays import as_array
+from jaxem.core.trees import float_dtype
 
 
 def grouped(x: Any, edges: Any, whole: bool = False) -> Array:
@@ -24,7 +25,8 @@ def grouped(x: Any, edges: Any, whole: bool = False) -> Array:
         ValueError: an observation lies in no group, or edges do not increase.
     """
     x, edges = as_array(x, "grouped: x", False), as_array(edges, "grouped: edges", False)
-    x, edges = (a.astype(jnp.result_type(x, edges, float)) for a in (x, edges))
+    dtype = float_dtype((x, edges))
+    x, edges = x.astype(dtype), edges.astype(dtype)
     if edges.ndim != 1 or edges.shape[0] < 2 or not bool((edges[1:] > edges[:-1]).all()):
         raise ValueError("grouped: edges must be at least two increasing numbers")
     if not bool(((x >= edges[0]) & (x < edges[-1])).all()):

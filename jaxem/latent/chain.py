@@ -84,8 +84,7 @@ def tempered(pi: Array, A: Array, log_b: Array, lengths: Array, inverse_temperat
     # the end of a sequence.
     most = jnp.maximum(A.shape[-1] ** (1 - beta), 1)
     chain = posterior(pi**beta, A**beta / most, beta * log_b, lengths)
-    log_c = filtered_probabilities(pi, A, log_b, lengths)[1]
-    return chain._replace(log_normalizer=log_c.sum(axis=1))
+    return chain._replace(log_normalizer=_filtered(pi, A, log_b, lengths)[2])
 
 
 def certain(path: Array, k: int, log_normalizer: Array) -> Chain:
@@ -107,8 +106,7 @@ def draw(pi: Array, A: Array, log_b: Array, lengths: Array, key: Array) -> Chain
 
     The filter runs forward, then z_t given z_{t+1} is drawn backward (Carter & Kohn 1994).
     """
-    filtered, log_normalizer = filtered_probabilities(pi, A, log_b, lengths)
-    log_normalizer = log_normalizer.sum(axis=1)
+    filtered, _, log_normalizer = _filtered(pi, A, log_b, lengths)
     n, t, k = filtered.shape
     log_A_to = jnp.swapaxes(jnp.log(_to_steps(A, t)), -1, -2)
 
@@ -196,17 +194,23 @@ def _filter_in_logs(pi: Array, A: Array, log_b: Array, lengths: Array, steps: sc
 
 def filtered_probabilities(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array]:
     """p(z_t | x_1 ... x_t), (N, T, K), and log p(x_t | x_1 ... x_{t-1}), (N, T), which is zero after the end."""
+    return _filtered(pi, A, log_b, lengths)[:2]
+
+
+def _filtered(pi: Array, A: Array, log_b: Array, lengths: Array) -> tuple[Array, Array, Array]:
+    """``filtered_probabilities``, and log p(x), (N,), to the bit as the posterior has it."""
     steps = scaled.Steps.of(log_b, lengths, 1)
     predicted = _broadcast(pi, steps)
     found = scaled.forward(predicted, steps.moves(A), steps)
 
-    def both(found: Filtered, log_c: Array) -> tuple[Array, Array]:
-        return steps.join(found.filtered), steps.join(log_c)
+    def each(found: Filtered, log_c: Array) -> tuple[Array, Array, Array]:
+        log_c = steps.join(log_c)
+        return steps.join(found.filtered), log_c, log_c.sum(axis=1)
 
     return jax.lax.cond(
         _is_lost(predicted, A, found, lambda: log_b, steps),
-        lambda: both(*_filter_in_logs(pi, A, log_b, lengths, steps)),
-        lambda: both(found, scaled.log_scale(found.c, steps)),
+        lambda: each(*_filter_in_logs(pi, A, log_b, lengths, steps)),
+        lambda: each(found, scaled.log_scale(found.c, steps)),
     )
 
 

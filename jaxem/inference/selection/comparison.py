@@ -318,7 +318,9 @@ def describe(model: Any) -> str:
     """A model in one line: its type and distinguishing options, e.g. ``Mixture(MultivariateNormal(tied), 3)``."""
     if not dataclasses.is_dataclass(model):
         return type(model).__name__
-    values = [getattr(model, field.name) for field in dataclasses.fields(model) if field.repr]
+    fields = [(field, getattr(model, field.name)) for field in dataclasses.fields(model) if field.repr]
+    # An option that is a record and was left as it is, such as the gate of a mixture, tells nothing.
+    values = [v for field, v in fields if not (dataclasses.is_dataclass(v) and v is field.default)]
     parts = [describe(v) if dataclasses.is_dataclass(v) else str(v) for v in values if _telling(v)]
     parts += [type(v).__name__ for v in values if isinstance(v, tuple) and hasattr(v, "_fields")]
     return f"{type(model).__name__}({', '.join(parts)})" if parts else type(model).__name__
