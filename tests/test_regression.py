@@ -290,7 +290,8 @@ def test_in_a_product_and_in_a_chain():
     data = jaxem.dataset({"y": LINE, "items": items}, given=X)
     model = Mixture(Product({"y": Regression(Normal()), "items": Categorical((2, 2, 2, 2))}), 2)
     fit = jaxem.check(jaxem.fit(model, model.init(KEY, data), data))
-    assert (np.asarray(model.predict(fit, data)) == CLASS).mean() % 1 in (0, pytest.approx(0.97, abs=0.03))
+    right = (np.asarray(model.predict(fit, data)) == CLASS).mean()
+    assert max(right, 1 - right) >= 0.94  # in either order of the classes
     drawn = model.sample_like(KEY, fit.params, data)
     assert drawn.values["y"].shape == (N,) and not np.allclose(drawn.values["y"], LINE)
 
