@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import works_state_space
 
 import jaxem
 from jaxem.families import MultivariateNormal, MultivariateNormalParams
@@ -259,5 +260,8 @@ WORKS: dict[str, Work] = {
     "HMM, T = 200k, K = 4, float64": Work(lambda: hidden_markov(1, 200_000, 4), "float64"),
     "HMM, T = 200k, K = 16, float64": Work(lambda: hidden_markov(1, 200_000, 16), "float64"),
     "HMM, 2,000 x 100, K = 6, float64": Work(lambda: hidden_markov(2_000, 100, 6), "float64"),
+    "State space, T = 5,000, 4 states, 6 outputs, float64": Work(
+        lambda: Sides(works_state_space.sides(5_000, 4, 6)), "float64"
+    ),
     "1,000 data sets of 200 x 2, K = 3, float64": Work(lambda: many(1_000, 200, 2, 3), "float64"),
 }

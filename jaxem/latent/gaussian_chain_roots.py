@@ -6,7 +6,6 @@ positive semidefinite. ``compress`` turns many rows into k rows, by orthogonalis
 Source: Kailath, Sayed & Hassibi (2000), chapter 12; Yaghoobi, Corenflos, Hassan & Särkkä (2025) for the parallel form.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,8 +33,7 @@ def times(a: Array, b: Array) -> Array:
     ndim = max(a.ndim, b.ndim)
     a, b = lifted(a, ndim), lifted(b, ndim)
     if max(*a.shape[-2:], b.shape[-1]) <= _FEW:
-        terms = (a[..., :, j, None] * b[..., None, j, :] for j in range(a.shape[-1]))
-        return functools.reduce(jnp.add, terms)
+        return (a[..., None] * b[..., None, :, :]).sum(axis=-2)
     return jnp.matmul(a, b, precision="highest")
 
 
