@@ -110,7 +110,6 @@ def test_inputs_of_a_forecast_are_checked():
         MODEL.forecast(params, data("whole"), H)
     with pytest.raises(ValueError, match=r"shape \(3, 3, 2\)"):
         MODEL.forecast(params, data("whole"), H, given=AHEAD[:, :2])
-    bare = params._replace(state_inputs=None, output_inputs=None)
     without = dataclasses.replace(MODEL, state_inputs=None, output_inputs=None)
     with pytest.raises(ValueError, match="takes no inputs"):
         without.forecast(
