@@ -3,6 +3,8 @@
 from jaxem.core.bound import elbo as elbo
 from jaxem.core.bound import kl as kl
 from jaxem.core.bound import surrogate as surrogate
+from jaxem.core.capabilities import Capabilities as Capabilities
+from jaxem.core.capabilities import capabilities as capabilities
 from jaxem.core.expectation import em_map as em_map
 from jaxem.core.model import Model as Model
 from jaxem.core.parameters import Param as Param

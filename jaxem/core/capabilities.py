@@ -98,9 +98,9 @@ def require(model: Any, feature: str, *names: str) -> None:
 class Capabilities(NamedTuple):
     """What a model offers and what it lacks, by group; prints as a table."""
 
-    model: str
-    offered: dict[str, tuple[str, ...]]
-    lacking: dict[str, tuple[str, ...]]
+    model: str  # the name of its class
+    offered: dict[str, tuple[str, ...]]  # of each group the functions that it has
+    lacking: dict[str, tuple[str, ...]]  # of each group the functions that it lacks
 
     def __str__(self) -> str:
         rows = [["group", "for", "offers", "lacks"]]

@@ -185,6 +185,9 @@ def effort(level: Effort) -> Iterator[None]:
         level: ``"quick"``: a quarter of the compile time, and programs that take two to ten times as long;
             ``"light"``: half of the compile time, and programs that take up to a half longer; ``"full"``.
 
+    Yields:
+        Nothing; the effort holds inside the ``with`` block.
+
     Raises:
         ValueError: ``level`` is none of the three.
     """

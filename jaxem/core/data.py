@@ -31,7 +31,7 @@ class Patterns:
 class Columns(NamedTuple):
     """The names of the columns of a data frame, and their levels."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # the name of each column
     levels: tuple[tuple[str, ...] | None, ...]  # for each column its categories in the order of their codes, or None
 
 
@@ -95,13 +95,20 @@ class Sharded:
     """Observations spread over the devices of a mesh, equally many on each. ``jaxem.shard`` makes it."""
 
     data: Dataset  # rows of padding have weight 0
-    mesh: Mesh = dataclasses.field(metadata={"static": True})
+    mesh: Mesh = dataclasses.field(metadata={"static": True})  # the devices
     rows: int = dataclasses.field(metadata={"static": True})  # of this process, without padding
 
     def total(self, of_part: Callable[[Any, Data], Any], operands: Any) -> Any:
         """The sum over devices of ``of_part(operands, part)``, a tree of sums over the observations of one device.
 
         Every array that ``of_part`` needs must be in ``operands``: one that it closed over would belong to all devices.
+
+        Arguments:
+            of_part: a function of ``operands`` and of the observations of one device, which returns a tree of sums.
+            operands: a tree of arrays, the same on each device.
+
+        Returns:
+            The tree of sums.
         """
         rows, everywhere = PartitionSpec(self.mesh.axis_names), PartitionSpec()
 
@@ -114,7 +121,14 @@ class Sharded:
         return over_devices(operands, self.data)
 
     def replicated(self, tree: Any) -> Any:
-        """A copy of every array of a tree on each device."""
+        """A copy of every array of a tree on each device.
+
+        Arguments:
+            tree: a tree of arrays.
+
+        Returns:
+            The same tree, its arrays on all devices.
+        """
         everywhere = NamedSharding(self.mesh, PartitionSpec())
         return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), tree)
 

@@ -68,14 +68,26 @@ class Param:
         return cls(space, letters, location, improves=improves)
 
     def within(self, name: str) -> "Param":
-        """The same array as one of the part ``name`` of the values."""
+        """The same array as one of the part ``name`` of the values.
+
+        Arguments:
+            name: the key of the part.
+
+        Returns:
+            A ``Param`` whose axes of columns carry the name.
+        """
         axes = tuple(f"{name}.{axis}" if isinstance(axis, str) and axis != "K" else axis for axis in self.axes)
         return dataclasses.replace(self, axes=axes, part=f"{name}.{self.part}" if self.part else name)
 
     def labels(self, shape: tuple[int, ...], columns: Columns | None) -> answers.Labels:
         """The labels along each axis: the names of columns and levels where they are known, otherwise numbers.
 
-        ``columns`` are those of the part that the array describes.
+        Arguments:
+            shape: the shape of the array.
+            columns: the columns of the part of the data that the array describes; ``None`` where they have no names.
+
+        Returns:
+            For each axis the labels of the places along it.
         """
         of_columns = f"{self.part}.D" if self.part else "D"
         labels = answers.numbered(shape)

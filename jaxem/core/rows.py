@@ -25,7 +25,7 @@ class Statistics(NamedTuple):
     """Sums over observations. Two of them may be added only where both are about the same parameters."""
 
     at: Params  # the parameters that the sums are about
-    sums: Any
+    sums: Any  # the sums, as the model defines them
 
 
 class Rows(Protocol):
@@ -33,6 +33,25 @@ class Rows(Protocol):
 
     Here x are observations without weights and c is a context. A posterior q is a record whose arrays have a row for
     each observation, except ``at`` and what all observations share; ``log_normalizer (N,)`` is one of them.
+
+    These functions are optional. They return other posteriors, in the form of ``infer``:
+
+    * ``mode(c, x)`` -- all probability on the most probable z.
+    * ``tempered(c, x, inverse_temperature)`` -- the normalised power of p(x, z).
+    * ``draw(c, x, key)`` -- all probability on one draw of z.
+
+    These are optional too. Starts, ``profile``, ``select``, the criteria and ``Component`` ask for them:
+
+    * ``first(key, data, given, start, active) -> (params, sound)`` -- a start for converted data, and whether it is
+      sound; ``given``: class probabilities or ``None``, ``start``: its kind, ``active (K,)``: the classes that take
+      part.
+    * ``check_values(data)`` -- raises ``ValueError`` for data that cannot be fitted, whatever the parameters.
+    * ``class_sizes(params, data) -> (K,)`` and ``class_means(params)`` -- the share of each class, and E x given each,
+      arrays with their declarations.
+    * ``masked(active)``, with ``fewer(params, k)`` -- the same model with only those classes, and the parameters of the
+      first k classes.
+    * ``copies()`` -- many such models at once.
+    * ``identified(params)`` -- the number of parameters that data can identify, where that is below their number.
     """
 
     def declare(self) -> parameters.Declared:
@@ -40,8 +59,10 @@ class Rows(Protocol):
         ...
 
     def prepare(self, params: Params, x: Data | None) -> Context:
-        """The context: what an iteration at these parameters needs more than once. Only the shapes of ``x`` are used;
-        ``None`` where no observations will follow."""
+        """The context: what an iteration at these parameters needs more than once.
+
+        Only the shapes of ``x`` are used; ``None`` where no observations will follow.
+        """
         ...
 
     def infer(self, c: Context, x: Data) -> Posterior:
@@ -65,8 +86,10 @@ class Rows(Protocol):
         ...
 
     def sums(self, c: Context | None, w: Array | None, q: Posterior, x: Data) -> Any:
-        """Sums over observations with weights ``w (N,)`` (``None``: all one), about the parameters of the context, or
-        about zero without a context."""
+        """Sums over observations with weights ``w (N,)`` (``None``: all one).
+
+        They are taken about the parameters of the context, or about zero without a context.
+        """
         ...
 
     def maximum(self, c: Context | None, sums: Any) -> Params:
@@ -76,9 +99,6 @@ class Rows(Protocol):
     def expected(self, c: Context, params: Params, sums: Any) -> Array:
         """Q from the sums alone, up to a constant free of ``params``."""
         ...
-
-    # Optional posteriors, in the form that ``infer`` returns: ``mode(c, x)`` has all probability on the most probable
-    # z, ``tempered(c, x, inverse_temperature)`` is the normalised power of p(x, z), ``draw(c, x, key)`` is a draw of z.
 
 
 class FromRows:
@@ -115,6 +135,10 @@ class FromRows:
 
     def e_step(self, params: Params, data: Data) -> Posterior:
         """The posterior p(z | x, params) of each observation.
+
+        Arguments:
+            params: the parameters, or a ``Fit``.
+            data: N observations.
 
         Returns:
             A record whose arrays have N rows, except ``at``, which is ``params``, and what all observations share;
