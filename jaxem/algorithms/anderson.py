@@ -92,6 +92,7 @@ class Anderson:
 
     @property
     def exact(self) -> bool:
+        """Whether the objective of the inner algorithm is the log-likelihood (plus the log-prior) itself."""
         return getattr(self.inner, "exact", False)
 
     def requires(self) -> tuple[str, ...]:

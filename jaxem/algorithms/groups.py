@@ -48,6 +48,12 @@ class Group:
     def holds(self, params: Params) -> Any:
         """A tree like ``params``, True at the leaves of this group.
 
+        Arguments:
+            params: the parameters.
+
+        Returns:
+            A tree of truth values.
+
         Raises:
             ValueError: no parameter has one of the names.
         """

@@ -81,6 +81,7 @@ class SQUAREM:
 
     @property
     def exact(self) -> bool:
+        """Whether the objective of the inner algorithm is the log-likelihood (plus the log-prior) itself."""
         return getattr(self.inner, "exact", False)
 
     def requires(self) -> tuple[str, ...]:
