@@ -102,7 +102,7 @@ class Fit:
     ``DEGENERATE``) ``params`` is the last good iterate; where the input was ``INVALID`` it is the start.
     """
 
-    params: Params
+    params: Params  # the parameters at the end; after a failure the last good ones
     objective: Array | None  # log-likelihood (plus log-prior) at exactly these params; None without a bound
     trace: Array | None  # (max_steps + 1,), objective of each iterate, the start first; NaN after the end
     steps: Array  # iterations taken
