@@ -27,8 +27,8 @@ from jaxem.inference.simulation import sound
 class Candidate(NamedTuple):
     """One model of a ``Selection``, with its best fit."""
 
-    name: Any
-    model: Any
+    name: Any  # its key among the models given, or its place
+    model: Any  # the model
     fit: Fit | None  # None where the model refused the data
     parameters: int  # p; 0 where the model refused the data
     log_likelihood: float  # without the prior
@@ -46,8 +46,8 @@ class Selection(NamedTuple):
     """The result of ``select``; prints as a table."""
 
     candidates: tuple[Candidate, ...]  # in the order given
-    criterion: str
-    restarts: int
+    criterion: str  # the name of the criterion by which the models are ranked
+    restarts: int  # the number of starts of each model
 
     @property
     def best(self) -> Candidate:

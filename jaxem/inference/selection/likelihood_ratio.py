@@ -31,9 +31,9 @@ class LikelihoodRatio(NamedTuple):
     null_distribution: Array  # (replicates - failed,), the statistic on data drawn from the fitted null model
     p_value: Array  # (1 + number at least as large) / (1 + their number); NaN where the alternative missed its maximum
     failed: int  # replicates in which a model could not be fitted; left out
-    null: Fit
-    alternative: Fit
-    restarts: int
+    null: Fit  # the best fit of the smaller model to the data
+    alternative: Fit  # the best fit of the larger model to the data
+    restarts: int  # the number of starts of each fit
     times_best_found: tuple[int, int]  # how many starts found the best fit to the data: null, alternative
     found_once: int  # replicates in which only one start found the best fit of a model
     below: int  # replicates in which the alternative ended below the null, its special case

@@ -30,11 +30,11 @@ Kind = Literal["parametric", "nonparametric"]
 class Bootstrap(NamedTuple):
     """The result of ``bootstrap``; prints as a table of estimates, standard errors and 95 % intervals."""
 
-    estimate: Params
+    estimate: Params  # the parameters of the fit
     replicates: Params  # like ``estimate``, with a leading axis of the R replicates whose fit did not fail
     objectives: Array  # (R,), the objective of each of those, on its own data
     statuses: Array  # (replicates,), the status of every fit, failed ones too
-    kind: str
+    kind: str  # "nonparametric" or "parametric"
     aligned: bool  # whether class labels (or rotations) were matched with those of the estimate
     still: Params  # True where no replicate moved a parameter by more than rounding: held, or a probability of 0 or 1
     names: tuple[str, ...]  # the name of every parameter

@@ -44,9 +44,9 @@ Route = Literal["hessian", "oakes", "sem"]
 class Products(NamedTuple):
     """Information matrices times a direction, each (P,); ``None`` where the model has no ``q_function``."""
 
-    observed: Array
-    complete: Array | None
-    missing: Array | None
+    observed: Array  # by the information in the data
+    complete: Array | None  # by the information in data and latent variables together
+    missing: Array | None  # by the difference of the two
 
 
 @register

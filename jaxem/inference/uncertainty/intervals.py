@@ -24,8 +24,8 @@ from jaxem.inference.uncertainty.standard_errors import Spread, errors, shaped_l
 class Intervals(NamedTuple):
     """The lower and upper end of the interval of each parameter, two pytrees like the parameters."""
 
-    lower: Params
-    upper: Params
+    lower: Params  # the lower ends
+    upper: Params  # the upper ends
 
 
 def confidence_intervals(

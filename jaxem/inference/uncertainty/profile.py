@@ -37,8 +37,8 @@ _NEWTON = 30  # Newton iterations for each step, at most
 class Interval(NamedTuple):
     """The ends of the interval of one number."""
 
-    lower: float
-    upper: float
+    lower: float  # the lower end
+    upper: float  # the upper end
 
 
 def profile_interval(

@@ -54,10 +54,11 @@ class ConvergenceRate:
     direction: Params  # its eigenvector, as a change of the parameters: where EM is slowest
     error: Array  # bound on the error of ``rate``: the residual of Lanczos' method plus the change in its last round
     flat: Array  # whether dM has an eigenvalue of one by the model's structure: the likelihood is constant there
-    flat_direction: Params
+    flat_direction: Params  # the eigenvector of that eigenvalue, as a change of the parameters
     empirical: Array  # the rate estimated from the end of a fit's trace; NaN without one
-    # The parameters that move most along the two directions:
+    # The parameters that move most along ``direction``.
     names: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+    # The parameters that move most along ``flat_direction``.
     flat_names: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
 
     def iterations(self, share: float) -> Array:

@@ -25,12 +25,12 @@ _NAMED = 8  # held parameters that the note lists, at most
 class Summary(NamedTuple):
     """One row for each parameter, duplicates in symmetric matrices left out; prints as a table."""
 
-    names: tuple[str, ...]
-    estimates: np.ndarray
-    standard_errors: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    level: float
+    names: tuple[str, ...]  # the name of each parameter
+    estimates: np.ndarray  # the value of each
+    standard_errors: np.ndarray  # the standard error of each; NaN where it has none
+    lower: np.ndarray  # the lower end of each confidence interval
+    upper: np.ndarray  # the upper end of each confidence interval
+    level: float  # the coverage of the intervals
     objective: float | None  # log-likelihood (+ log-prior)
     observations: float | None  # n, as BIC counts it
     free: int  # degrees of freedom: the unconstrained coordinates that are not held

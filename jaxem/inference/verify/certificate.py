@@ -21,13 +21,13 @@ class Verdict(enum.Enum):
 class Check:
     """The check of one law."""
 
-    law: str
-    statement: str
+    law: str  # the name of the law
+    statement: str  # what the law says
     residual: float  # the amount by which the law is violated, dimensionless; NaN where it was not measured
     tolerance: float  # NaN where it was not measured
     origin: str  # where the tolerance comes from, or why the law was not checked
     leaf: str | None  # where the residual is largest, such as a parameter array; None for a law about one number
-    verdict: Verdict
+    verdict: Verdict  # whether the law holds, is violated, or was not checked
     decisive: bool = True  # whether the law can tell a correct E-step or M-step from a wrong one
 
     @property
@@ -49,11 +49,11 @@ class LawViolationError(AssertionError):
 class Certificate:
     """The laws of EM for one model at one point.
 
-    Iterates over its checks, finds a check by the name of its law, and prints as a table.
+    Iterates over its checks, each a ``Check``, finds a check by the name of its law, and prints as a table.
     """
 
-    checks: tuple[Check, ...]
-    dtype: str
+    checks: tuple[Check, ...]  # one for each law, with its verdict
+    dtype: str  # the dtype of the parameters
     size: float  # the number of observed values
     point: str = "unknown"  # whether the point is a maximum, a saddle or at an edge: for information, not a law
 
