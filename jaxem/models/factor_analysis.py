@@ -123,10 +123,9 @@ class FactorAnalysis(FromRows):
         return gaussian.draw(c.seen, y, key, seen)
 
     def log_marginal(self, c: Prepared, x: Data) -> Array:
-        """log N(x_n; mean, loadings loadings' + diag(noise)), (N,), by the Cholesky factor of that (D, D) matrix, or of
-        its rows and columns that are seen.
+        """log N(x_n; mean, loadings loadings' + diag(noise)), (N,).
 
-        NaN where x_n is NaN.
+        By the Cholesky factor of that (D, D) matrix, or of its rows and columns that are seen; NaN where x_n is NaN.
         """
         covariance = _covariance(c.at)
         if observed_of(x) is not None:
@@ -184,8 +183,10 @@ class FactorAnalysis(FromRows):
         return FactorSums(n @ e**2 + (shared * coefficients).sum(axis=1), e.T @ times_n - shared, ww)
 
     def expected(self, c: Prepared | None, params: FactorAnalysisParams, sums: FactorSums) -> Array:
-        """Q from the sums, -sum_d (N log psi_d + E sum_n (x_nd - mu_d - lambda_d' z_n)^2 / psi_d) / 2, up to a
-        constant."""
+        """Q from the sums, up to a constant.
+
+        It is -sum_d (N log psi_d + E sum_n (x_nd - mu_d - lambda_d' z_n)^2 / psi_d) / 2.
+        """
         ee, ew, ww = sums
         d, dtype = params.mean.size, ew.dtype
         change = _coefficients(params, d, self.k, dtype) - _coefficients(c and c.at, d, self.k, dtype)

@@ -243,8 +243,10 @@ class HMM(FromRows, Maskable, Starts, Prediction, Forecasting, Sampling, Sequenc
         )
 
     def maximum(self, c: HMMParams | None, sums: HMMSums) -> HMMParams:
-        """Expected numbers of starts and transitions, divided by their totals, or a step of their gates, and the
-        family's maximiser."""
+        """Expected numbers of starts and transitions, divided by their totals, and the family's maximiser.
+
+        A gate that has no maximiser in closed form takes one step.
+        """
         emissions = self.family.maximize(c and c.emissions.context, sums.emissions)
         of_moves = self.moves, c and c.transition
         if isinstance(self.initial, Stationary):
@@ -253,8 +255,10 @@ class HMM(FromRows, Maskable, Starts, Prediction, Forecasting, Sampling, Sequenc
         return HMMParams(initial, self.moves.maximize(c and c.transition, sums.transition), emissions)
 
     def expected(self, c: HMMParams, params: HMMParams, sums: HMMSums) -> Array:
-        """Q from the sums: expected starts and transitions times their log-probabilities plus the family's part, up to
-        a constant."""
+        """Q from the sums, up to a constant.
+
+        It is the expected starts and transitions times their log-probabilities, plus the family's part.
+        """
         starts = self.initial.expected(c.initial, self._start_params(params), sums.initial)
         moves = self.moves.expected(c.transition, params.transition, sums.transition)
         return starts + moves + self.family.expected(c.emissions.context, params.emissions, sums.emissions)

@@ -50,8 +50,10 @@ class Sequences:
         return observed.supports(self.family, frames_of(steps)).reshape(shape(steps)).all(axis=1)
 
     def sample_size(self: Any, data: Data) -> Array:
-        """The number of single observations, (): the sum over sequences of weight times length, without steps at which
-        every cell is missing."""
+        """The number of single observations, ().
+
+        The sum over sequences of weight times length, without steps at which every cell is missing.
+        """
         sequences, weights = counted(as_data(data))
         x, lengths = unpack(sequences)
         seen = chain.within(lengths, shape(x)[1])

@@ -65,7 +65,15 @@ def from_log_joint(
 @register
 @dataclasses.dataclass(frozen=True)
 class LogJointModel(ClassModel):
-    """The model that ``from_log_joint`` returns."""
+    """The model that ``from_log_joint`` returns.
+
+    Arguments:
+        log_joint, m_step, log_prior, init, sample, permute, label_keys: as in ``from_log_joint``.
+        spaces: the ``constraints`` of ``from_log_joint``.
+
+    Raises:
+        ValueError: as for ``from_log_joint``.
+    """
 
     log_joint: Callable[..., Array] = dataclasses.field(metadata={"static": True})
     m_step: Callable[..., Params] | None = dataclasses.field(metadata={"static": True})  # pyright: ignore[reportIncompatibleMethodOverride]

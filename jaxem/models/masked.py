@@ -24,16 +24,20 @@ class Maskable:
 
     @property
     def maskable(self: Any) -> bool:
-        """Whether ``masked`` is exact: a prior would count the copies, and an empty class might spoil parameters that
-        all classes share."""
+        """Whether ``masked`` is exact.
+
+        A prior would count the copies, and an empty class might spoil parameters that all classes share.
+        """
         plain = families.separate(self.family) and not families.has_prior(self.family)
         gates = (getattr(self, name, None) for name in ("gate", "initial", "transition"))
         return plain and all(gate is None or (isinstance(gate, Constant) and gate.prior is None) for gate in gates)
 
     @property
     def lacking(self: Any) -> tuple[str, ...]:
-        """The functions that the model cannot offer: its classes cannot be renumbered where each has a family of its
-        own, or where states follow an order."""
+        """The functions that the model cannot offer.
+
+        Classes cannot be renumbered where each has a family of its own, or where states follow an order.
+        """
         parts = (getattr(self, name, None) for name in ("family", "transition"))
         ordered = any(not getattr(part, "exchangeable", True) for part in parts)
         return ("permute", "label_keys") if ordered else ()

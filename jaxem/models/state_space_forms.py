@@ -14,6 +14,12 @@ def local_level(**options: Any) -> StateSpace:
     Arguments:
         **options: further arguments of ``StateSpace``; the first level is diffuse unless ``initial`` is given.
 
+    Returns:
+        A ``StateSpace`` of one state: the level.
+
+    Raises:
+        ValueError: as for ``StateSpace``.
+
     Source: Durbin & Koopman (2012), chapter 2.
     """
     return StateSpace(1, transition=[[1]], loadings=[[1]], **{"process": "diagonal", "initial": "diffuse", **options})
@@ -27,6 +33,12 @@ def local_trend(**options: Any) -> StateSpace:
     Arguments:
         **options: further arguments of ``StateSpace``, such as ``process=[0, None]`` for a smooth trend; the first
             level and slope are diffuse unless ``initial`` is given.
+
+    Returns:
+        A ``StateSpace`` of two states: level and slope.
+
+    Raises:
+        ValueError: as for ``StateSpace``.
 
     Source: Durbin & Koopman (2012), section 3.2.
     """
@@ -43,6 +55,12 @@ def seasonal(period: int, **options: Any) -> StateSpace:
         period: s, the number of seasons, at least 2.
         **options: further arguments of ``StateSpace``. ``process`` holds the variances of level, slope and seasons, 0
             for one that does not move.
+
+    Returns:
+        A ``StateSpace`` of ``period + 1`` states: level, slope, the present season and those before it.
+
+    Raises:
+        ValueError: ``period`` is not a whole number of at least 2; or as for ``StateSpace``.
 
     Source: Harvey (1989), section 2.3; Durbin & Koopman (2012), section 3.2.
     """
@@ -72,6 +90,12 @@ def arma(p: int, q: int = 0, **options: Any) -> StateSpace:
         q: the number of coefficients theta (default 0: an autoregression).
         **options: further arguments of ``StateSpace``; the first state is diffuse unless ``initial`` is given.
 
+    Returns:
+        A ``StateSpace`` of max(p, q + 1) states: x at the present and at earlier steps.
+
+    Raises:
+        ValueError: ``p`` or ``q`` is not a whole number, ``p`` is below 1 or ``q`` below 0; or as for ``StateSpace``.
+
     Source: Hamilton (1994), section 13.1.
     """
     p, q = whole_number("arma: p", p, 1), whole_number("arma: q", q, 0)
@@ -94,6 +118,13 @@ def dynamic_factors(k: int, outputs: int, **options: Any) -> StateSpace:
         k: the number of factors, at least 1.
         outputs: the number of series, more than k.
         **options: further arguments of ``StateSpace``, such as ``transition`` or ``process``.
+
+    Returns:
+        A ``StateSpace`` of ``k`` states: the factors.
+
+    Raises:
+        ValueError: ``k`` is not a whole number of at least 1, or ``outputs`` not one above ``k``; or as for
+            ``StateSpace``.
 
     Source: Geweke (1977); Bai & Wang (2015) for the identification.
     """

@@ -142,8 +142,10 @@ class Input:
             check_precision(y, jnp.result_type(float), "the data")
 
     def sample_size(self, data: Data) -> Array:
-        """The number of steps, (): the sum over sequences of weight times length, without steps of which nothing is
-        seen."""
+        """The number of steps, ().
+
+        The sum over sequences of weight times length, without steps of which nothing is seen.
+        """
         x, weights = counted(as_data(data))
         seen = observed_of(x)
         seen = jnp.ones(values_of(x).shape, bool) if seen is None else seen

@@ -70,7 +70,15 @@ class Prediction:
         return _smooth(self, params, split_weights(data)[0])
 
     def predict(self, params: Any, data: Data) -> Array:
-        """The smoothed means of the states, (N, T, k); see ``smooth``."""
+        """The smoothed means of the states; see ``smooth``.
+
+        Arguments:
+            params: parameters of the model, or a ``Fit``.
+            data: N sequences. Weights are ignored.
+
+        Returns:
+            An array (N, T, k).
+        """
         return self.smooth(params, data).means
 
     def forecast(self: Any, params: Any, data: Data, horizon: int, given: Any = None) -> Forecast:
@@ -122,7 +130,22 @@ class Prediction:
     def sample_joint(
         self: Any, key: Array, params: Any, n: int, length: int = 100, given: Any = None
     ) -> tuple[Array, Array]:
-        """States (n, length, k) and observations (n, length, D) drawn from the model; arguments as for ``sample``."""
+        """States and observations of sequences drawn from the model.
+
+        Arguments:
+            key: a random key.
+            params: parameters of the model, or a ``Fit``.
+            n: the number of sequences, at least 0.
+            length: the number of steps of each sequence, at least 1 (default 100).
+            given: inputs (n, length, P), where the model has inputs.
+
+        Returns:
+            States (n, length, k) and observations (n, length, D). With a diffuse first state sequences start at the
+            state 0.
+
+        Raises:
+            ValueError: an argument is not what is described here, or the parameters do not fit the model.
+        """
         prng_key("StateSpace.sample", key)
         params = as_params(self, params)
         self.check_shapes(params, None)
