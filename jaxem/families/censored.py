@@ -202,7 +202,11 @@ class Censored(parts.SeenInPart):
         return self.sample(key, params, labels)
 
     def needs_scheme(self) -> None:
-        """Raise ``ValueError`` where it is not known how exact observations become intervals."""
+        """Raise an error where it is not known how exact observations become intervals.
+
+        Raises:
+            ValueError: neither ``edges`` nor ``limits`` is given.
+        """
         if self.edges is None and self.limits is None:
             raise ValueError(
                 "Censored: data do not say how exact observations would have been censored; for simulated data like "
@@ -220,8 +224,10 @@ class Censored(parts.SeenInPart):
         return self.family.mean(params)
 
     def filled(self, params: Any, r: Array, x: Array, key: Array | None) -> Array:
-        """Each interval replaced by E[x | interval], or with ``key`` by a draw, as (x, x), given the class
-        probabilities r (N, K)."""
+        """Each interval replaced by its mean, or with ``key`` by a draw, as (x, x).
+
+        The mean is E[x | interval] under the class probabilities r (N, K).
+        """
         c = self.family.prepare(params, None)
         seen = choose(c, lambda c: self.read(x, jax.tree.leaves(c)[0].dtype))
         if key is None:

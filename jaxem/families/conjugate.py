@@ -50,7 +50,15 @@ class GammaPrior:
         _check(self, "rate", 0, above=True)
 
     def added(self, events: Array, exposure: Array) -> tuple[Array, Array]:
-        """The sums with those of the prior."""
+        """The sums with those of the prior.
+
+        Arguments:
+            events: the number of events of each class.
+            exposure: the exposure of each class.
+
+        Returns:
+            Events and exposure, shaped as given.
+        """
         return events + (_like(self.shape, events) - 1), exposure + _like(self.rate, exposure)
 
     def log_density(self, rates: Array) -> Array:
@@ -86,7 +94,15 @@ class BetaPrior:
         _check(self, "beta", 1)
 
     def added(self, successes: Array, trials: Array) -> tuple[Array, Array]:
-        """The sums with those of the prior."""
+        """The sums with those of the prior.
+
+        Arguments:
+            successes: the number of successes.
+            trials: the number of trials.
+
+        Returns:
+            Successes and trials, shaped as given.
+        """
         before = _like(self.alpha, successes) - 1
         return successes + before, trials + (before + (_like(self.beta, successes) - 1))
 
@@ -121,7 +137,14 @@ class DirichletPrior:
         _check(self, "concentration", 1)
 
     def added(self, counts: Array) -> tuple[Array]:
-        """Counts (K, L) with those of the prior."""
+        """The counts with those of the prior.
+
+        Arguments:
+            counts: the number of observations of each class at each level, (K, L).
+
+        Returns:
+            The counts (K, L), alone in a tuple.
+        """
         return (counts + (_like(self.concentration, counts) - 1),)
 
     def log_density(self, probabilities: Array) -> Array:

@@ -135,8 +135,11 @@ class MultivariateNormal:
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """Missing cells, and which rows miss the same ones where that saves work. With a floor only where each seen
-        cell counts by itself: the inverse of the covariances of the seen cells is another for each row."""
+        """The parts of the data beside values: missing cells, and which rows miss the same where that saves work.
+
+        With a floor only where each seen cell counts by itself: the inverse of the covariances of the seen cells is
+        another for each row.
+        """
         if self.floor is not None and (self._base.of_matrices or self._shares_variances):
             return ()
         return ("observed", "patterns") if self._base.of_matrices else ("observed",)
@@ -163,6 +166,9 @@ class MultivariateNormal:
 
         Arguments:
             params: the parameters, such as ``fit.params.components`` of a mixture.
+
+        Returns:
+            An array (K, D, D).
         """
         k, d = params.means.shape
         of_base = self._of_base(params)
@@ -171,7 +177,14 @@ class MultivariateNormal:
         return jnp.broadcast_to(of_base, (k, d, d))
 
     def holds(self, other: "MultivariateNormal") -> bool:
-        """Whether this form has that of ``other`` as a special case: each letter of its name I, E or V as far along."""
+        """Whether this form has that of ``other`` as a special case: each letter of its name I, E or V as far along.
+
+        Arguments:
+            other: another family of the same kind.
+
+        Returns:
+            Whether each model of ``other`` is one of this family.
+        """
         own, theirs = (NAME_OF.get(each.covariance, each.covariance) for each in (self, other))
         return all("IEV".index(a) >= "IEV".index(b) for a, b in zip(own, theirs, strict=True))
 

@@ -178,8 +178,15 @@ class MultivariateStudentT:
         return params.locations
 
     def covariances(self, params: MultivariateStudentTParams) -> Array:
-        """The covariances, S nu / (nu - 2), shaped like the scatters ((K, D, D) where these are tied and the degrees of
-        freedom are not); infinite where nu is at most 2."""
+        """The covariances of the classes, S nu / (nu - 2).
+
+        Arguments:
+            params: the parameters, such as ``fit.params.components`` of a mixture.
+
+        Returns:
+            An array shaped like the scatters, (K, D, D) where these are tied and the degrees of freedom are not;
+            infinite where nu is at most 2.
+        """
         scatters = params.scatters
         tails = freedom.of_classes(self.freedom, params.tails, params.locations)
         if self.covariance == "tied" and self.freedom != "free":

@@ -226,8 +226,10 @@ class Product:
         return next((f"part {name!r}: {why}" for name, why in self._each(of, own).items() if why is not None), None)
 
     def check_shape(self, x: Data, leading: tuple[str, ...], title: str) -> None:
-        """Raise ``ValueError`` where a part is missing, has another shape than its family needs, or has missing cells
-        that its family cannot use."""
+        """Raise ``ValueError`` where a part does not fit its family.
+
+        A part may be missing, have another shape than its family needs, or have missing cells that it cannot use.
+        """
         values = values_of(x)
         names = ", ".join(map(repr, self.parts))
         if not isinstance(values, dict):

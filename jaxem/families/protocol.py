@@ -88,8 +88,10 @@ class Family(Protocol):
         ...
 
     def prepare(self, params: Any, x: Data | None) -> Context:
-        """The context: whatever an iteration at these parameters needs more than once. Of the observations ``x`` only
-        shapes and missing cells are used; ``None`` where none will follow."""
+        """The context: whatever an iteration at these parameters needs more than once.
+
+        Of the observations ``x`` only shapes and missing cells are used; ``None`` where none will follow.
+        """
         ...
 
     def log_density(self, c: Context, x: Data) -> Array:

@@ -140,7 +140,14 @@ class StudentT:
         return params.locations
 
     def variances(self, params: StudentTParams) -> Array:
-        """The variance of each class, s nu / (nu - 2), (K,); infinite where nu is at most 2."""
+        """The variance of each class, s nu / (nu - 2).
+
+        Arguments:
+            params: the parameters, such as ``fit.params.components`` of a mixture.
+
+        Returns:
+            An array (K,); infinite where nu is at most 2.
+        """
         tails = freedom.of_classes(self.freedom, params.tails, params.locations)
         return params.squared_scales / jnp.maximum(1 - 2 * tails, 0)
 

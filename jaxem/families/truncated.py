@@ -96,6 +96,7 @@ class Truncated(parts.SeenInPart):
 
     @property
     def dimensions(self) -> int | None:
+        """The number of columns that the family needs; ``None``: any."""
         return getattr(self.family, "dimensions", None)
 
     @property
