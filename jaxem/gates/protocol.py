@@ -52,8 +52,10 @@ class Gate(Protocol):
         ...
 
     def expected(self, c: Context, params: Any, sums: Any) -> Array:
-        """sum_nk r_nk log p(z_n = k) from the sums alone, up to a constant free of ``params``; of an array that is
-        only improved, the quadratic model about the context's parameters."""
+        """sum_nk r_nk log p(z_n = k) from the sums alone, up to a constant free of ``params``.
+
+        Of an array that is only improved, the quadratic model about the context's parameters.
+        """
         ...
 
     def start(self, sizes: Array, x: Data) -> Any:

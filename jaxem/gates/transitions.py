@@ -38,7 +38,17 @@ class Kind:
     may_return: ClassVar[bool] = True  # whether a state that was left may be entered again
 
     def mask(self: Any, k: int) -> Array | None:
-        """Which moves are allowed, (K, K); ``None``: all."""
+        """Which moves are allowed.
+
+        Arguments:
+            k: K, the number of states.
+
+        Returns:
+            Booleans (K, K), or ``None``: all moves.
+
+        Raises:
+            ValueError: the kind was made for another number of states.
+        """
         return None
 
     def declare(self) -> Param:
@@ -60,7 +70,15 @@ class Kind:
         return moves
 
     def extra(self: Any, k: int, dtype: Any) -> Array | None:
-        """a - 1, (K, K); ``None`` where the prior is flat."""
+        """What the prior adds to the expected number of moves, a - 1.
+
+        Arguments:
+            k: K, the number of states.
+            dtype: the dtype of the result.
+
+        Returns:
+            An array (K, K), or ``None`` where the prior is flat.
+        """
         if self.prior is None and self.stay is None:
             return None
         a = jnp.zeros((k, k), dtype) if self.prior is None else jnp.broadcast_to(_float(self.prior, dtype), (k, k)) - 1
@@ -78,7 +96,15 @@ class Kind:
         return jnp.where(left == 0, old, n / jnp.where(left == 0, 1, left))
 
     def even(self, k: int, dtype: Any) -> Array:
-        """The same probability for each move that is allowed."""
+        """The same probability for each move that is allowed.
+
+        Arguments:
+            k: K, the number of states.
+            dtype: the dtype of the result.
+
+        Returns:
+            A transition matrix (K, K).
+        """
         allowed = self.mask(k)
         a = jnp.ones((k, k), dtype) if allowed is None else allowed.astype(dtype)
         return a / a.sum(axis=1, keepdims=True)
@@ -109,7 +135,14 @@ class Kind:
         return constant + jnp.where(allowed, log_times(a - 1, params), 0).sum()
 
     def check_params(self, params: Array) -> None:
-        """Raise ``ValueError`` where a move has a probability that it cannot have."""
+        """Raise an error where a move that is not allowed has a probability above zero.
+
+        Arguments:
+            params: a transition matrix (K, K); traced values pass.
+
+        Raises:
+            ValueError: there is such a move.
+        """
         allowed = self.mask(params.shape[-1])
         if allowed is None or isinstance(params, Tracer):
             return
@@ -200,7 +233,18 @@ class LeftToRight(Kind):
         return jnp.asarray((ahead >= 0) & (ahead <= (k if self.skips is None else 1 + self.skips)))
 
     def segments(self, key: Array, k: int, lengths: Array, t: int, dtype: Any) -> Array:
-        """State probabilities (N, T, K) of a start: each sequence is cut into K segments of random length, in order."""
+        """State probabilities of a start: each sequence is cut into K segments of random length, in order.
+
+        Arguments:
+            key: a random key.
+            k: K, the number of states.
+            lengths: the length of each sequence, (N,).
+            t: T, the number of steps of the arrays.
+            dtype: the dtype of the result.
+
+        Returns:
+            An array (N, T, K).
+        """
         shares = jax.random.dirichlet(key, jnp.full((k,), 4.0, dtype), dtype=dtype)
         place = (jnp.arange(t, dtype=dtype)[None, :] + 0.5) / lengths[:, None].astype(dtype)
         state = (place[:, :, None] > jnp.cumsum(shares)[None, None, :-1]).sum(axis=2)
