@@ -39,8 +39,11 @@ class Dynamics(NamedTuple):
 
 
 class States(NamedTuple):
-    """The posterior, a Gaussian Markov chain. Its covariances are common to all sequences (n = 1) unless these differ
-    in their length or in what is missing (n = N)."""
+    """The posterior of the states, a Gaussian Markov chain.
+
+    Its covariances are common to all sequences (n = 1) unless these differ in their length or in what is missing
+    (n = N).
+    """
 
     means: Array  # (N, T, k)
     covariances: Array  # (n, T, k, k)
