@@ -9,17 +9,12 @@ entry. Less is asked where the contract stands elsewhere, once for all classes: 
 
 import inspect
 import re
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
-import jaxem
+import public
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "docs"))
-import public
-
-sys.path.pop(0)
+import jaxem
 
 
 def faults(thing, stated_elsewhere=False):

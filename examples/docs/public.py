@@ -43,6 +43,7 @@ def modules() -> dict[str, ModuleType]:
     return found
 
 
+@functools.cache
 def exports(module: ModuleType) -> dict[str, Any]:
     """The objects that a module exports, in the order of its file, without modules and constants."""
     names = []
@@ -55,6 +56,7 @@ def exports(module: ModuleType) -> dict[str, Any]:
     return {name: thing for name, thing in found.items() if inspect.isclass(thing) or inspect.isroutine(thing)}
 
 
+@functools.cache
 def homes() -> dict[str, Any]:
     """Each public object once, by its shortest public path (``jaxem.fit``, ``jaxem.models.Mixture``)."""
     found: dict[int, tuple[str, Any]] = {}
@@ -64,6 +66,7 @@ def homes() -> dict[str, Any]:
     return dict(sorted(found.values(), key=lambda item: item[0]))
 
 
+@functools.cache
 def records() -> dict[str, Any]:
     """The classes that no module exports and that users meet, by the path of their definition.
 
@@ -102,6 +105,12 @@ def of_protocols() -> dict[str, str]:
         if inspect.isfunction(answer) and next(iter(inspect.signature(answer).parameters), None) == "space":
             found.setdefault(name, Space.__name__)
     return found
+
+
+def protocols_of(cls: type) -> list[type]:
+    """The protocols all of whose functions a class has."""
+    own = {*dir(cls), *getattr(cls, "__dataclass_fields__", ())}
+    return [protocol for protocol in PROTOCOLS if _own(protocol) and {*_own(protocol)} <= own]
 
 
 def is_equation(thing: Any) -> bool:
@@ -174,9 +183,10 @@ def doc_of(thing: Any) -> Doc:
     text = inspect.cleandoc(getattr(thing, "__doc__", None) or "")
     parts = re.split(rf"^({'|'.join(SECTIONS)}):", text, flags=re.MULTILINE)
     summary, _, body = parts[0].partition("\n\n")
-    sections = {
-        name: textwrap.dedent(content.lstrip("\n")) for name, content in zip(parts[1::2], parts[2::2], strict=True)
-    }
+    sections = {}
+    for name, content in zip(parts[1::2], parts[2::2], strict=True):
+        first, _, rest = content.partition("\n")
+        sections[name] = f"{first.strip()}\n{textwrap.dedent(rest)}".strip()
     return Doc(summary.strip(), body.strip(), sections)
 
 
@@ -246,3 +256,31 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
 
 def _tree(module: ModuleType) -> ast.Module:
     return ast.parse(inspect.getsource(module))
+
+
+@functools.cache
+def pages() -> dict[str, Any]:
+    """What has a page of its own in the reference, by name."""
+    protocols = {f"{each.__module__}.{each.__name__}": each for each in PROTOCOLS}
+    known = homes()
+    more = {name: thing for name, thing in {**records(), **protocols}.items() if thing not in known.values()}
+    return {**known, **more}
+
+
+@functools.cache
+def known_as() -> dict[str, str]:
+    """The names under which a text may mention what has a page, and the name of the page.
+
+    Classes and functions with an underscore are known by their last name, others by a path that begins with ``jaxem``.
+    A name that two things share is left out.
+    """
+    found: dict[str, str] = {}
+    several: set[str] = set()
+    for page, thing in pages().items():
+        last = page.rpartition(".")[2]
+        paths = {f"{where}.{last}" for where, module in modules().items() if getattr(module, last, None) is thing}
+        short = {last} if last[0].isupper() or "_" in last else set()
+        for name in {page, *paths, *short}:
+            several |= {name} & set(found)
+            found[name] = page
+    return {name: page for name, page in found.items() if name not in several}

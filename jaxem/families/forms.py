@@ -31,14 +31,14 @@ from jaxem.families.proportional import log_precisions
 class Shaped(NamedTuple):
     """Covariances as volumes times shapes."""
 
-    volumes: Array  # (K,), or () where they are equal: |S_k|^(1/D), in squared units of the data
+    volumes: Array  # (K,), or () where they are equal: det(S_k)^(1/D), in squared units of the data
     shapes: Array  # S_k / v_k: of VEI (D,), EVI (K, D), the diagonal; of VEE (D, D), EVV (K, D, D)
 
 
 class Oriented(NamedTuple):
     """Covariances as volumes, shapes and orientations: v O diag(a) O'. A = D counts axes, which are no variables."""
 
-    volumes: Array  # (K,), or () where they are equal: |S_k|^(1/D), in squared units of the data
+    volumes: Array  # (K,), or () where they are equal: det(S_k)^(1/D), in squared units of the data
     shapes: Array  # (K, A), or (A,): the relative variances along the axes, of product one
     orientations: Array  # (K, D, A), or (D, A): the axes, in columns
 
