@@ -56,13 +56,14 @@ class MultivariateStudentT:
 
     .. math:: \log p(x \mid k) = \log\Gamma\tfrac{\nu_k + D}{2} - \log\Gamma\tfrac{\nu_k}{2}
               - \tfrac D2 \log(\pi \nu_k) - \tfrac12 \log |S_k|
-              - \tfrac{\nu_k + D}{2} \log\left(1 + \tfrac{1}{\nu_k} (x - m_k)' S_k^{-1} (x - m_k)\right)
+              - \tfrac{\nu_k + D}{2} \log(1 + d^2 / \nu_k), \qquad
+              d^2 = (x - m_k)' S_k^{-1} (x - m_k)
 
     It is a normal distribution with a hidden scale, x | u ~ N(m, S / u), u ~ Gamma(nu / 2, nu / 2), whose posterior is
     part of q. Observations far from the centre have small E u, and little influence.
 
-    .. math:: \text{M: } m_k = \frac{\sum_n r_{nk} \bar u_{nk} x_n}{\sum_n r_{nk} \bar u_{nk}},\;
-              S_k = \frac{\sum_n r_{nk} \bar u_{nk} (x_n - m_k)(x_n - m_k)'}{\sum_n r_{nk}},\;
+    .. math:: \text{M: } m_k = \frac{\sum_n r_{nk} \bar u_{nk} x_n}{\sum_n r_{nk} \bar u_{nk}}, \quad
+              S_k = \frac{\sum_n r_{nk} \bar u_{nk} (x_n - m_k)(x_n - m_k)'}{\sum_n r_{nk}}, \quad
               \log\tfrac{\nu_k}{2} - \psi(\tfrac{\nu_k}{2}) =
               \frac{\sum_n r_{nk}\, E(u_{nk} - 1 - \log u_{nk})}{\sum_n r_{nk}}
 

@@ -52,8 +52,8 @@ class StudentT:
     It is a normal distribution with a hidden scale, x | u ~ N(m, s / u), u ~ Gamma(nu / 2, nu / 2), whose posterior is
     part of q. Observations far from the centre have small E u, and little influence.
 
-    .. math:: \text{M: } m_k = \frac{\sum_n r_{nk} \bar u_{nk} x_n}{\sum_n r_{nk} \bar u_{nk}},\;
-              s_k = \frac{\sum_n r_{nk} \bar u_{nk} (x_n - m_k)^2}{\sum_n r_{nk}},\;
+    .. math:: \text{M: } m_k = \frac{\sum_n r_{nk} \bar u_{nk} x_n}{\sum_n r_{nk} \bar u_{nk}}, \quad
+              s_k = \frac{\sum_n r_{nk} \bar u_{nk} (x_n - m_k)^2}{\sum_n r_{nk}}, \quad
               \log\tfrac{\nu_k}{2} - \psi(\tfrac{\nu_k}{2}) =
               \frac{\sum_n r_{nk}\, E(u_{nk} - 1 - \log u_{nk})}{\sum_n r_{nk}}
 
