@@ -16,6 +16,7 @@ from jaxem.families.newton import settle
 from jaxem.families.protocol import impossible
 from jaxem.families.stirling import deviance, log_minus_digamma
 from jaxem.families.sums import weighted_sum
+from jaxem.families.tails import Tails, of_beta
 
 
 class BetaParams(NamedTuple):
@@ -108,6 +109,9 @@ class Beta:
         deviances = n * (deviance(a, s * c.means) + deviance(b, s * c.rests))
         deviances = deviances + a * (below / c.means) + b * (above / c.rests)
         return (n * _at_mean(a, b) - deviances + first * (a * c.rests - b * c.means) / (c.means * c.rests)).sum()
+
+    def tails(self, c: Prepared, x: Array) -> Tails:
+        return of_beta(x[:, None], c.alphas, c.betas)
 
     def contrasts(self, params: BetaParams) -> Array:
         s, means = params.alphas + params.betas, self.mean(params)

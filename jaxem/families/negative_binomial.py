@@ -14,6 +14,7 @@ from jaxem.families import restaurant
 from jaxem.families.protocol import impossible
 from jaxem.families.restaurant import Seating
 from jaxem.families.sums import weighted_sum
+from jaxem.families.tails import Tails, of_negative_binomial
 
 
 class NegativeBinomialParams(NamedTuple):
@@ -92,6 +93,10 @@ class NegativeBinomial:
 
     def expected(self, c: Any, params: NegativeBinomialParams, sums: NegativeBinomialStatistics) -> Array:
         return restaurant.expected(params.means, params.dispersions, *sums).sum()
+
+    def tails(self, c: NegativeBinomialParams, x: Array) -> Tails:
+        at = jnp.exp(self.log_density(c, x))
+        return of_negative_binomial(x.astype(at.dtype)[:, None], c.means, c.dispersions, at)
 
     def mean(self, params: NegativeBinomialParams) -> Array:
         return params.means

@@ -17,6 +17,7 @@ from jaxem.core.records import register
 from jaxem.core.spaces import Positive, Real
 from jaxem.families import normal_between, scales, unbounded
 from jaxem.families.covariance import collapsed
+from jaxem.families.tails import Tails, of_normal
 
 
 class NormalParams(NamedTuple):
@@ -137,6 +138,9 @@ class Normal:
     def sample(self, key: Array, params: NormalParams, labels: Array) -> Array:
         noise = jax.random.normal(key, labels.shape, params.means.dtype)
         return params.means[labels] + jnp.sqrt(params.variances[labels]) * noise
+
+    def tails(self, c: Prepared, x: Array) -> Tails:
+        return of_normal((x[:, None] - c.means) * c.inverse_roots)
 
     def log_interval(self, c: Prepared, low: Array, high: Array) -> Array:
         return normal_between.log_interval(c, low, high)

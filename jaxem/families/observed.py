@@ -14,6 +14,7 @@ from jax import Array
 
 from jaxem.core.contexts import Context
 from jaxem.core.data import Data, observed_of, plain, values_of
+from jaxem.families.tails import Tails, of_family
 
 
 def _split(family: Any, x: Data) -> tuple[Data, Array | None]:
@@ -34,6 +35,12 @@ def log_density(family: Any, c: Context, x: Data) -> Array:
     """log p(x_n | class k), (N, K), of what is seen of x_n."""
     x, seen = _split(family, x)
     return _where(seen, family.log_density(c, x), 0)
+
+
+def tails(family: Any, c: Context, x: Data) -> Tails:
+    """The probabilities on both sides of each observation in each class, (N, K); NaN where it is missing."""
+    x, seen = _split(family, x)
+    return _where(seen, of_family(family, c, x), jnp.nan)
 
 
 def statistics(family: Any, c: Context, r: Array, u: Any, x: Data) -> Any:

@@ -54,6 +54,9 @@ class Family(Protocol):
       missing cells filled), or ``None``.
     * ``contrasts(params) -> (K, F)`` -- numbers without units by which classes differ, or ``None``.
 
+    * ``tails(c, x) -> Tails`` -- P(X < x_n), P(X = x_n) and P(X > x_n), (N, K), for residuals (see ``tails.py``). A
+      family that may be seen in part has them by its intervals.
+
     A family whose values that are seen may themselves be incomplete declares ``partial = True`` and has
     ``filled(params, r, x, key)``: the values completed by their means given the class probabilities r (N, K), or, with
     a key, by draws.

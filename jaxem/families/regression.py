@@ -25,6 +25,7 @@ from jaxem.families.poisson import Poisson
 from jaxem.families.regression_design import Design, Rows, Split, design
 from jaxem.families.regression_squares import Prepared
 from jaxem.families.student_t import StudentT
+from jaxem.families.tails import Tails, refuse
 
 
 class RegressionParams(NamedTuple):
@@ -164,6 +165,12 @@ class Regression:
     def log_density(self, c: Prepared, x: Data) -> Array:
         rows, eta = self._read(c, x)
         return self._response.log_density(c, eta, rows.y.astype(eta.dtype))
+
+    def tails(self, c: Prepared, x: Data) -> Tails:
+        if self.event_ndim:
+            refuse(self.family)
+        rows, eta = self._read(c, x)
+        return self._response.tails(c, eta, rows.y.astype(eta.dtype)[:, None])
 
     # The hidden variables of t and tobit
 

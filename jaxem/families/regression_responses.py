@@ -20,11 +20,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import log_ndtr, ndtr, xlogy
 
-from jaxem.families import restaurant, scales, stirling
+from jaxem.families import gamma, restaurant, scales, stirling
+from jaxem.families.binomial import Binomial, BinomialParams
 from jaxem.families.freedom import Freedom
+from jaxem.families.poisson import Poisson, PoissonParams
 from jaxem.families.protocol import impossible
 from jaxem.families.regression_design import Split
 from jaxem.families.regression_squares import Prepared, difference, joint_step, moved, second_moments
+from jaxem.families.tails import Tails, by_intervals, of_negative_binomial
 
 
 class Scores(NamedTuple):
@@ -159,6 +162,10 @@ class PoissonResponse(_GLM):
         mean = self.mean(eta)
         return y[:, None] - mean, mean
 
+    def tails(self, c: Prepared, eta: Array, y: Array) -> Tails:
+        """Of responses ``y (N, 1)``."""
+        return by_intervals(Poisson(), PoissonParams(self.mean(eta)), y, *Poisson.bounds)
+
     def sample(self, key: Array, eta: Array, dispersions: Array, tails: Array) -> Array:
         return jax.random.poisson(key, self.mean(eta)).astype(eta.dtype)
 
@@ -178,6 +185,10 @@ class NegativeBinomialResponse(PoissonResponse):
         mean, phi = self.mean(eta), c.dispersions[None, :]
         below = 1 / (1 + phi * mean)
         return (y[:, None] - mean) * below, mean * below * ((1 + phi * y[:, None]) * below)
+
+    def tails(self, c: Prepared, eta: Array, y: Array) -> Tails:
+        at = jnp.exp(self.log_density(c, eta, y[:, 0]))
+        return of_negative_binomial(y, self.mean(eta), c.dispersions, at)
 
     def sample(self, key: Array, eta: Array, dispersions: Array, tails: Array) -> Array:
         of_rates, of_counts = jax.random.split(key)
@@ -218,6 +229,12 @@ class GammaResponse(_GLM):
         shape = scales.reciprocal(c.dispersions)[None, :]
         ratio = jnp.exp(_limited(jnp.log(y)[:, None] - eta))
         return shape * (ratio - 1), shape * ratio
+
+    def tails(self, c: Prepared, eta: Array, y: Array) -> Tails:
+        """Of responses ``y (N, 1)``."""
+        mean, shape = self.mean(eta), scales.reciprocal(c.dispersions)
+        own = gamma.Prepared(jnp.broadcast_to(shape, mean.shape), shape / mean, mean)
+        return by_intervals(gamma.Gamma(), own, y, *gamma.Gamma.bounds)
 
     def sample(self, key: Array, eta: Array, dispersions: Array, tails: Array) -> Array:
         shape = 1 / dispersions
@@ -316,6 +333,11 @@ class BinaryResponse(_GLM):
         p, rest = _LINKS[self.link](eta)
         ones, zeros = y[:, None], self.trials - y[:, None]
         return ones * p.slope + zeros * rest.slope, ones * p.curvature + zeros * rest.curvature
+
+    def tails(self, c: Prepared, eta: Array, y: Array) -> Tails:
+        """Of responses ``y (N, 1)``."""
+        own = BinomialParams(_MEANS[self.link](eta))
+        return by_intervals(Binomial(self.trials), own, y, 0.0, float(self.trials))
 
     def sample(self, key: Array, eta: Array, dispersions: Array, tails: Array) -> Array:
         p = _MEANS[self.link](eta)

@@ -24,6 +24,7 @@ from jaxem.families.freedom import Freedom
 from jaxem.families.protocol import impossible
 from jaxem.families.regression_design import Split
 from jaxem.families.sums import weighted_sums
+from jaxem.families.tails import Tails, of_normal, of_student_t
 
 
 class Prepared(NamedTuple):
@@ -164,6 +165,10 @@ class NormalResponse:
         e = (y[:, None] - eta) * scales.inverse_root(c.dispersions)[None, :]
         return -0.5 * (math.log(2 * math.pi) + scales.log(c.dispersions)[None, :] + e**2)
 
+    def tails(self, c: Prepared, eta: Array, y: Array) -> Tails:
+        """Of responses ``y (N, 1)``."""
+        return of_normal((y - eta) * scales.inverse_root(c.dispersions))
+
     def statistics(self, c: Prepared, r: Array, u: Any, z: Split, eta: Array, y: Array) -> Squares:
         return squares(r, jnp.ones_like(r), z, y[:, None] - eta, 0.0)
 
@@ -202,6 +207,9 @@ class StudentTResponse(NormalResponse):
 
     def hidden_divergence(self, u: Any, other: Any) -> Array:
         return gamma_scale.divergence(u, other)
+
+    def tails(self, c: Prepared, eta: Array, y: Array) -> Tails:
+        return of_student_t((y - eta) * scales.inverse_root(c.dispersions), c.tails)
 
     def statistics(self, c: Prepared, r: Array, u: Any, z: Split, eta: Array, y: Array) -> Squares:
         excess = (r * gamma_scale.excess(u)).sum(axis=0) if isinstance(self.freedom, str) else None

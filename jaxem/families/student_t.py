@@ -16,6 +16,7 @@ from jaxem.families import freedom, gamma_scale, scales, unbounded
 from jaxem.families.covariance import collapsed
 from jaxem.families.freedom import Freedom
 from jaxem.families.gamma_scale import Scales
+from jaxem.families.tails import Tails, of_student_t
 
 
 class StudentTParams(NamedTuple):
@@ -135,6 +136,9 @@ class StudentT:
         )
         tails = freedom.of_classes(self.freedom, params.tails, d)
         return (normal + gamma_scale.expected_prior(tails, n, excess)).sum()
+
+    def tails(self, c: Prepared, x: Array) -> Tails:
+        return of_student_t((x[:, None] - c.locations) * c.inverse_roots, c.tails)
 
     def mean(self, params: StudentTParams) -> Array:
         return params.locations

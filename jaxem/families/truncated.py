@@ -14,6 +14,7 @@ from jaxem.core.data import Data
 from jaxem.core.records import register
 from jaxem.families import observed, parts, protocol
 from jaxem.families.protocol import impossible
+from jaxem.families.tails import Tails, by_intervals, refuse
 
 
 class Tail(NamedTuple):
@@ -189,6 +190,12 @@ class Truncated(parts.SeenInPart):
             more = self.family.expected_statistics(parts.by_rows(c), r * tail.odds, tail.moments)
             found = jax.tree.map(jnp.add, found, more)
         return found
+
+    def tails(self, c: Context, x: Array) -> Tails:
+        if self.event_ndim:
+            refuse(self)
+        mass = self._log_mass(c, self.low, self.high)
+        return by_intervals(self.family, parts.by_rows(c), x.astype(mass.dtype)[:, None], self.low, self.high, mass)
 
     def features(self, x: Array) -> Array:
         return self.family.features(self._inside(x))

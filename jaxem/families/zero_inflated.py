@@ -17,6 +17,7 @@ from jaxem.core.records import register
 from jaxem.core.spaces import UnitInterval
 from jaxem.families import indicators, observed, protocol
 from jaxem.families.protocol import Family
+from jaxem.families.tails import Tails, of_family
 
 
 class ZeroInflatedParams(NamedTuple):
@@ -159,6 +160,11 @@ class ZeroInflated:
 
     def degenerate(self, params: ZeroInflatedParams) -> Array:
         return protocol.degenerate(self.family, params.counts)
+
+    def tails(self, c: Prepared, x: Array) -> Tails:
+        p, own, y = c.zeros, of_family(self.family, c.counts, x), x[:, None]
+        zero = (jnp.where(place, p, 0) for place in (y > 0, y == 0, y < 0))
+        return Tails(*(extra + (1 - p) * part for extra, part in zip(zero, own, strict=True)))
 
     def mean(self, params: ZeroInflatedParams) -> Array:
         return (1 - params.zeros) * self.family.mean(params.counts)  # pyright: ignore[reportAttributeAccessIssue]

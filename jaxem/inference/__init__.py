@@ -4,6 +4,8 @@ from jaxem.inference.alignment import align as align
 from jaxem.inference.alignment import canonical as canonical
 from jaxem.inference.imputation import impute as impute
 from jaxem.inference.regularity import InformationError as InformationError
+from jaxem.inference.residuals import Residuals as Residuals
+from jaxem.inference.residuals import residuals as residuals
 from jaxem.inference.selection.comparison import Candidate as Candidate
 from jaxem.inference.selection.comparison import Selection as Selection
 from jaxem.inference.selection.comparison import select as select

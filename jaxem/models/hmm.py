@@ -30,6 +30,7 @@ from jaxem.latent.chain import Chain
 from jaxem.latent.classes import expected
 from jaxem.models import observations
 from jaxem.models.hmm_data import Sequences
+from jaxem.models.hmm_distribution import Distribution
 from jaxem.models.hmm_forecast import Forecasting
 from jaxem.models.hmm_params import HMMParams as HMMParams
 from jaxem.models.hmm_params import HMMSums
@@ -51,7 +52,7 @@ from jaxem.models.sequences import (
 
 @register
 @dataclasses.dataclass(frozen=True)
-class HMM(FromRows, Maskable, Starts, Prediction, Forecasting, Sampling, Sequences):
+class HMM(FromRows, Maskable, Starts, Prediction, Forecasting, Distribution, Sampling, Sequences):
     r"""A hidden Markov model of ``k`` states with emissions of one family.
 
     .. math:: \text{E: } \gamma_t(i) = p(z_t = i \mid x),\;

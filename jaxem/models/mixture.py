@@ -29,6 +29,7 @@ from jaxem.models import observations
 from jaxem.models.classes import ClassModel
 from jaxem.models.copies import Copies, MergedMixtures, MixtureSums, Vmapped
 from jaxem.models.masked import Maskable
+from jaxem.models.mixture_distribution import Distribution
 from jaxem.models.observations import real
 from jaxem.models.starts import Start, blame, check_sound, is_sound, read_start, start_components
 
@@ -42,7 +43,7 @@ class MixtureParams(NamedTuple):
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Mixture(ClassModel, Maskable):
+class Mixture(ClassModel, Maskable, Distribution):
     r"""A mixture of ``k`` components of one family.
 
     .. math:: \text{E: } r_{nk} \propto w_k\, p(x_n \mid \theta_k), \qquad
