@@ -340,7 +340,7 @@ def take(data: Data, start: int | Array, length: int) -> Data:
     return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, length), data)
 
 
-def rows(data: Data, index: int | slice | Array) -> Data:
+def rows(data: Data, index: int | slice | Array | np.ndarray) -> Data:
     """The observations at these places."""
     return jax.tree.map(lambda leaf: leaf[index], data)
 

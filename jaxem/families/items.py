@@ -98,9 +98,13 @@ class Items:
 
     def _table(self, params: ItemResponseParams) -> Array:
         """log p of each level of each item at each node, (Q, sum of levels)."""
+        return self.log_probabilities(params, jnp.asarray(self.positions, params.slopes.dtype))
+
+    def log_probabilities(self, params: ItemResponseParams, ability: Array) -> Array:
+        """log p of each level of each item, (N, sum of levels), at abilities (N,)."""
         a, b = self._flat(params)
         places = self._places(_items(params))
-        u = _predictor(places, a, b, jnp.asarray(self.positions, b.dtype))
+        u = _predictor(places, a, b, ability)
         above, below = (jnp.asarray(pick, b.dtype) for pick in (places.above, places.below))
         gaps = product(_log_gap(places, b)[None, :], above)
         return product(jax.nn.log_sigmoid(u), above) + product(jax.nn.log_sigmoid(-u), below) + gaps

@@ -18,6 +18,8 @@ from jaxem.inference.selection.cross_validation import CrossValidation as CrossV
 from jaxem.inference.selection.cross_validation import cross_validate as cross_validate
 from jaxem.inference.selection.likelihood_ratio import LikelihoodRatio as LikelihoodRatio
 from jaxem.inference.selection.likelihood_ratio import likelihood_ratio_test as likelihood_ratio_test
+from jaxem.inference.separation import Separation as Separation
+from jaxem.inference.separation import separation as separation
 from jaxem.inference.uncertainty.bootstrap import Bootstrap as Bootstrap
 from jaxem.inference.uncertainty.bootstrap import bootstrap as bootstrap
 from jaxem.inference.uncertainty.class_profile import Profile as Profile

@@ -24,6 +24,7 @@ from jaxem.gates.nodes import Nodes
 from jaxem.latent import classes
 from jaxem.latent.classes import Responsibilities
 from jaxem.models import observations
+from jaxem.models.item_response_curves import Curves
 from jaxem.models.observations import real
 
 Kind = Literal["rasch", "2pl", "graded"]
@@ -38,7 +39,7 @@ class Abilities(NamedTuple):
 
 @register
 @dataclasses.dataclass(frozen=True)
-class ItemResponse(FromRows):
+class ItemResponse(FromRows, Curves):
     r"""Answers x_d = 0, 1, ... that are independent given the ability t ~ N(0, 1) of a person.
 
     .. math:: P(x_d \ge l \mid t) = F(a_d t + b_{dl}), \qquad F(u) = 1 / (1 + e^{-u}), \quad b_{d1} > b_{d2} > \dots

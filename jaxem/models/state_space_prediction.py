@@ -28,6 +28,13 @@ class Forecast(NamedTuple):
     state_covariances: Array  # (N, H, k, k)
 
 
+class Signal(NamedTuple):
+    """Distributions of the observations without their own noise."""
+
+    means: Array  # (N, T, D)
+    covariances: Array  # (n, T, D, D), n = 1 where they are common to all sequences
+
+
 class Prediction:
     """The functions of ``StateSpace`` that use parameters and do not change them."""
 
@@ -80,6 +87,26 @@ class Prediction:
             An array (N, T, k).
         """
         return self.smooth(params, data).means
+
+    def signal(self: Any, params: Any, data: Data) -> Signal:
+        r"""The posterior of the observations without their own noise, given whole sequences.
+
+        .. math:: E[C x_t + D u_t \mid y_1 \dots y_T], \qquad
+                  \operatorname{Cov}(C x_t \mid y_1 \dots y_T) = C\, V_t\, C'
+
+        Arguments:
+            params: parameters of the model, or a ``Fit``.
+            data: N sequences. Weights are ignored.
+
+        Returns:
+            ``Signal(means (N, T, D), covariances (n, T, D, D))``, n = 1 where they are common to all sequences. After
+            the end of a sequence these are predictions.
+
+        Raises:
+            ValueError: the shapes of parameters and data do not fit the model.
+        """
+        params, data = admit(self, params, data)
+        return _signal(self, params, split_weights(data)[0])
 
     def forecast(self: Any, params: Any, data: Data, horizon: int, given: Any = None) -> Forecast:
         """The distributions of the observations and states after the end of each sequence.
@@ -210,6 +237,15 @@ def _filter(model: Any, params: Any, x: Data) -> Filtered:
 @program
 def _smooth(model: Any, params: Any, x: Data) -> States:
     return model.infer(model.prepare(params, x), x)
+
+
+@program
+def _signal(model: Any, params: Any, x: Data) -> Signal:
+    q, C = _smooth(model, params, x), params.loadings
+    means = q.means @ C.T
+    if params.output_inputs is not None:
+        means = means + real(x.given, means.dtype) @ params.output_inputs.T
+    return Signal(means, times(times(C, q.covariances), C.T))
 
 
 @program(static_argnames=("horizon",))

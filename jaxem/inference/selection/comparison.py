@@ -314,11 +314,16 @@ def _value(criterion: Callable[..., Any], model: Any, params: Any, data: Data, n
         return float("nan")
 
 
-def describe(model: Any) -> str:
-    """A model in one line: its type and distinguishing options, e.g. ``Mixture(MultivariateNormal(tied), 3)``."""
+def describe(model: Any, *without: str) -> str:
+    """A model in one line: its type and distinguishing options, e.g. ``Mixture(MultivariateNormal(tied), 3)``; fields
+    named in ``without`` are left out."""
     if not dataclasses.is_dataclass(model):
         return type(model).__name__
-    fields = [(field, getattr(model, field.name)) for field in dataclasses.fields(model) if field.repr]
+    fields = [
+        (field, getattr(model, field.name))
+        for field in dataclasses.fields(model)
+        if field.repr and field.name not in without
+    ]
     # An option that is a record and was left as it is, such as the gate of a mixture, tells nothing.
     values = [v for field, v in fields if not (dataclasses.is_dataclass(v) and v is field.default)]
     parts = [describe(v) if dataclasses.is_dataclass(v) else str(v) for v in values if _telling(v)]
