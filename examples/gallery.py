@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from _report import heading, output_folder, require
 from matplotlib.figure import Figure
+from PIL import Image
 
 import jaxem
 from jaxem import datasets, inference, plot
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def save(figure: Figure, folder: Path, name: str) -> None:
     path = folder / f"gallery_{name}.png"
-    figure.savefig(path, dpi=90, pil_kwargs={"optimize": True})
+    figure.savefig(path, dpi=80)
+    Image.open(path).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)  # a small file
     print(path)
 
 
@@ -42,7 +44,7 @@ def panels(width: float, height: float, columns: int, **options) -> tuple[Figure
 
 def mixtures(folder: Path) -> None:
     """Old Faithful in two dimensions, irises in four: which model, its classes, and how sure it is of them."""
-    frame = pd.DataFrame(datasets.old_faithful(), columns=["eruption, minutes", "waiting, minutes"])
+    frame = pd.DataFrame(datasets.old_faithful(), columns=["eruption", "waiting"])
     model = Mixture(MultivariateNormal("full"), k=2)
     data = jaxem.dataset(frame)
     fit = jaxem.check(jaxem.fit(model, model.init(jax.random.key(0), data), data))
@@ -50,6 +52,7 @@ def mixtures(folder: Path) -> None:
     figure, (left, right) = panels(10.0, 4.2, 2)
     params = inference.canonical(model, fit.params)  # classes in the order of their first column
     plot.mixture(model, params, data, names=["short", "long"], ax=left)
+    left.set(xlabel="eruption, minutes", ylabel="waiting to the next, minutes")
     plot.convergence(fit, ax=right)
     save(figure, folder, "mixture")
 

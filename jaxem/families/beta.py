@@ -111,7 +111,7 @@ class Beta:
         return (n * _at_mean(a, b) - deviances + first * (a * c.rests - b * c.means) / (c.means * c.rests)).sum()
 
     def tails(self, c: Prepared, x: Array) -> Tails:
-        return of_beta(x[:, None], c.alphas, c.betas)
+        return of_beta(x[:, None], c.alphas[None, :], c.betas[None, :])
 
     def contrasts(self, params: BetaParams) -> Array:
         s, means = params.alphas + params.betas, self.mean(params)

@@ -96,7 +96,7 @@ class NegativeBinomial:
 
     def tails(self, c: NegativeBinomialParams, x: Array) -> Tails:
         at = jnp.exp(self.log_density(c, x))
-        return of_negative_binomial(x.astype(at.dtype)[:, None], c.means, c.dispersions, at)
+        return of_negative_binomial(x.astype(at.dtype)[:, None], c.means[None, :], c.dispersions[None, :], at)
 
     def mean(self, params: NegativeBinomialParams) -> Array:
         return params.means

@@ -140,7 +140,7 @@ class Normal:
         return params.means[labels] + jnp.sqrt(params.variances[labels]) * noise
 
     def tails(self, c: Prepared, x: Array) -> Tails:
-        return of_normal((x[:, None] - c.means) * c.inverse_roots)
+        return of_normal((x[:, None] - c.means[None, :]) * c.inverse_roots[None, :])
 
     def log_interval(self, c: Prepared, low: Array, high: Array) -> Array:
         return normal_between.log_interval(c, low, high)

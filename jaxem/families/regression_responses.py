@@ -188,7 +188,7 @@ class NegativeBinomialResponse(PoissonResponse):
 
     def tails(self, c: Prepared, eta: Array, y: Array) -> Tails:
         at = jnp.exp(self.log_density(c, eta, y[:, 0]))
-        return of_negative_binomial(y, self.mean(eta), c.dispersions, at)
+        return of_negative_binomial(y, self.mean(eta), c.dispersions[None, :], at)
 
     def sample(self, key: Array, eta: Array, dispersions: Array, tails: Array) -> Array:
         of_rates, of_counts = jax.random.split(key)
@@ -232,7 +232,7 @@ class GammaResponse(_GLM):
 
     def tails(self, c: Prepared, eta: Array, y: Array) -> Tails:
         """Of responses ``y (N, 1)``."""
-        mean, shape = self.mean(eta), scales.reciprocal(c.dispersions)
+        mean, shape = self.mean(eta), scales.reciprocal(c.dispersions)[None, :]
         own = gamma.Prepared(jnp.broadcast_to(shape, mean.shape), shape / mean, mean)
         return by_intervals(gamma.Gamma(), own, y, *gamma.Gamma.bounds)
 

@@ -167,7 +167,7 @@ class NormalResponse:
 
     def tails(self, c: Prepared, eta: Array, y: Array) -> Tails:
         """Of responses ``y (N, 1)``."""
-        return of_normal((y - eta) * scales.inverse_root(c.dispersions))
+        return of_normal((y - eta) * scales.inverse_root(c.dispersions)[None, :])
 
     def statistics(self, c: Prepared, r: Array, u: Any, z: Split, eta: Array, y: Array) -> Squares:
         return squares(r, jnp.ones_like(r), z, y[:, None] - eta, 0.0)
@@ -209,7 +209,7 @@ class StudentTResponse(NormalResponse):
         return gamma_scale.divergence(u, other)
 
     def tails(self, c: Prepared, eta: Array, y: Array) -> Tails:
-        return of_student_t((y - eta) * scales.inverse_root(c.dispersions), c.tails)
+        return of_student_t((y - eta) * scales.inverse_root(c.dispersions)[None, :], c.tails[None, :])
 
     def statistics(self, c: Prepared, r: Array, u: Any, z: Split, eta: Array, y: Array) -> Squares:
         excess = (r * gamma_scale.excess(u)).sum(axis=0) if isinstance(self.freedom, str) else None

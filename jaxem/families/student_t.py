@@ -138,7 +138,7 @@ class StudentT:
         return (normal + gamma_scale.expected_prior(tails, n, excess)).sum()
 
     def tails(self, c: Prepared, x: Array) -> Tails:
-        return of_student_t((x[:, None] - c.locations) * c.inverse_roots, c.tails)
+        return of_student_t((x[:, None] - c.locations[None, :]) * c.inverse_roots[None, :], c.tails[None, :])
 
     def mean(self, params: StudentTParams) -> Array:
         return params.locations

@@ -102,12 +102,12 @@ def of_negative_binomial(x: Array, mean: Array, dispersion: Array, at: Array) ->
     """
     x, m, phi = jnp.broadcast_arrays(x, mean, dispersion)
     small = phi * jnp.maximum(m, x) < float(jnp.finfo(m.dtype).eps) ** (1 / 3)
-    size, count = 1 / jnp.where(small, 1, phi), jnp.maximum(x, 1)
+    size, count, after = 1 / jnp.where(small, 1, phi), jnp.maximum(x, 1), jnp.maximum(x + 1, 1)
     # P(X <= x) moves by phi m^2 / 2 times the difference of the Poisson probabilities of x and x - 1.
     moved = 0.5 * phi * m * (m - x) * at
     before = 0.5 * phi * m * ((m - x + 1) / jnp.where(m > 0, m, 1)) * x * at  # the same at x - 1
     p, rest = 1 / (1 + m / size), (m / size) / (1 + m / size)
     below = jnp.where(small, gammaincc(count, m) + before, betainc(size, count, p))
-    above = jnp.where(small, gammainc(count + (x > 0), m) - moved, betainc(count + (x > 0), size, rest))
+    above = jnp.where(small, gammainc(after, m) - moved, betainc(after, size, rest))
     below, above = (jnp.clip(part, 0, 1) for part in (below, above))
     return Tails(jnp.where(x > 0, below, 0), at, jnp.where(x < 0, 1, above))

@@ -162,7 +162,7 @@ class ZeroInflated:
         return protocol.degenerate(self.family, params.counts)
 
     def tails(self, c: Prepared, x: Array) -> Tails:
-        p, own, y = c.zeros, of_family(self.family, c.counts, x), x[:, None]
+        p, own, y = c.zeros[None, :], of_family(self.family, c.counts, x), x[:, None]
         zero = (jnp.where(place, p, 0) for place in (y > 0, y == 0, y < 0))
         return Tails(*(extra + (1 - p) * part for extra, part in zip(zero, own, strict=True)))
 

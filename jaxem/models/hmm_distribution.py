@@ -56,7 +56,7 @@ def _distribution(model: Any, params: Any, sequences: Data, kind: Kind) -> Tails
         pi, A = model.pi_A(c, x)
         log_b, inside = model.log_b(c, x), chain.within(lengths, shape(x)[1])
         filtered, log_c = chain.filtered_probabilities(pi, A, log_b, lengths)
-        before = jnp.broadcast_to(pi, filtered[:, 0].shape)[:, None]
+        before = jnp.broadcast_to(jnp.atleast_2d(pi), filtered[:, 0].shape)[:, None]
         moved = filtered[:, :-1] @ A if A.ndim == 2 else jnp.einsum("nti,ntij->ntj", filtered[:, :-1], A)
         p = jnp.concatenate([before, moved], axis=1)
         if kind == "ordinary":
@@ -72,7 +72,8 @@ def _distribution(model: Any, params: Any, sequences: Data, kind: Kind) -> Tails
 def _log_after(log_A: Array, log_b: Array, inside: Array) -> Array:
     """log p(x_{t+1} ... x_T | z_t = k) up to a constant of each step, (N, T, K)."""
     n, t, k = log_b.shape
-    moves = jnp.moveaxis(jnp.broadcast_to(log_A, (n, t - 1, k, k)), 1, 0)
+    every = log_A[None, None] if log_A.ndim == 2 else log_A
+    moves = jnp.moveaxis(jnp.broadcast_to(every, (n, t - 1, k, k)), 1, 0)
 
     def step(after: Array, now: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         moves, log_b, inside = now

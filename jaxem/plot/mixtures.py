@@ -14,7 +14,7 @@ from jaxem.families import MultivariateNormal, MultivariateNormalParams, Multiva
 from jaxem.families import protocol as families
 from jaxem.models.mixture import Mixture
 from jaxem.plot.data import Given, column_names, read, subsample, weights_of, with_nan
-from jaxem.plot.style import INK, PALE, POINTS, SOFT, class_names, look, new_axes, plain
+from jaxem.plot.style import INK, PALE, POINTS, SOFT, class_names, legend_above, look, new_axes, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,11 +91,15 @@ def ellipses(family: Any, components: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_ellipse(ax: "Axes", k: int, mean: np.ndarray, matrix: np.ndarray, width: float = 1.6) -> None:
     """The ellipses of class k at 1 and 2 standard deviations, and its centre."""
+    from matplotlib.patheffects import withStroke
+
     own, angle = look(k), np.linspace(0, 2 * np.pi, 181)
+    beside = [withStroke(linewidth=width + 1.6, foreground="white", alpha=0.8)]  # seen among points of its colour
     circle = np.stack([np.cos(angle), np.sin(angle)])
     factor = np.linalg.cholesky(matrix)
     for deviations, style in ((1, "-"), (2, "--")):
-        ax.plot(*(mean[:, None] + deviations * factor @ circle), color=own.colour, linestyle=style, linewidth=width)
+        at, line = mean[:, None] + deviations * factor @ circle, {"color": own.colour, "linewidth": width}
+        ax.plot(*at, linestyle=style, path_effects=beside, **line)
     ax.plot(*mean, "+", color=INK, markersize=10, markeredgewidth=1.6)
 
 
@@ -110,7 +114,8 @@ class Points:
         self.values = values[index]
         self.labels = np.asarray(given.model.predict(given.params, shown))
         weights = weights_of(given.data)
-        self.sizes = np.full(len(index), _AREA) if weights is None else (_AREA * weights / weights.mean())[index]
+        area = _AREA * float(np.clip(800 / len(index), 0.35, 1))
+        self.sizes = np.full(len(index), area) if weights is None else (area * weights / weights.mean())[index]
 
     @property
     def note(self) -> str | None:
@@ -143,8 +148,10 @@ def _plane(ax: "Axes", given: Given, called: list[str]) -> None:
     first, second = column_names(given.columns, 2)
     ax.set(xlabel=first, ylabel=second)
     if points.note:
-        ax.set_title(points.note, fontsize="medium")
-    if given.model.k > 1:
+        ax.annotate(points.note, (0.99, 0.05), xycoords="axes fraction", ha="right", va="bottom", fontsize="small")
+    if given.model.k > 3:
+        legend_above(ax, 5)
+    elif given.model.k > 1:
         ax.legend(frameon=False, fontsize="small")
 
 
@@ -156,17 +163,16 @@ def histogram(ax: "Axes", x: np.ndarray, weights: np.ndarray | None, counts: boo
     if counts and high - low <= _BY_ONE:
         bins: Any = np.arange(low, high + 2) - 0.5
     else:
-        wanted = 30 if weights is not None else len(np.histogram_bin_edges(x, _sensible(x))) - 1
-        bins = np.linspace(low, high, min(max(wanted, 1), _BINS) + 1) if high > low else 1
+        bins = np.linspace(low, high, (30 if weights is not None else _bars(x)) + 1) if high > low else 1
     style = {"color": PALE, "edgecolor": "white", "density": True, **options}
     ax.hist(x, bins=bins, weights=weights, **style)
 
 
-def _sensible(x: np.ndarray) -> Any:
-    """Freedman and Diaconis' rule, unless single values far out would make millions of bars of it."""
-    quarter = np.subtract(*np.percentile(x, [75, 25]))
-    width = 2 * quarter / len(x) ** (1 / 3)
-    return "fd" if width > 0 and np.ptp(x) / width <= _BINS else _BINS
+def _bars(x: np.ndarray) -> int:
+    """The number of bars, by the rule of Freedman & Diaconis (1981); more where classes lie apart, for it sees one."""
+    width = 2 * float(np.subtract(*np.percentile(x, [75, 25]))) / len(x) ** (1 / 3)
+    by_rule = np.ptp(x) / width if width > 0 else _BINS
+    return int(np.clip(np.ceil(by_rule), min(np.sqrt(len(x)), 30), _BINS))
 
 
 def _row(ax: "Axes", given: Given, called: list[str]) -> None:
@@ -186,7 +192,10 @@ def _row(ax: "Axes", given: Given, called: list[str]) -> None:
     style = {"marker": "o", "markersize": 4} if by_one else {}
     ax.plot(grid, parts.sum(axis=0), color=INK, linewidth=2.2, label="mixture", **style)
     ax.set(xlabel=column_names(given.columns, 1)[0], ylabel="probability" if counts else "density")
-    ax.legend(frameon=False)
+    if model.k > 3:
+        legend_above(ax, 6)
+    else:
+        ax.legend(frameon=False)
 
 
 def class_densities(model: Mixture, params: Any, data: Data, points: np.ndarray) -> np.ndarray:

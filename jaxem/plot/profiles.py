@@ -8,7 +8,7 @@ import numpy as np
 from jaxem.core import tables
 from jaxem.core.checks import instance
 from jaxem.inference.uncertainty.class_profile import Profile
-from jaxem.plot.style import SOFT, class_names, heat, legend_above, look, new_axes, plain
+from jaxem.plot.style import INK, SOFT, class_names, heat, legend_above, look, new_axes, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ def profile(
     """Draw a class profile: a line of the picture for each column or level, with points, bars or cells for the classes.
 
     Probabilities are drawn as they are. The means of any other column are drawn between the ends of a range of its own,
-    which stand beside its name. A grey tick marks the value over all classes.
+    which stand beside its name. A tick marks the value over all classes.
 
     Arguments:
         found: a ``Profile``, from ``jaxem.inference.profile``.
@@ -44,7 +44,8 @@ def profile(
         raise ValueError(f"plot.profile: kind must be 'points', 'bars' or 'map'; got {kind!r}")
     k, lines = len(found.sizes), np.arange(len(found.columns))
     called = class_names(k, names, "profile")
-    called = [f"{name} ({100 * size:.0f} %)" for name, size in zip(called, found.sizes, strict=True)]
+    between = "\n" if kind == "map" else " "
+    called = [f"{name}{between}({100 * size:.0f} %)" for name, size in zip(called, found.sizes, strict=True)]
     high_line = 0.3 if kind != "bars" else max(0.3, 0.12 * k + 0.1)
     ax = new_axes(ax, (7.0, 1.2 + high_line * len(lines)))
     errors = np.where(np.isfinite(found.errors) & (kind != "map"), found.errors, 0)
@@ -53,13 +54,15 @@ def profile(
     width = np.where(high > low, high - low, 1)
     shares = (found.means - low[:, None]) / width[:, None]
     if kind == "map":
-        texts = [tables.numbers(row, 2) for row in found.means]
+        rows = zip(found.means, found.bounded, strict=True)
+        texts = [[f"{p:.2f}" for p in row] if bounded else tables.numbers(row, 3) for row, bounded in rows]
         heat(ax, shares, 1.0, texts)
         ax.set_xticks(range(k), called, rotation=30 if k > 4 else 0, ha="right" if k > 4 else "center")
         ax.set(ylim=(len(lines) - 0.5, -0.5), xlabel="")
     else:
         _draw(ax, found, shares, errors / width[:, None], called, kind)
-        ax.plot((found.overall - low) / width, lines, "|", color=SOFT, markersize=12, zorder=0)
+        tick: Any = {"color": SOFT, "zorder": 0} if kind == "points" else {"color": INK, "zorder": 3}
+        ax.plot((found.overall - low) / width, lines, "|", markersize=12, **tick)
         ax.set(xlim=(-0.02, 1.02), ylim=(len(lines) - 0.5, -0.5))
         ax.set_xlabel("probability, or place in the range of the column")
         legend_above(ax, min(k, 3))
@@ -82,7 +85,7 @@ def _draw(ax: "Axes", found: Profile, shares: np.ndarray, errors: np.ndarray, ca
         else:
             place, high = lines + 0.8 * ((j + 0.5) / k - 0.5), 0.8 / k
             style = {"color": own.colour, "hatch": own.hatch, "edgecolor": "white", "linewidth": 0, "label": name}
-            bars = {"ecolor": "#222222", "error_kw": {"linewidth": 1}}
+            bars = {"ecolor": INK, "error_kw": {"linewidth": 1}}
             ax.barh(place, shares[:, j], high, xerr=errors[:, j], **style, **bars)
 
 

@@ -68,7 +68,8 @@ def plain(ax: "Axes") -> "Axes":
 
 def legend_above(ax: "Axes", columns: int, **options: Any) -> None:
     """A legend between the title and the axes, where it hides no data."""
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False, **options)
+    near = {"columnspacing": 1.2, "handletextpad": 0.5, "fontsize": "small"}
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False, **near, **options)
 
 
 def heat(

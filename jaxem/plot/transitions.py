@@ -15,7 +15,7 @@ from jaxem.plot.style import INK, class_names, heat, look, new_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_RADIUS = 0.24  # of a state, where states stand on a circle of radius one
+_RADIUS = 0.3  # of a state, where states stand on a circle of radius one
 
 
 def transitions(
@@ -92,21 +92,21 @@ def _graph(ax: "Axes", A: np.ndarray, shares: np.ndarray, called: list[str], lea
             ha="center",
             va="center",
             zorder=4,
-            fontsize="large" if len(text) < 4 else "x-small",
+            fontsize="large" if len(text) < 4 else "small" if len(text) < 8 else "xx-small",
         )
         if A[i, i] >= least:
             _loop(ax, i, place, angle[i] if k > 1 else np.pi / 2, radius, A[i, i])
     for i, j in itertools.permutations(range(k), 2):
         if A[i, j] >= least:
             _arrow(ax, i, places[i], places[j], radii[i], radii[j], A[i, j])
-    reach = 1.0 + 2.6 * radii.max()
-    high = reach if k > 2 else 0.9
-    ax.set(xlim=(-reach, reach), ylim=(-high, high), aspect="equal")
+    room = 2.4 * radii.max()
+    low, high = places.min(axis=0) - room, places.max(axis=0) + room
+    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
     ax.set_axis_off()
 
 
 def _width(p: float) -> float:
-    return 0.6 + 3.0 * p
+    return 0.8 + 2.0 * p
 
 
 def _says(p: float) -> str:
@@ -129,7 +129,7 @@ def _arrow(ax: "Axes", i: int, a: np.ndarray, b: np.ndarray, ra: float, rb: floa
     bend = 0.16  # share of the length by which the control point lies off the line
     middle = (start + end) / 2 + bend * np.linalg.norm(end - start) * side
     own, width = look(i), _width(p)
-    style: Any = {"color": own.colour, "linewidth": width, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 9 + 2 * width}
+    style: Any = {"color": own.colour, "linewidth": width, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 12}
     ax.add_patch(
         FancyArrowPatch(
             tuple(start), tuple(end), arrowstyle="-|>", connectionstyle=f"arc3,rad={-bend}", zorder=2, **style
@@ -145,7 +145,7 @@ def _loop(ax: "Axes", i: int, place: np.ndarray, angle: float, radius: float, p:
 
     on = lambda turn: place + radius * np.array([np.cos(angle + turn), np.sin(angle + turn)])
     own, width = look(i), _width(p)
-    style: Any = {"color": own.colour, "linewidth": width, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 9 + 2 * width}
+    style: Any = {"color": own.colour, "linewidth": width, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 12}
     ax.add_patch(
         FancyArrowPatch(
             tuple(on(0.55)), tuple(on(-0.55)), arrowstyle="-|>", connectionstyle="arc3,rad=-1.5", zorder=2, **style
