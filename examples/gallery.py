@@ -33,12 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def save(figure: Figure, folder: Path, name: str) -> None:
     path = folder / f"gallery_{name}.png"
     figure.savefig(path, dpi=80)
-    Image.open(path).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)  # a small file
+    Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)  # a small file
     print(path)
 
 
 def panels(width: float, height: float, columns: int, **options) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12)
     return figure, figure.subplots(1, columns, **options)
 
 

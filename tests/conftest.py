@@ -62,7 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # Of the rows of long tables those that take longest and differ least from their neighbours: like marked ones.
 SLOW = re.compile(
     r"""
-    test_examples .* \[(acceleration|error_bars|gem_optax|how_many_components|online|trials|tuning_a_prior)\]
+    test_examples .* \[(acceleration|error_bars|gallery|gem_optax|how_many_components|online|trials|tuning_a_prior)\]
     | test_examples .* missing_information
     | test_algorithms .* float32
     | test_certificate .* test_a_right_model_is_not_called_wrong .* float32

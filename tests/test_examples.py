@@ -38,6 +38,14 @@ TABLE = {
         ["441.612", "CONVERGED <- best", "2 against 3: likelihood ratio 34.128", "agrees"],
         ["how_many_components.png"],
     ),
+    "gallery": (
+        ["-1130.26", "<- best", "relative entropy 0.97", "moralg", "distance of u   0.055"],
+        [
+            f"gallery_{name}.png"
+            for name in ("mixture", "intervals", "selection", "pairs", "classes", "profile", "states", "transitions")
+        ]
+        + [f"gallery_{name}.png" for name in ("residuals", "smoothed", "test")],
+    ),
     "nile": (["-632.5456", "-380.0077", "15099", "1469", "agrees"], ["nile.png"]),
     "survey": (["-20627.355", "CONVERGED <- best", "6 classes, 1785 observations", "Bush"], ["survey.png"]),
     "first_principles": (

@@ -48,12 +48,14 @@ class Residuals:
     def __str__(self) -> str:
         z, _, w = self.known
         mean = np.average(z, weights=w)
+        limit = f"; of a right model below {1.358 / w.sum() ** 0.5:.3f} in 95 %"
+        limit = "" if self.kind == "ordinary" else limit  # neighbours depend on each other
         rows = [
             ("mean", tables.number(mean, 3)),
             ("std. deviation", tables.number(np.average((z - mean) ** 2, weights=w) ** 0.5, 3)),
             ("smallest", tables.number(z.min(), 3)),
             ("largest", tables.number(z.max(), 3)),
-            ("distance of u", f"{self.distance:.3f}; of a right model below {1.358 / w.sum() ** 0.5:.3f} in 95 %"),
+            ("distance of u", f"{self.distance:.3f}{limit}"),
         ]
         return tables.fields(f"Residuals, {self.kind}, of {tables.number(w.sum())} observations", rows)
 

@@ -50,7 +50,7 @@ def path(
         ImportError: matplotlib is not installed.
     """
     given = read("path", model, params, data)
-    called = _states("path", given.model, names, "predict")
+    called = _states("path", given.model, given.params, names, "predict")
     one, length = one_sequence("path", given.data, sequence)
     drawn = series("path", one, length, given.columns, column)
     at = times_of("path", times, length)
@@ -107,12 +107,10 @@ def states(
         ImportError: matplotlib is not installed.
     """
     given = read("states", model, params, data)
-    called = _states("states", given.model, names, "predict_proba")
+    called = _states("states", given.model, given.params, names, "predict_proba")
     one, length = one_sequence("states", given.data, sequence)
     at = times_of("states", times, length)
     p = np.asarray(given.model.predict_proba(given.params, one))[0, :length]
-    if p.ndim != 2 or p.shape[1] != len(called):
-        raise ValueError(f"plot.states draws states in time; got {type(given.model).__name__}")
     ax = new_axes(ax, (8.0, 2.4))
     ends = edges(at)
     upto = np.concatenate([np.zeros((length, 1)), np.cumsum(p, axis=1)], axis=1)
@@ -127,11 +125,9 @@ def states(
     return plain(ax)
 
 
-def _states(function: str, model: Any, names: Sequence[str] | None, needed: str) -> list[str]:
+def _states(function: str, model: Any, params: Any, names: Sequence[str] | None, needed: str) -> list[str]:
     """The names of the states of a model of sequences."""
-    if not hasattr(model, needed) or not hasattr(model, "k") or getattr(model, "event_ndim", 0) < 1:
-        raise ValueError(f"plot.{function} draws the states of sequences; got {type(model).__name__}")
-    if not hasattr(model, "transition") and not hasattr(model, "moves"):
+    if not (hasattr(model, needed) and hasattr(model, "k") and hasattr(params, "transition")):
         raise ValueError(f"plot.{function} draws the states of sequences; got {type(model).__name__}")
     return class_names(model.k, names, function, "state")
 

@@ -141,4 +141,5 @@ def _legend(axes: "np.ndarray", called: list[str], note: str | None) -> None:
     figure = axes[0, 0].figure
     if len(axes) > 1 and len(called) > 1:
         handles, labels = axes[0, 1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(called), 5), frameon=False, title=note)
+        style = {"ncols": min(len(called), 5), "frameon": False, "title": note, "markerscale": 2.0}
+        figure.legend(handles, labels, loc="outside upper center", **style)

@@ -53,7 +53,8 @@ def pp(found: Residuals, *, ax: "Axes | None" = None) -> "Axes":
     .. math:: \hat F(u) = \frac1N \#\{n : u_n \le u\}, \qquad \text{band: } u \pm 1.358 / \sqrt N
 
     Where the model is right the curve stays inside the band in 95 % of samples (Kolmogorov); estimated parameters keep
-    it nearer to the line still. Weights count observations.
+    it nearer to the line still. Weights count observations. Ordinary residuals of a sequence are not independent, so
+    that the band is a rough guide for them.
 
     Arguments:
         found: a ``Residuals``, from ``jaxem.inference.residuals``.
