@@ -97,6 +97,7 @@ def test_pairs_say_what_is_wrong():
         plot.pairs(Mixture(Normal(), 2), MixtureParams(WEIGHTS, NormalParams(WEIGHTS, WEIGHTS)), SOLID[:, 0])
 
 
+@pytest.mark.everything
 def test_densities_of_t():
     model = Mixture(MultivariateStudentT(freedom=4.0), 2)
     params = MixtureParams(WEIGHTS, MultivariateStudentTParams(MEANS, SPREADS))

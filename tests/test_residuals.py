@@ -128,7 +128,13 @@ REGRESSIONS = [
 ]
 
 
-@pytest.mark.parametrize("case", REGRESSIONS, ids=lambda case: type(case[0]).__name__)
+def row(case):
+    """The first two run always."""
+    name, slow = type(case[0]).__name__, not isinstance(case[0], families.Normal | families.Poisson)
+    return pytest.param(case, id=name, marks=pytest.mark.everything if slow else ())
+
+
+@pytest.mark.parametrize("case", [row(case) for case in REGRESSIONS])
 def test_tails_of_regressions(case):
     inner, dist, y = case
     family, u = families.Regression(inner), np.array([[0.3], [-0.2], [1.0]])
