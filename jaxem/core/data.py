@@ -1,6 +1,8 @@
 """Data as a record whose arrays share a leading axis of independent observations."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxem.core import trees
 from jaxem.core.records import register
 from jaxem.core.streams import Streamed
 
@@ -310,7 +313,7 @@ def size(data: Data, dtype: jnp.dtype) -> Array:
     """
     if isinstance(data, Streamed):
         return data.observed.astype(dtype)
-    observations, weights = split_weights(data)
+    observations, weights = split_weights(trees.at_hand(data))
     values, lengths = values_of(observations), lengths_of(observations)
     observed = observations.observed if isinstance(observations, Dataset) else None
     scalars = sum(float(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(values))
@@ -318,20 +321,21 @@ def size(data: Data, dtype: jnp.dtype) -> Array:
         return jnp.asarray(scalars, dtype)
     n = count(values)
     if observed is None:
-        each = jnp.full((n,), scalars / max(n, 1), dtype)
+        known = lengths if weights is None else weights
+        each = known.__array_namespace__().full((n,), scalars / max(n, 1), dtype)
         if lengths is not None:
             each = each * lengths.astype(dtype) / max(_steps(values) or 1, 1)
     else:
-        each = sum(inside(leaf, lengths).reshape(n, -1).sum(axis=1) for leaf in jax.tree.leaves(observed))
-        each = jnp.asarray(each).astype(dtype)
-    return (each if weights is None else each * weights.astype(dtype)).sum()
+        cells = [inside(leaf, lengths).reshape(n, -1).sum(axis=1) for leaf in jax.tree.leaves(observed)]
+        each = functools.reduce(operator.add, cells).astype(dtype)
+    return jnp.asarray((each if weights is None else each * weights.astype(dtype)).sum())
 
 
 def inside(mask: Array, lengths: Array | None) -> Array:
     """The mask (N, T, ...), set to False after the end of each sequence."""
     if lengths is None:
         return mask
-    steps = jnp.arange(mask.shape[1], dtype=lengths.dtype)[None, :] < lengths[:, None]
+    steps = lengths.__array_namespace__().arange(mask.shape[1], dtype=lengths.dtype)[None, :] < lengths[:, None]
     return mask & steps.reshape(*steps.shape, *(1,) * (mask.ndim - 2))
 
 

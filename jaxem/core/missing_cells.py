@@ -5,6 +5,8 @@ cells share a pattern, so that what depends on the pattern alone is computed onc
 """
 
 import dataclasses
+import functools
+import operator
 from typing import Any
 
 import jax
@@ -29,10 +31,9 @@ def split(value: Any, name: str) -> tuple[Any, Any]:
         array = as_array(value, name)
         if not jnp.issubdtype(array.dtype, jnp.floating):
             return array, None
-        observed = ~jnp.isnan(array)
-        if isinstance(array, Tracer):
-            return fill(array, observed, name), observed
-        return fill(np.asarray(array), np.asarray(observed), name), np.asarray(observed)
+        array = array if isinstance(array, Tracer) else np.asarray(array)
+        observed = ~array.__array_namespace__().isnan(array)
+        return fill(array, observed, name), observed
     if isinstance(value, np.ma.MaskedArray):
         array, absent = np.asarray(value.data), np.ma.getmaskarray(value)
     else:
@@ -74,8 +75,9 @@ def arranged(data: Dataset, lanes: bool = False) -> Dataset:
     data = dataclasses.replace(data, values=jax.tree.map(_finite, data.values, data.observed))
     of_rows = lambda mask, lengths: inside(mask, lengths).reshape(mask.shape[0], -1).any(axis=1)
     of_rows = jax.vmap(of_rows, (0, None if data.lengths is None else 0)) if lanes else of_rows
-    something = jnp.stack([of_rows(mask, data.lengths) for mask in jax.tree.leaves(data.observed)]).any(axis=0)
-    traced = trees.holds_tracers((data.observed, something))  # a mask that is known, too, under jit
+    observed, lengths = trees.at_hand((data.observed, data.lengths))
+    something = functools.reduce(operator.or_, [of_rows(mask, lengths) for mask in jax.tree.leaves(observed)])
+    traced = trees.is_traced(data.observed, something)  # a mask that is known, too, under jit
     if traced or not bool(something.all()):
         dtype = trees.float_dtype(data.values)
         weights = jnp.ones(something.shape, dtype) if data.weights is None else data.weights
@@ -90,10 +92,11 @@ def _finite(values: Array, observed: Array) -> Array:
     """The values with a finite number in each missing cell."""
     if not jnp.issubdtype(values.dtype, jnp.floating):
         return values
-    harmless = observed | jnp.isfinite(values)
+    cells, seen = trees.at_hand((values, observed))
+    harmless = seen | cells.__array_namespace__().isfinite(cells)
     if not isinstance(harmless, Tracer) and bool(harmless.all()):
         return values
-    return fill(values, harmless, "the data")
+    return jnp.asarray(fill(cells, harmless, "the data"))
 
 
 _FEWEST_ROWS = 4  # per pattern, on average, for patterns to be worth sharing
@@ -166,11 +169,12 @@ def refuse(name: str, tree: Any, lengths: Array | None, weights: Array | None) -
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, Tracer) or not jnp.issubdtype(leaf.dtype, jnp.floating):
             continue
-        bad = np.asarray(jnp.isnan(leaf))
+        cells = trees.at_hand(leaf)
+        bad = np.asarray(cells.__array_namespace__().isnan(cells))
         if not bad.any():
             continue
         if lengths is not None and leaf.ndim > 1 and not isinstance(lengths, Tracer):
-            bad = np.asarray(inside(jnp.asarray(bad), lengths))
+            bad = inside(bad, np.asarray(lengths))
         if weights is not None and not isinstance(weights, Tracer):
             bad = bad & (np.asarray(weights) != 0).reshape(-1, *(1,) * (bad.ndim - 1))
         if bad.any():

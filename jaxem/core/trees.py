@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.core import Tracer
 
@@ -27,6 +28,18 @@ def is_traced(*trees: Tree) -> bool:
 def holds_tracers(tree: Tree) -> bool:
     """Whether a leaf is traced."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def at_hand(tree: Tree) -> Tree:
+    """The tree as NumPy arrays where that takes no copy (nothing is traced, or on an accelerator or several devices),
+    else as it is. For what is looked at once: each operation of JAX on a new shape is a program to compile, of 20 ms.
+    """
+
+    def near(leaf: Any) -> bool:
+        devices = leaf.devices() if isinstance(leaf, jax.Array) else set()
+        return len(devices) <= 1 and all(device.platform == "cpu" for device in devices)
+
+    return tree if is_traced(tree) or not all(map(near, jax.tree.leaves(tree))) else jax.tree.map(np.asarray, tree)
 
 
 def float_dtype(*trees: Tree) -> jnp.dtype:

@@ -214,8 +214,9 @@ def _observed(chunk: Dataset) -> float:
     weights = np.asarray(chunk.weights, np.float64)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(chunk.values)]
     if chunk.observed is not None:
-        masks = [datasets.inside(jnp.asarray(mask), chunk.lengths) for mask in jax.tree.leaves(chunk.observed)]
-        each = sum(np.asarray(mask).reshape(len(weights), -1).sum(axis=1) for mask in masks)
+        lengths = None if chunk.lengths is None else np.asarray(chunk.lengths)
+        masks = [datasets.inside(np.asarray(mask), lengths) for mask in jax.tree.leaves(chunk.observed)]
+        each = sum(mask.reshape(len(weights), -1).sum(axis=1) for mask in masks)
         return float((weights * each).sum())
     each = sum(leaf[0].size for leaf in leaves)
     if chunk.lengths is None:

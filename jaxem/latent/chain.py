@@ -39,7 +39,7 @@ class Chain(NamedTuple):
 
 def within(lengths: Array, t: int) -> Array:
     """(N, T), whether each step lies within its sequence."""
-    return jnp.arange(t, dtype=lengths.dtype)[None, :] < lengths[:, None]
+    return lengths.__array_namespace__().arange(t, dtype=lengths.dtype)[None, :] < lengths[:, None]
 
 
 def posterior(

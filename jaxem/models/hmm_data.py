@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.core import parameters
+from jaxem.core import parameters, trees
 from jaxem.core.conversion import as_params
 from jaxem.core.data import Data, Dataset, Spread, check_counts, counted, observed_of, total
 from jaxem.core.dataset import as_data
@@ -91,7 +91,7 @@ class Sequences:
     def check_values(self: Any, data: Data) -> None:
         """Raise ``ValueError`` for data that cannot be fitted, whatever the parameters."""
         check_counts(data)
-        x, within = counted_steps(data)
+        x, within = counted_steps(trees.at_hand(data))
         x = families.own(self.family, x)
         observations.check_enough(self, int(within.sum()))
         observations.check_support(self.family, x, within)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.core import parameters
+from jaxem.core import parameters, trees
 from jaxem.core.checks import instance, prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.contexts import choose
@@ -292,10 +292,7 @@ class Mixture(ClassModel, Maskable, Distribution):
         self.check_shapes(params, None)
         if "given" in self.takes:
             raise ValueError("Mixture.sample: draws depend on covariates; use sample_like(key, params, data)")
-        label_key, x_key = jax.random.split(key)
-        shape = (whole_number("Mixture.sample: n", n, 0),)
-        labels = jax.random.categorical(label_key, jnp.log(self.gate.probability(params.weights)), shape=shape)
-        return labels, self.family.sample(x_key, params.components, labels)
+        return _draw(self, key, params, whole_number("Mixture.sample: n", n, 0))
 
     def sample_like(self, key: Array, params: MixtureParams, data: Data) -> Data:
         """As many observations as ``data`` hold, drawn from the mixture; covariates and missing cells stay as they are.
@@ -316,16 +313,9 @@ class Mixture(ClassModel, Maskable, Distribution):
         check_shapes(self, None, data)
         x, n = split_weights(data)[0], count(data)
         params, family = as_params(self, params), self.family
-        label_key, x_key = jax.random.split(key)
-        if self.gate.homogeneous:
-            log_w = jnp.log(self.gate.probability(params.weights))
-            labels = jax.random.categorical(label_key, log_w, shape=(n,))
-        else:
-            labels = jax.random.categorical(label_key, _log_gate(self, params, x))
-        if hasattr(family, "sample_like"):
-            found = family.sample_like(x_key, params.components, labels, self._own(x))  # pyright: ignore[reportAttributeAccessIssue]
-            return with_values(x, values_of(found))
-        return with_values(x, family.sample(x_key, params.components, labels))
+        if self.gate.homogeneous and not hasattr(family, "sample_like"):
+            return with_values(x, _draw(self, key, params, n)[1])
+        return with_values(x, _draw_like(self, key, params, x, n))
 
     @property
     def redundant(self) -> int:
@@ -385,7 +375,7 @@ class Mixture(ClassModel, Maskable, Distribution):
     def check_values(self, data: Data) -> None:
         """Raise ``ValueError`` for data that cannot be fitted, whatever the parameters."""
         check_counts(data)
-        x, weights = split_weights(data)
+        x, weights = split_weights(trees.at_hand(data))
         observations.check_enough(self, count(x))
         observations.check_support(self.family, self._own(x), None if weights is None else weights != 0)
 
@@ -405,6 +395,27 @@ def _impute(model: Mixture, params: MixtureParams, x: Data, key: Array | None) -
     x, own = model._parts(params, x)
     q = choose(model.prepare(params, x), lambda c: ClassModel.infer(model, c, x))
     return observed.impute(model.family, params.components, q.probabilities, own, key)
+
+
+@program(static_argnames=("n",))
+def _draw(model: Mixture, key: Array, params: MixtureParams, n: int) -> tuple[Array, Array]:
+    label_key, x_key = jax.random.split(key)
+    labels = jax.random.categorical(label_key, jnp.log(model.gate.probability(params.weights)), shape=(n,))
+    return labels, model.family.sample(x_key, params.components, labels)
+
+
+@program(static_argnames=("n",))
+def _draw_like(model: Mixture, key: Array, params: MixtureParams, x: Data, n: int) -> Any:
+    label_key, x_key = jax.random.split(key)
+    if model.gate.homogeneous:
+        log_w, shape = jnp.log(model.gate.probability(params.weights)), (n,)
+    else:
+        log_w, shape = _log_gate(model, params, x), None
+    labels = jax.random.categorical(label_key, log_w, shape=shape)
+    family: Any = model.family
+    if hasattr(family, "sample_like"):
+        return values_of(family.sample_like(x_key, params.components, labels, model._own(x)))
+    return family.sample(x_key, params.components, labels)
 
 
 @program

@@ -14,7 +14,8 @@ def counted_steps(data: Data) -> tuple[Data, Array]:
     """All steps of all sequences (N T, ...), and which of them lie within a sequence of nonzero weight, (N T,)."""
     (x, weights), lengths = split_weights(data), lengths_of(data)
     n, t = shape(x)
-    within = jnp.ones((n, t), bool) if lengths is None else chain.within(lengths, t)
+    xp = jax.tree.leaves(values_of(x))[0].__array_namespace__()
+    within = xp.ones((n, t), bool) if lengths is None else chain.within(lengths, t)
     if weights is not None:
         within = within & (weights != 0)[:, None]
     return frames_of(without_lengths(x)), within.reshape(-1)
