@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -215,8 +214,10 @@ class Censored(parts.SeenInPart):
 
     def _coarse(self, x: Array) -> Array:
         if self.edges is not None:
-            ends = (self.bounds[0], *(edge for edge in self.edges if self.bounds[0] < edge <= self.bounds[1]), math.inf)
-            return coarse.groups(x, jnp.asarray(ends, x.dtype), self.whole)
+            first, last = (jnp.asarray(bound, x.dtype) for bound in self.bounds)
+            edges = jnp.asarray(self.edges, x.dtype)
+            edges = jnp.where(edges > last, jnp.inf, jnp.maximum(edges, first))  # no value lies between equal edges
+            return coarse.groups(x, jnp.stack([first, *edges, jnp.asarray(jnp.inf, x.dtype)]), self.whole)
         return coarse.limited(x, *self.limits) if self.limits is not None else _twice(x)
 
     def mean(self, params: Any) -> Array:

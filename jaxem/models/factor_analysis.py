@@ -395,12 +395,7 @@ class FactorAnalysis(FromRows):
         prng_key("FactorAnalysis.sample", key)
         params = as_params(self, params)
         self.check_shapes(params, None)
-        n = whole_number("FactorAnalysis.sample: n", n, 0)
-        z_key, e_key = jax.random.split(key)
-        z = jax.random.normal(z_key, (n, self.k), params.mean.dtype)
-        e = jax.random.normal(e_key, (n, params.mean.shape[0]), params.mean.dtype)
-        x = params.mean[None, :] + z @ params.loadings.T + jnp.sqrt(params.noise)[None, :] * e
-        return z, x
+        return _draw(self, key, params, whole_number("FactorAnalysis.sample: n", n, 0))
 
     event_ndim: ClassVar[int] = 1
     takes: ClassVar[tuple[str, ...]] = ("observed",)
@@ -481,6 +476,14 @@ def _coefficients(params: FactorAnalysisParams | None, d: int, k: int, dtype: An
 def _posterior(model: FactorAnalysis, params: FactorAnalysisParams, x: Array) -> Factors:
     q = model.e_step(params, x)
     return q._replace(means=jnp.where(jnp.isfinite(q.log_normalizer)[:, None], q.means, jnp.nan))
+
+
+@program(static_argnames=("n",))
+def _draw(model: FactorAnalysis, key: Array, params: FactorAnalysisParams, n: int) -> tuple[Array, Array]:
+    z_key, e_key = jax.random.split(key)
+    z = jax.random.normal(z_key, (n, model.k), params.mean.dtype)
+    e = jax.random.normal(e_key, (n, params.mean.shape[0]), params.mean.dtype)
+    return z, params.mean[None, :] + z @ params.loadings.T + jnp.sqrt(params.noise)[None, :] * e
 
 
 @program

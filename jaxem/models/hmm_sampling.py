@@ -58,14 +58,9 @@ class Sampling:
         params = as_params(self, params)
         self.check_shapes(params, None)
         n, length = whole_number("HMM.sample: n", n, 0), whole_number("HMM.sample: length", length, 1)
-        first_key, path_key, x_key = jax.random.split(key, 3)
         if "given" in self.takes:
             raise ValueError("HMM.sample: draws depend on covariates; use sample_like(key, params, data)")
-        c = self.prepare(params, None)
-        first = jax.random.categorical(first_key, jnp.log(self.initial.probability(c.initial)), shape=(n,))
-        rest = chain.walk(jax.random.split(path_key, length)[1:], first, self.moves.probability(c.transition))
-        states = jnp.concatenate([first[:, None], rest], axis=1)
-        return states, self.observations_of(x_key, params, states, None)
+        return _draw(self, key, params, n, length)
 
     def observations_of(self: Any, key: Array, params: Any, states: Array, x: Data | None) -> Any:
         """One observation drawn for each of the states (N, T), by the covariates of ``x`` where the family has some."""
@@ -96,14 +91,7 @@ class Sampling:
         x = split_weights(data)[0]
         if "given" not in self.takes and not hasattr(self.family, "sample_like"):
             return with_values(x, self.sample(key, params, *shape(data)))
-        steps, params = unpack(x)[0], as_params(self, params)
-        first_key, path_key, x_key = jax.random.split(key, 3)
-        c = self.prepare(params, None)
-        pi, A = self.pi_A(c, steps)
-        first = jax.random.categorical(first_key, jnp.log(pi), shape=shape(data)[:1])
-        rest = chain.walk(jax.random.split(path_key, shape(data)[1])[1:], first, A)
-        states = jnp.concatenate([first[:, None], rest], axis=1)
-        return with_values(x, self.observations_of(x_key, params, states, steps))
+        return with_values(x, _draw_like(self, key, as_params(self, params), x))
 
     def sample_paths(self: Any, key: Array, params: Any, data: Data, n: int = 1) -> Array:
         """State paths drawn from p(z | x), the whole path of each sequence at once.
@@ -132,6 +120,27 @@ class Sampling:
     def impute(self: Any, params: Any, data: Data, key: Array | None = None) -> Any:
         """The values with missing cells replaced; see ``jaxem.impute``. Draws follow a path drawn for each sequence."""
         return _impute(self, params, split_weights(data)[0], key)
+
+
+@program(static_argnames=("n", "length"))
+def _draw(model: Any, key: Array, params: Any, n: int, length: int) -> tuple[Array, Array]:
+    first_key, path_key, x_key = jax.random.split(key, 3)
+    c = model.prepare(params, None)
+    first = jax.random.categorical(first_key, jnp.log(model.initial.probability(c.initial)), shape=(n,))
+    rest = chain.walk(jax.random.split(path_key, length)[1:], first, model.moves.probability(c.transition))
+    states = jnp.concatenate([first[:, None], rest], axis=1)
+    return states, model.observations_of(x_key, params, states, None)
+
+
+@program
+def _draw_like(model: Any, key: Array, params: Any, sequences: Data) -> Any:
+    steps, (n, t) = unpack(sequences)[0], shape(sequences)
+    first_key, path_key, x_key = jax.random.split(key, 3)
+    pi, A = model.pi_A(model.prepare(params, None), steps)
+    first = jax.random.categorical(first_key, jnp.log(pi), shape=(n,))
+    rest = chain.walk(jax.random.split(path_key, t)[1:], first, A)
+    states = jnp.concatenate([first[:, None], rest], axis=1)
+    return model.observations_of(x_key, params, states, steps)
 
 
 @program

@@ -236,10 +236,7 @@ class ItemResponse(FromRows, Curves):
         prng_key("ItemResponse.sample", key)
         params = as_params(self, params)
         self.check_shapes(params, None)
-        n = whole_number("ItemResponse.sample: n", n, 0)
-        t_key, x_key = jax.random.split(key)
-        t = jax.random.normal(t_key, (n,), float_dtype(params))
-        return t, self.family.answers(x_key, params, t)
+        return _draw(self, key, params, whole_number("ItemResponse.sample: n", n, 0))
 
     def sample_like(self, key: Array, params: ItemResponseParams, data: Data) -> Data:
         """Answers of as many persons as ``data`` hold, with the same missing cells; see ``sample``."""
@@ -302,6 +299,13 @@ class ItemResponse(FromRows, Curves):
 @program(quick="few numbers")
 def _init(model: ItemResponse, key: Array, data: Data) -> ItemResponseParams:
     return model.first(key, data)[0]
+
+
+@program(static_argnames=("n",))
+def _draw(model: ItemResponse, key: Array, params: ItemResponseParams, n: int) -> tuple[Array, Array]:
+    t_key, x_key = jax.random.split(key)
+    t = jax.random.normal(t_key, (n,), float_dtype(params))
+    return t, model.family.answers(x_key, params, t)
 
 
 @program

@@ -180,22 +180,8 @@ class Prediction:
         length = whole_number("StateSpace.sample: length", length, 1)
         if ("given" in self.takes) != (given is not None):
             raise ValueError("StateSpace.sample: the model has inputs if and only if given is passed")
-        first_key, state_key, key = jax.random.split(key, 3)
-        dtype, d = params.transition.dtype, self.prepare(params, None).dynamics
-        u: Any = None if given is None else real(as_data(given), dtype)
-        normal = lambda key, *shape: jax.random.normal(key, shape, dtype)
-        first = jnp.broadcast_to(d.m[None], (n, self.states))
-        if d.S is not None:
-            first = first + normal(first_key, n, self.states) @ d.S.T
-        moves = normal(state_key, n, length - 1, self.shocks) @ d.L.T
-        if params.state_inputs is not None:
-            moves = moves + u[:, 1:] @ params.state_inputs.T
-        A = jnp.broadcast_to(d.A[None, None], (1, length - 1, *d.A.shape))
-        states = gaussian_chain.roots.path(A, moves, first, False, False)
-        y = states @ params.loadings.T + normal(key, n, length, params.noise.shape[0]) @ _noise_root(params.noise).T
-        if params.output_inputs is not None:
-            y = y + u @ params.output_inputs.T
-        return states, y
+        u = None if given is None else real(as_data(given), params.transition.dtype)
+        return _draw(self, key, params, u, n, length)
 
     def sample_like(self: Any, key: Array, params: Any, data: Data) -> Data:
         """As many sequences as ``data`` hold, with the same lengths, inputs and missing cells.
@@ -220,6 +206,25 @@ class Prediction:
     def impute(self, params: Any, data: Data, key: Array | None = None) -> Array:
         """The values with missing cells replaced by their means, or by draws; see ``jaxem.impute``."""
         return _impute(self, params, split_weights(data)[0], key)
+
+
+@program(static_argnames=("n", "length"))
+def _draw(model: Any, key: Array, params: Any, u: Any, n: int, length: int) -> tuple[Array, Array]:
+    first_key, state_key, key = jax.random.split(key, 3)
+    dtype, d = params.transition.dtype, model.prepare(params, None).dynamics
+    normal = lambda key, *shape: jax.random.normal(key, shape, dtype)
+    first = jnp.broadcast_to(d.m[None], (n, model.states))
+    if d.S is not None:
+        first = first + normal(first_key, n, model.states) @ d.S.T
+    moves = normal(state_key, n, length - 1, model.shocks) @ d.L.T
+    if params.state_inputs is not None:
+        moves = moves + u[:, 1:] @ params.state_inputs.T
+    A = jnp.broadcast_to(d.A[None, None], (1, length - 1, *d.A.shape))
+    states = gaussian_chain.roots.path(A, moves, first, False, False)
+    y = states @ params.loadings.T + normal(key, n, length, params.noise.shape[0]) @ _noise_root(params.noise).T
+    if params.output_inputs is not None:
+        y = y + u @ params.output_inputs.T
+    return states, y
 
 
 def _noise_root(noise: Array) -> Array:
