@@ -62,10 +62,9 @@ def check_promises(algorithm_name: str, case_name: str, precision: str) -> jaxem
     def run(start: Any, key: Any) -> jaxem.Fit:
         return jaxem.fit(model, start, data, algorithm=algorithm, max_steps=STEPS, key=key)
 
-    other = jaxem.fit(model, params, data, max_steps=1).params  # another start, inside the space
-    stacked = jax.tree.map(lambda *each: jnp.stack(each), params, other)
-    lanes = jax.jit(jax.vmap(run, in_axes=(0, None)))(stacked, key)
     alone = run(params, key)
+    stacked = jax.tree.map(lambda *each: jnp.stack(each), params, alone.params)  # another start, inside the space
+    lanes = jax.jit(jax.vmap(run, in_axes=(0, None)))(stacked, key)
 
     assert alone.objective is not None and alone.trace is not None
     steps = int(alone.steps)

@@ -364,20 +364,27 @@ SPACES = {  # the space, the shape of a point, and the dimension
 def test_a_space_is_a_chart_of_what_is_free(name, dtype):
     space, shape, dimension = SPACES[name]
     free = jnp.asarray(np.random.default_rng(0).normal(size=answers.coordinates_shape(space, shape)), dtype)
-    point = space.forward(free)
-    assert point.dtype == dtype and point.shape == shape and space.contains(point)
-    live = np.asarray(space.free(point))
+
+    @jax.jit
+    def chart(free):
+        point, both = space.forward(free), jnp.stack([free, free + 1])
+        copies = space.forward(both), jax.vmap(space.forward)(both)
+        return point, space.contains(point), space.free(point), space.inverse(point), copies
+
+    point, inside, live, back, (together, copies) = chart(free)
+    assert point.dtype == dtype and point.shape == shape and inside
+    live = np.asarray(live)
     eps = float(np.finfo(dtype).eps)
-    assert_within(space.inverse(point), np.where(live, free, 0), 64 * eps * (1 + np.abs(free).max()))
+    assert_within(back, np.where(live, free, 0), 64 * eps * (1 + np.abs(free).max()))
     assert live.sum() == dimension == answers.dimension(space, shape) == answers.live(space, shape).sum()
-    jacobian = jax.jacobian(space.forward)(free).reshape(point.size, -1)
+    jacobian = jax.jit(jax.jacobian(space.forward))(free).reshape(point.size, -1)
     assert np.linalg.matrix_rank(jacobian, tol=1e-3) == dimension
-    other = jnp.abs(jnp.asarray(np.random.default_rng(1).normal(size=shape), dtype))
-    other = other / other.sum(axis=-1, keepdims=True)
-    assert not space.contains(other) and space.contains(answers.project(space, other))
+    other = np.abs(np.random.default_rng(1).normal(size=shape))
+    other = jnp.asarray(other / other.sum(axis=-1, keepdims=True), dtype)
+    outside, moved_in = jax.jit(lambda x: (space.contains(x), space.contains(answers.project(space, x))))(other)
+    assert not outside and moved_in
     assert len(answers.names(space, "x", answers.numbered(shape))) == free.size
-    copies = jax.vmap(space.forward)(jnp.stack([free, free + 1]))
-    assert_within(space.forward(jnp.stack([free, free + 1])), copies, 8 * eps * np.abs(copies).max())
+    assert_within(together, copies, 8 * eps * np.abs(copies).max())
     assert answers.dimension(space, (5, *shape)) == 5 * dimension
 
 
