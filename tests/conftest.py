@@ -79,6 +79,23 @@ SLOW = re.compile(
     | test_keeping .* of_a_log_joint
     | test_(mutants|sums|masked) .* VEV
     | test_sums .* VVE
+    # Laws of a model that is a row of tests/cases.py too.
+    | test_censored .* in_a_mixture .* normal-float64
+    | test_product .* test_every_law_holds_with_gaps
+    # EM, whose rows say most of what the laws of the same model say.
+    | test_algorithms .* \[EM-(sticky|driven|priors|switching|poisson\ regression|VVE|VEV)
+    # The same in 32 bits: what is special to these has tests of its own.
+    | test_chain_forms .* (plain_numbers|side_by_side) .* float32
+    | test_hmm .* (agrees_with_enumeration|out_of_reach) .* float32
+    | test_starts .* (more_columns|advised_prior) .* float32
+    | test_stream .* (a_fit_to_a_stream|devices_in_memory) .* float32
+    | test_more_families .* (float32-beta|of_the_root\[float32)
+    | test_forms .* another_order .* float32
+    | test_counts .* end_at_the_edge .* float32
+    # Neighbours of another row.
+    | test_checkpoint .* same_bits\[(SQUAREM|Anderson|AnnealedEM)-poisson
+    | test_masked .* larger_shapes\[(tied|spherical|chain\ of\ vectors)
+    | test_switching .* long_series
     """,
     re.VERBOSE,
 )

@@ -57,7 +57,7 @@ def test_align_under_jit_and_vmap_and_with_three_classes():
     p = jnp.array([[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1], [0.1, 0.1, 0.4, 0.4]])
     params = MixtureParams(jnp.array([0.5, 0.3, 0.2]), CategoricalParams((p,)))
     orders = jnp.array(list(itertools.permutations(range(3))))
-    shuffled = jax.vmap(lambda order: model.permute(params, order))(orders)
+    shuffled = jax.jit(jax.vmap(lambda order: model.permute(params, order)))(orders)
     back = jax.jit(jax.vmap(lambda one: jaxem.inference.align(model, one, params, data)))(shuffled)
     for leaf, wanted in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(leaf, jnp.broadcast_to(wanted, leaf.shape))

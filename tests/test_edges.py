@@ -57,7 +57,7 @@ def test_a_corner_of_the_initial_distribution_is_held_and_the_rest_is_given_it()
     p = fit.params
     theta = jnp.stack([p.transition[0, 1], p.transition[1, 0]])
     theta = jnp.concatenate([jnp.log(theta) - jnp.log1p(-theta), jnp.log(p.emissions.rates)])
-    hessian = jax.hessian(_log_likelihood_by_hand)(theta, jnp.round(p.initial), x)
+    hessian = jax.jit(jax.hessian(_log_likelihood_by_hand))(theta, jnp.round(p.initial), x)
     cov = np.linalg.inv(-np.asarray(hessian))
     slope = np.array([*(p.transition[0, 1] * p.transition[0, 0], p.transition[1, 0] * p.transition[1, 1])])
     wanted = np.sqrt(np.diag(cov)) * np.r_[slope, p.emissions.rates]
@@ -170,7 +170,7 @@ def test_factors_are_counted_up_to_what_a_covariance_holds(d, k):
     def covariance(loadings, noise):
         return (loadings @ loadings.T + jnp.diag(noise))[np.tril_indices(d)]
 
-    slopes = jax.jacobian(covariance, (0, 1))(loadings, noise)
+    slopes = jax.jit(jax.jacobian(covariance, (0, 1)))(loadings, noise)
     rank = np.linalg.matrix_rank(np.concatenate([np.asarray(s).reshape(len(s), -1) for s in slopes], axis=1))
     assert jaxem.inference.number_of_parameters(model, params._replace(loadings=loadings, noise=noise)) == d + rank
 

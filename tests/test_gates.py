@@ -134,7 +134,7 @@ def test_election_with_party_as_covariate():
             for s, c, p in zip(seen.T, code.T, params.components[0], strict=True)
         ]
     assert_within(more.objective, special.logsumexp(log_w + sum(each), axis=1).sum(), 1e-8)
-    slope = jax.grad(lambda gate: model.log_likelihood(more.params._replace(weights=gate), everyone))(
+    slope = jax.jit(jax.grad(lambda gate: model.log_likelihood(more.params._replace(weights=gate), everyone)))(
         more.params.weights
     )
     assert np.abs(ZeroSum().inverse(slope.coefficients)).max() < 1e-3  # beside an information of hundreds
@@ -212,9 +212,12 @@ def test_a_dirichlet_prior_of_the_weights():
     certificate = jaxem.verify(model, plain, x)
     assert not certificate.violated, certificate
     fit = jaxem.check(jaxem.fit(model, plain, x, tol=1e-13))
-    slope = jax.grad(
-        lambda w: (
-            model.log_likelihood(fit.params._replace(weights=w), x) + model.log_prior(fit.params._replace(weights=w))
+    slope = jax.jit(
+        jax.grad(
+            lambda w: (
+                model.log_likelihood(fit.params._replace(weights=w), x)
+                + model.log_prior(fit.params._replace(weights=w))
+            )
         )
     )
     assert_within(np.diff(slope(fit.params.weights))[0], 0, 1e-4)

@@ -176,7 +176,8 @@ def test_the_gradient_of_a_batch_is_unbiased():
         return trees.concatenate(jax.tree.leaves(jax.tree.map(jnp.subtract, moved, free)))
 
     q = POISSON.e_step(RATES, COUNTS)
-    gradient = jax.grad(lambda u: POISSON.q_function(constraints.forward(POISSON.constraints, u), q, COUNTS))(free)
+    of_q = lambda u: POISSON.q_function(constraints.forward(POISSON.constraints, u), q, COUNTS)
+    gradient = jax.jit(jax.grad(of_q))(free)
     w = algorithm.propose(POISSON, state, COUNTS)[1].memory.paces[0].metric.forward
     wanted = 5e-3 * w @ w.T @ trees.concatenate(jax.tree.leaves(gradient)) / 50
     steps = np.asarray(drawn(jax.random.split(KEY, 4000)))

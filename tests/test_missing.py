@@ -188,7 +188,7 @@ def test_the_optimum_and_its_errors_are_those_of_a_direct_search(name):
     found = optimize.minimize(lambda u: -float(climbed(u)), away, jac=lambda u: -np.asarray(slope(u)), tol=1e-12)
     assert float(fit.objective) == pytest.approx(-found.fun, abs=1e-8)
     if name != "factor analysis":  # its loadings are known up to a rotation
-        hessian = np.asarray(jax.hessian(climbed)(u))
+        hessian = np.asarray(jax.jit(jax.hessian(climbed))(u))
         information = jaxem.inference.information(model, fit, data)
         np.testing.assert_allclose(information.observed, -hessian, rtol=1e-6, atol=1e-6 * np.abs(hessian).max())
 

@@ -48,7 +48,8 @@ def test_rate_is_that_of_the_information_and_of_the_trace(name):
     assert_within(found.empirical, found.rate, 0.005)
     assert "seen in the trace" in str(found)
     # The direction is one that an iteration shortens by the rate, and nothing else.
-    _, after = jax.jvp(lambda p: em_map(model, p, data), (fit.params,), (found.direction,))
+    along = jax.jit(lambda p, d: jax.jvp(lambda p: em_map(model, p, data), (p,), (d,)))
+    _, after = along(fit.params, found.direction)
     for a, d in zip(jax.tree.leaves(after), jax.tree.leaves(found.direction), strict=True):
         assert_within(a, found.rate * d, 1e-6 * np.abs(d).max())
 

@@ -321,7 +321,7 @@ def size(data: Data, dtype: jnp.dtype) -> Array:
         return jnp.asarray(scalars, dtype)
     n = count(values)
     if observed is None:
-        known = lengths if weights is None else weights
+        known: Any = lengths if weights is None else weights
         each = known.__array_namespace__().full((n,), scalars / max(n, 1), dtype)
         if lengths is not None:
             each = each * lengths.astype(dtype) / max(_steps(values) or 1, 1)
@@ -331,8 +331,8 @@ def size(data: Data, dtype: jnp.dtype) -> Array:
     return jnp.asarray((each if weights is None else each * weights.astype(dtype)).sum())
 
 
-def inside(mask: Array, lengths: Array | None) -> Array:
-    """The mask (N, T, ...), set to False after the end of each sequence."""
+def inside(mask: Any, lengths: Any) -> Any:
+    """The mask (N, T, ...), set to False after the end of each sequence; of NumPy's or JAX's arrays."""
     if lengths is None:
         return mask
     steps = lengths.__array_namespace__().arange(mask.shape[1], dtype=lengths.dtype)[None, :] < lengths[:, None]

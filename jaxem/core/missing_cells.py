@@ -93,7 +93,7 @@ def _finite(values: Array, observed: Array) -> Array:
     if not jnp.issubdtype(values.dtype, jnp.floating):
         return values
     cells, seen = trees.at_hand((values, observed))
-    harmless = seen | cells.__array_namespace__().isfinite(cells)
+    harmless: Any = seen | cells.__array_namespace__().isfinite(cells)
     if not isinstance(harmless, Tracer) and bool(harmless.all()):
         return values
     return jnp.asarray(fill(cells, harmless, "the data"))
