@@ -64,6 +64,7 @@ SLOW = re.compile(
     r"""
     test_examples .* \[(acceleration|error_bars|gallery|gem_optax|how_many_components|online|trials|tuning_a_prior)\]
     | test_examples .* missing_information
+    | test_examples .* \[(survey|missing_cells)\]
     | test_algorithms .* float32
     | test_certificate .* test_a_right_model_is_not_called_wrong .* float32
     | test_density_accuracy .* test_log_densities .* float64
@@ -96,12 +97,29 @@ SLOW = re.compile(
     | test_checkpoint .* same_bits\[(SQUAREM|Anderson|AnnealedEM)-poisson
     | test_masked .* larger_shapes\[(tied|spherical|chain\ of\ vectors)
     | test_switching .* long_series
+    | test_censored .* in_a_chain
+    | test_counts .* hidden_variables_of_a_family
+    | test_shards .* is_the_fit\[factors
     """,
     re.VERBOSE,
 )
 
 
+# The files that take longest, longest first, so that no worker is left alone with one at the end.
+LONG = """
+mutants laws examples checkpoint censored missing more_families counts algorithms shards restrict product dataset
+component implicit forms masked regression student state_space hmm variants switching certificate readme edges
+"""
+ORDER = {f"test_{name}": place for place, name in enumerate(LONG.split())}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # pytest-xdist would begin with the files of most tests
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: ORDER.get(item.path.stem, len(ORDER)))
     if config.getoption("--everything"):
         return
     slow = [item for item in items if item.get_closest_marker("everything") or SLOW.search(item.nodeid)]
