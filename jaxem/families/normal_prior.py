@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxem.core import matrices
 from jaxem.core.arrays import as_array
 from jaxem.core.checks import whole_number
+from jaxem.core.compilation import program
 from jaxem.core.trees import float_dtype
 from jaxem.families import scales, stirling, unbounded
 from jaxem.families.sums import per_cell
@@ -68,19 +69,24 @@ class NormalInverseWishart(NamedTuple):
         """
         x = as_array(x, "NormalInverseWishart.from_data: x")
         x = x.astype(float_dtype(x))
-        whole_number("NormalInverseWishart.from_data: k", k, 1)
+        k = whole_number("NormalInverseWishart.from_data: k", k, 1)
         if x.ndim != 2 or x.shape[0] < 2:
             raise ValueError(f"NormalInverseWishart.from_data needs data (N, D) with N >= 2; got {x.shape}")
         if not isinstance(x, Tracer):
             wrong = unbounded.out_of_range(np.asarray(x, np.float64), np.dtype(x.dtype))
             if wrong is not None:
                 raise ValueError(f"NormalInverseWishart.from_data: {wrong}")
-        n, d = x.shape
-        mean = x.mean(axis=0)
-        y = x - mean[None, :]
-        y = y - y.mean(axis=0)[None, :]  # corrects for the rounding of the mean
-        scale = _regular(y.T @ y / (n - 1), x) / k ** (2 / d)
-        return cls(mean, jnp.asarray(0.01, x.dtype), jnp.asarray(d + 2.0, x.dtype), scale)
+        mean, scale = _mean_and_scale(x, k)
+        return cls(mean, jnp.asarray(0.01, x.dtype), jnp.asarray(x.shape[1] + 2.0, x.dtype), scale)
+
+
+@program(quick="few numbers", static_argnames=("k",))
+def _mean_and_scale(x: Array, k: int) -> tuple[Array, Array]:
+    n, d = x.shape
+    mean = x.mean(axis=0)
+    y = x - mean[None, :]
+    y = y - y.mean(axis=0)[None, :]  # corrects for the rounding of the mean
+    return mean, _regular(y.T @ y / (n - 1), x) / k ** (2 / d)
 
 
 def _regular(covariance: Array, x: Array) -> Array:
