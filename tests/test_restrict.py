@@ -39,6 +39,7 @@ def data():
     classes = rng.integers(0, 2, 80)
     found = {
         "numbers": x,
+        "widths": np.random.default_rng(7).normal([0, 0, 9] * 50, [0.4, 3, 1.5] * 50),
         "chains": np.array([0, 3, 7.0])[states] + rng.normal(size=states.shape),
         "planes": two + np.where(np.arange(110) < 60, 0, 3)[:, None],
         "answers": (rng.random((80, 3)) < np.array([[0.9, 0.8, 0.2], [0.2, 0.1, 0.7]])[classes]).astype(float),
@@ -63,7 +64,7 @@ CASES = {
     "a mean": (NORMALS, "numbers", {"components.means[0]": 0.5}, [], True),
     "variances": (NORMALS, "numbers", {}, ["components.variances"], True),
     "two classes": (NORMALS, "numbers", {}, ["components.means[:2]", "components.variances[:2]"], True),
-    "means": (NORMALS, "numbers", {}, ["components.means[0] = components.means[1]"], False),
+    "means": (NORMALS, "widths", {}, ["components.means[0] = components.means[1]"], False),
     "even means": (NORMALS, "numbers", {"components.means": Affine(0.0, EVEN)}, [], False),
     "a weight": (NORMALS, "numbers", {"weights[0]": 0.25}, [], True),
     "a move": (HMM(Normal(), 3), "chains", {"transition[0, 2]": 0.0, "emissions.means[0]": 0.0}, [], True),
