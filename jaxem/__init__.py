@@ -9,6 +9,7 @@ from typing import Any
 from jaxem import algorithms as algorithms
 from jaxem import core as core
 from jaxem import families as families
+from jaxem import files as files
 from jaxem import fitting as fitting
 from jaxem import gates as gates
 from jaxem import inference as inference
@@ -34,6 +35,9 @@ from jaxem.core.data import Dataset as Dataset
 from jaxem.core.dataset import dataset as dataset
 from jaxem.core.lags import lagged as lagged
 from jaxem.core.shards import shard as shard
+from jaxem.files import export as export
+from jaxem.files import load as load
+from jaxem.files import save as save
 from jaxem.fitting import Fit as Fit
 from jaxem.fitting import FitError as FitError
 from jaxem.fitting import FitWarning as FitWarning

@@ -23,9 +23,11 @@ def of_rows(answer: Callable[[Data], Any], data: Data) -> Any:
     x = split_weights(data)[0]
     if isinstance(data, Sharded):
         return jax.tree.map(lambda leaf: unpadded(data, leaf), answer(x))
+    if trees.is_traced(x) or jax.default_backend() != "cpu":  # the number of rows may be a symbol
+        return answer(x)
     n = count(x)
     size = padded_size(n)
-    if size == n or n == 0 or n > _LARGEST or trees.is_traced(x) or jax.default_backend() != "cpu":
+    if size == n or n == 0 or n > _LARGEST:
         return answer(x)
 
     def fill(leaf: Any) -> np.ndarray:
@@ -36,6 +38,11 @@ def of_rows(answer: Callable[[Data], Any], data: Data) -> Any:
     if trees.holds_tracers(found):  # the parameters are traced
         return jax.tree.map(lambda leaf: leaf[:n], found)
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:n]), found)
+
+
+def is_symbol(n: Any) -> bool:
+    """Whether a number of rows is a symbol, which ``jax.export`` puts in the place of a number that may vary."""
+    return not isinstance(n, int | np.integer)
 
 
 def padded_size(n: int) -> int:

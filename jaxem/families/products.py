@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.passes import accumulate
+from jaxem.core.sizes import is_symbol
 from jaxem.families import quadratic, whitening
 
 # With fewer rows the matrix products are not the larger part of the work.
@@ -40,7 +41,7 @@ class Products(Protocol):
 
 def chosen(form: str, rows: int, k: int, d: int) -> Products | None:
     """The fastest method for these shapes; ``None`` where deviations from each mean are no slower."""
-    if rows < _FEWEST_ROWS:
+    if is_symbol(rows) or rows < _FEWEST_ROWS:
         return None
     # Whitening makes K D numbers per observation, the quadratic method D (D + 3) / 2; at K = D / 4 they take as long.
     whitened = form == "full" and (d > _MOST_SQUARED or (d >= _FEWEST_WHITENED and 4 * k <= d))

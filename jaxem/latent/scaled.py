@@ -24,6 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.sizes import is_symbol
+
 _FEW_STATES = 12  # the limit in sums_of_rows
 
 
@@ -48,7 +50,7 @@ class Steps(NamedTuple):
         # For few states, a maximum of slices would make XLA compute the densities again for each slice.
         largest = logs.max(axis=1) if sums_of_rows(logs) else over_slices(jnp.maximum, logs)
         left = (lengths[:, None] - width * jnp.arange(segments, dtype=lengths.dtype)[None, :]).reshape(-1)
-        left = left if n * segments > 1 else left[0]
+        left = left if _many(n, segments) else left[0]
         at = jnp.arange(width, dtype=lengths.dtype).reshape(-1, *(1,) * left.ndim)
         inside, ends = at < left[None], (at == left[None] - 1).astype(log_b.dtype)
         b = jnp.where(inside[:, None], jnp.exp(log_b - largest[:, None]), 1)
@@ -65,7 +67,7 @@ class Steps(NamedTuple):
     def join(self, x: Array) -> Array:
         """An array (T, ..., N) of the recursions as (N, T, ...)."""
         n, t, segments = self.whole
-        x = jnp.moveaxis(x, -1, 0) if n * segments > 1 else x[None]
+        x = jnp.moveaxis(x, -1, 0) if _many(n, segments) else x[None]
         return x.reshape(n, -1, *x.shape[2:])[:, :t]
 
 
@@ -76,7 +78,12 @@ def cut(x: Array, segments: int) -> Array:
     if width * segments > t:
         x = jnp.pad(x, ((0, 0), (0, width * segments - t), *((0, 0),) * (x.ndim - 2)))
     x = x.reshape(n * segments, width, *x.shape[2:])
-    return jnp.moveaxis(x, 0, -1) if n * segments > 1 else x[0]
+    return jnp.moveaxis(x, 0, -1) if _many(n, segments) else x[0]
+
+
+def _many(n: int, segments: int) -> bool:
+    """Whether there is an axis of sequences: for more than one, or a number that is not known."""
+    return is_symbol(n) or n * segments > 1
 
 
 def over_states(x: Array) -> Array:
@@ -116,6 +123,8 @@ def segments(parallel: bool | None, n: int, t: int, k: int) -> int:
     longer steps (4 to 16 states; in float32 it takes up to a fifth longer with 4, 5 and 12). On other devices (not
     measured) each step costs a kernel launch, however little it computes.
     """
+    if is_symbol(n):
+        return 1
     wide = 64
     if parallel is None:
         parallel = jax.default_backend() != "cpu" and t >= 64 * wide and n * k <= 256

@@ -33,6 +33,9 @@ class Fixed:
     def array(self) -> np.ndarray:
         return np.frombuffer(self.content, self.dtype).reshape(self.shape)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.array, dtype)
+
     def beside(self, x: Any) -> np.ndarray:
         """The array with as many axes as ``x``, which may have an axis of copies before the others."""
         own = self.array

@@ -1,0 +1,54 @@
+"""The format of saved files, and how older ones are brought up to date.
+
+Format 1: a header with ``kind`` ("saved"), ``format``, ``card``, ``model`` (a recipe, or ``None`` where the user passes
+the model again), ``parts`` (the fingerprints of the parts of such a model), ``fit`` (a recipe), ``leaves`` (the names of
+the parameters, where they are records of a user's class, which no recipe can make), and arrays under the names of their
+places. Recipes are described in ``encoding.py``, the card in ``card.py``.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxem.core import container
+
+Header = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+
+FORMAT = 1
+_FIELDS = {"kind", "format", "card", "model", "parts", "fit", "leaves", "dtypes"}
+
+# Of each older format what makes the next one of it. A change to a class or a field that files name needs one, and a
+# stored file of the older format in tests/data.
+UPGRADES: dict[int, Callable[[Header, Arrays], tuple[Header, Arrays]]] = {}
+
+
+def write(path: Path, header: Header, arrays: Arrays) -> None:
+    """Write a saved file, whole or not at all."""
+    container.write(path, {**header, "kind": "saved", "format": FORMAT}, arrays)
+
+
+def read(path: Path) -> tuple[Header, Arrays]:
+    """The header and the arrays of a saved file in the present format; ``ValueError`` for any other file."""
+    header, arrays = container.read(path, "saved model", "save it again, or load another copy")
+    if header.get("kind") != "saved":
+        raise ValueError(f"{path} is a checkpoint of a run, not a saved model: go on from it by jaxem.resume")
+    return current(path, header, arrays)
+
+
+def current(path: Path, header: Header, arrays: Arrays) -> tuple[Header, Arrays]:
+    """The parts of a saved file in the present format; ``ValueError`` where there is no way to it."""
+    while header["format"] in UPGRADES and header["format"] != FORMAT:
+        header, arrays = UPGRADES[header["format"]](header, arrays)
+    if header["format"] != FORMAT:
+        by = header["card"]["versions"]["jaxem"] if isinstance(header.get("card"), dict) else "another version"
+        raise ValueError(
+            f"{path} has the format {header['format']}, written by jaxem {by}; this version reads formats up to "
+            f"{FORMAT}: update jaxem"
+        )
+    if set(header) != _FIELDS:
+        odd = ", ".join(sorted(set(header) ^ _FIELDS))
+        raise ValueError(f"{path} is not a saved model that this version of jaxem knows: it differs in {odd}")
+    return header, arrays
