@@ -2,13 +2,14 @@
 
 import dataclasses
 import datetime
+import importlib.metadata
 import platform
 import sys
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 
 from jaxem.core import constraints, tables, trees
@@ -74,11 +75,11 @@ class Card:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, found: dict[str, Any]) -> "Card":
+    def from_json(cls, path: Path, found: Any) -> "Card":
         """The card of a file; ``ValueError`` where it has other fields."""
         known = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(found, dict) or set(found) != known:
-            raise ValueError("the card of the file is not one that this version of jaxem knows")
+            raise ValueError(f"{path} has a card that this version of jaxem does not know")
         data = found["data"]
         if data is not None:
             data = DataCard(tuple(data["shapes"]), data["fingerprint"], _names(data["names"]))
@@ -132,7 +133,7 @@ def versions() -> dict[str, str]:
     return {
         "jaxem": own,
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
         "numpy": np.__version__,
         "python": python,
     }

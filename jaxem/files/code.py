@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxem.fitting.fingerprint import _attributes, _is_of_a_library, fingerprint
 from jaxem.files.encoding import field_names
+from jaxem.fitting.fingerprint import attributes, fingerprint, is_of_a_library
 
 Parts = dict[str, list[str]]  # name of a part -> ["value" or "code", its fingerprint]
 
@@ -28,7 +28,7 @@ def parts_of(thing: Any, name: str = "") -> Parts:
     if callable(thing) and not dataclasses.is_dataclass(thing):
         return {name: ["code", fingerprint(thing)]}
     found = {f"class of {name or 'the model'}": ["value", kind.__qualname__]}
-    if _is_of_a_library(kind):
+    if is_of_a_library(kind):
         if not (dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")):
             return {name: ["value", fingerprint(thing)]}
     else:
@@ -37,7 +37,7 @@ def parts_of(thing: Any, name: str = "") -> Parts:
             if not own.startswith("__") or own == "__call__":
                 found[dotted(own)] = ["code", fingerprint(getattr(part, "fget", part))]
     fields = field_names(kind) if dataclasses.is_dataclass(kind) or hasattr(kind, "_fields") else None
-    inside = [(own, getattr(thing, own, None)) for own in fields] if fields is not None else _attributes(thing)
+    inside = [(own, getattr(thing, own, None)) for own in fields] if fields is not None else attributes(thing)
     for own, part in inside:
         found |= parts_of(part, dotted(own))
     return found

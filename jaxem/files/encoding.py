@@ -1,8 +1,8 @@
 """Models and fits as JSON and named arrays, and back, by the table of jaxem's own classes.
 
-A number is itself, or ``{"float": its hexadecimal form}``, so that no digit is lost; a container is ``{"tuple": [...]}``,
-``{"list": [...]}`` or ``{"dict": [[key, value], ...]}``; an array is ``{"array": its name}``; a record is
-``{"record": its class, "fields": {...}}``.
+A whole number is itself, and a float ``{"float": its hexadecimal form}``, so that no digit is lost. A container is
+``{"tuple": [...]}``, ``{"list": [...]}`` or ``{"dict": [[key, value], ...]}``, an array ``{"array": its name, "of":
+"jax"}``, a record ``{"record": its class, "fields": {...}}``.
 """
 
 import dataclasses
@@ -125,7 +125,8 @@ def _record(name: str, fields: dict[str, Recipe], again: Callable[[Recipe], Any]
     odd = [field for field in fields if field not in field_names(kind)]
     if odd:
         raise Unreadable(f"{name} has no field {', '.join(odd)}")
+    values = {field: again(part) for field, part in fields.items()}
     try:
-        return kind(**{field: again(part) for field, part in fields.items()})
+        return kind(**values)
     except TypeError as error:  # a field without a default is missing
         raise Unreadable(f"{name} cannot be made: {error}") from error

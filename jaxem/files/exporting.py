@@ -26,6 +26,7 @@ _ANSWERS = (
     "smooth",
     "forecast",
 )
+_OF_SYMBOLS = ("Symbolic dimension", "symbolic dimension", "dimension variable")  # in JAX's messages about them
 _LATENT = ("factors", "abilities", "smooth")  # whose means are the answer to ``transform``
 
 
@@ -98,7 +99,7 @@ def export(
 
     function.__name__ = what
     parts = {"given": example.given, "lengths": example.lengths, "later": None if later is None else _shapes(later)}
-    sizes = jax_export.symbolic_shape("n, t", scope=jax_export.SymbolicScope())
+    sizes = jax_export.symbolic_shape("n, t", constraints=["t >= 2"]) if any_length else jax_export.symbolic_shape("n")
     free = lambda part, steps: jax.tree.map(lambda leaf: _free(leaf, sizes, steps), part)
     inputs = {
         name: free(_values(part), any_length and name == "given") for name, part in parts.items() if part is not None
@@ -107,7 +108,9 @@ def export(
         exported = jax_export.export(jax.jit(function), platforms=platforms)(
             free(_plain(example.values), any_length), **inputs
         )
-    except (jax.errors.ConcretizationTypeError, jax_export.InconclusiveDimensionOperation) as error:
+    except (ValueError, TypeError, jax.errors.InconclusiveDimensionOperation) as error:
+        if not any(part in str(error) for part in _OF_SYMBOLS):
+            raise
         raise ValueError(
             f"export: {what} of {type(model).__name__} cannot be computed for a number of observations"
             f"{' and steps' if any_length else ''} that is not known: {str(error).splitlines()[0]}"

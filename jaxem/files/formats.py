@@ -1,9 +1,9 @@
 """The format of saved files, and how older ones are brought up to date.
 
-Format 1: a header with ``kind`` ("saved"), ``format``, ``card``, ``model`` (a recipe, or ``None`` where the user passes
-the model again), ``parts`` (the fingerprints of the parts of such a model), ``fit`` (a recipe), ``leaves`` (the names of
-the parameters, where they are records of a user's class, which no recipe can make), and arrays under the names of their
-places. Recipes are described in ``encoding.py``, the card in ``card.py``.
+Format 1: arrays under the names of their places, and a header with ``kind`` ("saved"), ``format``, ``card``, ``model``
+(a recipe, or ``None`` where the user passes the model again), ``parts`` (the fingerprints of the parts of such a
+model), ``fit`` (a recipe) and ``leaves`` (the names of the parameters, where they are records of a user's class, which
+no recipe can make). Recipes are described in ``encoding.py``, the card in ``card.py``.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,9 @@ def current(path: Path, header: Header, arrays: Arrays) -> tuple[Header, Arrays]
             f"{path} has the format {header['format']}, written by jaxem {by}; this version reads formats up to "
             f"{FORMAT}: update jaxem"
         )
-    if set(header) != _FIELDS:
-        odd = ", ".join(sorted(set(header) ^ _FIELDS))
-        raise ValueError(f"{path} is not a saved model that this version of jaxem knows: it differs in {odd}")
+    odd = sorted(set(header) ^ _FIELDS)
+    if odd:
+        raise ValueError(
+            f"{path} is not a saved model that this version of jaxem knows: it differs in {', '.join(odd)}"
+        )
     return header, arrays

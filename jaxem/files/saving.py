@@ -49,9 +49,9 @@ def save(
 
     The file holds no pickle and no code: it is a safetensors file where that is installed (extra ``checkpoint``), else
     an ``.npz`` file, with a header in JSON. All of jaxem's own models, families, gates and priors can be in it. A model
-    with functions or classes of your own (``jaxem.Model``, ``from_log_joint``, ``with_prior``) is left out, and ``load``
-    needs it again; its code is recognised by fingerprints. Whenever the process ends, the file is either the old one or
-    the new one, and whole.
+    with functions or classes of your own (``jaxem.Model``, ``from_log_joint``, ``with_prior``) is left out: pass it to
+    ``load`` again, which recognises its code by fingerprints. Whenever the process ends, the file is either the old one
+    or the new one, and whole.
 
     Arguments:
         path: the file; one that is there is replaced.
@@ -142,9 +142,9 @@ def load(
     wanted = None if dtype is None else _floating(dtype)
     place = _Placing(path, wanted)
     try:
-        card = Card.from_json(header["card"])
+        card = Card.from_json(path, header["card"])
         model = _model(path, model, header, arrays, place, check)
-        found = decode(header["fit"], arrays, np.asarray if wanted is not None else place)
+        found = decode(header["fit"], arrays, place if wanted is None else lambda array, name: array)
     except Unreadable as error:
         raise ValueError(f"{path} is not a saved model that this version of jaxem knows: {error}") from error
     if not isinstance(found, Fit) or arrays:
@@ -185,9 +185,10 @@ class _Placing:
             dtype = np.dtype(f"{array.dtype.kind}4")
         with np.errstate(over="ignore"):
             moved = array.astype(dtype)
-        if floating and (np.isfinite(array) & ~np.isfinite(moved)).any() or (not floating and (moved != array).any()):
+        lost = np.isfinite(array) & ~np.isfinite(moved) if floating else moved != array
+        if lost.any():
             raise ValueError(f"{self._path}: {name} has values that {dtype} cannot hold")
-        return jnp.asarray(moved)
+        return jax.device_put(moved)  # jnp.asarray compiles a program for each shape
 
 
 def _model(path: Path, model: Any, header: formats.Header, arrays: Arrays, place: Any, check: bool) -> Any:
@@ -216,7 +217,8 @@ def _check_same(path: Path, was: code.Parts, now: code.Parts, python: str) -> No
     there = ".".join(python.split(".")[:2])
     if only_code and here != there:
         warnings.warn(
-            f"{path} was written by Python {there}, and this is {here}: the code of {', '.join(odd)} cannot be compared",
+            f"{path} was written by Python {there}, and this is {here}, so the code of {', '.join(odd)} cannot be "
+            "compared",
             stacklevel=4,
         )
         return

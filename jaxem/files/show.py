@@ -25,7 +25,7 @@ def show(path: str | os.PathLike[str]) -> str:
     path = Path(path)
     header, arrays = container.read(path, "saved model or checkpoint", "look at another copy")
     if header.get("kind") == "saved":
-        return str(Card.from_json(formats.current(path, header, arrays)[0]["card"]))
+        return str(Card.from_json(path, formats.current(path, header, arrays)[0]["card"]))
     return _checkpoint(path, header, arrays)
 
 

@@ -105,7 +105,7 @@ class _Walk:
 
     def _function(self, function: types.FunctionType) -> None:
         self._add("function", function.__qualname__)
-        if not _is_of_a_library(function):  # else its code belongs to the version of the library
+        if not is_of_a_library(function):  # else its code belongs to the version of the library
             self._part(function.__code__)
             self._each("names", [function.__globals__[name] for name in _own_names(function)])
         self._each("defaults", (function.__defaults__, function.__kwdefaults__))
@@ -113,7 +113,7 @@ class _Walk:
 
     def _class(self, kind: type) -> None:
         self._add("class", kind.__qualname__)
-        if not _is_of_a_library(kind):
+        if not is_of_a_library(kind):
             methods = {name: _function_of(part) for name, part in vars(kind).items()}
             self._each("methods", [methods[name] for name in sorted(methods) if methods[name] is not None])
             self._each("bases", kind.__bases__)
@@ -125,13 +125,14 @@ class _Walk:
             self._each("fields", [getattr(thing, field.name, None) for field in dataclasses.fields(thing)])
         elif hasattr(thing, "__wrapped__"):  # of jit, custom_jvp, ...
             self._part(thing.__wrapped__)
-        elif _is_of_a_library(kind) and not kind.__module__.startswith("jaxem."):
+        elif is_of_a_library(kind) and not kind.__module__.startswith("jaxem."):
             self._add(getattr(thing, "__module__", ""), getattr(thing, "__qualname__", ""))
         else:
-            self._each("attributes", [part for item in _attributes(thing) for part in item])
+            self._each("attributes", [part for item in attributes(thing) for part in item])
 
 
-def _is_of_a_library(thing: Any) -> bool:
+def is_of_a_library(thing: Any) -> bool:
+    """Whether a class or a function is one of jaxem, JAX, NumPy, optax or Python itself."""
     root = (thing.__module__ or "").split(".")[0]
     return root in _LIBRARIES or root in sys.stdlib_module_names
 
@@ -146,7 +147,7 @@ def _own_names(function: types.FunctionType) -> list[str]:
         names.update(code.co_names)
         codes += [part for part in code.co_consts if isinstance(part, types.CodeType)]
     known, values = function.__globals__, (*_PLAIN, np.ndarray, np.generic, jax.Array)
-    own = lambda part: callable(part) and getattr(part, "__module__", None) is not None and not _is_of_a_library(part)
+    own = lambda part: callable(part) and getattr(part, "__module__", None) is not None and not is_of_a_library(part)
     return sorted(name for name in names if name in known and (isinstance(known[name], values) or own(known[name])))
 
 
@@ -160,7 +161,7 @@ def _function_of(part: Any) -> Any:
     return part if isinstance(part, types.FunctionType) else None
 
 
-def _attributes(thing: Any) -> list[tuple[str, Any]]:
+def attributes(thing: Any) -> list[tuple[str, Any]]:
     """The attributes of an object, without what it has cached."""
     slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())]
     found = {name: getattr(thing, name) for name in slots if hasattr(thing, name)} | getattr(thing, "__dict__", {})
