@@ -357,12 +357,12 @@ def test_what_is_not_known_is_refused(fitted, path, tmp_path):
     new.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     refused(new, "its checksum is wrong")
     refused(tmp_path / "nothing", "cannot be read as a saved model")
-    with pytest.raises(ValueError, match="is a saved model, not a checkpoint: read it by jaxem.load"):
+    with pytest.raises(ValueError, match="is a saved model, not a checkpoint"):
         jaxem.resume(path, model, data)
 
 
 def test_what_cannot_be_saved_is_refused(fitted, path, tmp_path):
-    model, fit, data = fitted
+    model, fit, _ = fitted
     for arguments, says in [
         ((tmp_path, model, fit), "must be the path of a file; .* is a folder"),
         ((path, model, fit.params), "fit must be a Fit"),
