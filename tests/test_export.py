@@ -93,10 +93,7 @@ def exported(row, folder):
         data, later = as_data(each)
         more = {part: value for part, value in options.items() if part == "horizon"}
         more |= {} if later is None else {"given": later}
-        if what == "transform":
-            found = model.predict(params, data)
-        else:
-            found = getattr(model, what)(params, data, **more)
+        found = getattr(model, "predict" if what == "transform" else what)(params, data, **more)
         answers[len(jax.tree.leaves(each["values"])[0])] = jax.tree.leaves(_plain(found))
     return answers
 
@@ -129,8 +126,7 @@ def test_the_answers_in_a_process_without_jaxem(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_function_of_every_model(name, dtype, tmp_path):
-    model, params, data = case(name, dtype)
-    rows = []
+    model, rows = case(name, dtype).model, []
     for what in _ANSWERS:
         if hasattr(model, what):
             rows.append((name, what, dtype, {"horizon": 3} if what == "forecast" else {}, (5,)))

@@ -122,7 +122,7 @@ MODELS = {
 def fit_of(params, dtype="float64"):
     """A fit that was never made."""
     trace = jnp.asarray([-2.0, -1.5, np.nan], dtype)
-    return Fit(params, trace[1], trace, *(jnp.int32(n) for n in (1, 2, 0, 0)), 1e-3, jnp.bool_(False))
+    return Fit(params, trace[1], trace, *(jnp.int32(n) for n in (1, 2, 0, 0)), float("nan"), jnp.bool_(False))
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, Tracer) or isinstance(b, Tracer):
         return False
     if not (hasattr(a, "dtype") and hasattr(b, "dtype")):
-        return type(a) is type(b) and bool(a == b)
+        return type(a) is type(b) and bool(a == b or (a != a and b != b))
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if jax.numpy.issubdtype(a.dtype, jax.dtypes.prng_key):

@@ -16,6 +16,7 @@ from jaxem.core import constraints, tables, trees
 from jaxem.core.data import Columns, Data
 from jaxem.core.dataset import as_data, named
 from jaxem.core.model import has
+from jaxem.files.spread import is_spread
 from jaxem.fitting import recipes, runs
 from jaxem.fitting.result import Fit, Status
 from jaxem.inference.selection.criteria import number_of_parameters
@@ -98,7 +99,8 @@ def card_of(model: Any, fit: Fit, data: Data | None, algorithm: Any, notes: str,
     lanes = np.asarray(fit.status).ndim > 0
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[lanes:], leaf.dtype), fit.params)
     if has(model, "constraints"):
-        free = int(number_of_parameters(model, shapes if lanes else fit.params))
+        only_shapes = lanes or any(map(is_spread, jax.tree.leaves(fit.params)))
+        free = int(number_of_parameters(model, shapes if only_shapes else fit.params))
     else:
         free = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     objective = None if fit.objective is None else float(np.max(np.asarray(fit.objective)))
@@ -121,8 +123,12 @@ def card_of(model: Any, fit: Fit, data: Data | None, algorithm: Any, notes: str,
 
 def data_card(data: Data) -> DataCard:
     """By what data can be recognised: the same data in another process have the same card."""
-    names = named(data).names
-    seen = runs.seen(as_data(data))
+    names, data = named(data).names, as_data(data)
+    leaves = jax.tree.leaves(data)
+    if any(map(is_spread, leaves)):
+        shapes = tuple(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
+        return DataCard(shapes, "not taken, because the data are spread over processes", names)
+    seen = runs.seen(data)
     return DataCard(tuple(seen.shapes), seen.digest, names)
 
 

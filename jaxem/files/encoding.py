@@ -17,9 +17,10 @@ from jax.core import Tracer
 from jaxem.core.checks import brief
 from jaxem.core.spaces.held import Fixed
 from jaxem.files.classes import CLASSES
+from jaxem.files.spread import is_spread
 
 Recipe = Any  # a JSON value
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, Any]  # NumPy's, or JAX's where they are spread over several processes
 
 # How an array comes back: as an array of JAX or NumPy, a NumPy scalar, or a constant of a space.
 _BACK: dict[str, Callable[[np.ndarray], Any]] = {
@@ -27,6 +28,10 @@ _BACK: dict[str, Callable[[np.ndarray], Any]] = {
     "scalar": lambda array: array[()],
     "fixed": Fixed.of,
 }
+
+
+def _same(array: Any) -> Any:
+    return array
 
 
 class Unwritable(Exception):
@@ -43,7 +48,7 @@ def encode(value: Any, name: str, arrays: Arrays) -> Recipe:
 
     Raises:
         Unwritable: a part of the value has no form in a file.
-        ValueError: an array is traced, or spread over several processes.
+        ValueError: an array is traced.
     """
     kind = type(value)
     if value is None or kind in (bool, int, str):
@@ -71,12 +76,10 @@ def _array(value: Any, of: str, name: str, arrays: Arrays) -> Recipe:
         raise ValueError("save needs values, and an array is traced by jit, vmap or grad")
     if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key) or np.dtype(value.dtype).kind in "OSUMm":
         raise Unwritable(name)
-    if isinstance(value, jax.Array) and not (value.is_fully_addressable or value.is_fully_replicated):
-        raise ValueError(f"{name} is spread over several processes, so that one file cannot hold it")
     base = own = re.sub("[^A-Za-z0-9_.]+", "_", name)
     while own in arrays:  # two keys of a dict may look alike
         own = f"{base}_{len(arrays)}"
-    arrays[own] = np.asarray(value)
+    arrays[own] = value if is_spread(value) else np.asarray(value)
     return {"array": own, "of": of}
 
 
@@ -112,7 +115,7 @@ def decode(recipe: Recipe, arrays: Arrays, place: Callable[[np.ndarray, str], An
             if name not in arrays:
                 raise Unreadable(f"the array {name} is missing")
             array = arrays.pop(name)
-            return place(array, name) if of == "jax" else _BACK[of](array)
+            return place(array, name) if of == "jax" and isinstance(array, np.ndarray) else _BACK.get(of, _same)(array)
         case {"record": name, "fields": fields} if len(recipe) == 2:
             return _record(name, fields, again)
     raise Unreadable(f"it holds {brief(recipe)}")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxem.core import constraints, container, trees
 from jaxem.core.arrays import X64
@@ -17,7 +18,7 @@ from jaxem.core.checks import brief, instance
 from jaxem.core.conversion import as_params, of_fit
 from jaxem.core.data import Data
 from jaxem.core.model import Params, check_model, spaces_of
-from jaxem.files import code, formats
+from jaxem.files import code, formats, spread
 from jaxem.files.card import Card, Names, card_of
 from jaxem.files.encoding import Arrays, Recipe, Unreadable, Unwritable, decode, encode
 from jaxem.fitting.result import Fit
@@ -53,6 +54,9 @@ def save(
     ``load`` again, which recognises its code by fingerprints. Whenever the process ends, the file is either the old one
     or the new one, and whole.
 
+    Of several processes (``jax.distributed.initialize``) all call it, and the first one writes. Where parameters are
+    spread over processes, ``path`` becomes a folder, into which each process writes its parts (extra ``orbax``).
+
     Arguments:
         path: the file; one that is there is replaced.
         model: the model that was fitted.
@@ -65,8 +69,10 @@ def save(
     Raises:
         ValueError: ``fit`` is not a ``Fit``, its parameters are not those of the model, values are traced, or ``path``
             is not the path of a file.
+        ImportError: arrays are spread over processes, and orbax is not installed.
     """
-    path = container.check_path("save: path", path)
+    parts = any(map(spread.is_spread, jax.tree.leaves((model, fit))))
+    path = Path(path) if parts and Path(path).is_dir() else container.check_path("save: path", path)
     check_model(model)
     of_fit(fit)  # names what to pass of many starts
     instance("save: fit", fit, "a Fit, as jaxem.fit returns it", "params", "status", "objective", "steps")
@@ -113,6 +119,7 @@ def load(
     params: Params = None,
     dtype: Any = None,
     check: bool = True,
+    mesh: Mesh | None = None,
 ) -> Saved:
     """The model and the fit that ``jaxem.save`` wrote, equal to those that were saved, to the bit.
 
@@ -128,6 +135,8 @@ def load(
         dtype: the floating dtype to which parameters, fit and the arrays of the model are converted. Default ``None``:
             they stay as they are. Needed for a file in float64 where JAX computes with 32 bits.
         check: whether a ``model`` that differs from the one that was saved is refused; default True.
+        mesh: the devices over which arrays are spread that were spread over processes; its axes have the names of
+            those of then. Default ``None``: every device gets them whole.
 
     Returns:
         A ``Saved``: ``model``, ``fit``, and ``card``, which tells what was fitted, how, on which data, and when.
@@ -139,8 +148,14 @@ def load(
     """
     path = Path(path)
     header, arrays = formats.read(path)
+    described = header["spread"] or {}
     wanted = None if dtype is None else _floating(dtype)
     place = _Placing(path, wanted)
+    if described and wanted is not None:
+        raise ValueError(f"load: dtype is not for arrays that are spread over processes, as in {path}")
+    for name, (_, of, _) in described.items():
+        place(np.zeros(0, of), name)  # refuses a dtype that JAX has not here
+    arrays |= spread.read(path, described, mesh) if described else {}
     try:
         card = Card.from_json(path, header["card"])
         model = _model(path, model, header, arrays, place, check)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxem.core import container, tables
-from jaxem.files import formats
+from jaxem.files import formats, spread
 from jaxem.files.card import Card
 
 
@@ -23,7 +23,8 @@ def show(path: str | os.PathLike[str]) -> str:
         ValueError: the file is neither, or is damaged.
     """
     path = Path(path)
-    header, arrays = container.read(path, "saved model or checkpoint", "look at another copy")
+    file = path / spread.FILE if path.is_dir() else path
+    header, arrays = container.read(file, "saved model or checkpoint", "look at another copy")
     if header.get("kind") == "saved":
         return str(Card.from_json(path, formats.current(path, header, arrays)[0]["card"]))
     return _checkpoint(path, header, arrays)
