@@ -37,7 +37,7 @@ import jaxem, jaxem.plot, jaxem.models, jaxem.families, jaxem.datasets
 assert dict(jax.config.values) == before, "a setting changed"
 assert not backends_are_initialized(), "a device was initialised"
 assert not logging.getLogger("jaxem").handlers
-optional = {"matplotlib", "scipy.stats", "sklearn", "hmmlearn", "pytest"} & set(sys.modules)
+optional = {"matplotlib", "scipy.stats", "sklearn", "hmmlearn", "pytest", "orbax"} & set(sys.modules)
 assert not optional, optional
 """
     done = run(sys.executable, "-W", "error", "-c", script)

@@ -1,8 +1,10 @@
 """Exported functions: the answers of the library, for any number of observations, in a process without jaxem."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -170,6 +172,17 @@ def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r'pip install "jaxem\[export\]"'):
         jaxem.export(model, params, "predict", tmp_path / "model.bin", like=x)
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_kept():
+    """The parameters are constants of the artefact, and not held by JAX beyond it."""
+    model, params, x = case("normal mixture", "float64")
+    params = jax.tree.map(lambda leaf: leaf + 0, params)
+    weights = weakref.ref(params.weights)
+    made = jaxem.export(model, params, "predict", like=x)
+    del params, made
+    gc.collect()
+    assert weights() is None
 
 
 def no_flatbuffers(*_):

@@ -147,6 +147,11 @@ def ahead(program: Callable[..., Any], *arguments: Any) -> None:
     program.begin(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
 
 
+def lowerable(function: Callable[..., R]) -> Any:
+    """The function as ``jax.export`` takes it: traced once, never called, and dropped with the result."""
+    return jax.jit(function)
+
+
 def _options(quick: Quick, leaves: list[Any], seconds: Callable[[], float] | None) -> dict[str, Any]:
     """The compiler options for these arguments; a program within another is compiled like the outer one."""
     if jax.default_backend() != "cpu" or is_traced(leaves):

@@ -10,6 +10,7 @@ from jax import export as jax_export
 
 from jaxem.core import container, trees
 from jaxem.core.checks import brief, flag
+from jaxem.core.compilation import lowerable
 from jaxem.core.conversion import as_params, float_dtype
 from jaxem.core.data import Data, Dataset, Sharded
 from jaxem.core.dataset import as_data, dataset
@@ -105,7 +106,7 @@ def export(
         name: free(_values(part), any_length and name == "given") for name, part in parts.items() if part is not None
     }
     try:
-        exported = jax_export.export(jax.jit(function), platforms=platforms)(
+        exported = jax_export.export(lowerable(function), platforms=platforms)(
             free(_plain(example.values), any_length), **inputs
         )
     except (ValueError, TypeError, jax.errors.InconclusiveDimensionOperation) as error:
