@@ -185,7 +185,8 @@ def test_a_fit_comes_back_to_the_bit(dtype, format, path, monkeypatch):
     if format == "npz":
         monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     rng = np.random.default_rng(0)
-    params = {"a b/c": jnp.asarray(rng.normal(size=(2, 3)), dtype), "a_b_c": (jnp.zeros((), dtype), [np.float32(0.1)])}
+    alike = {name: jnp.asarray(rng.normal(size=(2, 3)), dtype) for name in ("a b/c", "a_b_c")}
+    params = {**alike, "d": (jnp.zeros((), dtype), [np.float32(0.1)])}
     fit = fit_of(params, dtype)
     model = jaxem.Model(max, min, constraints=jaxem.Real())
     jaxem.save(path, model, fit, rng.normal(size=(5, 2)), notes="zwei\nZeilen")

@@ -146,6 +146,8 @@ def load(
             float64, JAX computes with 32 bits, and no ``dtype`` is given; ``model`` or ``params`` are needed and not
             given; ``model`` is not the one that was saved; or numbers do not fit into ``dtype``.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"load: path must be the path of a file; it is {brief(path)}")
     path = Path(path)
     header, arrays = formats.read(path)
     described = header["spread"] or {}
