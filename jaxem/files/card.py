@@ -51,13 +51,13 @@ class Card:
     parameters: int  # free ones; all numbers, where the model declares no constraints
     shapes: dict[str, str]  # of each array of parameters, with its dtype
     data: DataCard | None  # None where ``save`` was given no data
-    status: str
+    status: str  # as in ``Fit``; of lanes how many have which
     objective: float | None  # of lanes the largest
     steps: int  # of lanes the most
     algorithm: str | None  # None where ``save`` was given none
-    versions: dict[str, str]
-    saved: str  # UTC
-    notes: str
+    versions: dict[str, str]  # of jaxem, JAX, NumPy and Python
+    saved: str  # when, in UTC
+    notes: str  # of the user
 
     def __str__(self) -> str:
         held = "" if self.held else " (not in the file, because it holds functions or classes of the user)"
@@ -71,20 +71,16 @@ class Card:
         rows += [("saved", self.saved)] + [("notes", self.notes)] * bool(self.notes)
         return tables.fields("jaxem, saved model", rows)
 
-    def to_json(self) -> dict[str, Any]:
-        """The card as values that JSON can hold."""
-        return dataclasses.asdict(self)
 
-    @classmethod
-    def from_json(cls, path: Path, found: Any) -> "Card":
-        """The card of a file; ``ValueError`` where it has other fields."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(found, dict) or set(found) != known:
-            raise ValueError(f"{path} has a card that this version of jaxem does not know")
-        data = found["data"]
-        if data is not None:
-            data = DataCard(tuple(data["shapes"]), data["fingerprint"], _names(data["names"]))
-        return cls(**{**found, "data": data})
+def from_json(path: Path, found: Any) -> Card:
+    """The card of a file, which is ``dataclasses.asdict`` of it; ``ValueError`` where it has other fields."""
+    known = {field.name for field in dataclasses.fields(Card)}
+    if not isinstance(found, dict) or set(found) != known:
+        raise ValueError(f"{path} has a card that this version of jaxem does not know")
+    data = found["data"]
+    if data is not None:
+        data = DataCard(tuple(data["shapes"]), data["fingerprint"], _names(data["names"]))
+    return Card(**{**found, "data": data})
 
 
 def _names(found: Any) -> Names | None:

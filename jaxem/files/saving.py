@@ -19,7 +19,7 @@ from jaxem.core.conversion import as_params, of_fit
 from jaxem.core.data import Data
 from jaxem.core.model import Params, check_model, spaces_of
 from jaxem.files import code, formats, spread
-from jaxem.files.card import Card, Names, card_of
+from jaxem.files.card import Card, Names, card_of, from_json
 from jaxem.files.encoding import Arrays, Recipe, Unreadable, Unwritable, decode, encode
 from jaxem.fitting.result import Fit
 
@@ -27,9 +27,9 @@ from jaxem.fitting.result import Fit
 class Saved(NamedTuple):
     """What ``load`` returns."""
 
-    model: Any
-    fit: Fit
-    card: Card
+    model: Any  # equal to the model that was saved
+    fit: Fit  # equal to the fit that was saved
+    card: Card  # what was fitted, how, on which data, and when
 
     @property
     def names(self) -> Names | None:
@@ -84,7 +84,7 @@ def save(
     recipe, parts = _of_model(model, arrays)
     described, leaves = _of_fit(fit, arrays)
     card = card_of(model, fit, data, algorithm, notes, recipe is not None)
-    header = {"card": card.to_json(), "model": recipe, "parts": parts, "fit": described, "leaves": leaves}
+    header = {"card": dataclasses.asdict(card), "model": recipe, "parts": parts, "fit": described, "leaves": leaves}
     formats.write(path, header, arrays)
 
 
@@ -159,7 +159,7 @@ def load(
         place(np.zeros(0, of), name)  # refuses a dtype that JAX has not here
     arrays |= spread.read(path, described, mesh) if described else {}
     try:
-        card = Card.from_json(path, header["card"])
+        card = from_json(path, header["card"])
         model = _model(path, model, header, arrays, place, check)
         found = decode(header["fit"], arrays, place if wanted is None else lambda array, name: array)
     except Unreadable as error:

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxem.core import container, tables
 from jaxem.files import formats, spread
-from jaxem.files.card import Card
+from jaxem.files.card import from_json
 
 
 def show(path: str | os.PathLike[str]) -> str:
@@ -26,7 +26,7 @@ def show(path: str | os.PathLike[str]) -> str:
     file = path / spread.FILE if path.is_dir() else path
     header, arrays = container.read(file, "saved model or checkpoint", "look at another copy")
     if header.get("kind") == "saved":
-        return str(Card.from_json(path, formats.current(path, header, arrays)[0]["card"]))
+        return str(from_json(path, formats.current(path, header, arrays)[0]["card"]))
     return _checkpoint(path, header, arrays)
 
 
