@@ -28,6 +28,7 @@ _ANSWERS = (
     "forecast",
 )
 _OF_SYMBOLS = ("Symbolic dimension", "symbolic dimension", "dimension variable")  # in JAX's messages about them
+_KNOWN = ("t >= 2", "n*t >= n")  # what JAX is told of the numbers of sequences and steps
 _LATENT = ("factors", "abilities", "smooth")  # whose means are the answer to ``transform``
 
 
@@ -67,8 +68,9 @@ def export(
             ``None``: none is written; ``serialize()`` of the result returns the same bytes.
         like: data whose shapes, dtypes and parts the inputs have, such as those of the fit; or their shapes, as
             ``jax.ShapeDtypeStruct`` in the place of arrays. The number of observations does not count, nor do weights.
-        any_length: whether the number of steps of sequences may vary too, from call to call; default False: it is
-            that of ``like``, and shorter sequences are padded and have ``lengths``.
+        any_length: whether the number of steps of sequences may vary too, from call to call, from 2 on; default
+            False: it is that of ``like``, and shorter sequences are padded and have ``lengths``. ``smooth`` of a
+            ``StateSpace`` needs to know it.
         platforms: the platforms that the artefact runs on, such as ``("cpu", "cuda", "tpu")``. Default ``None``: the
             one of this process.
         **options: options of the function, such as ``horizon=12`` of ``forecast``. Its ``given`` (the covariates of
@@ -100,7 +102,7 @@ def export(
 
     function.__name__ = what
     parts = {"given": example.given, "lengths": example.lengths, "later": None if later is None else _shapes(later)}
-    sizes = jax_export.symbolic_shape("n, t", constraints=["t >= 2"]) if any_length else jax_export.symbolic_shape("n")
+    sizes = jax_export.symbolic_shape("n, t", constraints=_KNOWN) if any_length else jax_export.symbolic_shape("n")
     free = lambda part, steps: jax.tree.map(lambda leaf: _free(leaf, sizes, steps), part)
     inputs = {
         name: free(_values(part), any_length and name == "given") for name, part in parts.items() if part is not None
