@@ -43,6 +43,11 @@ def test_a_report_has_the_values_of_its_step(single_steps):
         seen[0].steps = 3
 
 
+def test_a_report_is_a_line_of_text():
+    assert str(Report(6, -1131.25, 2.5, 0.0123, 7, 1.26)) == "6 steps, 1.3 s, objective -1131.25, about 0.012 left"
+    assert str(Report(1, None, None, float("nan"), 2, 0.0)) == "1 step, 0.0 s"
+
+
 def test_a_model_without_an_objective_reports_none(single_steps):
     seen = []
     model = jaxem.Model(lambda theta, x: theta / 2, lambda q, x: q + x.mean())

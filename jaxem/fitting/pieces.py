@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxem.core import tables
 from jaxem.core.interrupts import Interrupted
 from jaxem.fitting.climb import RUNNING
 from jaxem.fitting.result import Status
@@ -25,6 +26,14 @@ class Report(NamedTuple):
     left: float  # estimated rise of the objective still to come; NaN while unknown
     evaluations: int  # E-steps so far
     seconds: float  # since the run began, compilation included; the time of interrupted parts counts, breaks do not
+
+    def __str__(self) -> str:
+        parts = [f"{self.steps} step{'s' * (self.steps != 1)}, {tables.fixed(self.seconds, 1)} s"]
+        if self.objective is not None:
+            parts.append(f"objective {tables.number(self.objective, 10)}")
+        if self.left == self.left:
+            parts.append(f"about {tables.number(self.left, 2)} left")
+        return ", ".join(parts)
 
 
 def in_pieces(climb: Any, more: Callable[[Any, int], Any], max_steps: int, watch: Watch) -> Any:
