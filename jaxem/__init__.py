@@ -50,7 +50,9 @@ from jaxem.fitting import fit_many_restarts as fit_many_restarts
 from jaxem.fitting import fit_restarts as fit_restarts
 from jaxem.fitting import fit_stream as fit_stream
 from jaxem.fitting import resume as resume
+from jaxem.inference import classes as classes
 from jaxem.inference import impute as impute
+from jaxem.inference import scores as scores
 from jaxem.inference import select as select
 from jaxem.inference import summary as summary
 from jaxem.inference.verify import verify as verify
@@ -61,14 +63,17 @@ from jaxem.models.restricted import with_prior as with_prior
 __version__ = "0.1.0"
 
 _ON_DEMAND = ("datasets", "plot")  # imported on first access
+_FUNCTIONS = {"formula": "formulas"}  # functions of modules that are
 
 
 def __getattr__(name: str) -> Any:
     if name in _ON_DEMAND:
         return importlib.import_module(f"jaxem.{name}")
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"jaxem.{_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module 'jaxem' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     own = {name for name in globals() if not name.startswith("_")} - {"Any", "importlib"}
-    return sorted(own | {*_ON_DEMAND, "__version__"})
+    return sorted(own | {*_ON_DEMAND, *_FUNCTIONS, "__version__"})

@@ -82,7 +82,7 @@ def test_every_entry_takes_a_frame_and_tables_name_its_columns():
     np.testing.assert_array_equal(model.predict(fit, frame), model.predict(plain, X))
     table = str(jaxem.summary(model, fit, frame))
     assert "components.means[0, height]" in table and "components.covariances[1, height, weight]" in table
-    assert "components.means[0, 0]" in str(jaxem.summary(model, fit, X))
+    assert "components.means[0, 0]" in str(jaxem.summary(model, plain, X))
     information = str(jaxem.inference.information(model, fit, frame))
     assert "components.means[0, height]" in information and "components.covariances[0][weight, height]" in information
     resampled = jaxem.inference.bootstrap(model, fit, frame, key=jax.random.key(1), replicates=3)
@@ -105,11 +105,9 @@ def test_levels_come_back_in_the_table():
 
 def test_what_a_frame_may_not_hold():
     for frame, says in [
-        (pd.DataFrame({"name": ["a", "b"]}), "column 'name' holds no numbers but string: make it a category"),
-        (pd.DataFrame({"when": pd.to_datetime(["2020-01-01", "2020-01-02"])}), "column 'when' holds no numbers"),
+        (pd.DataFrame({"when": pd.to_datetime(["2020-01-01", "2020-01-02"])}), "column 'when' holds neither numbers"),
         (pd.DataFrame({"x": [1.0, np.nan, 3.0]}), "1 cells are missing, the first in row 1 of column 'x'"),
         (pl.DataFrame({"x": [1, None, 3]}), "1 cells are missing, the first in row 1 of column 'x'"),
-        (pl.DataFrame({"x": pl.Series(["a", "b"], dtype=pl.Categorical)}), "cast it to pl.Enum"),
         (pl.DataFrame({"x": [1.0, 2.0]}).lazy(), "a data frame in memory is needed"),
         (pd.DataFrame({"x": []}), "got shape"),
     ]:

@@ -43,7 +43,17 @@ def run(code):
 
 def test_the_import_loads_little_beyond_jax_and_optax():
     (loaded,) = run(IMPORT)
-    heavy = ("jax.extend", "jax._src.pallas", "scipy", "matplotlib", "sklearn", "tqdm")
+    heavy = (
+        "jax.extend",
+        "jax._src.pallas",
+        "scipy",
+        "matplotlib",
+        "sklearn",
+        "tqdm",
+        "narwhals",
+        "pandas",
+        "formulaic",
+    )
     assert not [name for name in loaded if name.startswith(heavy)]
     assert len(loaded) < 30
 

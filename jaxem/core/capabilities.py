@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from jaxem.core import tables
+from jaxem.core import frame_output, tables
 
 # Of each group: what it is for, and of each of its functions how to write it.
 GROUPS: dict[str, tuple[str, dict[str, str]]] = {
@@ -102,11 +102,17 @@ class Capabilities(NamedTuple):
     offered: dict[str, tuple[str, ...]]  # of each group the functions that it has
     lacking: dict[str, tuple[str, ...]]  # of each group the functions that it lacks
 
+    to_frame = frame_output.to_frame
+
+    def as_dict(self) -> dict[str, Any]:
+        """The table by columns: ``group``, ``for``, ``offers``, ``lacks``."""
+        listed = lambda part: [", ".join(part[group]) or "-" for group in GROUPS]
+        purposes = [purpose for purpose, _ in GROUPS.values()]
+        return {"group": list(GROUPS), "for": purposes, "offers": listed(self.offered), "lacks": listed(self.lacking)}
+
     def __str__(self) -> str:
-        rows = [["group", "for", "offers", "lacks"]]
-        for group, (purpose, _) in GROUPS.items():
-            parts = (", ".join(part[group]) or "-" for part in (self.offered, self.lacking))
-            rows.append([group, purpose, *parts])
+        found = self.as_dict()
+        rows = [list(found), *(list(row) for row in zip(*found.values(), strict=True))]
         return "\n".join([self.model, *tables.columns(rows, "<<<<")])
 
     __repr__ = __str__

@@ -1,5 +1,6 @@
 """Conversion of parameters and data, and checks against the model: the first step of every public function."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,19 +9,47 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from jaxem.core import constraints, trees
+from jaxem.core import constraints, parameters, trees
 from jaxem.core.arrays import X64, as_array
 from jaxem.core.checks import brief
-from jaxem.core.data import Data, Sharded, check_counts, split_weights
-from jaxem.core.dataset import as_data
+from jaxem.core.data import Data, Dataset, Named, Origin, Sharded, Streamed, check_counts, plain, split_weights
+from jaxem.core.dataset import as_data, named
+from jaxem.core.frames import Trust
+from jaxem.core.labels import labelled, parts_of
 from jaxem.core.model import Params, check_model, has, spaces_of
+from jaxem.core.model import of_fit as of_fit
 
 
-def convert(model: Any, params: Params, data: Data, lanes: bool = False) -> tuple[Params, Data]:
-    """The parameters by ``as_params``, in the floating dtype of the data, and the data by ``as_data``."""
+def convert(
+    model: Any, params: Params, data: Data, lanes: bool = False, trust: Trust = "nothing"
+) -> tuple[Params, Data]:
+    """The parameters by ``as_params``, in the floating dtype of the data, and the data by ``as_data``.
+
+    A ``Fit`` knows the columns that it was fitted to: those of a data frame are found by name and get the same codes.
+    Without a ``Fit`` categories are refused, unless ``trust`` says that their codes may be those of these rows.
+    """
     check_model(model)
-    data = as_data(data, lanes)
-    return as_params(model, params, float_dtype(data)), data
+    if lanes or isinstance(data, Sharded | Streamed):
+        data = as_data(data, lanes, names_of(params))
+        return as_params(model, params, float_dtype(data)), data
+    record = named(data, names_of(params), trust)
+    params = as_params(model, params, float_dtype(record))
+    if record.names is not None and has(model, "declare"):
+        parameters.check_levels(model.declare(), params, parts_of(record, "values"))
+    return params, plain(record)
+
+
+def convert_named(model: Any, params: Params, data: Data) -> tuple[Params, Data, Dataset]:
+    """``convert``, and a record of the names of the data, or else of the fit."""
+    names = labelled(data, names_of(params))
+    if names.origin is None and names_of(params):
+        names = dataclasses.replace(names, origin=Origin(params.library or "", None))
+    return *convert(model, params, data), names
+
+
+def names_of(params: Params) -> Named | None:
+    """The columns of the data that a ``Fit`` is of; ``None`` where they have no names, and for parameters."""
+    return getattr(params, "names", None) if hasattr(params, "status") else None
 
 
 def admit(model: Any, params: Params, data: Data) -> tuple[Params, Data]:
@@ -102,12 +131,3 @@ def _eps(given: Any, dtype: jnp.dtype) -> float:
     own = float(jnp.finfo(dtype).eps)
     floating = hasattr(given, "dtype") and jnp.issubdtype(given.dtype, jnp.floating)
     return max(own, float(jnp.finfo(given.dtype).eps)) if floating else own
-
-
-def of_fit(params: Params) -> Params:
-    """The parameters of a ``Fit``; any other value unchanged. Raises ``ValueError`` for a result of many starts."""
-    if hasattr(params, "params") and hasattr(params, "status"):
-        return params.params
-    if hasattr(params, "best") and hasattr(params, "times_best_found"):
-        raise ValueError("the parameters are the result of many starts, not of one fit; give its .best")
-    return params

@@ -38,6 +38,16 @@ class Columns(NamedTuple):
     levels: tuple[tuple[str, ...] | None, ...]  # for each column its categories in the order of their codes, or None
 
 
+Named = tuple[tuple[str, Columns], ...]  # the columns of each part, by its path: "values", "given.gate"
+
+
+class Origin(NamedTuple):
+    """The data frame that data came from."""
+
+    library: str  # "pandas", "polars" or "pyarrow"; "" for another
+    index: Any  # the labels of its rows: a pandas index, one for each of a list of frames; None for row numbers
+
+
 @register
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -53,6 +63,7 @@ class Dataset:
         weights: (N,), how many times each observation counts; default: once each.
         patterns: which rows miss the same cells; found from ``observed`` by the conversion of data.
         names: the columns of each part that came as a data frame; ``columns`` reads them. Static under ``jit``.
+        origin: the library and the index of that data frame; not kept by ``jit`` and ``jax.tree.map``.
     """
 
     values: Any
@@ -61,7 +72,8 @@ class Dataset:
     lengths: Array | None = None
     weights: Array | None = None
     patterns: Any = None
-    names: tuple[tuple[str, Columns], ...] | None = dataclasses.field(default=None, metadata={"static": True})
+    names: Named | None = dataclasses.field(default=None, metadata={"static": True})
+    origin: Origin | None = dataclasses.field(default=None, metadata={"aside": True})
 
     def columns(self, part: str = "values") -> Columns | None:
         """The columns of a part that came as a data frame.
@@ -89,7 +101,8 @@ def plain(data: Data) -> Data:
     if not isinstance(data, Dataset):
         return data
     alone = all(part is None for part in (data.given, data.observed, data.lengths, data.weights))
-    return data.values if alone else data if data.names is None else dataclasses.replace(data, names=None)
+    named = data.names is not None or data.origin is not None
+    return data.values if alone else dataclasses.replace(data, names=None, origin=None) if named else data
 
 
 @register

@@ -78,7 +78,7 @@ def arranged(data: Dataset, lanes: bool = False) -> Dataset:
     observed, lengths = trees.at_hand((data.observed, data.lengths))
     something = functools.reduce(operator.or_, [of_rows(mask, lengths) for mask in jax.tree.leaves(observed)])
     traced = trees.is_traced(data.observed, something)  # a mask that is known, too, under jit
-    if traced or not bool(something.all()):
+    if traced or (bool(something.any()) and not bool(something.all())):  # nothing at all: a prediction, never a fit
         dtype = trees.float_dtype(data.values)
         weights = jnp.ones(something.shape, dtype) if data.weights is None else data.weights
         data = dataclasses.replace(data, weights=jnp.where(something, weights, 0))

@@ -151,3 +151,12 @@ def require_classes(model: Any, feature: str, params: Any, data: Any) -> None:
     require(model, feature, "predict_proba")
     if not hasattr(jax.eval_shape(model.predict_proba, params, data), "shape"):
         raise ValueError(f"{feature} needs latent classes: predict_proba must return an array (..., K)")
+
+
+def of_fit(params: Params) -> Params:
+    """The parameters of a ``Fit``; any other value unchanged. Raises ``ValueError`` for a result of many starts."""
+    if hasattr(params, "params") and hasattr(params, "status"):
+        return params.params
+    if hasattr(params, "best") and hasattr(params, "times_best_found"):
+        raise ValueError("the parameters are the result of many starts, not of one fit; give its .best")
+    return params

@@ -9,8 +9,9 @@ has two such axes.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,8 @@ from jax import Array
 
 from jaxem.core import trees
 from jaxem.core.constraints import Spaces, outline
-from jaxem.core.conversion import of_fit
 from jaxem.core.data import Columns
+from jaxem.core.model import of_fit
 from jaxem.core.spaces import Simplex, Space, answers
 
 Declared = Any  # a tree of Param, shaped like the parameters
@@ -79,12 +80,15 @@ class Param:
         axes = tuple(f"{name}.{axis}" if isinstance(axis, str) and axis != "K" else axis for axis in self.axes)
         return dataclasses.replace(self, axes=axes, part=f"{name}.{self.part}" if self.part else name)
 
-    def labels(self, shape: tuple[int, ...], columns: Columns | None) -> answers.Labels:
+    def labels(
+        self, shape: tuple[int, ...], columns: Columns | None, axes: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> answers.Labels:
         """The labels along each axis: the names of columns and levels where they are known, otherwise numbers.
 
         Arguments:
             shape: the shape of the array.
             columns: the columns of the part of the data that the array describes; ``None`` where they have no names.
+            axes: the labels of other axes, by letter; default: none.
 
         Returns:
             For each axis the labels of the places along it.
@@ -92,7 +96,7 @@ class Param:
         of_columns = f"{self.part}.D" if self.part else "D"
         labels = answers.numbered(shape)
         for place, (axis, length) in enumerate(zip(self.axes, shape, strict=True)):
-            names: tuple[str, ...] | None = None
+            names: Sequence[str] | None = axes.get(axis) if isinstance(axis, str) else None
             if columns is not None and axis == of_columns:
                 names = columns.names
             elif columns is not None and self.column is not None and place == len(shape) - 1:
@@ -105,12 +109,36 @@ def _is_param(node: Any) -> bool:
     return isinstance(node, Param)
 
 
-def named(
-    params: Any, declared: Declared = None, columns: Mapping[str, Columns] | None = None
-) -> list[tuple[str, answers.Labels]]:
+def check_levels(declared: Declared, params: Any, columns: Mapping[str, Columns]) -> None:
+    """Raise ``ValueError`` where a column has levels, and the array that describes it as many others."""
+    for param, leaf in zip(leaves(declared), jax.tree.leaves(params), strict=True):
+        own = columns.get(param.part)
+        if own is None or param.column is None or param.column >= len(own.names) or jnp.ndim(leaf) == 0:
+            continue
+        levels, there = own.levels[param.column], leaf.shape[-1]
+        if levels is not None and len(levels) != there:
+            raise ValueError(
+                f"column {own.names[param.column]!r} has {len(levels)} levels ({', '.join(levels)}), and the model has "
+                f"{there}: name them all by jaxem.dataset(frame, levels=...), or code new data by "
+                "jaxem.dataset(frame, like=data)"
+            )
+
+
+class Labels(NamedTuple):
+    """The names that the data bring along."""
+
+    columns: Mapping[str, Columns] = MappingProxyType({})  # of the values, by part
+    axes: Mapping[str, Sequence[str]] = MappingProxyType({})  # of axes of parameters, by letter: names of covariates
+    library: str | None = None  # of the data frame
+
+
+NO_LABELS = Labels()
+
+
+def named(params: Any, declared: Declared = None, labels: Labels = NO_LABELS) -> list[tuple[str, answers.Labels]]:
     """The name of each array, and the labels along each of its axes.
 
-    The labels are the names of the data's ``columns``, those of each part, and their levels where ``declared`` says
+    The labels are the names of the data's columns, those of each part, and their levels where ``declared`` says
     which axes those are, otherwise numbers.
     """
     arrays, found = jax.tree.leaves(params), []
@@ -120,11 +148,39 @@ def named(
         if param is None or len(param.axes) != len(shape):
             found.append((name, answers.numbered(shape)))
             continue
-        own = None if columns is None else columns.get(param.part)
+        own = labels.columns.get(param.part)
         if own is not None and param.column is not None and param.column < len(own.names):
             name = f"{name.rpartition('.')[0]}.{own.names[param.column]}"
-        found.append((name, param.labels(shape, own)))
+        found.append((name, param.labels(shape, own, labels.axes)))
     return found
+
+
+def covariate_labels(
+    given: Any, columns: Mapping[str, Columns], on: str | Sequence[str] | None, leading: int
+) -> list[str] | None:
+    """The name of each covariate column that is read from ``given``, in order; ``None`` where one array has no names.
+
+    Arguments:
+        given: the covariates, arrays or their shapes.
+        columns: the names of the parts that came as data frames, by path.
+        on: which parts are read; ``None``: ``given`` is one array.
+        leading: the number of axes before that of the columns.
+    """
+    keys = [""] if on is None else [on] if isinstance(on, str) else list(on)
+    found: list[list[str]] = []
+    for key in keys:
+        own, leaf = columns.get(key), given if on is None else given[key]
+        shape = jnp.shape(leaf)[leading:]
+        if own is not None and len(own.names) == (shape[0] if shape else 1):
+            found.append(list(own.names))
+        elif on is None:
+            return None
+        else:
+            found.append([f"{key}[{place}]" for place in range(shape[0])] if shape else [key])
+    names = [name for part in found for name in part]
+    if len(set(names)) < len(names):
+        names = [f"{key}.{name}" for key, part in zip(keys, found, strict=True) for name in part]
+    return names
 
 
 def spaces(declared: Declared) -> Spaces:

@@ -13,6 +13,9 @@ T = TypeVar("T", bound=type)
 def register(cls: T) -> T:
     """Register a dataclass as a pytree; fields marked ``metadata={"static": True}`` are compared, not traced.
 
+    Fields marked ``metadata={"aside": True}`` are in neither: a record that JAX puts together again has their defaults.
+    They hold what only a person reads, such as labels of rows, and never cause a compilation.
+
     It replaces ``jax.tree_util.register_dataclass``. With that function two classes with equal static fields and
     equally many leaves have structures that compare equal, so that ``jit`` may run the program of one class for the
     other (jaxlib 0.10.2).
@@ -23,7 +26,8 @@ def register(cls: T) -> T:
     """
     fields = dataclasses.fields(cls)
     static = [field.name for field in fields if field.metadata.get("static")]
-    dynamic = [field.name for field in fields if not field.metadata.get("static")]
+    aside = {field.name: field.default for field in fields if field.metadata.get("aside")}
+    dynamic = [field.name for field in fields if field.name not in (*static, *aside)]
     keys = [jax.tree_util.GetAttrKey(name) for name in dynamic]
 
     def split(record: Any) -> tuple[list[Any], tuple[Any, ...]]:
@@ -35,7 +39,7 @@ def register(cls: T) -> T:
 
     def join(rest: tuple[Any, ...], children: Any) -> Any:
         record = object.__new__(cls)  # skips the checks of __post_init__: children may be anything
-        for name, value in zip(static + dynamic, (*rest[1:], *children), strict=True):
+        for name, value in zip([*static, *dynamic, *aside], (*rest[1:], *children, *aside.values()), strict=True):
             object.__setattr__(record, name, value)
         return record
 

@@ -15,8 +15,9 @@ from jaxem.core import parameters
 from jaxem.core.compilation import program
 from jaxem.core.constraints import Spaces
 from jaxem.core.contexts import Context, choose
-from jaxem.core.conversion import admit, of_fit
+from jaxem.core.conversion import admit, names_of, of_fit
 from jaxem.core.data import Data, Sharded, counted, split_weights, total
+from jaxem.core.dataset import arrays_of
 from jaxem.core.model import Params, Posterior
 from jaxem.core.sizes import of_rows
 
@@ -129,7 +130,8 @@ class FromRows:
         return None if at is None else self.prepare(at, x)
 
     def _posterior(self: Any, by: str, params: Params, data: Data, *more: Any) -> Posterior:
-        params, x = of_fit(params), counted(data)[0]
+        data, params = arrays_of(data, names_of(params)), of_fit(params)
+        x = counted(data)[0]
         q = choose(self.prepare(params, x), lambda c: getattr(self, by)(c, x, *more))
         return q._replace(at=params)
 
@@ -188,7 +190,7 @@ class FromRows:
         Returns:
             ``Statistics(at, sums)``. Sums over parts of the data add up where ``at`` is the same.
         """
-        x, w = counted(data)
+        x, w = counted(arrays_of(data))
         return Statistics(q.at, choose(self._context(q.at, x), lambda c: self.sums(c, w, q, x)))
 
     def maximize(self: Any, statistics: Statistics) -> Params:
@@ -226,12 +228,12 @@ class FromRows:
         Returns:
             A scalar.
         """
-        x, w = counted(data)
+        x, w = counted(arrays_of(data, names_of(params)))
         return total(choose(self.prepare(of_fit(params), x), lambda c: self.complete(c, q, x)), w)
 
     def entropy(self: Any, q: Posterior, data: Data) -> Array:
         """The entropy -E_q log q of a posterior, a scalar, summed over observations."""
-        x, w = counted(data)
+        x, w = counted(arrays_of(data))
         return total(self.entropy_rows(self._context(q.at, None), q, x), w)
 
     def divergence(self: Any, q: Posterior, p: Posterior, data: Data) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxem.core import arrow, frames
 from jaxem.core.arrays import to_numpy
 from jaxem.core.checks import brief
-from jaxem.core.data import Columns, Dataset, Sharded
+from jaxem.core.data import Columns, Dataset, Named, Sharded
 from jaxem.core.reading import Cursor
 
 _PIECE = 2**20  # bytes read at once where a file has another dtype than the chunk
@@ -30,6 +30,7 @@ class Source(NamedTuple):
     rows: int | None  # None where only a pass tells
     weighted: bool
     open: Callable[[int], Cursor]
+    names: Named | None  # the columns of data frames
 
 
 def source_of(source: Any) -> Source:
@@ -48,6 +49,7 @@ def source_of(source: Any) -> Source:
     data = source if isinstance(source, Dataset) else Dataset(source)
     nodes, structure = _flatten(data)
     columns = [_column(node, name) for name, node in nodes]
+    named = [frames.read(node[:1], name)[2] if frames.is_table(node) else None for name, node in nodes]
     rows = {column.shape[0] for column in columns}
     if len(rows) != 1:
         raise ValueError(
@@ -58,7 +60,8 @@ def source_of(source: Any) -> Source:
     if total == 0:
         raise ValueError("the source has no rows")
     leaves = [jax.ShapeDtypeStruct(column.shape[1:], column.dtype) for column in columns]
-    return Source(structure, leaves, total, data.weights is not None, lambda row: _Slices(columns, row))
+    names = data.names or _named(nodes, named)
+    return Source(structure, leaves, total, data.weights is not None, lambda row: _Slices(columns, row), names)
 
 
 def _flatten(data: Dataset) -> tuple[list[tuple[str, Any]], Any]:
@@ -68,6 +71,13 @@ def _flatten(data: Dataset) -> tuple[list[tuple[str, Any]], Any]:
     nodes, structure = jax.tree_util.tree_flatten_with_path(parts, is_leaf=whole)
     named = [(jax.tree_util.keystr(path, simple=True, separator="."), node) for path, node in nodes]
     return [(f"the stream ({name})", node) for name, node in named], structure
+
+
+def _named(nodes: list[tuple[str, Any]], columns: Sequence[Columns | None]) -> Named | None:
+    """The columns of the nodes that have names, by path."""
+    pairs = zip(nodes, columns, strict=True)
+    found = [(name.partition("(")[2].removesuffix(")"), own) for (name, _), own in pairs if own is not None]
+    return tuple(found) or None
 
 
 # Sliceable arrays
@@ -168,6 +178,7 @@ class _Chunk(NamedTuple):
     leaves: list[np.ndarray]
     columns: tuple[Columns | None, ...]
     weighted: bool
+    names: Named | None
 
 
 def _chunk(found: Any, name: str) -> _Chunk:
@@ -184,11 +195,14 @@ def _chunk(found: Any, name: str) -> _Chunk:
             f"{name}: its arrays must share a leading axis of observations; their shapes are "
             f"{[array.shape for array in leaves]}"
         )
-    return _Chunk(structure, leaves, tuple(columns for _, columns in arrays), data.weights is not None)
+    columns = tuple(columns for _, columns in arrays)
+    names = data.names or _named([(part.replace("the stream", name), node) for part, node in nodes], columns)
+    return _Chunk(structure, leaves, columns, data.weights is not None, names)
 
 
 def _array(node: Any, name: str) -> tuple[np.ndarray, Columns | None]:
-    read = frames.read(node, name) if frames.is_table(node) else frames.read_series(node, name)
+    wanted = frames.Wanted(trust="dtype")  # the next chunk may hold other texts
+    read = frames.read(node, name, wanted) if frames.is_table(node) else frames.read_series(node, name, wanted)
     if read is not None:
         array, observed, columns = read
         frames.refuse_missing(observed, columns, name)
@@ -206,7 +220,9 @@ def _yielding(function: Callable[[], Any]) -> Source:
     if first is None:
         raise ValueError("the source has no rows")
     leaves = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in first.leaves]
-    return Source(first.structure, leaves, None, first.weighted, lambda row: _Yielded(function, first, row))
+    return Source(
+        first.structure, leaves, None, first.weighted, lambda row: _Yielded(function, first, row), first.names
+    )
 
 
 def _chunks(function: Callable[[], Any], like: _Chunk | None) -> Any:

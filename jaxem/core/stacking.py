@@ -33,7 +33,7 @@ def stack(datasets: Data | list[Data]) -> Data:
         return datasets
     if not datasets:
         raise ValueError("no data sets were given")
-    datasets = _alike([jax.tree.map(np.asarray, as_data(data)) for data in datasets])
+    datasets = _alike([jax.tree.map(np.asarray, as_data(data, trust="dtype")) for data in datasets])
     for b, data in enumerate(datasets):
         if jax.tree.structure(data) != jax.tree.structure(datasets[0]):
             raise ValueError(

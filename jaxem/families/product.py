@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxem.core import data, trees
 from jaxem.core.checks import brief, instance
 from jaxem.core.contexts import Context
-from jaxem.core.data import Data, Dataset, observed_of, values_of, with_values
+from jaxem.core.data import Columns, Data, Dataset, observed_of, values_of, with_values
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.families import observed
@@ -267,6 +267,11 @@ class Product:
         parts: Mapping[str, Any] = self.parts
         own = {name: family.widths(given, leading) for name, family in parts.items() if hasattr(family, "widths")}
         return {f"{name}.{axis}": length for name, found in own.items() for axis, length in found.items()}
+
+    def axis_labels(self, given: Any, columns: Mapping[str, Columns], leading: int) -> dict[str, list[str]]:
+        """The names along the axes that covariates determine."""
+        own = {name: families.axis_labels(family, given, columns, leading) for name, family in self.parts.items()}
+        return {f"{name}.{axis}": names for name, found in own.items() for axis, names in found.items()}
 
 
 def _shaped(family: Any, x: Data, leading: int) -> Data:

@@ -1,6 +1,7 @@
 """The protocol of a family: the distribution of one observation given its class, for all K classes at once."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
@@ -10,7 +11,7 @@ from jax import Array
 
 from jaxem.core import parameters
 from jaxem.core.contexts import Context, choose
-from jaxem.core.data import Data, Dataset, Spread, observed_of, plain, values_of
+from jaxem.core.data import Columns, Data, Dataset, Spread, observed_of, plain, values_of
 from jaxem.core.parameters import Declared
 from jaxem.core.spaces import Real
 
@@ -48,7 +49,8 @@ class Family(Protocol):
       that they integrate to less than one; criteria and cross-validation then set it to ``None``.
     * ``check_shape(x, leading, title)`` -- raises ``ValueError`` for observations of another shape, and ``sizes(values,
       leading)`` returns the lengths of the axes that are declared with letters, where values are no single array.
-      ``widths(given, leading)`` returns those that the covariates determine.
+      ``widths(given, leading)`` returns those that the covariates determine, and ``axis_labels(given, columns,
+      leading)`` the names along them.
     * ``degenerate(params) -> ()`` -- whether a class has collapsed, so that its density is unbounded.
     * ``diagnose(x, dtype)`` -- a text that says why no start can be made from the NumPy rows ``x`` (their values, with
       missing cells filled), or ``None``.
@@ -162,6 +164,11 @@ def check_shape(family: Any, x: Data, leading: tuple[str, ...], title: str) -> N
     if columns is not None and values.shape[-1] != columns:
         why = "its prior is" if getattr(family, "prior", None) is not None else "its levels are"
         raise ValueError(f"{needs} with D = {columns}, as {why}; got shape {tuple(values.shape)}")
+
+
+def axis_labels(family: Any, given: Any, columns: Mapping[str, Columns], leading: int) -> dict[str, list[str]]:
+    """The names along the axes that covariates determine, as far as these have names."""
+    return family.axis_labels(given, columns, leading) if hasattr(family, "axis_labels") else {}
 
 
 def sizes(family: Any, values: Any, leading: int) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Regression: the distribution of a response given covariates, for each class."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jax import Array
 
 from jaxem.core import matrices
 from jaxem.core.checks import brief
-from jaxem.core.data import Data, given_of, values_of, with_values
+from jaxem.core.data import Columns, Data, given_of, values_of, with_values
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive, Real
 from jaxem.families import freedom, protocol, regression_squares, unbounded
@@ -295,6 +296,10 @@ class Regression:
     def widths(self, given: Any, leading: int) -> dict[str, int]:
         """The numbers of columns with a coefficient for each class, and of those that classes share."""
         return self._design.widths(given, leading)
+
+    def axis_labels(self, given: Any, columns: Mapping[str, Columns], leading: int) -> dict[str, list[str]]:
+        """The names of the coefficients: ``intercept`` and the columns of the covariates."""
+        return self._design.axis_labels(given, columns, leading)
 
     def diagnose(self, x: Data, dtype: np.dtype) -> str | None:
         """Why no start can be made from the responses and covariates ``x``; ``None`` where no reason is found."""

@@ -1,6 +1,7 @@
 """The columns of a regression: covariates read from ``given``, the intercept, and which columns all classes share."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,8 @@ from jax import Array
 
 from jaxem.core import matrices
 from jaxem.core.checks import brief
-from jaxem.core.data import Data, given_of, values_of
+from jaxem.core.data import Columns, Data, given_of, values_of
+from jaxem.core.parameters import covariate_labels
 from jaxem.core.trees import float_dtype
 
 
@@ -84,6 +86,19 @@ class Design:
         tied = [self._is_tied(name, place) for name, place, _ in self._columns(given, leading)]
         tied = [self._is_tied("intercept", None)] * self.intercept + tied
         return {"own": tied.count(False), "shared": tied.count(True)}
+
+    def axis_labels(self, given: Any, columns: Mapping[str, Columns], leading: int) -> dict[str, list[str]]:
+        """The names of the columns with a coefficient for each class, and of those that classes share."""
+        names = covariate_labels(given, columns, self.on, leading)
+        if names is None:
+            return {}
+        places = [(name, place) for name, place, _ in self._columns(given, leading)]
+        if self.intercept:
+            names, places = ["intercept", *names], [("intercept", None), *places]
+        found: dict[str, list[str]] = {"own": [], "shared": []}
+        for name, place in zip(names, places, strict=True):
+            found["shared" if self._is_tied(*place) else "own"].append(name)
+        return found
 
     def _is_tied(self, name: str, place: int | None) -> bool:
         return name in self.tied or (place is not None and ("all" in self.tied or place in self.tied))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxem.algorithms.protocol import Algorithm
-from jaxem.core import tables, trees
+from jaxem.core import frame_output, tables, trees
 from jaxem.core.checks import whole_number
 from jaxem.core.compilation import effort_for, runs
 from jaxem.core.conversion import convert
@@ -29,6 +29,12 @@ class Explanation(NamedTuple):
     effort: str  # how hard the fit is compiled; force it by ``with jaxem.fitting.effort(...)``
     lanes: int  # the number of starts
     side_by_side: int  # how many lanes run side by side; force it by ``batch_size=``
+
+    to_frame = frame_output.to_frame
+
+    def as_dict(self) -> dict[str, Any]:
+        """What was chosen as one row, by the names of the fields."""
+        return {name: [repr(value) if name == "algorithm" else value] for name, value in self._asdict().items()}
 
     def __str__(self) -> str:
         blocks = "all at once" if self.rows_per_block is None else f"{min(self.rows_per_block, self.rows)} in a block"

@@ -15,13 +15,13 @@ from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import bound, missing_cells, parameters, trees
 from jaxem.core.checks import instance, number, prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.conversion import convert
+from jaxem.core.conversion import convert, names_of
 from jaxem.core.data import Data, Sharded
 from jaxem.core.model import Params, check_model, has, has_m_step, is_additive, require
 from jaxem.fitting import closures, implicit, runs, work
 from jaxem.fitting.climb import Climb, advance, first, go_on, result, stepper
 from jaxem.fitting.pieces import Report, in_pieces, interrupted
-from jaxem.fitting.result import Fit
+from jaxem.fitting.result import Fit, with_names
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
 from jaxem.fitting.watch import Watch, watching
@@ -91,8 +91,8 @@ def fit(
     """
     watch = watching("fit", progress, checkpoint, every, "of a jaxem.fitting.Report", "step")
     options = {"algorithm": algorithm, "tol": tol, "stop": stop, "max_steps": max_steps, "key": key}
-    fitted, data = fit_alone(model, params, data, **options, watch=watch)
-    return implicit.attach(model, data, fitted)
+    fitted, converted = fit_alone(model, params, data, **options, watch=watch)
+    return with_names(implicit.attach(model, converted, fitted), data, names_of(params))
 
 
 def fit_alone(
@@ -110,7 +110,7 @@ def fit_alone(
     """``fit`` without its derivative, which would make a compiled program keep the model; and the converted data."""
     algorithm = choose(algorithm, model)
     max_steps = check_call("fit", algorithm, max_steps, key, tol, stop)
-    params, data = convert(model, params, data)
+    params, data = convert(model, params, data, trust="entries")
     spread = isinstance(data, Sharded)
     if spread:
         check_spread(model, algorithm)

@@ -11,7 +11,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jaxem.algorithms.protocol import Algorithm
-from jaxem.core import trees
+from jaxem.core import frame_output, trees
 from jaxem.core.bound import HOW_TO_HAVE_ONE, has_objective
 from jaxem.core.checks import brief, prng_key, whole_number
 from jaxem.core.compilation import program
@@ -23,7 +23,7 @@ from jaxem.fitting import closures, implicit
 from jaxem.fitting.fit import arranged, check_call, check_spread, choose
 from jaxem.fitting.lanes import climb_all, compile_ahead
 from jaxem.fitting.problems import Problems
-from jaxem.fitting.result import Fit, Status, usable
+from jaxem.fitting.result import Fit, Status, usable, with_names
 from jaxem.fitting.runs import describe, seen
 from jaxem.fitting.screening import SAME, rounds
 from jaxem.fitting.stopping import Rule
@@ -38,6 +38,19 @@ class Restarts(NamedTuple):
     objectives: Array  # (restarts,), objective of each fit
     statuses: Array  # (restarts,), status of each fit
     times_best_found: Array  # starts that came within 1e-6 per observed value of the best objective
+
+    to_frame = frame_output.to_frame
+
+    @property
+    def library(self) -> str | None:
+        """The library of the data frame that the data came as."""
+        return self.best.library
+
+    def as_dict(self) -> dict[str, Any]:
+        """The starts by columns: ``start``, ``objective``, ``status``."""
+        statuses = [Status(int(code)).name for code in np.ravel(self.statuses)]
+        objectives = np.ravel(self.objectives)
+        return {"start": np.arange(objectives.size), "objective": objectives, "status": statuses}
 
     def __str__(self) -> str:
         statuses, n = self.statuses, self.statuses.shape[-1]
@@ -111,7 +124,7 @@ def fit_restarts(
     watch = watching("fit_restarts", progress, checkpoint, every, "(ended, starts)", "fit")
     check_model(model)
     prng_key("fit_restarts", key)
-    data = as_data(data)
+    told, data = data, as_data(data)
     check_counts(data)
     algorithm = choose(algorithm, model)
     max_steps = check_call("fit_restarts", algorithm, max_steps, key, tol, stop)
@@ -142,7 +155,8 @@ def fit_restarts(
     plan, where = rounds(lanes, finalists, max_steps), np.zeros(lanes, int)
     options = {"batch_size": batch_size, "watch": watch, "unchecked": True, "drop": finalists is None}
     fits = climb_all(problems, where, first, fit_keys, how, max_steps, plan, **options)
-    return best(model, data, fits, fixed)
+    found = best(model, data, fits, fixed)
+    return found._replace(best=with_names(found.best, told))
 
 
 def best(model: Any, data: Data, fits: Fit, fixed: Data) -> Restarts:

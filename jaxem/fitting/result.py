@@ -13,6 +13,8 @@ from jax.core import Tracer
 
 from jaxem.core import tables
 from jaxem.core.checks import instance
+from jaxem.core.data import Data, Named
+from jaxem.core.labels import labelled
 from jaxem.core.model import Params
 from jaxem.core.records import register
 from jaxem.core.trees import leaf_names
@@ -111,6 +113,10 @@ class Fit:
     status: Array  # a Status, as int32
     left: Array | float = math.nan  # estimated rise of the objective still to come; NaN where unknown
     coincident: Array | bool = False  # whether every latent class equals another, which EM cannot separate
+    # The columns of the data frame that it was fitted to, by part. Results that jit, vmap or jax.tree.map return do not
+    # have them.
+    names: Named | None = dataclasses.field(default=None, metadata={"aside": True})
+    library: str | None = dataclasses.field(default=None, metadata={"aside": True})  # of that data frame
 
     @property
     def converged(self) -> Array:
@@ -147,6 +153,13 @@ class Fit:
         return tables.fields("Fit", rows)
 
     __repr__ = __str__
+
+
+def with_names(fit: Fit, data: Data, before: Named | None = None) -> Fit:
+    """The fit with the names of the columns of its data, as the user passed them; ``before``: those of its start."""
+    found = labelled(data, before)
+    library = None if found.origin is None else found.origin.library
+    return fit if found.names is None else dataclasses.replace(fit, names=found.names, library=library)
 
 
 def _lanes(fit: Fit, status: np.ndarray) -> str:

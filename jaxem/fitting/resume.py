@@ -22,7 +22,7 @@ from jaxem.fitting.fit import arranged, check_call, choose, finish, fit_watched
 from jaxem.fitting.lanes import climb_all
 from jaxem.fitting.pieces import Report, with_max_steps
 from jaxem.fitting.problems import Problems
-from jaxem.fitting.result import Fit
+from jaxem.fitting.result import Fit, with_names
 from jaxem.fitting.runs import How, Saved
 from jaxem.fitting.screening import rounds
 from jaxem.fitting.stopping import Rule
@@ -87,7 +87,7 @@ def resume(
     watch = watching("resume", progress, path, every, what, unit)
     assert watch is not None
     check_model(model)
-    data = convert(data)
+    told, data = data, convert(data)
     known, seen = implicit.constant((model, data))
     if trees.is_traced(known, seen):
         raise ValueError("resume works between compiled programs, so it cannot be traced by jit or vmap")
@@ -98,7 +98,10 @@ def resume(
     max_steps = check_call("resume", how[0], max_steps, saved.key(), tol, stop)  # pyright: ignore[reportArgumentType]
     like = saved.params(known, of_fit(params))
     watch.continues(saved.header | runs.options(how, max_steps))
-    return run(saved, model, data, known, seen, like, how, max_steps, watch)
+    found = run(saved, model, data, known, seen, like, how, max_steps, watch)
+    if kind == "fit":
+        return with_names(found, told)
+    return found._replace(best=with_names(found.best, told)) if kind == "fit_restarts" else found
 
 
 def _one(

@@ -1,6 +1,7 @@
 """``fit_stream``: a fit to data that are read in chunks, once a pass."""
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import threading
@@ -113,10 +114,12 @@ def fit_stream(
         data, params, key, tol = data.replicated((data, params, key, tol))
         closures.guard(model, algorithm, stop)
         if watch is None:
-            return jax.block_until_ready(_fit(model, params, data, algorithm, stop, tol, max_steps, key, False))
-        watched = StreamWatch(watch, reader)
-        climb = jax.block_until_ready(_begin(model, params, data, algorithm, max_steps, key, False))
-        return _watched(model, data, (algorithm, stop, tol), max_steps, climb, watched)
+            fit = jax.block_until_ready(_fit(model, params, data, algorithm, stop, tol, max_steps, key, False))
+        else:
+            watched = StreamWatch(watch, reader)
+            climb = jax.block_until_ready(_begin(model, params, data, algorithm, max_steps, key, False))
+            fit = _watched(model, data, (algorithm, stop, tol), max_steps, climb, watched)
+    return dataclasses.replace(fit, names=plan.source.names)
 
 
 def go_on_from(
@@ -157,11 +160,12 @@ def go_on_from(
     climb, stored = _parts(saved, template)
     climb = with_max_steps(climb, max_steps)
     if int(climb.status) != RUNNING:
-        return finish(model, climb)
+        return dataclasses.replace(finish(model, climb), names=plan.source.names)
     with _reading(plan, layout, stored) as (reader, number):
         data = _streamed(plan, layout, number, numbers["observed"], mesh)
         data, climb, tol = data.replicated((data, climb, tol))
-        return _watched(model, data, (*how[:2], tol), max_steps, climb, StreamWatch(watch, reader, climb))
+        fit = _watched(model, data, (*how[:2], tol), max_steps, climb, StreamWatch(watch, reader, climb))
+    return dataclasses.replace(fit, names=plan.source.names)
 
 
 def _check_place(mesh: Mesh | None) -> None:

@@ -11,7 +11,7 @@ from jax import Array
 from jaxem.core import constraints, trees
 from jaxem.core.compilation import program
 from jaxem.core.conversion import check_shapes
-from jaxem.core.data import Data, Sharded, counts_are_sound, rows, split_weights
+from jaxem.core.data import Data, Sharded, counts_are_sound, observed_of, rows, split_weights
 from jaxem.core.model import Params, has, spaces_of
 
 
@@ -24,6 +24,9 @@ def check_start(model: Any, params: Params, data: Data) -> None:
     if trees.is_traced(model, params, data):
         return
     spread = isinstance(data, Sharded)  # sharded values are not gathered here; ``is_valid`` checks them
+    seen = () if spread else jax.tree.leaves(observed_of(data))
+    if seen and not any(bool(mask.any()) for mask in seen):
+        raise ValueError("no value of the data is observed, so there is nothing to fit")
     # The data may allow no valid start: then say why.
     check_inside(model, params, (lambda: model.diagnose(data)) if has(model, "diagnose") and not spread else None)
     if has(model, "validate") and not spread:

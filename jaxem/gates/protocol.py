@@ -1,5 +1,6 @@
 """The protocol of a gate: the distribution of the class of one observation, given its covariates or nothing."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.contexts import Context
-from jaxem.core.data import Data, given_of
+from jaxem.core.data import Columns, Data, given_of
 from jaxem.core.parameters import Declared
 from jaxem.core.trees import float_dtype
 
@@ -26,6 +27,7 @@ class Gate(Protocol):
     * ``degenerate(params) -> ()`` -- whether a class has become empty.
     * ``check(x, title)`` -- raises ``ValueError`` where the covariates that the gate needs are not there.
     * ``sizes(x) -> dict`` -- the lengths of the axes that it declares with letters other than K.
+    * ``axis_labels(given, columns, leading) -> dict`` -- the names along these axes, for tables.
     """
 
     homogeneous: bool  # whether all observations share one distribution of the class
@@ -87,6 +89,11 @@ def check(gate: Any, x: Data, title: str) -> None:
 def sizes(gate: Any, x: Data | None) -> dict[str, int]:
     """The lengths of the axes that the gate declares with letters, as far as ``x`` tells."""
     return gate.sizes(x) if x is not None and hasattr(gate, "sizes") else {}
+
+
+def axis_labels(gate: Any, given: Any, columns: Mapping[str, Columns], leading: int) -> dict[str, list[str]]:
+    """The names along the axes that the gate declares with letters, as far as its covariates have names."""
+    return gate.axis_labels(given, columns, leading) if hasattr(gate, "axis_labels") else {}
 
 
 def covariates(x: Data, on: str | tuple[str, ...] | None, title: str) -> list[Array]:

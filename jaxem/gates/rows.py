@@ -1,13 +1,14 @@
 """A gate for each row of the transition matrix of a chain: where a state goes, given covariates of the move."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.core.data import Data
+from jaxem.core.data import Columns, Data
 from jaxem.core.parameters import Declared, Param
 from jaxem.core.records import register
 from jaxem.gates import protocol
@@ -71,6 +72,9 @@ class Rows:
 
     def sizes(self, x: Data) -> dict[str, int]:
         return protocol.sizes(self.gate, x)
+
+    def axis_labels(self, given: Any, columns: Mapping[str, Columns], leading: int) -> dict[str, list[str]]:
+        return protocol.axis_labels(self.gate, given, columns, leading)
 
 
 def of_moves(transition: Any) -> Any:

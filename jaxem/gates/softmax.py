@@ -1,6 +1,7 @@
 """The multinomial logit of the class given covariates."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -10,8 +11,8 @@ from jax import Array
 
 from jaxem.core import matrices, newton
 from jaxem.core.checks import brief
-from jaxem.core.data import Data
-from jaxem.core.parameters import Param
+from jaxem.core.data import Columns, Data
+from jaxem.core.parameters import Param, covariate_labels
 from jaxem.core.records import register
 from jaxem.core.spaces import ZeroSum
 from jaxem.core.spaces.zero_sum import contrasts
@@ -155,6 +156,11 @@ class Softmax:
 
     def sizes(self, x: Data) -> dict[str, int]:
         return {self._letter: protocol.columns(x, self.on, self.intercept, "Softmax")}
+
+    def axis_labels(self, given: Any, columns: Mapping[str, Columns], leading: int) -> dict[str, list[str]]:
+        """The names of the coefficients: ``intercept`` and the columns of the covariates."""
+        names = covariate_labels(given, columns, self.on, leading)
+        return {} if names is None else {self._letter: ["intercept"] * self.intercept + names}
 
 
 def _sandwich(t: Array, a: Array) -> Array:

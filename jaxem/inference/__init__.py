@@ -2,6 +2,10 @@
 
 from jaxem.inference.alignment import align as align
 from jaxem.inference.alignment import canonical as canonical
+from jaxem.inference.each_row import Classes as Classes
+from jaxem.inference.each_row import Scores as Scores
+from jaxem.inference.each_row import classes as classes
+from jaxem.inference.each_row import scores as scores
 from jaxem.inference.imputation import impute as impute
 from jaxem.inference.regularity import InformationError as InformationError
 from jaxem.inference.residuals import Residuals as Residuals

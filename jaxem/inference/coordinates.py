@@ -1,6 +1,6 @@
 """Unconstrained coordinates as one flat vector u (P,), and the names of parameters and of coordinates."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,8 +12,10 @@ from jax.flatten_util import ravel_pytree
 from jaxem.core import constraints, parameters
 from jaxem.core.compilation import program
 from jaxem.core.coordinates import chart, into
-from jaxem.core.data import Columns
+from jaxem.core.data import Data, Dataset, given_of
+from jaxem.core.labels import parts_of
 from jaxem.core.model import Params, has, spaces_of
+from jaxem.core.parameters import NO_LABELS, Labels
 from jaxem.core.spaces import Space, answers
 
 DENSE = 256  # with more coordinates a diagonal is estimated by random signs, else it is exact
@@ -45,16 +47,24 @@ def parameter_spaces(model: Any, params: Params) -> list[Space]:
     return constraints.leaves(spaces_of(model), params)
 
 
-def _named(model: Any, params: Params, columns: Mapping[str, Columns] | None) -> list[tuple[str, answers.Labels]]:
-    return parameters.named(params, model.declare() if has(model, "declare") else None, columns)
+def labels_of(model: Any, data: Data, names: Dataset) -> Labels:
+    """The names in the converted ``data``, of which ``names`` has those of columns (see ``convert_named``)."""
+    given, axes = given_of(data), {}
+    if given is not None and has(model, "axis_labels"):
+        axes = model.axis_labels(given, parts_of(names, "given"))
+    return Labels(parts_of(names, "values"), axes, None if names.origin is None else names.origin.library or None)
 
 
-def parameter_names(model: Any, params: Params, columns: Mapping[str, Columns] | None = None) -> tuple[str, ...]:
+def _named(model: Any, params: Params, labels: Labels) -> list[tuple[str, answers.Labels]]:
+    return parameters.named(params, model.declare() if has(model, "declare") else None, labels)
+
+
+def parameter_names(model: Any, params: Params, labels: Labels = NO_LABELS) -> tuple[str, ...]:
     """The name of every parameter (T,), in the order of ``ravel_pytree``.
 
     E.g. ``components.means[0, 1]``, or ``components.means[0, waiting]`` where the columns of the data have names.
     """
-    named = _named(model, params, columns)
+    named = _named(model, params, labels)
     return tuple(element for name, labels in named for element in answers.elements(name, labels))
 
 
@@ -74,14 +84,14 @@ def constant(model: Any, params: Params) -> np.ndarray:
     return _of_elements(answers.constant, model, params)
 
 
-def coordinate_names(model: Any, params: Params, columns: Mapping[str, Columns] | None = None) -> tuple[str, ...]:
+def coordinate_names(model: Any, params: Params, labels: Labels = NO_LABELS) -> tuple[str, ...]:
     """The name of every coordinate (P,): the parameter, and the function of it that the chart uses.
 
     ``log x[i]`` and ``logit x[i]`` are as named. ``ilr x[j]`` is the j-th log-ratio of a simplex. For a matrix,
     ``log scale x[i]`` is the log of the i-th diagonal entry of the Cholesky factor, and ``ratio x[i, j]`` an entry
     below the diagonal in units of its row's scale.
     """
-    leaves = zip(parameter_spaces(model, params), _named(model, params, columns), strict=True)
+    leaves = zip(parameter_spaces(model, params), _named(model, params, labels), strict=True)
     return tuple(each for space, (name, labels) in leaves for each in answers.names(space, name, labels))
 
 

@@ -361,6 +361,12 @@ class FactorAnalysis(FromRows):
         rows = of_rows(by_rows, data)
         return found[0]._replace(**rows)
 
+    def latent_scores(self, params: FactorAnalysisParams, data: Data) -> tuple[str, Array, Array]:
+        """``"factor"``, and the means (N, k) and standard deviations of the factors; see ``jaxem.scores``."""
+        q = self.factors(params, data)
+        deviations = jnp.sqrt(jnp.diagonal(q.covariance, axis1=-2, axis2=-1))
+        return "factor", q.means, jnp.broadcast_to(deviations, q.means.shape)
+
     def sample(self, key: Array, params: FactorAnalysisParams, n: int) -> Array:
         """Observations drawn from the model.
 
@@ -410,6 +416,9 @@ class FactorAnalysis(FromRows):
 
     def impute(self, params: FactorAnalysisParams, data: Data, key: Array | None = None) -> Array:
         """The values with missing cells replaced; see ``jaxem.impute``."""
+        params, data = admit(self, params, data)
+        if observed_of(data) is None:
+            return values_of(data)
         return _impute(self, params, split_weights(data)[0], key)
 
     def check_shapes(self, params: FactorAnalysisParams | None, data: Data | None) -> None:

@@ -1,5 +1,6 @@
 """The data of a hidden Markov model: their shapes, their size, and checks of them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ from jax import Array
 
 from jaxem.core import parameters, trees
 from jaxem.core.conversion import as_params
-from jaxem.core.data import Data, Dataset, Spread, check_counts, counted, observed_of, total
+from jaxem.core.data import Columns, Data, Dataset, Spread, check_counts, counted, observed_of, total
 from jaxem.core.dataset import as_data
 from jaxem.core.trees import float_dtype
 from jaxem.families import observed
@@ -80,6 +81,11 @@ class Sequences:
             if params is not None and not gate.homogeneous:
                 own = params.initial if gate is self.initial else params.transition
                 parameters.check_shapes("HMM", gate.declare(), own, {"K": self.k, **gates.sizes(gate, covariates)})
+
+    def axis_labels(self: Any, given: Any, columns: Mapping[str, Columns]) -> dict[str, list[str]]:
+        """The names of coefficients: those of the covariates, by the letter of the axis."""
+        of_gates = gates.axis_labels(self.initial, given, columns, 2) | gates.axis_labels(self.moves, given, columns, 2)
+        return of_gates | families.axis_labels(self.family, given, columns, 2)
 
     def validate(self: Any, params: Any, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""

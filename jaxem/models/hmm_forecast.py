@@ -10,9 +10,9 @@ from jax import Array
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.contexts import choose
-from jaxem.core.conversion import admit, as_params
+from jaxem.core.conversion import admit, as_params, names_of
 from jaxem.core.data import Data, Dataset, plain, split_weights, values_of
-from jaxem.core.dataset import dataset
+from jaxem.core.dataset import as_given, dataset, named
 from jaxem.core.sizes import of_rows
 from jaxem.families import observed
 from jaxem.families import protocol as families
@@ -87,6 +87,7 @@ class Forecasting:
 
         Source: Zucchini, MacDonald & Langrock (2016), sections 5.2 and 5.4.
         """
+        given = as_given(given, names_of(params))
         params, data = admit(self, params, data)
         future = _future(self, data, whole_number("HMM.forecast: horizon", horizon, 1), given)
         return _forecast(self, params, split_weights(data)[0], future)
@@ -108,8 +109,8 @@ class Forecasting:
         Raises:
             ValueError: as for ``forecast``.
         """
+        later, given = named(values, names_of(params), trust="nothing"), as_given(given, names_of(params))
         params, data = admit(self, params, data)
-        later = dataset(values)
         future = _future(self, data, shape(later)[1], given)
         future = dataclasses.replace(future, values=later.values)
         families.check_shape(self.family, later.values, ("N", "T"), "HMM.forecast_log_prob")
@@ -134,6 +135,7 @@ class Forecasting:
             ValueError: ``key`` is not a random key; otherwise as for ``forecast``.
         """
         prng_key("HMM.sample_forecast", key)
+        given = as_given(given, names_of(params))
         params, data = admit(self, params, data)
         future = _future(self, data, whole_number("HMM.sample_forecast: horizon", horizon, 1), given)
         return _sample_forecast(self, key, params, split_weights(data)[0], future)

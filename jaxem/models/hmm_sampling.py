@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.conversion import admit, as_params, check_shapes
+from jaxem.core.conversion import admit, as_params, check_shapes, names_of
 from jaxem.core.data import Data, plain, split_weights, values_of, with_values
 from jaxem.core.dataset import as_data
 from jaxem.families import observed
@@ -86,7 +86,7 @@ class Sampling:
         Raises:
             ValueError: as for ``sample``, or the data do not fit the model.
         """
-        data = as_data(data)
+        data = as_data(data, like=names_of(params), trust="nothing")
         check_shapes(self, None, data)
         x = split_weights(data)[0]
         if "given" not in self.takes and not hasattr(self.family, "sample_like"):
@@ -119,6 +119,7 @@ class Sampling:
 
     def impute(self: Any, params: Any, data: Data, key: Array | None = None) -> Any:
         """The values with missing cells replaced; see ``jaxem.impute``. Draws follow a path drawn for each sequence."""
+        params, data = admit(self, params, data)
         return _impute(self, params, split_weights(data)[0], key)
 
 

@@ -11,7 +11,7 @@ from jax import Array
 from jaxem.core import parameters
 from jaxem.core.checks import brief, prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.conversion import admit, as_params, check_shapes
+from jaxem.core.conversion import admit, as_params, check_shapes, names_of
 from jaxem.core.data import Data, check_counts, count, counted, split_weights, values_of, with_values
 from jaxem.core.dataset import as_data
 from jaxem.core.records import register
@@ -202,6 +202,11 @@ class ItemResponse(FromRows, Curves):
         params, data = admit(self, params, data)
         return of_rows(lambda x: _abilities(self, params, x), data)
 
+    def latent_scores(self, params: ItemResponseParams, data: Data) -> tuple[str, Array, Array]:
+        """``"ability"``, and the mean and standard deviation of each person's, (N, 1); see ``jaxem.scores``."""
+        q = self.abilities(params, data)
+        return "ability", q.means[:, None], q.deviations[:, None]
+
     def sample(self, key: Array, params: ItemResponseParams, n: int) -> Array:
         """Answers of ``n`` persons, whose abilities are drawn from N(0, 1).
 
@@ -240,7 +245,7 @@ class ItemResponse(FromRows, Curves):
 
     def sample_like(self, key: Array, params: ItemResponseParams, data: Data) -> Data:
         """Answers of as many persons as ``data`` hold, with the same missing cells; see ``sample``."""
-        data = as_data(data)
+        data = as_data(data, like=names_of(params), trust="nothing")
         check_shapes(self, None, data)
         x = split_weights(data)[0]
         return with_values(x, self.sample(key, params, count(x)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,20 @@ from jaxem.core import parameters, trees
 from jaxem.core.checks import instance, prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.contexts import choose
-from jaxem.core.conversion import as_params, check_shapes
-from jaxem.core.data import Data, Dataset, check_counts, count, counted, plain, split_weights, values_of, with_values
-from jaxem.core.dataset import as_data
+from jaxem.core.conversion import admit, as_params, check_shapes, names_of, of_fit
+from jaxem.core.data import (
+    Columns,
+    Data,
+    Dataset,
+    check_counts,
+    count,
+    counted,
+    plain,
+    split_weights,
+    values_of,
+    with_values,
+)
+from jaxem.core.dataset import arrays_of, as_data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.rows import weighted
@@ -180,6 +192,7 @@ class Mixture(ClassModel, Maskable, Distribution):
 
     def class_sizes(self, params: MixtureParams, data: Data) -> Array:
         """The share of each component in the population of the data, (K,): the mean of its probabilities."""
+        data, params = arrays_of(data, names_of(params)), of_fit(params)
         if self.gate.homogeneous:
             return self.gate.probability(self.gate.prepare(params.weights, None))
         x, w = counted(data)
@@ -309,7 +322,7 @@ class Mixture(ClassModel, Maskable, Distribution):
         Raises:
             ValueError: as for ``sample``, or the data do not fit the model.
         """
-        data = as_data(data)
+        data = as_data(data, like=names_of(params), trust="nothing")
         check_shapes(self, None, data)
         x, n = split_weights(data)[0], count(data)
         params, family = as_params(self, params), self.family
@@ -358,6 +371,7 @@ class Mixture(ClassModel, Maskable, Distribution):
 
     def impute(self, params: MixtureParams, data: Data, key: Array | None = None) -> Any:
         """The values with missing cells replaced; see ``jaxem.impute``."""
+        params, data = admit(self, params, data)
         return _impute(self, params, split_weights(data)[0], key)
 
     def check_shapes(self, params: MixtureParams | None, data: Data | None) -> None:
@@ -366,6 +380,11 @@ class Mixture(ClassModel, Maskable, Distribution):
             gates.check(self.gate, data, f"Mixture of {type(self.family).__name__}")
         lengths = gates.sizes(self.gate, data)
         observations.check(self, params, data, ("N",), *self.gate.takes, lengths=lengths)
+
+    def axis_labels(self, given: Any, columns: Mapping[str, Columns]) -> dict[str, list[str]]:
+        """The names of coefficients: those of the covariates, by the letter of the axis."""
+        of_gate = gates.axis_labels(self.gate, given, columns, 1)
+        return of_gate | families.axis_labels(self.family, given, columns, 1)
 
     def validate(self, params: MixtureParams, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""

@@ -1,5 +1,6 @@
 """The input of state-space models: starts, and checks of data and parameters."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jaxem.core.arrays import check_precision
 from jaxem.core.checks import prng_key
 from jaxem.core.conversion import check_shapes
 from jaxem.core.data import (
+    Columns,
     Data,
     Dataset,
     Sharded,
@@ -25,6 +27,7 @@ from jaxem.core.data import (
     values_of,
 )
 from jaxem.core.dataset import as_data
+from jaxem.core.parameters import covariate_labels
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.models import observations
 from jaxem.models.state_space_patterns import Spec, layout
@@ -116,6 +119,11 @@ class Input:
         if params is not None:
             title = f"StateSpace with {self.states} states"
             parameters.check_shapes(title, self.declare(), params, sizes)
+
+    def axis_labels(self, given: Any, columns: Mapping[str, Columns]) -> dict[str, list[str]]:
+        """The names of the inputs."""
+        names = covariate_labels(given, columns, None, 2)
+        return {} if names is None else {"P": names}
 
     def validate(self, params: Any, data: Data) -> None:
         """Raise ``ValueError`` where parameters and data do not fit the model."""

@@ -8,9 +8,9 @@ from jax import Array
 
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.conversion import admit, as_params, check_shapes
+from jaxem.core.conversion import admit, as_params, check_shapes, names_of
 from jaxem.core.data import Data, Dataset, lengths_of, observed_of, split_weights, values_of, with_values
-from jaxem.core.dataset import as_data
+from jaxem.core.dataset import as_data, as_given
 from jaxem.core.sizes import of_rows
 from jaxem.latent import gaussian_chain, gaussian_chain_filter
 from jaxem.latent.gaussian_chain import States
@@ -108,6 +108,12 @@ class Prediction:
         params, data = admit(self, params, data)
         return _signal(self, params, split_weights(data)[0])
 
+    def latent_scores(self, params: Any, data: Data) -> tuple[str, Array, Array]:
+        """``"state"``, and the smoothed means (N, T, k) and standard deviations; see ``jaxem.scores``."""
+        q = self.smooth(params, data)
+        deviations = jnp.sqrt(jnp.maximum(jnp.diagonal(q.covariances, axis1=-2, axis2=-1), 0))
+        return "state", q.means, jnp.broadcast_to(deviations, q.means.shape)
+
     def forecast(self: Any, params: Any, data: Data, horizon: int, given: Any = None) -> Forecast:
         """The distributions of the observations and states after the end of each sequence.
 
@@ -124,13 +130,13 @@ class Prediction:
             ValueError: shapes do not fit the model, or inputs are missing.
         """
         horizon = whole_number("StateSpace.forecast: horizon", horizon, 1)
+        given = as_given(given, names_of(params))
         params, data = admit(self, params, data)
         x = split_weights(data)[0]
         takes = "given" in self.takes
         if takes != (given is not None):
             raise ValueError(f"StateSpace.forecast: the model {'needs' if takes else 'takes no'} inputs: given")
         if given is not None:
-            given = as_data(given)
             wanted = (values_of(x).shape[0], horizon, x.given.shape[2])
             if given.shape != wanted:
                 raise ValueError(f"StateSpace.forecast: given must have shape {wanted}; got {given.shape}")
@@ -197,7 +203,7 @@ class Prediction:
         Raises:
             ValueError: as for ``sample``, or the data do not fit the model.
         """
-        data = as_data(data)
+        data = as_data(data, like=names_of(params), trust="nothing")
         check_shapes(self, None, data)
         x = split_weights(data)[0]
         given = x.given if isinstance(x, Dataset) else None
@@ -205,6 +211,9 @@ class Prediction:
 
     def impute(self, params: Any, data: Data, key: Array | None = None) -> Array:
         """The values with missing cells replaced by their means, or by draws; see ``jaxem.impute``."""
+        params, data = admit(self, params, data)
+        if observed_of(data) is None:
+            return values_of(data)
         return _impute(self, params, split_weights(data)[0], key)
 
 

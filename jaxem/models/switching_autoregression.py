@@ -12,7 +12,7 @@ from jax import Array
 from jaxem.core import matrices, parameters
 from jaxem.core.checks import instance, prng_key, whole_field
 from jaxem.core.compilation import program
-from jaxem.core.conversion import admit, as_params, check_shapes
+from jaxem.core.conversion import admit, as_params, check_shapes, names_of
 from jaxem.core.data import (
     Data,
     check_counts,
@@ -359,7 +359,7 @@ class SwitchingAutoregression(FromRows):
         Raises:
             ValueError: the data or the parameters do not fit the model.
         """
-        data = as_data(data)
+        data = as_data(data, like=names_of(params), trust="nothing")
         check_shapes(self, None, data)
         params, x = as_params(self, params), split_weights(data)[0]
         return with_values(x, _sample(self, key, params, values_of(x)))

@@ -9,14 +9,15 @@ import numpy as np
 from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
-from jaxem.core import tables
+from jaxem.core import frame_output, tables
 from jaxem.core.checks import brief, prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.data import Data
 from jaxem.core.dataset import as_data
+from jaxem.core.labels import library_of
 from jaxem.core.model import check_model, require
 from jaxem.fitting.restarts import fit_restarts
-from jaxem.fitting.result import Fit, FitError, Status
+from jaxem.fitting.result import Fit, FitError, Status, with_names
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
 from jaxem.inference.selection.criteria import CRITERIA, all_criteria, measure, number_of_parameters
@@ -48,6 +49,24 @@ class Selection(NamedTuple):
     candidates: tuple[Candidate, ...]  # in the order given
     criterion: str  # the name of the criterion by which the models are ranked
     restarts: int  # the number of starts of each model
+    library: str | None = None  # of the data frame that the data came as
+
+    to_frame = frame_output.to_frame
+
+    def as_dict(self) -> dict[str, Any]:
+        """The table by columns: ``model``, ``parameters``, ``log_likelihood``, each criterion, ``times_best_found``,
+        ``status`` (``REFUSED`` where the model refused the data) and ``best``."""
+        ended = lambda one: "REFUSED" if one.fit is None else Status(int(one.fit.status)).name
+        best = next(iter(self.ranked), None)
+        return {
+            "model": tables.names(one.name for one in self.candidates),
+            "parameters": [one.parameters for one in self.candidates],
+            "log_likelihood": [one.log_likelihood for one in self.candidates],
+            **{name: [float(one.criteria[name]) for one in self.candidates] for name in self.candidates[0].criteria},
+            "times_best_found": [one.times_best_found for one in self.candidates],
+            "status": [ended(one) for one in self.candidates],
+            "best": [one is best for one in self.candidates],
+        }
 
     @property
     def best(self) -> Candidate:
@@ -222,7 +241,7 @@ def select(
     if not isinstance(criterion, str) and not callable(criterion):
         raise ValueError(f"select: criterion must be a name or a function; got {brief(criterion)}")
     prng_key("select", key)
-    data = as_data(data)
+    told, data = data, as_data(data)
     keys = dict(zip(named, _split(key, len(named)), strict=True))
     for name, model in named.items():
         require(model, f"select, of {name}:", "init", "constraints")
@@ -245,7 +264,8 @@ def select(
         found, p = int(run.times_best_found), number_of_parameters(model, params)
         likelihood = float(measure(model, params, data).log_likelihood)
         candidates.append(Candidate(name, model, run.best, p, likelihood, values, found))
-    return Selection(tuple(candidates), asked, restarts)
+    named_fits = (one if one.fit is None else one._replace(fit=with_names(one.fit, told)) for one in candidates)
+    return Selection(tuple(named_fits), asked, restarts, library_of(told))
 
 
 def _together(

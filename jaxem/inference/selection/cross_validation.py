@@ -8,11 +8,12 @@ import numpy as np
 from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
-from jaxem.core import tables, trees
+from jaxem.core import frame_output, tables, trees
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.data import Data, check_counts, count, split_weights, with_weights
 from jaxem.core.dataset import as_data
+from jaxem.core.labels import library_of
 from jaxem.core.model import check_model, require
 from jaxem.fitting.fit import check_call, choose
 from jaxem.fitting.restarts import fit_restarts
@@ -29,6 +30,15 @@ class CrossValidation(NamedTuple):
     held_out: Array  # (folds,), log-likelihood of each fold under the fit to the others; NaN where that fit failed
     sizes: Array  # (folds,), the number of observations held out (see ``sample_size``)
     statuses: Array  # (folds,), the status of each fit
+    library: str | None = None  # of the data frame that the data came as
+
+    to_frame = frame_output.to_frame
+
+    def as_dict(self) -> dict[str, Any]:
+        """The folds by columns: ``fold``, ``held_out``, ``size``, ``status``."""
+        statuses = [Status(int(code)).name for code in np.asarray(self.statuses)]
+        held_out, sizes = np.asarray(self.held_out), np.asarray(self.sizes)
+        return {"fold": np.arange(sizes.size), "held_out": held_out, "size": sizes, "status": statuses}
 
     @property
     def log_likelihood(self) -> float:
@@ -112,7 +122,7 @@ def cross_validate(
     """
     check_model(model)
     require(model, "cross_validate", "init", "log_likelihood")
-    data = as_data(data)
+    library, data = library_of(data), as_data(data)
     check_counts(data)
     n = count(data)
     _, weights = split_weights(data)
@@ -125,7 +135,8 @@ def cross_validate(
     model.init(key, data)  # outside the trace, so that unsuitable data raise a ValueError
     algorithm = choose(algorithm, model)
     max_steps = check_call("cross_validate", algorithm, max_steps, key, tol, stop)
-    return _cross_validate(model, key, data, algorithm, stop, tol, folds, restarts, max_steps)
+    found = _cross_validate(model, key, data, algorithm, stop, tol, folds, restarts, max_steps)
+    return found if trees.is_traced(found) else found._replace(library=library)
 
 
 @program(static_argnames=("folds", "restarts", "max_steps"))

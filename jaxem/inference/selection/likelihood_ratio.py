@@ -8,12 +8,13 @@ import numpy as np
 from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
-from jaxem.core import tables
+from jaxem.core import frame_output, tables
 from jaxem.core.bound import has_objective
 from jaxem.core.checks import prng_key, whole_number
 from jaxem.core.compilation import program
 from jaxem.core.data import Data, size
 from jaxem.core.dataset import as_data
+from jaxem.core.labels import library_of
 from jaxem.core.model import check_model, has, require
 from jaxem.fitting.restarts import fit_restarts
 from jaxem.fitting.result import Fit, FitError, Status
@@ -37,6 +38,20 @@ class LikelihoodRatio(NamedTuple):
     times_best_found: tuple[int, int]  # how many starts found the best fit to the data: null, alternative
     found_once: int  # replicates in which only one start found the best fit of a model
     below: int  # replicates in which the alternative ended below the null, its special case
+    library: str | None = None  # of the data frame that the data came as
+
+    to_frame = frame_output.to_frame
+
+    def as_dict(self) -> dict[str, Any]:
+        """The test as one row: ``statistic``, ``p_value``, the two log-likelihoods, ``replicates``, ``failed``."""
+        fits = {"null": self.null.objective, "alternative": self.alternative.objective}
+        return {
+            "statistic": [float(self.statistic)],
+            "p_value": [float(self.p_value)],
+            **{name: [np.nan if value is None else float(value)] for name, value in fits.items()},
+            "replicates": [self.null_distribution.size],
+            "failed": [self.failed],
+        }
 
     def __str__(self) -> str:
         kept, tried = self.null_distribution.size, self.null_distribution.size + self.failed
@@ -129,7 +144,7 @@ def likelihood_ratio_test(
     if batch_size is not None:
         batch_size = whole_number("batch_size", batch_size, 1)
     prng_key("likelihood_ratio_test", key)
-    data = prepare(null, as_data(data))
+    library, data = library_of(data), prepare(null, as_data(data))
     rule = aitken(1e-6) if stop is None else stop
     observed_key, null_key = jax.random.split(key)
     fits, found = [], []
@@ -162,7 +177,7 @@ def likelihood_ratio_test(
     failed = replicates - simulated.size
     of_null = jax.device_put(simulated)
     return LikelihoodRatio(
-        *(observed, of_null, p_value, failed, fits[0], fits[1], restarts, (found[0], found[1]), once, below)
+        *(observed, of_null, p_value, failed, fits[0], fits[1], restarts, (found[0], found[1]), once, below, library)
     )
 
 

@@ -8,12 +8,11 @@ import numpy as np
 from jax import Array
 
 from jaxem.algorithms.protocol import Algorithm
-from jaxem.core import tables, trees
+from jaxem.core import frame_output, tables, trees
 from jaxem.core.checks import number, prng_key, whole_number
 from jaxem.core.compilation import program
-from jaxem.core.conversion import convert
+from jaxem.core.conversion import convert_named
 from jaxem.core.data import Data, Dataset, count, lengths_of, split_weights, values_of, with_weights
-from jaxem.core.dataset import columns_of
 from jaxem.core.model import Params, has
 from jaxem.core.spaces import Space, answers
 from jaxem.fitting.fit import check_call, choose, fit_alone
@@ -21,7 +20,7 @@ from jaxem.fitting.result import Status
 from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
 from jaxem.inference.alignment import align
-from jaxem.inference.coordinates import parameter_names, parameter_spaces
+from jaxem.inference.coordinates import labels_of, parameter_names, parameter_spaces
 from jaxem.inference.simulation import batches, draw, in_batches, on_all_cores, prepare, sound
 
 Kind = Literal["parametric", "nonparametric"]
@@ -38,6 +37,17 @@ class Bootstrap(NamedTuple):
     aligned: bool  # whether class labels (or rotations) were matched with those of the estimate
     still: Params  # True where no replicate moved a parameter by more than rounding: held, or a probability of 0 or 1
     names: tuple[str, ...]  # the name of every parameter
+    library: str | None = None  # of the data frame that the data came as
+
+    to_frame = frame_output.to_frame
+
+    def as_dict(self) -> dict[str, Any]:
+        """The table by columns: ``parameter``, ``estimate``, ``std_error``, ``lower`` and ``upper`` (95 %)."""
+        parts = [self.estimate, self.standard_errors, *self.intervals()]
+        flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in parts]
+        return dict(
+            zip(("parameter", "estimate", "std_error", "lower", "upper"), [list(self.names), *flat], strict=True)
+        )
 
     @property
     def failed(self) -> int:
@@ -77,8 +87,7 @@ class Bootstrap(NamedTuple):
         return end((1 - level) / 2), end((1 + level) / 2)
 
     def __str__(self) -> str:
-        columns = [self.estimate, self.standard_errors, *self.intervals()]
-        values = np.stack([np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in columns], 1)
+        values = np.stack(list(self.as_dict().values())[1:], 1)
         names = tables.names(self.names)
         rows = [["parameter", "estimate", "std. error", "2.5 %", "97.5 %"]]
         rows += [[name, *tables.with_error(*row)] for name, row in zip(names, values, strict=True)]
@@ -154,8 +163,8 @@ def bootstrap(
     if batch_size is not None:
         batch_size = whole_number("bootstrap: batch_size", batch_size, 1)
     prng_key("bootstrap", key)
-    columns = columns_of(data)
-    params, data = convert(model, params, data)
+    params, data, names = convert_named(model, params, data)
+    labels = labels_of(model, data, names)
     if trees.is_traced(params, data, key):
         raise ValueError("bootstrap needs concrete values (which fits failed): it cannot run inside jit, vmap or grad")
     check_start(model, params, data)
@@ -179,8 +188,8 @@ def bootstrap(
         (*jax.tree.map(lambda leaf: leaf[kept], (fitted, objectives)), statuses)
     )
     still = _still(model, fitted, params)
-    names = parameter_names(model, params, columns)
-    found = Bootstrap(params, fitted, objectives, statuses, kind, _has_labels(model), still, names)
+    every = parameter_names(model, params, labels)
+    found = Bootstrap(params, fitted, objectives, statuses, kind, _has_labels(model), still, every, labels.library)
     if all(np.asarray(leaf).all() for leaf in jax.tree.leaves(still)):
         raise ValueError(
             f"bootstrap: none of {kept.size} fits moved from the estimate, so its error cannot be estimated. Check "

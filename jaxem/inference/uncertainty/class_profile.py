@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,15 +12,16 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from jaxem.core import frames, tables, trees
+from jaxem.core import frame_output, tables, trees
 from jaxem.core.compilation import program
-from jaxem.core.conversion import convert
+from jaxem.core.conversion import convert_named
 from jaxem.core.data import Columns, Data, count, observed_of, split_weights
-from jaxem.core.dataset import columns_of
 from jaxem.core.model import Params, has
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import answers
 from jaxem.fitting.result import Fit
+from jaxem.inference.class_names import class_names
+from jaxem.inference.coordinates import labels_of
 from jaxem.inference.regularity import InformationError
 from jaxem.inference.uncertainty.information import Route
 from jaxem.inference.uncertainty.standard_errors import Spread, errors, spread_of
@@ -41,13 +43,17 @@ class Profile:
     bounded: np.ndarray  # (M,), whether the row holds probabilities
     observations: float  # the sum of weights
     note: str | None = None  # why there are no standard errors
+    classes: tuple[str, ...] = ()  # (K,), the names of the classes
+    library: str | None = None  # of the data frame that the data came as
+
+    to_frame = frame_output.to_frame
 
     def __str__(self) -> str:
         k, gaps = len(self.sizes), bool((self.missing > 0).any())
         leveled = any(level is not None for level in self.levels)
         keep = [True, leveled, gaps, *[True] * (k + 1)]
         pick = lambda cells: [cell for cell, kept in zip(cells, keep, strict=True) if kept]
-        rows = [pick(["column", "level", "missing", *(f"class {j}" for j in range(k)), "overall"])]
+        rows = [pick(["column", "level", "missing", *tables.names(self.classes), "overall"])]
         rows.append(pick(["size", "", "", *map(_with_error, self.sizes, self.size_errors), ""]))
         different, shown = list(dict.fromkeys(self.columns)), None
         names = dict(zip(different, tables.names(different), strict=True))
@@ -66,29 +72,20 @@ class Profile:
 
     __repr__ = __str__
 
-    def to_frame(self, library: str | None = None) -> Any:
-        """The profile as a data frame.
-
-        Arguments:
-            library: ``"pandas"``, ``"polars"`` or ``"pyarrow"``; default: the first of them that is installed.
-
-        Returns:
-            A data frame with the columns ``column``, ``level``, ``missing``, ``class_0``, ``error_0``, ..., ``overall``
-            and ``overall_error``. Its first row, ``size``, holds the sizes of the classes.
-
-        Raises:
-            ImportError: narwhals (the extra ``frames``) or the library is not installed.
-            ValueError: the library is none of the above.
-        """
+    def as_dict(self) -> dict[str, Any]:
+        """The table by columns: ``column``, ``level``, ``missing``, for each class its name and an ``error``,
+        ``overall`` and ``overall_error``. Its first row, ``size``, holds the sizes of the classes."""
         nothing = [np.nan]
         found: dict[str, Any] = {"column": ["size", *self.columns], "level": [None, *self.levels]}
         found["missing"] = np.r_[nothing, self.missing]
+        plain = self.classes == class_names(len(self.sizes), None)
         for j, (size, error) in enumerate(zip(self.sizes, self.size_errors, strict=True)):
-            found[f"class_{j}"] = np.r_[size, self.means[:, j]]
-            found[f"error_{j}"] = np.r_[error, self.errors[:, j]]
+            head, tail = (f"class_{j}", f"error_{j}") if plain else (self.classes[j], f"{self.classes[j]}_error")
+            found[head] = np.r_[size, self.means[:, j]]
+            found[tail] = np.r_[error, self.errors[:, j]]
         found["overall"] = np.r_[nothing, self.overall]
         found["overall_error"] = np.r_[nothing, self.overall_errors]
-        return frames.make(found, library)
+        return found
 
 
 def _with_error(value: float, error: float) -> str:
@@ -105,6 +102,7 @@ def profile(
     route: Route | None = None,
     robust: bool = False,
     clusters: ArrayLike | None = None,
+    names: Sequence[str] | None = None,
 ) -> Profile:
     r"""The profile of the classes of a mixture: sizes, and the mean of each column in each class, with standard errors.
 
@@ -118,6 +116,7 @@ def profile(
         params: the maximum, or its ``Fit``.
         data: the data of the fit.
         route, robust, clusters: as in ``jaxem.inference.covariance``.
+        names: the names of the classes; default: ``class 0``, ``class 1``, ...
 
     Returns:
         A ``Profile``; ``print`` it, or turn it into a data frame by ``to_frame()``. A value that is held at an edge of
@@ -125,7 +124,8 @@ def profile(
         value has one, and ``note`` says why. Rows without any observed cell do not count in the share of missing cells.
 
     Raises:
-        ValueError: the model has no means of classes, or the call is inside ``jit``, ``vmap`` or ``grad``.
+        ValueError: the model has no means of classes, ``names`` are not K different texts, or the call is inside
+            ``jit``, ``vmap`` or ``grad``.
 
     Source: Lazarsfeld & Henry (1968), chapter 3, for profiles of latent classes.
     """
@@ -133,9 +133,10 @@ def profile(
         raise ValueError("jaxem.inference.profile needs concrete values: it cannot run inside jit, vmap or grad")
     if not has(model, "class_means"):
         raise ValueError(f"jaxem.inference.profile needs a Mixture, which has class_means; got {type(model).__name__}")
-    columns = columns_of(data)
-    params, data = convert(model, params, data)
-    rows, k = _rows(model, params, columns), model.k
+    params, data, named = convert_named(model, params, data)
+    labels = labels_of(model, data, named)
+    rows, k = _rows(model, params, labels.columns), model.k
+    of_classes = class_names(k, names)
     note, deviations = None, np.full(k + len(rows) * (k + 1), np.nan)
     try:
         spread = spread_of(model, params, data, route, robust, clusters)
@@ -156,7 +157,7 @@ def profile(
         np.array([shares[row.part][row.place] if row.part in shares else 0.0 for row in rows]),
         np.array([row.bounded for row in rows], bool),
         float(count(data) if weights is None else weights.sum()),
-        note,
+        note, of_classes, labels.library,
     )  # fmt: skip
 
 
@@ -197,7 +198,7 @@ def _deviations(model: Any, params: Params, data: Data, spread: Spread) -> Array
     return errors(spread._replace(jacobian=jacobian, held=held))
 
 
-def _rows(model: Any, params: Params, columns: dict[str, Columns]) -> list[_Row]:
+def _rows(model: Any, params: Params, columns: Mapping[str, Columns]) -> list[_Row]:
     rows = []
     for param, leaf in _located(model, params):
         own, shape, leveled = columns.get(param.part), leaf.shape[1:], answers.event_ndim(param.space) == 1

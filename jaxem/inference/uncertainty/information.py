@@ -22,17 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core import bound, expectation, parameters, tables, trees
+from jaxem.core import bound, expectation, frame_output, parameters, tables, trees
 from jaxem.core.arrays import as_array
 from jaxem.core.compilation import ahead, program
-from jaxem.core.conversion import convert
+from jaxem.core.conversion import convert, convert_named
 from jaxem.core.coordinates import chart, into, living
 from jaxem.core.data import Data, size
-from jaxem.core.dataset import columns_of
 from jaxem.core.model import Params, has, has_m_step, require
 from jaxem.core.records import register
 from jaxem.fitting.validation import check_start
-from jaxem.inference.coordinates import along_all, coordinate_names, edged
+from jaxem.inference.coordinates import along_all, coordinate_names, edged, labels_of
 from jaxem.inference.regularity import Regularity, Verdict, judge, refuse, without
 from jaxem.inference.uncertainty import edges
 
@@ -61,16 +60,27 @@ class Information:
     complete: Array | None  # (P, P); None where the model has no q_function
     missing: Array | None  # (P, P), complete - observed
     names: tuple[str, ...] = dataclasses.field(metadata={"static": True})  # the names of the P coordinates
+    library: str | None = dataclasses.field(default=None, metadata={"aside": True})  # of the data frame of the data
+
+    to_frame = frame_output.to_frame
+
+    def as_dict(self) -> dict[str, Any]:
+        """The diagonals by columns: ``coordinate``, ``observed``, ``complete``, ``missing``, and its ``share``."""
+        observed = np.diagonal(self.observed)
+        complete = np.full_like(observed, np.nan) if self.complete is None else np.diagonal(self.complete)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where(complete != 0, (complete - observed) / complete, np.nan)
+        parts = [list(self.names), observed, complete, complete - observed, share]
+        return dict(zip(("coordinate", "observed", "complete", "missing", "share"), parts, strict=True))
 
     def __str__(self) -> str:
         if np.ndim(self.observed) != 2 or trees.is_traced(self.observed):
             return f"Information of {len(self.names)} coordinates, shape {jnp.shape(self.observed)}"
-        observed = np.diagonal(self.observed)
-        complete = np.full_like(observed, np.nan) if self.complete is None else np.diagonal(self.complete)
-        rows = [["coordinate", "observed", "complete", "missing", "share"]]
-        for name, o, c in zip(tables.names(self.names), observed, complete, strict=True):
-            share = (c - o) / c if c != 0 else np.nan
-            rows.append([name, *(tables.number(value, 5) for value in (o, c, c - o)), tables.fixed(share, 3)])
+        found = self.as_dict()
+        heads, (names, *numbers) = list(found), found.values()
+        rows = [heads]
+        for name, *values, share in zip(tables.names(names), *numbers, strict=True):
+            rows.append([name, *(tables.number(value, 5) for value in values), tables.fixed(share, 3)])
         return "\n".join(["Information (the diagonal)", *tables.columns(rows, "<>>>>")])
 
     __repr__ = __str__
@@ -334,12 +344,12 @@ def information(model: Any, params: Params, data: Data, *, route: Route | None =
 
     Source: Orchard & Woodbury (1972); Louis (1982); Oakes (1999); Meng & Rubin (1991).
     """
-    columns = columns_of(data)
-    params, data = convert(model, params, data)
+    params, data, named = convert_named(model, params, data)
     check_start(model, params, data)
     route = choose_route(model, route)
     found = regular(model, params, data, route)
-    parts, names = (found.observed, found.complete), coordinate_names(model, params, columns)
+    labels = labels_of(model, data, named)
+    parts, names = (found.observed, found.complete), coordinate_names(model, params, labels)
     if trees.is_traced(found.observed):
         parts = (None if part is None else without(part, found.lives, jnp.nan) for part in parts)
     elif not np.asarray(found.lives).all():
@@ -348,4 +358,4 @@ def information(model: Any, params: Params, data: Data, *, route: Route | None =
         parts = (None if part is None else part[np.ix_(free, free)] for part in parts)
     observed, complete = parts
     missing = None if complete is None else complete - observed  # pyright: ignore
-    return Information(observed, complete, missing, names)  # pyright: ignore[reportArgumentType]
+    return Information(observed, complete, missing, names, labels.library)  # pyright: ignore[reportArgumentType]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core import bound, tables, trees
+from jaxem.core import bound, frame_output, tables, trees
 from jaxem.core.checks import instance
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
@@ -60,6 +60,14 @@ class ConvergenceRate:
     names: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
     # The parameters that move most along ``flat_direction``.
     flat_names: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+
+    to_frame = frame_output.to_frame
+
+    def as_dict(self) -> dict[str, Any]:
+        """One row: ``rate``, ``error``, ``empirical``, ``along`` and ``flat_along``."""
+        numbers = {"rate": self.rate, "error": self.error, "empirical": self.empirical}
+        texts = {"along": ", ".join(self.names), "flat_along": ", ".join(self.flat_names)}
+        return {name: [float(value)] for name, value in numbers.items()} | {name: [one] for name, one in texts.items()}
 
     def iterations(self, share: float) -> Array:
         r"""The number of iterations after which the given share of the distance to the maximum remains.

@@ -7,13 +7,12 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxem.core import bound, tables, trees
-from jaxem.core.conversion import convert
+from jaxem.core import bound, frame_output, tables, trees
+from jaxem.core.conversion import convert_named
 from jaxem.core.data import Data
-from jaxem.core.dataset import columns_of
 from jaxem.core.model import Params, has
 from jaxem.fitting.result import Fit
-from jaxem.inference.coordinates import parameter_names, repeated
+from jaxem.inference.coordinates import labels_of, parameter_names, repeated
 from jaxem.inference.sample_size import sample_size
 from jaxem.inference.uncertainty.information import Route
 from jaxem.inference.uncertainty.intervals import check_level, wald
@@ -35,6 +34,20 @@ class Summary(NamedTuple):
     observations: float | None  # n, as BIC counts it
     free: int  # degrees of freedom: the unconstrained coordinates that are not held
     held: tuple[str, ...] = ()  # parameters held at an edge of their space; the rest is conditional on them
+    library: str | None = None  # of the data frame that the data came as
+
+    to_frame = frame_output.to_frame
+
+    def as_dict(self) -> dict[str, Any]:
+        """The table by columns: ``parameter``, ``estimate``, ``std_error``, ``lower``, ``upper``, ``held``."""
+        return {
+            "parameter": list(self.names),
+            "estimate": self.estimates,
+            "std_error": self.standard_errors,
+            "lower": self.lower,
+            "upper": self.upper,
+            "held": [name in self.held for name in self.names],
+        }
 
     def __str__(self) -> str:
         head = f"{tables.number(100 * self.level)} %"
@@ -90,25 +103,27 @@ def summary(
     check_level(level)
     if trees.is_traced(params, data):
         raise ValueError("jaxem.summary needs concrete values: it cannot run inside jit, vmap or grad")
-    fitted, columns = params, columns_of(data)
-    params, data = convert(model, params, data)
+    fitted = params
+    params, data, names = convert_named(model, params, data)
+    labels = labels_of(model, data, names)
     spread = spread_of(model, params, data, route, robust, clusters)
     ends = wald(model, params, spread, level)
     shown = ~repeated(model, params)
     estimates, deviations, lower, upper = (
         np.asarray(column)[shown] for column in (_flat(params), errors(spread), *map(_flat, ends))
     )
-    names = parameter_names(model, params, columns)
-    names = tuple(name for name, show in zip(names, shown, strict=True) if show)
+    every = parameter_names(model, params, labels)
+    named = tuple(name for name, show in zip(every, shown, strict=True) if show)
     try:
         observations = float(sample_size(model, data))
     except ValueError:
         observations = None
     objective = fitted.objective if hasattr(fitted, "objective") else _objective(model, params, data)
     free, at_edge = int(np.asarray(spread.lives).sum()), np.asarray(spread.held)[shown]
-    held = tuple(name for name, one in zip(names, at_edge, strict=True) if one)
+    held = tuple(name for name, one in zip(named, at_edge, strict=True) if one)
     climbed = None if objective is None else float(objective)
-    return Summary(names, estimates, deviations, lower, upper, float(level), climbed, observations, free, held)
+    numbers = estimates, deviations, lower, upper, float(level), climbed, observations, free
+    return Summary(named, *numbers, held, labels.library)
 
 
 def _objective(model: Any, params: Params, data: Data) -> Array | None:

@@ -3,10 +3,11 @@
 import dataclasses
 import enum
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from jaxem.core import tables
+from jaxem.core import frame_output, tables
 
 
 class Verdict(enum.Enum):
@@ -109,6 +110,17 @@ class Certificate:
         broken = [check for check in self.checks if check.verdict is Verdict.VIOLATED]
         if broken:
             raise LawViolationError("; ".join(_complaint(check) for check in broken))
+
+    to_frame = frame_output.to_frame
+
+    def as_dict(self) -> dict[str, Any]:
+        """By columns: ``law``, ``statement``, ``residual``, ``tolerance``, ``ratio``, ``verdict`` and ``worst``."""
+        return {
+            **{name: [getattr(check, name) for check in self.checks] for name in ("law", "statement")},
+            **{name: [float(getattr(one, name)) for one in self.checks] for name in ("residual", "tolerance", "ratio")},
+            "verdict": [check.verdict.value for check in self.checks],
+            "worst": [check.leaf or "" for check in self.checks],
+        }
 
     @property
     def _summary(self) -> str:
