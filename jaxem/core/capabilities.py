@@ -105,7 +105,11 @@ class Capabilities(NamedTuple):
     to_frame = frame_output.to_frame
 
     def as_dict(self) -> dict[str, Any]:
-        """The table by columns: ``group``, ``for``, ``offers``, ``lacks``."""
+        """The table by columns.
+
+        Returns:
+            A dict: ``group``, ``for``, ``offers``, ``lacks``.
+        """
         listed = lambda part: [", ".join(part[group]) or "-" for group in GROUPS]
         purposes = [purpose for purpose, _ in GROUPS.values()]
         return {"group": list(GROUPS), "for": purposes, "offers": listed(self.offered), "lacks": listed(self.lacking)}

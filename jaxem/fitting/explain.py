@@ -33,7 +33,11 @@ class Explanation(NamedTuple):
     to_frame = frame_output.to_frame
 
     def as_dict(self) -> dict[str, Any]:
-        """What was chosen as one row, by the names of the fields."""
+        """What was chosen as one row, by the names of the fields.
+
+        Returns:
+            A dict: a list of one for each field.
+        """
         return {name: [repr(value) if name == "algorithm" else value] for name, value in self._asdict().items()}
 
     def __str__(self) -> str:

@@ -47,7 +47,11 @@ class Restarts(NamedTuple):
         return self.best.library
 
     def as_dict(self) -> dict[str, Any]:
-        """The starts by columns: ``start``, ``objective``, ``status``."""
+        """The starts by columns.
+
+        Returns:
+            A dict: ``start``, ``objective``, ``status``.
+        """
         statuses = [Status(int(code)).name for code in np.ravel(self.statuses)]
         objectives = np.ravel(self.objectives)
         return {"start": np.arange(objectives.size), "objective": objectives, "status": statuses}

@@ -68,8 +68,12 @@ class Classes(_EachRow):
         return len(self.classes)
 
     def as_dict(self) -> dict[str, Any]:
-        """The table by columns: ``row``, or ``sequence`` and ``step``; ``class``, by its name; and the probability of
-        each class."""
+        """The table by columns.
+
+        Returns:
+            A dict: ``row``, or ``sequence`` and ``step``; ``class``, by its name; and the probability
+            of each class.
+        """
         named = [None if one < 0 else self.names[one] for one in self.classes.tolist()]
         return self._places() | {"class": named} | dict(zip(self.names, self.probabilities.T, strict=True))
 
@@ -86,8 +90,12 @@ class Scores(_EachRow):
         return len(self.means)
 
     def as_dict(self) -> dict[str, Any]:
-        """The table by columns: ``row``, or ``sequence`` and ``step``; and for each hidden variable its posterior mean
-        and standard deviation, ``... sd``."""
+        """The table by columns.
+
+        Returns:
+            A dict: ``row``, or ``sequence`` and ``step``; and for each hidden variable its posterior
+            mean and standard deviation, ``... sd``.
+        """
         found = self._places()
         for name, mean, deviation in zip(self.names, self.means.T, self.deviations.T, strict=True):
             found |= {name: mean, f"{name} sd": deviation}

@@ -362,7 +362,15 @@ class FactorAnalysis(FromRows):
         return found[0]._replace(**rows)
 
     def latent_scores(self, params: FactorAnalysisParams, data: Data) -> tuple[str, Array, Array]:
-        """``"factor"``, and the means (N, k) and standard deviations of the factors; see ``jaxem.scores``."""
+        """Posterior means and standard deviations of the factors; see ``jaxem.scores``.
+
+        Arguments:
+            params: parameters of the model, or a ``Fit``.
+            data: N observations, in any form that ``fit`` takes.
+
+        Returns:
+            ``"factor"``, the means (N, k) and the standard deviations (N, k).
+        """
         q = self.factors(params, data)
         deviations = jnp.sqrt(jnp.diagonal(q.covariance, axis1=-2, axis2=-1))
         return "factor", q.means, jnp.broadcast_to(deviations, q.means.shape)

@@ -203,7 +203,15 @@ class ItemResponse(FromRows, Curves):
         return of_rows(lambda x: _abilities(self, params, x), data)
 
     def latent_scores(self, params: ItemResponseParams, data: Data) -> tuple[str, Array, Array]:
-        """``"ability"``, and the mean and standard deviation of each person's, (N, 1); see ``jaxem.scores``."""
+        """Posterior means and standard deviations of the ability of each person; see ``jaxem.scores``.
+
+        Arguments:
+            params: parameters of the model, or a ``Fit``.
+            data: N observations, in any form that ``fit`` takes.
+
+        Returns:
+            ``"ability"``, the means (N, 1) and the standard deviations (N, 1).
+        """
         q = self.abilities(params, data)
         return "ability", q.means[:, None], q.deviations[:, None]
 

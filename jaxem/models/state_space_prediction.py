@@ -109,7 +109,15 @@ class Prediction:
         return _signal(self, params, split_weights(data)[0])
 
     def latent_scores(self, params: Any, data: Data) -> tuple[str, Array, Array]:
-        """``"state"``, and the smoothed means (N, T, k) and standard deviations; see ``jaxem.scores``."""
+        """Posterior means and standard deviations of the states, smoothed; see ``jaxem.scores``.
+
+        Arguments:
+            params: parameters of the model, or a ``Fit``.
+            data: N observations, in any form that ``fit`` takes.
+
+        Returns:
+            ``"state"``, the means (N, T, k) and the standard deviations (N, T, k).
+        """
         q = self.smooth(params, data)
         deviations = jnp.sqrt(jnp.maximum(jnp.diagonal(q.covariances, axis1=-2, axis2=-1), 0))
         return "state", q.means, jnp.broadcast_to(deviations, q.means.shape)

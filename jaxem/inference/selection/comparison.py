@@ -54,8 +54,12 @@ class Selection(NamedTuple):
     to_frame = frame_output.to_frame
 
     def as_dict(self) -> dict[str, Any]:
-        """The table by columns: ``model``, ``parameters``, ``log_likelihood``, each criterion, ``times_best_found``,
-        ``status`` (``REFUSED`` where the model refused the data) and ``best``."""
+        """The table by columns.
+
+        Returns:
+            A dict: ``model``, ``parameters``, ``log_likelihood``, each criterion, ``times_best_found``,
+            ``status`` (``REFUSED`` where the model refused the data) and ``best``.
+        """
         ended = lambda one: "REFUSED" if one.fit is None else Status(int(one.fit.status)).name
         best = next(iter(self.ranked), None)
         return {

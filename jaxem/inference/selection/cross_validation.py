@@ -35,7 +35,11 @@ class CrossValidation(NamedTuple):
     to_frame = frame_output.to_frame
 
     def as_dict(self) -> dict[str, Any]:
-        """The folds by columns: ``fold``, ``held_out``, ``size``, ``status``."""
+        """The folds by columns.
+
+        Returns:
+            A dict: ``fold``, ``held_out``, ``size``, ``status``.
+        """
         statuses = [Status(int(code)).name for code in np.asarray(self.statuses)]
         held_out, sizes = np.asarray(self.held_out), np.asarray(self.sizes)
         return {"fold": np.arange(sizes.size), "held_out": held_out, "size": sizes, "status": statuses}

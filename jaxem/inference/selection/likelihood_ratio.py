@@ -43,7 +43,11 @@ class LikelihoodRatio(NamedTuple):
     to_frame = frame_output.to_frame
 
     def as_dict(self) -> dict[str, Any]:
-        """The test as one row: ``statistic``, ``p_value``, the two log-likelihoods, ``replicates``, ``failed``."""
+        """The test as one row.
+
+        Returns:
+            A dict: ``statistic``, ``p_value``, the two log-likelihoods, ``replicates``, ``failed``.
+        """
         fits = {"null": self.null.objective, "alternative": self.alternative.objective}
         return {
             "statistic": [float(self.statistic)],

@@ -42,7 +42,11 @@ class Bootstrap(NamedTuple):
     to_frame = frame_output.to_frame
 
     def as_dict(self) -> dict[str, Any]:
-        """The table by columns: ``parameter``, ``estimate``, ``std_error``, ``lower`` and ``upper`` (95 %)."""
+        """The table by columns.
+
+        Returns:
+            A dict: ``parameter``, ``estimate``, ``std_error``, ``lower`` and ``upper`` (95 %).
+        """
         parts = [self.estimate, self.standard_errors, *self.intervals()]
         flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in parts]
         return dict(

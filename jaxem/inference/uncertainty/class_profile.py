@@ -73,8 +73,12 @@ class Profile:
     __repr__ = __str__
 
     def as_dict(self) -> dict[str, Any]:
-        """The table by columns: ``column``, ``level``, ``missing``, for each class its name and an ``error``,
-        ``overall`` and ``overall_error``. Its first row, ``size``, holds the sizes of the classes."""
+        """The table by columns.
+
+        Returns:
+            A dict: ``column``, ``level``, ``missing``, for each class its name and an ``error``,
+            ``overall`` and ``overall_error``. Its first row, ``size``, holds the sizes of the classes.
+        """
         nothing = [np.nan]
         found: dict[str, Any] = {"column": ["size", *self.columns], "level": [None, *self.levels]}
         found["missing"] = np.r_[nothing, self.missing]

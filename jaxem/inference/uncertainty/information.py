@@ -65,7 +65,11 @@ class Information:
     to_frame = frame_output.to_frame
 
     def as_dict(self) -> dict[str, Any]:
-        """The diagonals by columns: ``coordinate``, ``observed``, ``complete``, ``missing``, and its ``share``."""
+        """The diagonals by columns.
+
+        Returns:
+            A dict: ``coordinate``, ``observed``, ``complete``, ``missing``, and its ``share``.
+        """
         observed = np.diagonal(self.observed)
         complete = np.full_like(observed, np.nan) if self.complete is None else np.diagonal(self.complete)
         with np.errstate(divide="ignore", invalid="ignore"):

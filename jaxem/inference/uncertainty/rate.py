@@ -64,7 +64,11 @@ class ConvergenceRate:
     to_frame = frame_output.to_frame
 
     def as_dict(self) -> dict[str, Any]:
-        """One row: ``rate``, ``error``, ``empirical``, ``along`` and ``flat_along``."""
+        """The rate as one row.
+
+        Returns:
+            A dict: ``rate``, ``error``, ``empirical``, ``along`` and ``flat_along``.
+        """
         numbers = {"rate": self.rate, "error": self.error, "empirical": self.empirical}
         texts = {"along": ", ".join(self.names), "flat_along": ", ".join(self.flat_names)}
         return {name: [float(value)] for name, value in numbers.items()} | {name: [one] for name, one in texts.items()}

@@ -39,7 +39,11 @@ class Summary(NamedTuple):
     to_frame = frame_output.to_frame
 
     def as_dict(self) -> dict[str, Any]:
-        """The table by columns: ``parameter``, ``estimate``, ``std_error``, ``lower``, ``upper``, ``held``."""
+        """The table by columns.
+
+        Returns:
+            A dict: ``parameter``, ``estimate``, ``std_error``, ``lower``, ``upper``, ``held``.
+        """
         return {
             "parameter": list(self.names),
             "estimate": self.estimates,

@@ -114,7 +114,12 @@ class Certificate:
     to_frame = frame_output.to_frame
 
     def as_dict(self) -> dict[str, Any]:
-        """By columns: ``law``, ``statement``, ``residual``, ``tolerance``, ``ratio``, ``verdict`` and ``worst``."""
+        """The laws by columns.
+
+        Returns:
+            A dict: ``law``, ``statement``, ``residual``, ``tolerance``, ``ratio``, ``verdict`` and
+            ``worst``.
+        """
         return {
             **{name: [getattr(check, name) for check in self.checks] for name in ("law", "statement")},
             **{name: [float(getattr(one, name)) for one in self.checks] for name in ("residual", "tolerance", "ratio")},
