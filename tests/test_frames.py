@@ -191,6 +191,12 @@ def test_classes_come_back_with_the_index(mixture):
         jaxem.classes(FactorAnalysis(1), fit, X)
 
 
+def test_a_frame_of_one_column_is_no_column():
+    frame = pd.DataFrame({"y": X[:, 0]})
+    with pytest.raises(ValueError, match=r"got shape \(48, 1\). Of a data frame pass one column: frame\['name'\]"):
+        Mixture(Normal(), 2).init(KEY, frame)
+
+
 # Every table as a data frame
 
 

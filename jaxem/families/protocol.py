@@ -157,6 +157,8 @@ def check_shape(family: Any, x: Data, leading: tuple[str, ...], title: str) -> N
     needs = f"{title} needs data of shape ({', '.join(leading + events)})"
     if values.ndim != len(leading) + len(events):
         hint = " For one sequence x, pass x[None]." if "T" in leading and values.ndim == 1 + len(events) else ""
+        if not events and values.ndim == len(leading) + 1:
+            hint = " Of a data frame pass one column: frame['name']."
         raise ValueError(f"{needs}; got shape {tuple(values.shape)}.{hint}")
     if 0 in values.shape:
         raise ValueError(f"{needs}; got shape {tuple(values.shape)}, which holds nothing")
