@@ -55,8 +55,10 @@ class Formula:
         return self._spec.read(frame, self.data, {})[0]
 
     def component(self, family: Any, **options: Any) -> Any:
-        """``Regression(family, on="components")`` with the intercept and the offset of the formula; the family itself
-        where the formula gives the components an intercept only.
+        """The regression of the components: ``Regression(family, on="components")``.
+
+        It has the intercept and the offset of the formula. Where the formula gives the components an intercept only, it
+        is the family itself.
 
         Arguments:
             family: the distribution of the response, such as ``Normal()``.
@@ -64,6 +66,9 @@ class Formula:
 
         Returns:
             A family.
+
+        Raises:
+            ValueError: there are no covariates, so that there is nothing to which ``options`` apply.
         """
         side = self._spec.sides["components"]
         if not side.names and self._spec.offset is None:
@@ -76,7 +81,11 @@ class Formula:
         )
 
     def gate(self) -> Any:
-        """``Softmax(on="gate")`` with the intercept of the formula; ``Constant()`` without covariates of the gate."""
+        """The gate: ``Softmax(on="gate")``, or ``Constant()`` without covariates.
+
+        Returns:
+            A gate, with the intercept of the formula.
+        """
         side = self._spec.sides["gate"]
         return Softmax(on="gate", intercept=side.intercept) if side.names else Constant()
 
