@@ -41,3 +41,8 @@ def parts_of(names: Dataset, part: str) -> dict[str, Columns]:
     """The columns of each part of ``"values"`` or ``"given"``, by its path below it; ``""``: the whole."""
     found = ((path.removeprefix(part), columns) for path, columns in names.names or () if path.startswith(part))
     return {path.removeprefix("."): columns for path, columns in found}
+
+
+def columns_of(data: Data) -> dict[str, Columns]:
+    """The columns of each part of the values that came as a data frame or series, by its path; ``""``: the whole."""
+    return parts_of(labelled(data), "values")

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxem import families, gates, models
 from jaxem.core import spaces
+from jaxem.core.data import Columns
 from jaxem.core.spaces.held import Held
 from jaxem.core.spaces.linked import Linked
 from jaxem.core.spaces.tied import Tied
@@ -23,6 +24,6 @@ def _is_record(kind: Any) -> bool:
 
 
 _PUBLIC = [kind for module in (families, gates, models, spaces) for kind in vars(module).values() if _is_record(kind)]
-_INNER = [Fit, Free, Held, Items, Linked, Pattern, Restricted, Tied]  # made by public functions, not by users
+_INNER = [Columns, Fit, Free, Held, Items, Linked, Pattern, Restricted, Tied]  # made by public functions, not by users
 
 CLASSES: dict[str, Any] = {kind.__name__: kind for kind in (*_PUBLIC, *_INNER)}

@@ -9,7 +9,7 @@ import numpy as np
 from jaxem.core import data as core
 from jaxem.core.conversion import admit
 from jaxem.core.data import Columns, Data, Spread
-from jaxem.core.dataset import columns_of
+from jaxem.core.labels import columns_of
 from jaxem.core.model import Params
 from jaxem.models.restricted.model import Restricted
 
