@@ -5,6 +5,7 @@ A script is cells that begin with ``# %%`` (code) or ``# %% [markdown]`` (text i
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,18 @@ from typing import NamedTuple
 import jaxem
 
 SCRIPTS = Path(__file__).parent.parent / "guide"
-ORDER = ("test_page",)
+ORDER = (
+    "choose_a_model",
+    "gaps",
+    "how_many_classes",
+    "covariates_and_states",
+    "what_a_fit_tells",
+    "slow_em",
+    "more_data_than_memory",
+    "edges",
+    "own_e_step",
+    "coming_from",
+)
 
 
 class Cell(NamedTuple):
@@ -40,13 +52,16 @@ def title(script: str) -> str:
     return cells(script)[0].content.splitlines()[0].removeprefix("# ")
 
 
+_LINK = re.compile(rf"\]\(({'|'.join(ORDER)})\.py\)")  # from one script to another
+
+
 def page(script: str, printed: list[str]) -> str:
     """A script as Markdown: text, code, and what each cell of code prints."""
     parts = []
     outputs = iter(printed)
     for cell in cells(script):
         if cell.is_text:
-            parts.append(cell.content)
+            parts.append(_LINK.sub(r"](\1.md)", cell.content))
             continue
         parts.append(f"```python\n{cell.content}\n```")
         output = next(outputs, "").rstrip()

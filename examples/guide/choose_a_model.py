@@ -1,0 +1,134 @@
+# %% [markdown]
+# # Choose a model
+#
+# A model has two parts: what is hidden (a class, a chain of classes, a number, a path) and the distribution of what is
+# seen given that (the *family*). They are chosen one by one.
+#
+# ## What is hidden
+#
+# | question | model | more |
+# |---|---|---|
+# | Which kinds of rows are there? | `Mixture(family, k)` | [How many classes?](how_many_classes.py) |
+# | Which kinds, depending on what I know of each row? | `Mixture(family, k, gate=Softmax(on=...))` | |
+# | Which state is a process in, and when does it change? | `HMM(family, k)` | `examples/earthquakes.py` |
+# | What moves it between states? | `HMM(family, k, transition=Softmax(on=...))` | [Covariates](covariates_and_states.py) |
+# | States that last, or follow an order | `transition=Sticky(...)`, `LeftToRight()`, `Cyclic()` | `examples/trials.py` |
+# | Moves that cannot be | `transition=Allowed(moves)` | `examples/trials.py` |
+# | Which few factors explain many columns? | `FactorAnalysis(k)` | |
+# | How able is each person, how hard each item? | `ItemResponse("2pl")` | |
+# | A level that drifts, a trend, seasons | `local_level()`, `local_trend()`, `seasonal(period)` | `examples/nile.py` |
+# | Few common movements of many series | `dynamic_factors(k, outputs)` | |
+# | A series with two regimes (booms and recessions) | `SwitchingAutoregression(k, order)` | |
+# | Which kinds of whole sequences are there? | `Mixture(Component(HMM(family, j)), k)` | |
+# | None of these | `jaxem.from_log_joint`, `jaxem.Model` | [Is my own E-step right?](own_e_step.py) |
+#
+# ## What is seen
+#
+# | an observation is | family |
+# |---|---|
+# | a number; with outliers; positive and skewed | `Normal()`; `StudentT()`; `LogNormal()`, `Gamma()` |
+# | several numbers; with outliers | `MultivariateNormal(...)`; `MultivariateStudentT(...)` |
+# | a count; spread more than Poisson; with too many zeros | `Poisson()`; `NegativeBinomial()`; `ZeroInflated(Poisson())` |
+# | successes among trials; counts that add up | `Binomial(trials)`; `Multinomial()` |
+# | yes or no; one of several answers | `Bernoulli()`; `Categorical(levels)` |
+# | a lifetime, some cut off | `Censored(Weibull())` |
+# | a share; an angle | `Beta()`; `VonMises()` |
+# | a response with covariates | `Regression(family, on=...)` |
+# | columns of several kinds | `Product({"age": Normal(), "answers": Bernoulli()})` |
+# | a different kind in each class | `PerClass([...])` |
+#
+# Each line of the tables, written out:
+
+# %%
+import jax
+import numpy as np
+
+import jaxem
+from jaxem import datasets
+from jaxem.families import (
+    Bernoulli,
+    Beta,
+    Binomial,
+    Categorical,
+    Censored,
+    Gamma,
+    LogNormal,
+    Multinomial,
+    MultivariateNormal,
+    MultivariateStudentT,
+    NegativeBinomial,
+    Normal,
+    PerClass,
+    Poisson,
+    Product,
+    Regression,
+    StudentT,
+    VonMises,
+    Weibull,
+    ZeroInflated,
+)
+from jaxem.gates import Allowed, LeftToRight, Softmax, Sticky
+from jaxem.models import (
+    HMM,
+    Component,
+    FactorAnalysis,
+    ItemResponse,
+    Mixture,
+    SwitchingAutoregression,
+    dynamic_factors,
+    local_level,
+    local_trend,
+    seasonal,
+)
+
+jax.config.update("jax_enable_x64", True)
+moves = np.array([[True, True], [False, True]])
+models = [
+    Mixture(MultivariateNormal("VVE"), 3),
+    Mixture(Categorical((2, 5)), 3, gate=Softmax(on="age")),
+    *(HMM(Poisson(), 2, transition=kind) for kind in (Sticky(5.0), LeftToRight(), Allowed(moves), Softmax(on="u"))),
+    FactorAnalysis(2),
+    ItemResponse("2pl"),
+    local_level(),
+    local_trend(),
+    seasonal(12),
+    dynamic_factors(2, 8),
+    SwitchingAutoregression(2, 4),
+    Mixture(Component(HMM(Poisson(), 2)), 3),
+]
+numbers = Normal(), StudentT(), LogNormal(), Gamma(), MultivariateNormal(), MultivariateStudentT(), Beta(), VonMises()
+counts = Poisson(), NegativeBinomial(), ZeroInflated(Poisson()), Binomial(10), Multinomial()
+mixed = (
+    Bernoulli(),
+    Categorical((3,)),
+    Censored(Weibull()),
+    Regression(Poisson(), on="x"),
+    PerClass([Normal(), Normal()]),
+)
+models += [Mixture(family, 2) for family in (*numbers, *counts, *mixed, Product({"a": Normal(), "b": Bernoulli()}))]
+
+# %% [markdown]
+# ## What a model can do
+#
+# Every model is fitted, verified and summarised by the same functions. `jaxem.core.capabilities` lists what a model
+# offers, and what it lacks.
+
+# %%
+for model in models:
+    able = jaxem.core.capabilities(model)
+    assert able.lacking["bound"] == able.lacking["sums"] == ()
+print(jaxem.core.capabilities(models[0]))
+
+# %% [markdown]
+# ## Then
+#
+# The order of work is the same for all: data ([with gaps](gaps.py) or without), several starts, a look at
+# [the status](what_a_fit_tells.py), [errors](edges.py), a picture.
+
+# %%
+years, quakes = datasets.earthquakes()
+x = quakes[None].astype(float)
+chain = HMM(Poisson(), 2)
+found = jaxem.fit_restarts(chain, x, key=jax.random.key(0), restarts=4)
+best = jaxem.check(found.best)
+print(f"log-likelihood {best.objective:.4f}, found by {found.times_best_found} of 4 starts")

@@ -1,0 +1,24 @@
+"""Every page of the guide runs, and what it claims holds: the claims are its own assertions."""
+
+import guide
+import pytest
+
+# The pages that take longest.
+SLOW = ("gaps", "how_many_classes", "covariates_and_states", "more_data_than_memory", "edges", "coming_from")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.everything] * (name in SLOW)) for name in guide.ORDER]
+)
+def test_a_page_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = guide.SCRIPTS / f"{name}.py"
+    script = path.read_text()
+    cells = guide.cells(script)
+    assert cells[0].is_text and cells[0].content.startswith("# ")  # a heading comes first
+    assert len(script.splitlines()) <= 165
+    exec(compile(script, str(path), "exec"), {"__name__": "__main__"})
+
+
+def test_every_page_is_in_the_order():
+    assert sorted(guide.ORDER) == sorted(path.stem for path in guide.SCRIPTS.glob("*.py"))
