@@ -3,12 +3,12 @@
 import guide
 import pytest
 
-# The pages that take longest.
-SLOW = ("gaps", "how_many_classes", "covariates_and_states", "more_data_than_memory", "edges", "coming_from")
+# The pages that take less than four seconds of compilation; the others run with --everything.
+QUICK = ("what_a_fit_tells", "own_e_step")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.everything] * (name in SLOW)) for name in guide.ORDER]
+    "name", [pytest.param(name, marks=[pytest.mark.everything] * (name not in QUICK)) for name in guide.ORDER]
 )
 def test_a_page_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -52,7 +52,7 @@ def _link(app: Sphinx, tree: nodes.document, page: str) -> None:
     """Make ``Mixture``, ``jaxem.fit`` and ``Softmax(on="x")`` links, and on the page of a class its methods."""
     known = public.known_as()
     for node in list(tree.findall(nodes.literal)):
-        name = node.astext().partition("(")[0]
+        name = node.astext().partition("(")[0].rpartition("=")[2]  # of transition=Sticky(...) too
         target, method = known.get(name), f"{page.rpartition('/')[2]}.{name}"
         if isinstance(node.parent, nodes.reference | nodes.term) or page.endswith(f"/{target}"):
             continue
