@@ -40,7 +40,7 @@ def modules() -> dict[str, ModuleType]:
             found[module.__name__] = module
     for name in ("jaxem.core.spaces", "jaxem.inference.verify"):
         found[name] = importlib.import_module(name)
-    return found
+    return dict(sorted(found.items()))
 
 
 @functools.cache

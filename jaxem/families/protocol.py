@@ -17,7 +17,9 @@ from jaxem.core.spaces import Real
 
 
 class Family(Protocol):
-    """One distribution per class; ``x (N, ...)`` holds N observations of ``event_ndim`` axes each.
+    """The distribution of one observation given its class, for all K classes at once.
+
+    ``x (N, ...)`` holds N observations of ``event_ndim`` axes each.
 
     A family of several columns that can use missing cells declares ``takes = ("observed",)``, one with covariates
     ``takes = ("given",)``. Where data have these parts, its x is a ``Dataset`` of rows instead of their values alone;
