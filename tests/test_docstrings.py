@@ -1,8 +1,10 @@
 """Every public name says what it does, what it takes, what it returns and what it raises.
 
 A docstring begins with one line. It names every parameter under "Arguments", says under "Returns" what comes back, and
-under "Raises" which exceptions the function itself raises. Each field of a record has a comment, or an argument's
-entry. Less is asked where the contract stands elsewhere, once for all classes: of functions that a protocol lists
+under "Raises" which exceptions the function itself raises. Each field of a record has a comment, an entry under
+"Arguments", or a place under "Attributes".
+
+Less is asked where the contract stands elsewhere, once for all classes: of functions that a protocol lists
 (``public.of_protocols``), and of equations, whose parameters are the letters of the protocols
 (``public.is_equation``). Those have a first line or nothing, unless they have sections, which are then complete.
 """
@@ -50,13 +52,17 @@ def faults_of_class(cls):
         return ["no docstring"]
     found = faults_of_summary(doc)
     if cls not in public.PROTOCOLS:
-        said = doc.named("Arguments")
+        said = doc.named("Arguments") + re.findall(r"``(\w+)``", doc.sections.get("Attributes", ""))
         untold = [name for name, comment in public.fields(cls).items() if not comment and name not in said]
         found += [f"neither Arguments nor a comment says what {name} is" for name in untold]
-    makers = [vars(cls)[name] for name in ("__init__", "__post_init__") if name in vars(cls)]
-    for maker in makers:
-        if "jaxem" in getattr(getattr(maker, "__code__", None), "co_filename", ""):  # not what dataclasses wrote
+    for name in ("__init__", "__post_init__"):
+        maker = vars(cls).get(name)
+        written = inspect.isfunction(maker) and maker.__code__.co_filename != "<string>"  # not by dataclasses
+        if written and maker.__qualname__ == f"{cls.__qualname__}.{name}":  # nor by typing
             found += faults_of_raises(doc, maker)
+            if name == "__init__" and not issubclass(cls, BaseException):
+                taken = [each for each in inspect.signature(cls).parameters if each not in doc.named("Arguments")]
+                found += [f"Arguments lacks {each}" for each in taken]
     return found
 
 
@@ -141,6 +147,22 @@ def complete(x: int, *more: int) -> int:
     return x
 
 
+class Told:
+    """A class.
+
+    Arguments:
+        x: a number.
+
+    Attributes: ``y_``, a number.
+    """
+
+    y_: int
+    z_: int
+
+    def __init__(self, x: int, w: int) -> None:
+        self.x, self.w = x, w
+
+
 class Untold(NamedTuple):
     """A record."""
 
@@ -164,3 +186,4 @@ def test_faults_are_found(thing, found):
 
 def test_faults_of_classes_are_found():
     assert faults_of_class(Untold) == ["neither Arguments nor a comment says what second is"]
+    assert faults_of_class(Told) == ["neither Arguments nor a comment says what z_ is", "Arguments lacks w"]

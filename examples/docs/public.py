@@ -25,7 +25,7 @@ from jaxem.core.spaces import Edge, answers
 from jaxem.families import Family
 from jaxem.gates import Gate
 
-SECTIONS = ("Arguments", "Returns", "Yields", "Raises", "Source")
+SECTIONS = ("Arguments", "Attributes", "Returns", "Yields", "Raises", "Source")
 
 # Where the contract of a protocol function is written, once for all classes that have the function.
 PROTOCOLS: tuple[Any, ...] = (Rows, Family, Gate, Space, Edge, Algorithm, Climber, Model)
@@ -143,8 +143,13 @@ def _own(cls: type) -> list[str]:
     return [
         name
         for name, thing in vars(cls).items()
-        if not name.startswith("_") and name not in values and (isinstance(thing, kinds) or inspect.isroutine(thing))
+        if not name.startswith("_") and name not in values and (isinstance(thing, kinds) or _is_function(thing))
     ]
+
+
+def _is_function(thing: Any) -> bool:
+    """Whether a thing is a function, plain or compiled."""
+    return inspect.isfunction(inspect.unwrap(thing)) if callable(thing) else False
 
 
 def is_property(thing: Any) -> bool:

@@ -1,6 +1,7 @@
 """The pages of the API reference, in reStructuredText, from the docstrings of the public names."""
 
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,7 +150,7 @@ def body(doc: Doc, more: dict[str, str] | None = None) -> Iterator[str]:
     for title in ("Arguments", "Fields", "Members", "Attributes", "Returns", "Yields", "Raises", "Source"):
         if title in sections:
             yield f":{title}:"
-            entries = title not in ("Returns", "Yields", "Source")
+            entries = title not in ("Returns", "Yields", "Source") and re.match(r"\*{0,2}\w+[,:]", sections[title])
             yield from indented(definitions(sections[title]) if entries else sections[title].splitlines())
     yield ""
 
