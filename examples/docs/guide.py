@@ -22,6 +22,7 @@ ORDER = (
     "what_a_fit_tells",
     "slow_em",
     "more_data_than_memory",
+    "many_long_devices",
     "edges",
     "own_e_step",
     "coming_from",
