@@ -28,12 +28,14 @@ The guide answers questions, a page each, by scripts that run. The reference has
 
 ```{{toctree}}
 :caption: Guide
+:maxdepth: 1
 
 {guide}
 ```
 
 ```{{toctree}}
 :caption: Reference
+:maxdepth: 1
 
 {reference}
 ```
