@@ -1,7 +1,7 @@
 """The public names of jaxem, and what a docstring says: read by the reference and by its test.
 
 A module exports what it defines without a leading underscore and what it imports as itself (``from a import b as b``).
-The modules are ``jaxem`` and those that ``dir(jaxem)`` lists, with the packages inside them that export something.
+The modules are ``jaxem``, those that it exports or loads on demand, and the packages inside them that export something.
 """
 
 import ast
@@ -31,27 +31,34 @@ SECTIONS = ("Arguments", "Attributes", "Returns", "Yields", "Raises", "Source")
 PROTOCOLS: tuple[Any, ...] = (Rows, Family, Gate, Space, Edge, Algorithm, Climber, Model)
 
 
+@functools.cache
 def modules() -> dict[str, ModuleType]:
     """The public modules by name."""
-    found = {"jaxem": jaxem}
-    for name in dir(jaxem):
-        module = getattr(jaxem, name)
-        if inspect.ismodule(module):
-            found[module.__name__] = module
-    for name in ("jaxem.core.spaces", "jaxem.inference.verify"):
-        found[name] = importlib.import_module(name)
+    names = [name for name in _bound(jaxem) if inspect.ismodule(getattr(jaxem, name))]
+    inner = "jaxem.core.spaces", "jaxem.inference.verify"
+    found = {"jaxem": jaxem, **{name: importlib.import_module(name) for name in inner}}
+    for name in (*names, *jaxem._ON_DEMAND):
+        thing = getattr(jaxem, name)
+        if inspect.ismodule(thing):
+            found[thing.__name__] = thing
     return dict(sorted(found.items()))
 
 
-@functools.cache
-def exports(module: ModuleType) -> dict[str, Any]:
-    """The objects that a module exports, in the order of its file, without modules and constants."""
+def _bound(module: ModuleType) -> list[str]:
+    """The names that a module imports as themselves, or defines without a leading underscore."""
     names = []
     for node in _tree(module).body:
         if isinstance(node, ast.ImportFrom):
             names += [alias.name for alias in node.names if alias.asname == alias.name]
         elif isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             names.append(node.name)
+    return names
+
+
+@functools.cache
+def exports(module: ModuleType) -> dict[str, Any]:
+    """The objects that a module exports, in the order of its file, without modules and constants."""
+    names = [*_bound(module), *getattr(module, "_FUNCTIONS", ())]  # the latter are loaded on demand
     found = {name: getattr(module, name) for name in names}
     return {name: thing for name, thing in found.items() if inspect.isclass(thing) or inspect.isroutine(thing)}
 
