@@ -62,7 +62,7 @@ from jaxem.models.restricted import with_prior as with_prior
 
 __version__ = "0.1.0"
 
-_ON_DEMAND = ("datasets", "plot")  # imported on first access
+_ON_DEMAND = ("datasets", "plot", "sklearn")  # imported on first access
 _FUNCTIONS = {"formula": "formulas"}  # functions of modules that are
 
 

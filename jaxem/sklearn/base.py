@@ -1,0 +1,246 @@
+"""What all estimators share: reading X, random numbers, the fit and how it ended, scores."""
+
+import warnings
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import jax
+import numpy as np
+from jax import Array
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from jaxem import inference
+from jaxem.core.data import Dataset
+from jaxem.core.dataset import dataset
+from jaxem.fitting import Fit, FitWarning, Status, fit, fit_restarts
+from jaxem.fitting.result import CAUSES, USABLE
+from jaxem.inference.sample_size import sample_size
+from jaxem.inference.selection.floors import without_floors
+
+# scikit-learn's words first, by which its users search; then what is known about the cause.
+_NOT_CONVERGED = (
+    "Best performing initialization did not converge. Try different init parameters, or increase max_iter, tol, or "
+    "check for degenerate data."
+)
+_FAILED = (
+    "Fitting the mixture model failed because some components have ill-defined empirical covariance (for instance "
+    "caused by singleton or collapsed samples). Try to decrease the number of components, increase reg_covar, or scale "
+    "the input data."
+)
+
+
+def doubles() -> Any:
+    """A context in which JAX keeps float64 arrays as they are, so that results have the dtype of X.
+
+    It holds for this thread while an estimator computes, and changes no setting of the user's.
+    """
+    return jax.enable_x64(True)
+
+
+class Estimator(BaseEstimator):
+    """The base of all estimators.
+
+    A subclass defines ``as_data(X, ...)``, what jaxem's functions take for X, and ``fit``, which ends with
+    ``self._climb(model, data, starts)``. The arrays of ``fit_`` are NumPy's, so that they keep their dtype when they
+    are pickled, whatever JAX is set to.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+    }
+
+    # Their values after a fit, besides what a subclass adds
+    model_: Any  # the jaxem model
+    fit_: Fit  # of ``model_``
+    n_iter_: int
+    converged_: bool
+    lower_bound_: float  # the objective per observation: log-likelihood, with the log-prior and the floor, if any
+    lower_bounds_: list[float]  # after each iteration
+    n_features_in_: int
+
+    # Reading
+
+    def _matrix(self, X: Any, reset: bool, **options: Any) -> Any:
+        """X as an array (N, D) of float64 or float32; ``reset``: remember its width and names, else compare them."""
+        options = {"dtype": (np.float64, np.float32), "ensure_min_samples": 2 if reset else 1} | options
+        return validate_data(self, X, reset=reset, **options)
+
+    def _weighted(self, values: Any, sample_weight: Any, like: np.ndarray, given: Any = None) -> Dataset | Any:
+        """``values`` with weights as jaxem takes them; ``like``: an array with their rows and dtype."""
+        missing = any(
+            np.issubdtype(np.asarray(leaf).dtype, np.floating) and np.isnan(leaf).any()
+            for leaf in jax.tree.leaves(values)
+        )
+        if sample_weight is None and given is None and not missing:
+            return values
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, like, dtype=like.dtype, ensure_non_negative=True)
+        return dataset(values, given=given, weights=sample_weight, missing="nan" if missing else "refuse")
+
+    # Random numbers
+
+    def _random(self) -> np.random.RandomState:
+        """``random_state`` as scikit-learn reads it: a generator that was given is advanced."""
+        return check_random_state(self.random_state)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _key(self, random: np.random.RandomState | None = None) -> Array:
+        """A key drawn from ``random``, by default from ``random_state``."""
+        return jax.random.key(int((random or self._random()).randint(2**31 - 1)))
+
+    # The fit
+
+    def _climb(self, model: Any, data: Any, starts: Any, key: Array) -> Self:
+        """Fit ``model`` to ``data`` and keep the result; call it within ``doubles()``.
+
+        Arguments:
+            model: the jaxem model.
+            data: as for ``jaxem.fit``.
+            starts: a list with one start for each of ``n_init`` fits: parameters, or what ``model.init`` takes as
+                ``start``. Or a tuple of one kind of start, of which ``n_init`` are made. After an earlier fit with
+                ``warm_start`` the fit starts from its parameters instead.
+            key: a random key.
+        """
+        options = self.get_params(deep=False)
+        how = {"tol": options["tol"], "max_steps": options["max_iter"], "key": key}
+        lanes = options.get("n_init", 1)
+        if self._warm():
+            starts = [self.fit_.params]
+        elif isinstance(starts, tuple) and lanes == 1:
+            starts = list(starts)
+        if isinstance(starts, list) and len(starts) == 1:
+            first = starts[0] if _is_params(starts[0]) else model.init(key, data, starts[0])
+            found = fit(model, first, data, **how, progress=self._reporter())
+        else:
+            many = fit_restarts(model, data, starts=starts, restarts=lanes, **how, progress=self._counter())
+            found = many.best
+        self._keep(model, data, jax.tree.map(np.asarray, found))
+        return self
+
+    def _warm(self) -> bool:
+        """Whether the fit goes on from the last one."""
+        return bool(getattr(self, "warm_start", False)) and hasattr(self, "fit_")
+
+    def _keep(self, model: Any, data: Any, found: Fit) -> None:
+        """Set the attributes that say how the fit ended; a failure is a ``ValueError``, the rest are warnings."""
+        status = Status(int(found.status))
+        if status not in USABLE:
+            raise ValueError(f"{_FAILED} {status.name} after {int(found.steps)} iterations: {CAUSES[status]}.")
+        n, steps = float(sample_size(model, data)), int(found.steps)
+        self.model_, self.fit_ = model, found
+        self.n_iter_, self.converged_ = steps, status is Status.CONVERGED
+        assert found.objective is not None and found.trace is not None
+        self.lower_bound_ = float(found.objective) / n
+        self.lower_bounds_ = (found.trace[1 : steps + 1].astype(float) / n).tolist()
+        if not self.converged_ and self.get_params(deep=False)["max_iter"] > 0:
+            message = f"{_NOT_CONVERGED} {status.name} after {steps} iterations: {CAUSES[status]}."
+            warnings.warn(message, ConvergenceWarning, stacklevel=5)
+        for text in found.warnings:
+            warnings.warn(text, FitWarning, stacklevel=5)
+
+    def _reporter(self) -> Any:
+        """What ``verbose`` prints of one fit: a line about five times a second."""
+        if not getattr(self, "verbose", 0):
+            return None
+        name = type(self).__name__
+        return lambda report: print(f"{name}: iteration {int(report.steps)}, objective {float(report.objective):.10g}")
+
+    def _counter(self) -> Any:
+        """What ``verbose`` prints of many fits."""
+        if not getattr(self, "verbose", 0):
+            return None
+        return lambda ended, starts: print(f"{type(self).__name__}: {ended} of {starts} starts have ended")
+
+    # Results
+
+    @property
+    def _density(self) -> Any:
+        """The model whose densities integrate to one: ``model_`` without the floor of ``reg_covar``."""
+        check_is_fitted(self)
+        return without_floors(self.model_)
+
+    def as_data(self, X: Any, sample_weight: Any = None) -> Any:
+        """X as the functions of jaxem take it, for example ``jaxem.summary(self.model_, self.fit_, self.as_data(X))``.
+
+        Arguments:
+            X: observations, as for ``fit``.
+            sample_weight: (N,), how many times each observation counts; default: once each.
+
+        Returns:
+            An array, or a ``jaxem.Dataset``.
+        """
+        check_is_fitted(self)
+        X = self._matrix(X, reset=False)
+        return self._weighted(X, sample_weight, X)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """The log-density of each observation.
+
+        Arguments:
+            X: observations (N, D).
+
+        Returns:
+            Log-densities (N,), without the floor of ``reg_covar``.
+        """
+        model = self._density
+        with doubles():
+            return np.asarray(model.log_prob(self.fit_, self.as_data(X)))
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """The mean of ``score_samples``; higher is better.
+
+        Arguments:
+            X: observations (N, D).
+            y: not used.
+            sample_weight: (N,), weights of the mean; default: equal.
+
+        Returns:
+            The mean.
+        """
+        return float(np.average(self.score_samples(X), weights=sample_weight))
+
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
+        """The Bayesian information criterion, -2 log L + p log n; lower is better.
+
+        Arguments:
+            X: observations (N, D).
+            sample_weight: (N,), how many times each observation counts; default: once each.
+
+        Returns:
+            The criterion, without prior and floor; see ``jaxem.inference.bic``.
+        """
+        return self._criterion(inference.bic, X, sample_weight)
+
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
+        """Akaike's information criterion, -2 log L + 2 p; lower is better.
+
+        Arguments:
+            X: observations (N, D).
+            sample_weight: (N,), how many times each observation counts; default: once each.
+
+        Returns:
+            The criterion, without prior and floor; see ``jaxem.inference.aic``.
+        """
+        return self._criterion(inference.aic, X, sample_weight)
+
+    def _criterion(self, criterion: Any, X: Any, sample_weight: Any) -> float:
+        check_is_fitted(self)
+        with doubles():
+            return float(criterion(self.model_, self.fit_, self.as_data(X, sample_weight)))
+
+    def _n_parameters(self) -> int:
+        check_is_fitted(self)
+        return int(inference.number_of_parameters(self.model_, self.fit_))
+
+
+def _is_params(start: Any) -> bool:
+    """Whether a start is parameters, and not a kind of start, classes, or their probabilities."""
+    return not isinstance(start, str | np.ndarray | jax.Array | list)
