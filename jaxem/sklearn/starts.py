@@ -1,0 +1,39 @@
+"""Starts by scikit-learn's names: ``init_params``."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.utils._param_validation import StrOptions
+
+# What each is for ``model.init``; "kmeans" is an array of class probabilities instead.
+KINDS = {"k-means++": "kmeans++", "random_from_data": "points", "random": "responsibilities"}
+_SPREAD = 0.1  # of every row over all classes, where a class would have no row of its own
+
+
+class Starting:
+    """The parameter ``init_params``: ``"kmeans"``, classes by k-means; ``"k-means++"``, seeds far from each other;
+    ``"random_from_data"``, seeds drawn evenly; ``"random"``, class probabilities drawn evenly."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {"init_params": [StrOptions({"kmeans", *KINDS})]}
+
+    def _starts(
+        self: Any, model: Any, data: Any, X: np.ndarray, sample_weight: Any, random: np.random.RandomState
+    ) -> list[Any] | tuple[str]:
+        """The starts of ``n_init`` fits of ``model`` to ``data``, as ``_climb`` takes them."""
+        if self.init_params in KINDS:
+            return (KINDS[self.init_params],)
+        if self._warm():
+            return []
+        return [by_kmeans(X, self.n_components, sample_weight, random) for _ in range(self.n_init)]
+
+
+def by_kmeans(X: np.ndarray, k: int, sample_weight: Any, random: np.random.RandomState) -> np.ndarray:
+    """Class probabilities (N, K) of a start: one for the cluster of each row, whose missing cells lie at the mean."""
+    if np.isnan(X).any():
+        X = np.where(np.isnan(X), np.nanmean(X, axis=0), X)
+    labels = KMeans(n_clusters=k, n_init=1, random_state=random).fit(X, sample_weight=sample_weight).labels_
+    found = np.zeros((len(X), k), X.dtype)
+    found[np.arange(len(X)), labels] = 1
+    full = found.any(axis=0).all() if sample_weight is None else (np.asarray(sample_weight) @ found > 0).all()
+    return found if full else (1 - _SPREAD) * found + _SPREAD / k
