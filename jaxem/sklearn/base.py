@@ -14,22 +14,17 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from jaxem import inference
-from jaxem.core.data import Dataset
+from jaxem.core.data import Dataset, size
 from jaxem.core.dataset import dataset
 from jaxem.fitting import Fit, FitWarning, Status, fit, fit_restarts
 from jaxem.fitting.result import CAUSES, USABLE
 from jaxem.inference.sample_size import sample_size
 from jaxem.inference.selection.floors import without_floors
 
-# scikit-learn's words first, by which its users search; then what is known about the cause.
+# scikit-learn's words, by which its users search; what is known about the cause follows.
 _NOT_CONVERGED = (
     "Best performing initialization did not converge. Try different init parameters, or increase max_iter, tol, or "
     "check for degenerate data."
-)
-_FAILED = (
-    "Fitting the mixture model failed because some components have ill-defined empirical covariance (for instance "
-    "caused by singleton or collapsed samples). Try to decrease the number of components, increase reg_covar, or scale "
-    "the input data."
 )
 
 
@@ -58,7 +53,9 @@ class Estimator(BaseEstimator):
         "verbose": ["verbose"],
     }
 
-    # Their values after a fit, besides what a subclass adds
+    _failure: ClassVar[str] = ""  # what the message of a failed fit begins with
+
+    # After a fit, besides what a subclass adds
     model_: Any  # the jaxem model
     fit_: Fit  # of ``model_``
     n_iter_: int
@@ -109,42 +106,51 @@ class Estimator(BaseEstimator):
                 ``warm_start`` the fit starts from its parameters instead.
             key: a random key.
         """
-        options = self.get_params(deep=False)
+        options, warm = self.get_params(deep=False), self._warm()
         how = {"tol": options["tol"], "max_steps": options["max_iter"], "key": key}
         lanes = options.get("n_init", 1)
-        if self._warm():
+        if warm:
             starts = [self.fit_.params]
         elif isinstance(starts, tuple) and lanes == 1:
             starts = list(starts)
-        if isinstance(starts, list) and len(starts) == 1:
-            first = starts[0] if _is_params(starts[0]) else model.init(key, data, starts[0])
-            found = fit(model, first, data, **how, progress=self._reporter())
-        else:
-            many = fit_restarts(model, data, starts=starts, restarts=lanes, **how, progress=self._counter())
-            found = many.best
-        self._keep(model, data, jax.tree.map(np.asarray, found))
+        try:
+            if isinstance(starts, list) and len(starts) == 1:
+                first = starts[0] if _is_params(starts[0]) else model.init(key, data, starts[0])
+                found = fit(model, first, data, **how, progress=self._reporter())
+            else:
+                many = fit_restarts(model, data, starts=starts, restarts=lanes, **how, progress=self._counter())
+                found = many.best
+        except ValueError as error:
+            raise ValueError(f"{self._failure}{error}") from error
+        found = jax.tree.map(np.asarray, found)
+        self._judge(found, data, options, warm)
+        self.model_, self.fit_ = model, found
+        self.n_iter_ = steps = int(found.steps)
+        n = float(sample_size(model, data))
+        self.lower_bound_ = float(found.objective) / n
+        self.lower_bounds_ = (found.trace[1 : steps + 1].astype(float) / n).tolist()
         return self
 
     def _warm(self) -> bool:
         """Whether the fit goes on from the last one."""
         return bool(getattr(self, "warm_start", False)) and hasattr(self, "fit_")
 
-    def _keep(self, model: Any, data: Any, found: Fit) -> None:
-        """Set the attributes that say how the fit ended; a failure is a ``ValueError``, the rest are warnings."""
-        status = Status(int(found.status))
+    def _judge(self, found: Any, data: Any, options: dict[str, Any], warm: bool) -> None:
+        """Set ``converged_``. A failed fit is a ``ValueError``; one that did not converge, and what else needs
+        attention, are warnings."""
+        status, steps = Status(int(found.status)), int(found.steps)
+        ended = f"{status.name} after {steps} iterations: {CAUSES[status]}."
         if status not in USABLE:
-            raise ValueError(f"{_FAILED} {status.name} after {int(found.steps)} iterations: {CAUSES[status]}.")
-        n, steps = float(sample_size(model, data)), int(found.steps)
-        self.model_, self.fit_ = model, found
-        self.n_iter_, self.converged_ = steps, status is Status.CONVERGED
-        assert found.objective is not None and found.trace is not None
-        self.lower_bound_ = float(found.objective) / n
-        self.lower_bounds_ = (found.trace[1 : steps + 1].astype(float) / n).tolist()
-        if not self.converged_ and self.get_params(deep=False)["max_iter"] > 0:
-            message = f"{_NOT_CONVERGED} {status.name} after {steps} iterations: {CAUSES[status]}."
-            warnings.warn(message, ConvergenceWarning, stacklevel=5)
+            raise ValueError(f"{self._failure}{ended}")
+        self.converged_ = status is Status.CONVERGED
+        if warm and status is Status.MAX_STEPS and steps:
+            # A few iterations may be too few to estimate what is left to the maximum; then the last rise counts.
+            rise = found.trace[steps] - found.trace[steps - 1]
+            self.converged_ = bool(rise <= options["tol"] * size(data, found.trace.dtype))
+        if not self.converged_ and options["max_iter"] > 0:
+            warnings.warn(f"{_NOT_CONVERGED} {ended}", ConvergenceWarning, stacklevel=4)
         for text in found.warnings:
-            warnings.warn(text, FitWarning, stacklevel=5)
+            warnings.warn(text, FitWarning, stacklevel=4)
 
     def _reporter(self) -> Any:
         """What ``verbose`` prints of one fit: a line about five times a second."""

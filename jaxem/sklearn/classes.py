@@ -7,6 +7,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
+from jaxem.core.compilation import program
 from jaxem.models import Mixture
 from jaxem.sklearn.base import Estimator, Integral, doubles
 from jaxem.sklearn.starts import Starting
@@ -166,9 +167,14 @@ class Classes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Starting, Estim
         # As many as the next power of two: each shape is compiled once.
         many = 1 << (int(n_samples) - 1).bit_length()
         with doubles():
-            labels, X = model.sample_joint(self._key(), self.fit_, many)
+            labels, X = _draw(model, self._key(), self.fit_.params, many)
         return self._drawn(X, n_samples), np.asarray(labels)[:n_samples]
 
     def _drawn(self, X: Any, n: int) -> Any:
         """Draws of the model as rows of X."""
         return np.asarray(X)[:n]
+
+
+@program(quick="always", static_argnames=("n",))
+def _draw(model: Any, key: Any, params: Any, n: int) -> tuple[Any, Any]:
+    return model.sample_joint(key, params, n)

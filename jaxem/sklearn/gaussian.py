@@ -12,6 +12,11 @@ from jaxem.sklearn.base import Real
 from jaxem.sklearn.classes import Classes
 
 _FOUR = ("full", "tied", "diag", "spherical")
+ILL_DEFINED = (
+    "Fitting the mixture model failed because some components have ill-defined empirical covariance (for instance "
+    "caused by singleton or collapsed samples). Try to decrease the number of components, increase reg_covar, or scale "
+    "the input data. "
+)
 
 
 class GaussianMixture(Classes):
@@ -56,6 +61,8 @@ class GaussianMixture(Classes):
         "means_init": ["array-like", None],
         "precisions_init": ["array-like", None],
     }
+
+    _failure: ClassVar[str] = ILL_DEFINED
 
     means_: np.ndarray  # (K, D)
     covariances_: np.ndarray

@@ -8,7 +8,6 @@ from sklearn.utils._param_validation import StrOptions
 
 # What each is for ``model.init``; "kmeans" is an array of class probabilities instead.
 KINDS = {"k-means++": "kmeans++", "random_from_data": "points", "random": "responsibilities"}
-_SPREAD = 0.1  # of every row over all classes, where a class would have no row of its own
 
 
 class Starting:
@@ -32,8 +31,9 @@ def by_kmeans(X: np.ndarray, k: int, sample_weight: Any, random: np.random.Rando
     """Class probabilities (N, K) of a start: one for the cluster of each row, whose missing cells lie at the mean."""
     if np.isnan(X).any():
         X = np.where(np.isnan(X), np.nanmean(X, axis=0), X)
-    labels = KMeans(n_clusters=k, n_init=1, random_state=random).fit(X, sample_weight=sample_weight).labels_
-    found = np.zeros((len(X), k), X.dtype)
-    found[np.arange(len(X)), labels] = 1
-    full = found.any(axis=0).all() if sample_weight is None else (np.asarray(sample_weight) @ found > 0).all()
-    return found if full else (1 - _SPREAD) * found + _SPREAD / k
+    labels = KMeans(n_clusters=k, n_init=1, random_state=random).fit(X, sample_weight=sample_weight).labels_  # pyright: ignore
+    counts = np.flatnonzero(np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight) > 0)
+    for empty in set(range(k)) - set(labels[counts]):  # takes every other row of the largest cluster
+        largest = counts[labels[counts] == np.bincount(labels[counts]).argmax()]
+        labels[largest[::2]] = empty
+    return np.eye(k, dtype=X.dtype)[labels]
