@@ -6,3 +6,7 @@ except ImportError as error:
     raise ImportError('jaxem.sklearn needs scikit-learn: pip install "jaxem[sklearn]"') from error
 
 from jaxem.sklearn.gaussian import GaussianMixture as GaussianMixture
+from jaxem.sklearn.latent_class import LatentClass as LatentClass
+from jaxem.sklearn.mixtures import MixtureModel as MixtureModel
+from jaxem.sklearn.mixtures import StudentTMixture as StudentTMixture
+from jaxem.sklearn.regressions import MixtureOfRegressions as MixtureOfRegressions

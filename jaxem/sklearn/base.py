@@ -10,7 +10,7 @@ from jax import Array
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import HasMethods, Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from jaxem import inference
@@ -51,6 +51,7 @@ class Estimator(BaseEstimator):
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
+        "algorithm": [HasMethods(["init", "step", "requires"]), None],
     }
 
     _failure: ClassVar[str] = ""  # what the message of a failed fit begins with
@@ -73,10 +74,7 @@ class Estimator(BaseEstimator):
 
     def _weighted(self, values: Any, sample_weight: Any, like: np.ndarray, given: Any = None) -> Dataset | Any:
         """``values`` with weights as jaxem takes them; ``like``: an array with their rows and dtype."""
-        missing = any(
-            np.issubdtype(np.asarray(leaf).dtype, np.floating) and np.isnan(leaf).any()
-            for leaf in jax.tree.leaves(values)
-        )
+        missing = any(map(_has_gaps, jax.tree.leaves(values)))
         if sample_weight is None and given is None and not missing:
             return values
         if sample_weight is not None:
@@ -107,7 +105,7 @@ class Estimator(BaseEstimator):
             key: a random key.
         """
         options, warm = self.get_params(deep=False), self._warm()
-        how = {"tol": options["tol"], "max_steps": options["max_iter"], "key": key}
+        how = {"tol": options["tol"], "max_steps": options["max_iter"], "key": key, "algorithm": self._algorithm()}
         lanes = options.get("n_init", 1)
         if warm:
             starts = [self.fit_.params]
@@ -130,6 +128,10 @@ class Estimator(BaseEstimator):
         self.lower_bound_ = float(found.objective) / n
         self.lower_bounds_ = (found.trace[1 : steps + 1].astype(float) / n).tolist()
         return self
+
+    def _algorithm(self) -> Any:
+        """What climbs; ``None``: EM."""
+        return getattr(self, "algorithm", None)
 
     def _warm(self) -> bool:
         """Whether the fit goes on from the last one."""
@@ -173,74 +175,11 @@ class Estimator(BaseEstimator):
         check_is_fitted(self)
         return without_floors(self.model_)
 
-    def as_data(self, X: Any, sample_weight: Any = None) -> Any:
-        """X as the functions of jaxem take it, for example ``jaxem.summary(self.model_, self.fit_, self.as_data(X))``.
-
-        Arguments:
-            X: observations, as for ``fit``.
-            sample_weight: (N,), how many times each observation counts; default: once each.
-
-        Returns:
-            An array, or a ``jaxem.Dataset``.
-        """
-        check_is_fitted(self)
-        X = self._matrix(X, reset=False)
-        return self._weighted(X, sample_weight, X)
-
-    def score_samples(self, X: Any) -> np.ndarray:
-        """The log-density of each observation.
-
-        Arguments:
-            X: observations (N, D).
-
-        Returns:
-            Log-densities (N,), without the floor of ``reg_covar``.
-        """
-        model = self._density
-        with doubles():
-            return np.asarray(model.log_prob(self.fit_, self.as_data(X)))
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """The mean of ``score_samples``; higher is better.
-
-        Arguments:
-            X: observations (N, D).
-            y: not used.
-            sample_weight: (N,), weights of the mean; default: equal.
-
-        Returns:
-            The mean.
-        """
-        return float(np.average(self.score_samples(X), weights=sample_weight))
-
-    def bic(self, X: Any, sample_weight: Any = None) -> float:
-        """The Bayesian information criterion, -2 log L + p log n; lower is better.
-
-        Arguments:
-            X: observations (N, D).
-            sample_weight: (N,), how many times each observation counts; default: once each.
-
-        Returns:
-            The criterion, without prior and floor; see ``jaxem.inference.bic``.
-        """
-        return self._criterion(inference.bic, X, sample_weight)
-
-    def aic(self, X: Any, sample_weight: Any = None) -> float:
-        """Akaike's information criterion, -2 log L + 2 p; lower is better.
-
-        Arguments:
-            X: observations (N, D).
-            sample_weight: (N,), how many times each observation counts; default: once each.
-
-        Returns:
-            The criterion, without prior and floor; see ``jaxem.inference.aic``.
-        """
-        return self._criterion(inference.aic, X, sample_weight)
-
-    def _criterion(self, criterion: Any, X: Any, sample_weight: Any) -> float:
+    def _criterion(self, criterion: Any, data: Any) -> float:
+        """A criterion of ``jaxem.inference`` on data that ``as_data`` made."""
         check_is_fitted(self)
         with doubles():
-            return float(criterion(self.model_, self.fit_, self.as_data(X, sample_weight)))
+            return float(criterion(self.model_, self.fit_, data))
 
     def _n_parameters(self) -> int:
         check_is_fitted(self)
@@ -250,3 +189,8 @@ class Estimator(BaseEstimator):
 def _is_params(start: Any) -> bool:
     """Whether a start is parameters, and not a kind of start, classes, or their probabilities."""
     return not isinstance(start, str | np.ndarray | jax.Array | list)
+
+
+def _has_gaps(values: Any) -> bool:
+    """Whether a cell is NaN or masked."""
+    return np.ma.is_masked(values) or (values.dtype.kind == "f" and bool(np.isnan(values).any()))

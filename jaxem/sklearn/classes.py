@@ -5,15 +5,15 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import check_is_fitted
 
 from jaxem.core.compilation import program
 from jaxem.models import Mixture
 from jaxem.sklearn.base import Estimator, Integral, doubles
+from jaxem.sklearn.scores import Density
 from jaxem.sklearn.starts import Starting
 
 
-class Classes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Starting, Estimator):
+class Classes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Starting, Density):
     """A mixture: ``fit``, the class of each row, its probabilities, draws.
 
     A subclass defines ``_family(X)``, the distribution of a row within its class.
@@ -40,14 +40,6 @@ class Classes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Starting, Estim
 
     def _family(self, X: np.ndarray) -> Any:
         raise NotImplementedError
-
-    def _read(self, X: Any, reset: bool) -> Any:
-        """X as an array with one row for each observation."""
-        return self._matrix(X, reset)
-
-    def _values(self, X: np.ndarray) -> Any:
-        """The values that the family is given."""
-        return X
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the mixture by EM.
@@ -97,20 +89,6 @@ class Classes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Starting, Estim
             Classes (N,).
         """
         return self.fit(X, sample_weight=sample_weight).predict(X)
-
-    def as_data(self, X: Any, sample_weight: Any = None) -> Any:
-        """X as the functions of jaxem take it, for example ``jaxem.summary(self.model_, self.fit_, self.as_data(X))``.
-
-        Arguments:
-            X: observations, as for ``fit``.
-            sample_weight: (N,), how many times each observation counts; default: once each.
-
-        Returns:
-            An array, or a ``jaxem.Dataset``.
-        """
-        check_is_fitted(self)
-        X = self._read(X, reset=False)
-        return self._weighted(self._values(X), sample_weight, X)
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each row.

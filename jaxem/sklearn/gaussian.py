@@ -44,6 +44,7 @@ class GaussianMixture(Classes):
             of scikit-learn's four types.
         random_state: an int, a ``RandomState`` or ``None``; default ``None``.
         warm_start: whether ``fit`` starts from the result of the last fit; default False.
+        algorithm: an algorithm of jaxem, such as ``jaxem.SQUAREM()``; default: EM.
         verbose: whether the progress of the fit is printed; default 0.
 
     Attributes: ``weights_``, ``means_``, ``covariances_``, ``precisions_``, ``precisions_cholesky_``, ``converged_``,
@@ -84,6 +85,7 @@ class GaussianMixture(Classes):
         precisions_init: Any = None,
         random_state: Any = None,
         warm_start: bool = False,
+        algorithm: Any = None,
         verbose: int = 0,
     ) -> None:
         self.n_components = n_components
@@ -98,6 +100,7 @@ class GaussianMixture(Classes):
         self.precisions_init = precisions_init
         self.random_state = random_state
         self.warm_start = warm_start
+        self.algorithm = algorithm
         self.verbose = verbose
 
     def __sklearn_tags__(self) -> Any:

@@ -31,7 +31,8 @@ def by_kmeans(X: np.ndarray, k: int, sample_weight: Any, random: np.random.Rando
     """Class probabilities (N, K) of a start: one for the cluster of each row, whose missing cells lie at the mean."""
     if np.isnan(X).any():
         X = np.where(np.isnan(X), np.nanmean(X, axis=0), X)
-    labels = KMeans(n_clusters=k, n_init=1, random_state=random).fit(X, sample_weight=sample_weight).labels_  # pyright: ignore
+    kmeans: Any = KMeans(n_clusters=k, n_init=1, random_state=random)  # pyright: ignore[reportArgumentType]
+    labels = kmeans.fit(X, sample_weight=sample_weight).labels_
     counts = np.flatnonzero(np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight) > 0)
     for empty in set(range(k)) - set(labels[counts]):  # takes every other row of the largest cluster
         largest = counts[labels[counts] == np.bincount(labels[counts]).argmax()]

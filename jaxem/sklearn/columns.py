@@ -1,0 +1,109 @@
+"""The columns of a table of numbers and categories as one array of numbers, by levels learned once."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxem.core import frames
+
+
+class Column(NamedTuple):
+    """One column of a table."""
+
+    values: np.ndarray  # (N,), anything where it is missing
+    observed: np.ndarray  # (N,), booleans
+    levels: list[Any] | None  # those that its dtype declares; None where it declares none
+    numeric: bool  # whether its dtype is one of floats
+
+
+def columns(X: Any) -> list[Column]:
+    """The columns of a data frame, or of an array (N, D) of any dtype."""
+    if not frames.is_table(X):
+        return [_of_array(np.asarray(X)[:, j], f"column {j}") for j in range(np.shape(X)[1])]
+    import narwhals.stable.v2 as nw
+
+    table = nw.from_native(X, eager_only=True)
+    return [_of_series(table[name], f"column {name!r}") for name in table.columns]
+
+
+def _of_series(series: Any, name: str) -> Column:
+    import narwhals.stable.v2 as nw
+
+    levels = None
+    if series.dtype in (nw.Categorical, nw.Enum):
+        levels = series.cat.get_categories().to_list()
+    elif series.dtype.is_numeric() or series.dtype == nw.Boolean:
+        observed = ~np.asarray(series.is_null().to_numpy(), bool)
+        present = series.drop_nulls().to_numpy()
+        values = np.zeros(observed.shape, present.dtype)
+        values[observed] = present
+        found = _of_array(values, name)
+        return found._replace(observed=found.observed & observed)
+    values = np.empty(len(series), object)
+    values[:] = series.to_list()
+    found = _of_array(values, name)
+    # A category that is the name of a number stays one.
+    return found._replace(values=values, levels=levels, numeric=found.numeric and levels is None)
+
+
+def _of_array(values: np.ndarray, name: str) -> Column:
+    if values.dtype.kind == "f":
+        return Column(values, ~np.isnan(values), None, True)
+    if values.dtype.kind != "O":
+        return Column(values, np.ones(values.shape, bool), None, False)
+    observed = np.array([value is not None and value == value for value in values])  # NaN is not equal to itself
+    kinds = {type(value) for value in values[observed]}
+    for kind in kinds:
+        if not issubclass(kind, str | bool | int | float | np.generic):
+            raise TypeError(f"{name}: an argument must be a string or a number, not {kind.__name__!r}")
+    floats = bool(kinds) and all(issubclass(kind, float | int | np.number) and kind is not bool for kind in kinds)
+    floats = floats and any(issubclass(kind, float | np.floating) for kind in kinds)
+    if not floats:
+        return Column(values, observed, None, False)
+    numbers = np.full(values.shape, np.nan)
+    numbers[observed] = values[observed].astype(float)
+    return Column(numbers, observed, None, True)
+
+
+def levels_of(column: Column) -> list[Any]:
+    """The levels that a column declares, or else those that it holds, sorted."""
+    if column.levels is not None:
+        return list(column.levels)
+    present = column.values[column.observed]
+    if present.dtype.kind != "O":
+        return np.unique(present).tolist()
+    return sorted({value.item() if isinstance(value, np.generic) else value for value in present}, key=_order)
+
+
+def _order(level: Any) -> tuple[bool, Any]:
+    """Numbers before texts."""
+    return (True, level) if isinstance(level, str) else (False, float(level))
+
+
+def codes(column: Column, levels: list[Any], name: str) -> np.ndarray:
+    """The place of each value among ``levels`` as floats, NaN where it is missing.
+
+    Raises ``ValueError`` that names a level not among them.
+    """
+    place = {level: float(code) for code, level in enumerate(levels)}
+    found = np.full(column.values.shape, np.nan)
+    for n in np.flatnonzero(column.observed):
+        code = place.get(column.values[n])
+        if code is None:
+            raise ValueError(f"{name}: {column.values[n]!r} is not one of the levels of the fit: {levels}")
+        found[n] = code
+    return found
+
+
+def numbers(column: Column, name: str) -> np.ndarray:
+    """The values as floats, NaN where they are missing; ``ValueError`` where they are texts."""
+    try:
+        found = np.where(column.observed, column.values, np.nan).astype(float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} holds no numbers, as it did in the fit") from error
+    return found
+
+
+def library(X: Any) -> str | None:
+    """The name of the library of a data frame; ``None`` for an array."""
+    return type(X).__module__.split(".")[0] if frames.is_table(X) else None
