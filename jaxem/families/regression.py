@@ -62,7 +62,8 @@ class Regression:
     ================================  ============================  ==============================================
 
     The first three have M-steps in closed form (weighted least squares). The others take one Newton step, so that
-    their parameters are declared as improving.
+    their parameters are declared as improving. A ``floor`` of ``Normal`` keeps the variance of a class from vanishing
+    where it could fit its responses perfectly.
 
     Arguments:
         family: the distribution of the response; see above.
@@ -353,11 +354,11 @@ def _response(family: Any, link: str | None) -> Any:
     """The response of a family; ``ValueError`` where it has no regression."""
     match family:
         case Normal():
-            return regression_squares.NormalResponse()
+            return regression_squares.NormalResponse(floor=family.floor)
         case StudentT():
-            return regression_squares.StudentTResponse(family.freedom)
+            return regression_squares.StudentTResponse(freedom=family.freedom)
         case Censored(family=Normal()):
-            return regression_squares.CensoredResponse(family)
+            return regression_squares.CensoredResponse(family=family)
         case Poisson():
             return responses.PoissonResponse()
         case NegativeBinomial():

@@ -142,7 +142,12 @@ def expected(c: Prepared, coefficients: Split, dispersions: Array, tails: Array,
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class NormalResponse:
-    """A normal response: its mean is the linear predictor, its dispersion the variance."""
+    """A normal response: its mean is the linear predictor, its dispersion the variance.
+
+    A floor rho multiplies each density by exp(-rho / (2 v)), as in ``Normal``: it counts as a variance of every value.
+    """
+
+    floor: Any = None
 
     links: ClassVar[tuple[str, ...]] = ("identity",)
     event_ndim: ClassVar[int] = 0
@@ -162,15 +167,20 @@ class NormalResponse:
         return eta
 
     def log_density(self, c: Prepared, eta: Array, y: Array) -> Array:
-        e = (y[:, None] - eta) * scales.inverse_root(c.dispersions)[None, :]
-        return -0.5 * (math.log(2 * math.pi) + scales.log(c.dispersions)[None, :] + e**2)
+        roots = scales.inverse_root(c.dispersions)[None, :]
+        e = (y[:, None] - eta) * roots
+        lost = self._floor(e) * roots**2
+        return -0.5 * (math.log(2 * math.pi) + scales.log(c.dispersions)[None, :] + lost + e**2)
+
+    def _floor(self, like: Array) -> Array | float:
+        return 0.0 if self.floor is None else jnp.asarray(self.floor, like.dtype)
 
     def tails(self, c: Prepared, eta: Array, y: Array) -> Tails:
         """Of responses ``y (N, 1)``."""
         return of_normal((y - eta) * scales.inverse_root(c.dispersions)[None, :])
 
     def statistics(self, c: Prepared, r: Array, u: Any, z: Split, eta: Array, y: Array) -> Squares:
-        return squares(r, jnp.ones_like(r), z, y[:, None] - eta, 0.0)
+        return squares(r, jnp.ones_like(r), z, y[:, None] - eta, self._floor(r))
 
     def sample(self, key: Array, eta: Array, dispersions: Array, tails: Array) -> Array:
         return eta + jnp.sqrt(dispersions) * jax.random.normal(key, eta.shape, eta.dtype)

@@ -5,6 +5,7 @@ try:
 except ImportError as error:
     raise ImportError('jaxem.sklearn needs scikit-learn: pip install "jaxem[sklearn]"') from error
 
+from jaxem.sklearn.factors import FactorAnalysis as FactorAnalysis
 from jaxem.sklearn.gaussian import GaussianMixture as GaussianMixture
 from jaxem.sklearn.latent_class import LatentClass as LatentClass
 from jaxem.sklearn.mixtures import MixtureModel as MixtureModel

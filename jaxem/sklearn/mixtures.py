@@ -147,7 +147,8 @@ class MixtureModel(Classes):
     def _family(self, X: np.ndarray) -> Any:
         family: Any = named_family(self.family)
         if family.event_ndim == 0 and X.shape[1] > 1:
-            return Product(dict.fromkeys(self._names(X), family))
+            parts: dict[str, Any] = dict.fromkeys(self._names(X), family)
+            return Product(parts)
         return family
 
     def _names(self, X: np.ndarray) -> list[str]:

@@ -11,10 +11,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from jaxem import inference
 from jaxem.core.compilation import program
 from jaxem.core.data import count
-from jaxem.families import Regression
+from jaxem.families import Normal, Regression
 from jaxem.gates import Constant, Softmax
 from jaxem.models import Mixture
-from jaxem.sklearn.base import Estimator, Integral, doubles
+from jaxem.sklearn.base import Estimator, Integral, Real, doubles
 from jaxem.sklearn.mixtures import named_family
 from jaxem.sklearn.starts import KINDS
 
@@ -32,6 +32,8 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
             ``jaxem.families.Regression``. Default ``"Normal"``.
         fit_intercept: whether there is an intercept; default True. It has no effect on a whole ``Regression``.
         gate: ``"constant"`` (default), class probabilities w_k; or ``"softmax"``, which depend on X.
+        reg_covar: the floor under the variances of a normal response, in squared units of y; default ``None``: 1e-6 for
+            the name ``"Normal"``, and what ``family`` says otherwise. It is refused beside other families.
         init_params: ``"k-means++"`` (default), ``"random_from_data"`` or ``"random"``.
         tol, max_iter, n_init, random_state, warm_start, algorithm, verbose: as for ``GaussianMixture``.
 
@@ -46,6 +48,7 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "family": [str, HasMethods(["declare", "log_density", "statistics", "maximize", "expected"])],
         "fit_intercept": ["boolean"],
+        "reg_covar": [Interval(Real, 0, None, closed="left"), None],
         "gate": [StrOptions({"constant", "softmax"})],
         "init_params": [StrOptions({*KINDS})],
     }
@@ -62,6 +65,7 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
         family: Any = "Normal",
         fit_intercept: bool = True,
         gate: str = "constant",
+        reg_covar: float | None = None,
         tol: float = 1e-10,
         max_iter: int = 1000,
         n_init: int = 1,
@@ -75,6 +79,7 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
         self.family = family
         self.fit_intercept = fit_intercept
         self.gate = gate
+        self.reg_covar = reg_covar
         self.tol = tol
         self.max_iter = max_iter
         self.n_init = n_init
@@ -86,6 +91,10 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
 
     def _regression(self) -> Any:
         family: Any = named_family(self.family)
+        if self.family == "Normal" or self.reg_covar is not None:
+            if not isinstance(family, Normal):
+                raise ValueError("reg_covar is for the family Normal: leave it out")
+            family = Normal(floor=float(1e-6 if self.reg_covar is None else self.reg_covar) or None)
         return family if isinstance(family, Regression) else Regression(family, intercept=bool(self.fit_intercept))
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -178,7 +187,7 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
         with doubles():
             if y is None:
                 return np.asarray(_gate(self.model_, self.fit_.params, self.as_data(X)))
-            return np.asarray(self.model_.predict_proba(self.fit_, self.as_data(X, y)))
+            return np.asarray(self._density.predict_proba(self.fit_, self.as_data(X, y)))
 
     def predict_class(self, X: Any, y: Any = None) -> np.ndarray:
         """The most probable class, given X and y, or given X alone.
@@ -204,7 +213,7 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
         """
         check_is_fitted(self)
         with doubles():
-            return np.asarray(self.model_.log_prob(self.fit_, self.as_data(X, y)))
+            return np.asarray(self._density.log_prob(self.fit_, self.as_data(X, y)))
 
     def bic(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The Bayesian information criterion, -2 log L + p log n; lower is better.
