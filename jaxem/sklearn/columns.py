@@ -23,7 +23,7 @@ def columns(X: Any) -> list[Column]:
     import narwhals.stable.v2 as nw
 
     table = nw.from_native(X, eager_only=True)
-    return [_of_series(table[name], f"column {name!r}") for name in table.columns]
+    return [_of_series(series, f"column {series.name!r}") for series in table.iter_columns()]
 
 
 def _of_series(series: Any, name: str) -> Column:

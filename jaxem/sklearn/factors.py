@@ -1,7 +1,6 @@
 """``FactorAnalysis``."""
 
 import dataclasses
-import math
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -25,13 +24,12 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
     value that may be left to the maximum. Cells of X may be NaN. Data need more columns than factors.
 
     Arguments:
-        n_components: the number of factors, at least 1; default ``None``: as many as the covariances of X can identify,
-            (2 D + 1 - (8 D + 1)^(1/2)) / 2 (Ledermann 1937), at least one.
+        n_components: the number of factors, at least 1; default 1.
         tol: see above; default 1e-10.
         max_iter: the greatest number of iterations; default 1000.
         noise_variance_init: noise variances to start from, (D,); default: half of the variances of X. The loadings that
             are best for these noise variances are the start.
-        svd_method: how the start is computed: ``"randomized"`` (default), or ``"lapack"``, which is exact.
+        svd_method: how the start is computed: ``"lapack"`` (default), exactly, or ``"randomized"``.
         iterated_power: the power iterations of ``"randomized"``; default 3.
         rotation: ``"varimax"`` or ``"quartimax"``; default ``None``: components' noise^-1 components is diagonal.
         random_state: for ``"randomized"``: an int, a ``RandomState`` or ``None``; default 0.
@@ -47,7 +45,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Estimator._parameter_constraints,
-        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "n_components": [Interval(Integral, 1, None, closed="left")],
         "noise_variance_init": ["array-like", None],
         "svd_method": [StrOptions({"randomized", "lapack"})],
         "iterated_power": [Interval(Integral, 0, None, closed="left")],
@@ -62,12 +60,12 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
 
     def __init__(
         self,
-        n_components: int | None = None,
+        n_components: int = 1,
         *,
         tol: float = 1e-10,
         max_iter: int = 1000,
         noise_variance_init: Any = None,
-        svd_method: str = "randomized",
+        svd_method: str = "lapack",
         iterated_power: int = 3,
         rotation: str | None = None,
         random_state: Any = 0,
@@ -116,7 +114,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
         """
         self._validate_params()
         X = self._read(X, reset=True)
-        d = X.shape[1]
+        k, d = self.n_components, X.shape[1]
         k = (
             max(1, math.floor((2 * d + 1 - math.sqrt(8 * d + 1)) / 2))
             if self.n_components is None
@@ -154,8 +152,9 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
                 )
         roots = np.sqrt(np.where(noise > 0, noise, 1))  # a constant column is refused by the fit
         z = centred * np.sqrt(w / max(w.sum(), np.finfo(float).tiny))[:, None] / roots
-        if self.svd_method == "lapack" or min(z.shape) <= k:
-            _, s, v = np.linalg.svd(z, full_matrices=False)
+        if self.svd_method == "lapack":
+            squares, columns = np.linalg.eigh(z.T @ z)
+            s, v = np.sqrt(np.maximum(squares[::-1], 0)), columns.T[::-1]
         else:
             _, s, v = randomized_svd(z, k, n_iter=self.iterated_power, random_state=random)  # pyright: ignore
         loadings = np.zeros((X.shape[1], k))

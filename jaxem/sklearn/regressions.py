@@ -24,7 +24,8 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
 
     .. math:: p(y \mid x) = \sum_k w_k(x)\, p(y \mid x, \beta_k, \phi_k)
 
-    ``predict`` gives the expected response, ``predict_class`` and ``predict_proba`` the classes, ``score`` is R^2.
+    ``predict`` gives the expected response, ``predict_class`` and ``predict_class_proba`` the classes (scikit-learn
+    reserves ``predict_proba`` for classifiers), ``score`` is R^2.
 
     Arguments:
         n_components: the number of classes; default 2.
@@ -173,7 +174,7 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
         with doubles():
             return np.asarray(_expected(self.model_, self.fit_.params, self.as_data(X)))
 
-    def predict_proba(self, X: Any, y: Any = None) -> np.ndarray:
+    def predict_class_proba(self, X: Any, y: Any = None) -> np.ndarray:
         """The probability of each class, given X and y, or given X alone.
 
         Arguments:
@@ -199,7 +200,7 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
         Returns:
             Classes (N,), from 0 to K - 1.
         """
-        return self.predict_proba(X, y).argmax(axis=1)
+        return self.predict_class_proba(X, y).argmax(axis=1)
 
     def log_density(self, X: Any, y: Any) -> np.ndarray:
         """log p(y | x) of each row.
