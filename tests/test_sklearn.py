@@ -51,8 +51,7 @@ def fitted() -> GaussianMixture:
 
 def test_it_finds_the_maximum_of_scikit_learn(fitted: GaussianMixture) -> None:
     peer = theirs.GaussianMixture(2, tol=1e-14, max_iter=5000, reg_covar=0, **START).fit(X)
-    # The log-likelihood is quadratic about its maximum, and both may miss it by some 1e-13 an observation: parameters by
-    # the root of that.
+    # Both may miss the maximum of the log-likelihood by some 1e-13 an observation, and parameters by the root of that.
     for name in ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"):
         np.testing.assert_allclose(getattr(fitted, name), getattr(peer, name), rtol=1e-5, atol=1e-6, err_msg=name)
     np.testing.assert_allclose(fitted.score_samples(X), peer.score_samples(X), atol=1e-5)
@@ -196,7 +195,7 @@ def test_parameters_are_checked_by_name() -> None:
             normal_mixture(**{name: value}).fit(X)
     with pytest.raises(ValueError, match="precisions_init needs a covariance_type among"):
         normal_mixture(covariance_type="EVE").fit(X)
-    with pytest.raises(ValueError, match="a family of jaxem.families, or the name of one: .*Poisson"):
+    with pytest.raises(ValueError, match=r"a family of jaxem[.]families, or the name of one: .*Poisson"):
         MixtureModel(family="Posson").fit(X)
     with pytest.raises(ValueError, match="reg_covar is for the family Normal"):
         MixtureOfRegressions(family="Poisson", reg_covar=1.0).fit(X, X[:, 0])

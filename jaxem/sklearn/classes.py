@@ -10,7 +10,7 @@ from jaxem.core.compilation import program
 from jaxem.models import Mixture
 from jaxem.sklearn.base import Estimator, Integral, doubles
 from jaxem.sklearn.scores import Density
-from jaxem.sklearn.starts import Starting
+from jaxem.sklearn.starts import Starting, in_order
 
 
 class Classes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Starting, Density):
@@ -26,6 +26,7 @@ class Classes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Starting, Densi
     }
 
     n_components: int
+    init_params: str
     weights_: np.ndarray  # (K,), the share of each class
 
     def __sklearn_tags__(self) -> Any:
@@ -58,6 +59,8 @@ class Classes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Starting, Densi
         self._validate_params()
         X = self._read(X, reset=True)
         self._check_rows(X)
+        if self.init_params != "kmeans":
+            X, sample_weight = in_order(X, sample_weight)
         random = self._random()
         with doubles():
             data, model = self._weighted(self._values(X), sample_weight, X), Mixture(self._family(X), self.n_components)

@@ -115,11 +115,6 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
         self._validate_params()
         X = self._read(X, reset=True)
         k, d = self.n_components, X.shape[1]
-        k = (
-            max(1, math.floor((2 * d + 1 - math.sqrt(8 * d + 1)) / 2))
-            if self.n_components is None
-            else self.n_components
-        )
         if k >= d:
             raise ValueError(f"{k} factors need more than {k} columns, to be told from noise; n_features = {d}")
         random = self._random()

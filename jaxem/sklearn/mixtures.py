@@ -94,7 +94,7 @@ class MixtureModel(Classes):
     Arguments:
         n_components: the number of classes; default 1.
         family: a family, such as ``jaxem.families.PoissonVector()``, or the name of one; default
-            ``"MultivariateNormal"``.
+            ``"Normal"``.
         algorithm: an algorithm of jaxem; default: EM.
         init_params: ``"k-means++"`` (default), ``"random_from_data"``, ``"random"`` or ``"kmeans"``.
         tol, max_iter, n_init, random_state, warm_start, verbose: as for ``GaussianMixture``.
@@ -113,7 +113,7 @@ class MixtureModel(Classes):
         self,
         n_components: int = 1,
         *,
-        family: Any = "MultivariateNormal",
+        family: Any = "Normal",
         algorithm: Any = None,
         tol: float = 1e-10,
         max_iter: int = 1000,

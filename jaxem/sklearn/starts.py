@@ -27,6 +27,19 @@ class Starting:
         return [by_kmeans(X, self.n_components, sample_weight, random) for _ in range(self.n_init)]
 
 
+def in_order(X: np.ndarray, sample_weight: Any) -> tuple[np.ndarray, Any]:
+    """X and its weights with equal rows side by side, in an order that does not depend on the one given.
+
+    A start that draws rows then draws the same whether rows are repeated or weighted, and in whichever order they come.
+    """
+    key = np.nan_to_num(X, nan=-np.pi) @ np.random.RandomState(0).standard_normal(X.shape[1])
+    order = np.argsort(key, kind="stable")
+    counts = None if sample_weight is None else np.asarray(sample_weight)
+    if counts is not None and counts.shape != X.shape[:1]:  # an error that is found later
+        return X, sample_weight
+    return X[order], None if counts is None else counts[order]
+
+
 def by_kmeans(X: np.ndarray, k: int, sample_weight: Any, random: np.random.RandomState) -> np.ndarray:
     """Class probabilities (N, K) of a start: one for the cluster of each row, whose missing cells lie at the mean."""
     if np.isnan(X).any():
