@@ -492,3 +492,23 @@ def test_the_laws_see_a_fault(name, fault):
     model = Mixture(Changed(family.family, fault=fault), 2)
     certificate = jaxem.verify(model, model.init(KEY, data), data)
     assert FAULTS[name, fault] in certificate.violated
+
+
+def test_a_floor_keeps_a_perfect_fit_from_its_pole() -> None:
+    """Half of the responses lie on a line: without a floor the likelihood has no maximum."""
+    y = jnp.where(jnp.arange(N) % 2 == 0, 1 + jnp.asarray(X) @ jnp.array([1.0, -2.0]), jnp.asarray(ETA))
+    data = jaxem.dataset(y, given=X)
+    model = Mixture(Regression(Normal(floor=0.05)), 2)
+    fit = jaxem.check(jaxem.fit(model, model.init(KEY, data), data, tol=1e-13))
+    w, (beta, _, v, _) = jax.tree.map(np.asarray, fit.params)
+    eta = np.c_[np.ones(N), X] @ beta.T
+    # each density times exp(-floor / (2 v)), by hand, and the M-step that adds the floor to the variances
+    terms = w * np.exp(stats.norm(eta, np.sqrt(v)).logpdf(np.asarray(y)[:, None]) - 0.05 / (2 * v))
+    np.testing.assert_allclose(fit.objective, np.log(terms.sum(axis=1)).sum(), rtol=1e-12)
+    r = terms / terms.sum(axis=1, keepdims=True)
+    squares = (r * (np.asarray(y)[:, None] - eta) ** 2).sum(axis=0) / r.sum(axis=0)
+    np.testing.assert_allclose(v, squares + 0.05, rtol=1e-5)  # the root of the tolerance
+    plain = Mixture(Regression(Normal()), 2)
+    assert float(jaxem.inference.bic(model, fit, data)) == pytest.approx(
+        float(jaxem.inference.bic(plain, fit, data)), rel=1e-13
+    )

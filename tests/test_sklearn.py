@@ -156,6 +156,7 @@ def test_the_floor_is_in_the_objective_and_not_in_the_scores() -> None:
         np.testing.assert_allclose(np.cov(X.T, aweights=r[:, k], ddof=0) + 0.3 * np.eye(2), s[k], atol=1e-4)
 
 
+@pytest.mark.everything
 def test_cells_may_be_missing_where_the_family_allows(fitted: GaussianMixture) -> None:
     gaps = X.copy()
     gaps[::7, 1] = np.nan
@@ -176,9 +177,13 @@ def test_draws(fitted: GaussianMixture) -> None:
     np.testing.assert_array_equal(fitted.sample(5)[0], fitted.sample(5)[0])
 
 
+@pytest.mark.everything
 def test_jaxem_is_one_step_away(fitted: GaussianMixture) -> None:
     assert "means[0, 0]" in str(jaxem.summary(fitted.model_, fitted.fit_, fitted.as_data(X)))
     jaxem.check(fitted.fit_)
+    table = pd.DataFrame({"say": ["yes", "no"] * 20, "score": np.arange(40.0) % 7})
+    classes = LatentClass(2, random_state=0).fit(table)
+    assert "yes" in str(jaxem.inference.profile(classes.model_, classes.fit_, classes.as_data(table)))
 
 
 def test_parameters_are_checked_by_name() -> None:
@@ -240,7 +245,7 @@ def test_latent_classes_of_a_table() -> None:
     np.testing.assert_array_equal(ours.score_samples(other), ours.score_samples(frame))
     drawn, labels = ours.sample(20)
     assert isinstance(drawn, pd.DataFrame) and set(drawn["say"]) <= {"no", "yes"} and labels.shape == (20,)
-    assert "yes" in str(jaxem.inference.profile(ours.model_, ours.fit_, ours.as_data(frame)))
+    assert ours.as_data(frame).columns("values.categorical").levels == (("no", "yes"), ("0", "1", "2"))
     unseen = frame.assign(say="perhaps")
     with pytest.raises(
         ValueError, match=r"column 'say': 'perhaps' is not one of the levels of the fit: \['no', 'yes'\]"
