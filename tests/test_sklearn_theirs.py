@@ -16,6 +16,7 @@ from sklearn.mixture.tests import test_gaussian_mixture as gaussian
 from sklearn.mixture.tests import test_mixture as mixtures
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
+from jaxem import EM
 from jaxem import sklearn as ours
 from jaxem.fitting import effort
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("default")  # theirs warn, as ours do wh
 
 ESTIMATORS = [
     ours.GaussianMixture(),
-    ours.StudentTMixture(),
+    ours.StudentTMixture(freedom=5.0, algorithm=EM()),  # SQUAREM() takes twice as long to compile
     ours.MixtureModel(),
     ours.LatentClass(),
     ours.MixtureOfRegressions(),
@@ -68,7 +69,7 @@ def _checks() -> Iterator[Any]:
 def test_estimator_checks(estimator: Any, check: Any, refused: bool) -> None:
     with effort("quick"):
         if refused:
-            with pytest.raises(ValueError, match=r"no maximum|cannot be told apart"):
+            with pytest.raises(ValueError, match=r"has no maximum|cannot be told apart|DEGENERATE"):
                 check(estimator)
         else:
             check(estimator)
