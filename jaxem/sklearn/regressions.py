@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from jaxem import inference
 from jaxem.core.compilation import program
+from jaxem.core.conversion import convert
 from jaxem.core.data import count
 from jaxem.families import Normal, Regression
 from jaxem.gates import Constant, Softmax
@@ -172,7 +173,7 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
         """
         check_is_fitted(self)
         with doubles():
-            return np.asarray(_expected(self.model_, self.fit_.params, self.as_data(X)))
+            return np.asarray(_expected(self.model_, *convert(self.model_, self.fit_, self.as_data(X))))
 
     def predict_class_proba(self, X: Any, y: Any = None) -> np.ndarray:
         """The probability of each class, given X and y, or given X alone.
@@ -187,7 +188,7 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
         check_is_fitted(self)
         with doubles():
             if y is None:
-                return np.asarray(_gate(self.model_, self.fit_.params, self.as_data(X)))
+                return np.asarray(_gate(self.model_, *convert(self.model_, self.fit_, self.as_data(X))))
             return np.asarray(self._density.predict_proba(self.fit_, self.as_data(X, y)))
 
     def predict_class(self, X: Any, y: Any = None) -> np.ndarray:
