@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import validate_data
 
-from jaxem.core import frames
+from jaxem.core import frame_output, frames
 from jaxem.core.data import Columns, Dataset
 from jaxem.core.dataset import dataset
 from jaxem.families import Categorical, MultivariateNormal, Product
@@ -193,6 +193,6 @@ class LatentClass(Classes):
                 found[self._columns[j]] = column if levels is None else np.asarray(levels)[column.astype(int)]
         ordered = {name: found[name] for name in self._columns}
         if self._library is not None:
-            return frames.make(ordered, self._library)
+            return frame_output.make(ordered, self._library)
         kinds = {column.dtype.kind for column in ordered.values()}
         return np.stack([column.astype(object) if len(kinds) > 1 else column for column in ordered.values()], axis=1)
