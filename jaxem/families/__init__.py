@@ -38,6 +38,7 @@ from jaxem.families.poisson import Poisson as Poisson
 from jaxem.families.poisson import PoissonParams as PoissonParams
 from jaxem.families.poisson_vector import PoissonVector as PoissonVector
 from jaxem.families.poisson_vector import PoissonVectorParams as PoissonVectorParams
+from jaxem.families.prior_observations import PriorObservations as PriorObservations
 from jaxem.families.product import Product as Product
 from jaxem.families.protocol import Family as Family
 from jaxem.families.regression import Regression as Regression

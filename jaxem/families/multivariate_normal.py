@@ -33,6 +33,7 @@ from jaxem.families.covariance import (
 from jaxem.families.forms import FORMS, NAME_OF, SAME, Form
 from jaxem.families.hidden_cells import HiddenCells
 from jaxem.families.normal_prior import NormalInverseWishart
+from jaxem.families.prior_observations import PriorObservations
 from jaxem.families.protocol import missing_as_nan
 from jaxem.families.sums import per_cell
 
@@ -83,8 +84,9 @@ class MultivariateNormal:
             ``"VEI"``, ``"EVI"``, ``"VVI"`` (diag), ``"EEE"`` (tied), ``"VEE"``, ``"EVE"``, ``"VVE"``, ``"EEV"``,
             ``"VEV"``, ``"EVV"``, ``"VVV"`` (full). The four with a longer name get it. EII, VII, EVE, VVE,
             EEV and VEV compare lengths of axes across variables, so other units of a variable are another model.
-        prior: a ``NormalInverseWishart``, for example ``NormalInverseWishart.from_data(x, k)``; the fit is then MAP.
-            ``None`` (default): maximum likelihood.
+        prior: a ``NormalInverseWishart``, for example ``NormalInverseWishart.from_data(x, k)``, or
+            ``PriorObservations``, which may be improper and other for each class; the fit is then MAP. ``None``
+            (default): maximum likelihood.
         floor: rho >= 0, a floor under the variances in squared units of x, so that no class collapses onto a point.
             Each density is multiplied by exp(-rho tr(S_k^-1) / 2), so that the M-step adds rho I to S_k, as does
             scikit-learn's ``reg_covar`` (whose E-step leaves the factor out, so that it ends at other parameters,
@@ -93,15 +95,15 @@ class MultivariateNormal:
             (default): no floor.
 
     Raises:
-        ValueError: ``covariance`` is none of these names, ``prior`` is not a ``NormalInverseWishart``, there is a
-            prior for another form than full, tied, diag and spherical, or ``floor`` is not a finite number of at
-            least 0.
+        ValueError: ``covariance`` is none of these names, ``prior`` is neither a ``NormalInverseWishart`` nor
+            ``PriorObservations`` that fit the covariances, there is a prior for another form than full, tied, diag and
+            spherical, or ``floor`` is not a finite number of at least 0.
 
     Source: Celeux & Govaert (1995) for the fourteen forms; Scrucca et al. (2016) for their names.
     """
 
     covariance: str = dataclasses.field(default="full", metadata={"static": True})
-    prior: NormalInverseWishart | None = None
+    prior: NormalInverseWishart | PriorObservations | None = None
     floor: ArrayLike | None = None
 
     event_ndim: ClassVar[int] = 1
@@ -117,20 +119,26 @@ class MultivariateNormal:
                 f"MultivariateNormal: covariance must be one of {[*FORMS, *SAME]}; got {brief(self.covariance)}"
             )
         object.__setattr__(self, "covariance", SAME.get(self.covariance, self.covariance))  # one name for one form
-        if self.prior is not None and not isinstance(self.prior, NormalInverseWishart):
-            raise ValueError(f"MultivariateNormal: prior must be a NormalInverseWishart; got {brief(self.prior)}")
+        if self.prior is not None and not isinstance(self.prior, NormalInverseWishart | PriorObservations):
+            raise ValueError(
+                "MultivariateNormal: prior must be a NormalInverseWishart or PriorObservations; got "
+                f"{brief(self.prior)}"
+            )
         if self.prior is not None and self.covariance != self._form.base:
             raise ValueError(
                 f"MultivariateNormal: there is no prior for {self.covariance!r}; use one of {[*BASES]}, or "
                 "leave the prior out"
             )
-
+        if isinstance(self.prior, PriorObservations):
+            self.prior.check(self.covariance)
         if self.floor is not None:
             number("MultivariateNormal: floor", self.floor, 0, math.inf)
 
     @property
     def dimensions(self) -> int | None:
         """D, the number of columns, where there is a prior; else ``None``."""
+        if isinstance(self.prior, PriorObservations):
+            return self.prior.dimensions
         return None if self.prior is None else jnp.shape(self.prior.mean)[0]
 
     @property
@@ -296,9 +304,13 @@ class MultivariateNormal:
     def maximize(self, c: Prepared | None, sums: MultivariateNormalStatistics) -> MultivariateNormalParams:
         n, first, second = sums
         d, form = first.shape[-1], self._base_of(n)
+        if isinstance(self.prior, PriorObservations):
+            n, first, second = self.prior.added(form, 0.0 if c is None else c.at.means, n, first, second)
         delta = first / per_cell(jnp.where(n == 0, 1, n))  # an empty class must not spoil a covariance that all share
         means = delta if c is None else c.at.means + delta
-        scatter = raised(form, scatter_about_mean(form, second, delta, n), n, d, self.floor)
+        scatter = raised(form, scatter_about_mean(form, second, delta, n), sums.sizes, d, self.floor)
+        if isinstance(self.prior, PriorObservations):
+            return MultivariateNormalParams(means, scatter / self.prior.divisor(form, sums.sizes, d))
         if self.prior is None:
             if n.ndim == 2:
                 return MultivariateNormalParams(means, scatter / form.divisor(n, d))
@@ -319,6 +331,8 @@ class MultivariateNormal:
     def log_prior(self, params: MultivariateNormalParams) -> Array | float:
         if self.prior is None:
             return 0.0
+        if isinstance(self.prior, PriorObservations):
+            return self.prior.log_density(self.covariance, *params)
         return normal_prior.log_prior(self.prior, self.covariance, *params)
 
     def contrasts(self, params: MultivariateNormalParams) -> Array:

@@ -26,6 +26,8 @@ from jaxem.families import (
     Normal,
     Poisson,
     PoissonVector,
+    PriorObservations,
+    by_cell,
 )
 from jaxem.families.covariance import FORMS, Form, scatter_about_mean
 
@@ -106,11 +108,17 @@ def of_family(
             return None
         new = _normal(FORMS["diag"], to(c.means), *map(to, (sums.sizes, sums.first, sums.second)), *columns)  # pyright: ignore
         return None if new is None else [leaf[:, 0] for leaf in new]
-    if type(family) is MultivariateNormal and plain and family.covariance in FORMS and len(spaces) == 2:
+    added = isinstance(getattr(family, "prior", None), PriorObservations) and family.floor is None
+    if type(family) is MultivariateNormal and (plain or added) and family.covariance in FORMS and len(spaces) == 2:
         found = [pattern(space, leaf.shape) for space, leaf in zip(spaces, loose, strict=True)]
         if None in found or (sums.sizes.ndim == 2 and family.covariance != "diag"):
             return None
-        return _normal(FORMS[family.covariance], c.at.means, *sums, *found)  # pyright: ignore[reportArgumentType]
+        form, origin, d = FORMS[family.covariance], c.at.means, c.at.means.shape[1]
+        if not added:
+            return _normal(form, origin, *sums, *found)  # pyright: ignore[reportArgumentType]
+        by = form if sums.sizes.ndim == 1 else by_cell.FORMS["diag"]
+        divisor = family.prior.divisor(by, sums.sizes, d)
+        return _normal(form, origin, *family.prior.added(by, origin, *sums), *found, divisor)  # pyright: ignore
     return None
 
 
@@ -126,9 +134,18 @@ def _one_by_one(family: Any, c: Any, sums: Any, space: Space, loose: Array, plai
 
 
 def _normal(
-    form: Form, origin: Array, n: Array, first: Array, second: Array, means: Pattern, covariances: Pattern
+    form: Form,
+    origin: Array,
+    n: Array,
+    first: Array,
+    second: Array,
+    means: Pattern,
+    covariances: Pattern,
+    divisor: Array | None = None,
 ) -> Arrays | None:
     """Means and covariances of K normal classes, from sums about ``origin (K, D)``.
+
+    ``divisor`` is that of the sums of squares; default: the one for ``n``, from which that of a prior differs.
 
     Means that are held or free are the same whatever the covariances are. Means that are tied are averages with weights
     n_k over covariances: these must be equal, or held. The covariances follow from the scatter about the new means.
@@ -152,7 +169,9 @@ def _normal(
     new_means = jnp.take(new_means.reshape(-1), jnp.asarray(means.leader.reshape(-1))).reshape(k, d)
 
     scatter = _scatter(form, second, first, delta, n)
-    divisor = jnp.broadcast_to(form.divisor(n, d) if n.ndim == 1 else n, scatter.shape)
+    if divisor is None:
+        divisor = form.divisor(n, d) if n.ndim == 1 else n
+    divisor = jnp.broadcast_to(divisor, scatter.shape)
     leader = covariances.leader
     if (leader != np.arange(leader.size).reshape(leader.shape)).any():
         together = jnp.asarray(_together(leader), first.dtype)
