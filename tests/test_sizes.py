@@ -24,8 +24,10 @@ def test_sizes():
     assert [padded_size(n) for n in (0, 1, 16, 17, 24, 25, 32, 33, 48, 49, 65, 96, 97, 1000)] == [
         *(16, 16, 16, 24, 24, 32, 32, 48, 48, 64, 96, 96, 128, 1024)
     ]
+    assert [padded_size(n, 1) for n in (1, 2, 3, 4, 5, 7, 13)] == [1, 2, 3, 4, 6, 8, 16]
     for n in range(1, 5000):
         assert n <= padded_size(n) <= max(16, 1.5 * n)
+        assert n <= padded_size(n, 1) <= 1.5 * n
 
 
 @pytest.mark.parametrize("name", MODELS)

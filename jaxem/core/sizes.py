@@ -11,14 +11,15 @@ from jaxem.core import trees
 from jaxem.core.data import Data, Sharded, count, split_weights, unpadded
 
 _LARGEST = 2**17  # rows; beyond it what padding computes in vain costs more than a program
+_SHORT = 2**8  # numbers; sixteen rows of so many cost less than a program
 
 
 def of_rows(answer: Callable[[Data], Any], data: Data) -> Any:
     """``answer(observations)``, each array of which has a row for each observation, in the order of ``data``.
 
-    Rows are filled up with copies of the first one to the next of the sizes 2^i and 3 * 2^(i-1), and their answers left
-    out. In a trace, for more than 131,072 rows and on accelerators (where it would move the data to the host) the
-    observations are taken as they are.
+    Rows are filled up with copies of the first one to the next of the sizes 2^i and 3 * 2^(i-1), to 16 at least where a
+    row is short, and their answers left out. In a trace, for more than 131,072 rows and on accelerators (where it would
+    move the data to the host) the observations are taken as they are.
     """
     x = split_weights(data)[0]
     if isinstance(data, Sharded):
@@ -26,7 +27,7 @@ def of_rows(answer: Callable[[Data], Any], data: Data) -> Any:
     if trees.is_traced(x) or jax.default_backend() != "cpu":  # the number of rows may be a symbol
         return answer(x)
     n = count(x)
-    size = padded_size(n)
+    size = padded_size(n, 16 if _numbers(x) <= _SHORT * n else 1)
     if size == n or n == 0 or n > _LARGEST:
         return answer(x)
 
@@ -45,7 +46,11 @@ def is_symbol(n: Any) -> bool:
     return not isinstance(n, int | np.integer)
 
 
-def padded_size(n: int) -> int:
-    """The least of 16, 24, 32, 48, 64, ... that is at least ``n``."""
-    power = max(1 << max(n - 1, 0).bit_length(), 16)
-    return power // 4 * 3 if n <= power // 4 * 3 and power > 16 else power
+def padded_size(n: int, least: int = 16) -> int:
+    """The smallest of the sizes 2^i and 3 * 2^(i-1) above ``least`` that is at least ``n``; ``least`` is a power of 2."""
+    power = max(1 << max(n - 1, 0).bit_length(), least)
+    return power // 4 * 3 if n <= power // 4 * 3 and power > least else power
+
+
+def _numbers(x: Data) -> int:
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(x))

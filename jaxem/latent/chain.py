@@ -402,6 +402,24 @@ def expected_log_moves(q: Chain, log_A: Array) -> Array:
     return expected(pairs(q), log_A).sum(axis=(1, 2))
 
 
+def log_joint(pi: Array, A: Array, log_b: Array, lengths: Array, path: Array) -> Array:
+    """log p(x, z) of each sequence, (N,), for one path each, ``path (N, T)``; -inf for a path of -1."""
+    n, t, k = log_b.shape
+    inside, z = within(lengths, t), jnp.maximum(path, 0)
+    of_x = jnp.where(inside, jnp.take_along_axis(log_b, z[:, :, None], axis=2)[:, :, 0], 0).sum(axis=1)
+    first = jnp.take_along_axis(jnp.broadcast_to(log_probability(_rows(pi)), (n, k)), z[:, :1], axis=1)[:, 0]
+    log_A = log_probability(A)
+    moves = log_A[z[:, :-1], z[:, 1:]] if A.ndim == 2 else _picked(log_A, z)
+    value = first + jnp.where(inside[:, 1:], moves, 0).sum(axis=1) + of_x
+    return jnp.where(path[:, 0] < 0, jnp.where(jnp.isnan(log_b).any(axis=(1, 2)), jnp.nan, -jnp.inf), value)
+
+
+def _picked(log_A: Array, z: Array) -> Array:
+    """The entry of each move's own matrix (N, T - 1, K, K), (N, T - 1)."""
+    rows = jnp.take_along_axis(log_A, z[:, :-1, None, None], axis=2)[:, :, 0]
+    return jnp.take_along_axis(rows, z[:, 1:, None], axis=2)[:, :, 0]
+
+
 def viterbi(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
     """The most probable state path of each sequence, (N, T) (Viterbi 1967).
 

@@ -37,6 +37,28 @@ class Prediction:
         params, data = admit(self, params, data)
         return of_rows(lambda x: _predict(self, params, x), data)
 
+    def decode(self: Any, params: Any, data: Data) -> tuple[Array, Array]:
+        r"""The most probable path of each sequence, and its log-probability together with the observations.
+
+        .. math:: \log p(x, z) = \log \pi_{z_1} + \sum_t \log A_{z_t z_{t+1}} + \sum_t \log p(x_t \mid z_t)
+
+        Arguments:
+            params: parameters of the model, or a ``Fit``.
+            data: N sequences. Weights are ignored.
+
+        Returns:
+            States (N, T), as ``predict`` returns them, and log p(x, z), (N,): -inf for a sequence that is impossible
+            under ``params``, NaN for one that contains NaN.
+
+        Raises:
+            ValueError: the shapes of parameters and data do not fit the model, or parts of the data do not fit each
+                other.
+
+        Source: Viterbi (1967).
+        """
+        params, data = admit(self, params, data)
+        return of_rows(lambda x: _decode(self, params, x), data)
+
     def predict_proba(self: Any, params: Any, data: Data) -> Array:
         """The posterior probability of each state at each step, p(z_t = k | x), given the whole sequence.
 
@@ -66,6 +88,20 @@ def _predict(model: Any, params: Any, sequences: Data) -> Array:
 
     path = choose(model.prepare(params, x), of)
     return jnp.where(is_sequence(lengths, x)[:, None], path, -1)
+
+
+@program
+def _decode(model: Any, params: Any, sequences: Data) -> tuple[Array, Array]:
+    x, lengths = unpack(sequences)
+
+    def of(c: Any) -> tuple[Array, Array]:
+        (pi, A), log_b = model.pi_A(c, x), model.log_b(c, x)
+        path = chain.viterbi(pi, A, log_b, lengths)
+        return path, chain.log_joint(pi, A, log_b, lengths, path)
+
+    path, value = choose(model.prepare(params, x), of)
+    known = is_sequence(lengths, x)
+    return jnp.where(known[:, None], path, -1), jnp.where(known, value, jnp.nan)
 
 
 @program
