@@ -40,8 +40,8 @@ class Estimator(BaseEstimator):
     """The base of all estimators.
 
     A subclass defines ``as_data(X, ...)``, what jaxem's functions take for X, and ``fit``, which ends with
-    ``self._climb(model, data, starts)``. The arrays of ``fit_`` are NumPy's, so that they keep their dtype when they
-    are pickled, whatever JAX is set to.
+    ``self._climb(model, data, starts)``. The arrays of ``model_`` and ``fit_`` are NumPy's, so that they keep their
+    dtype when they are pickled, whatever JAX is set to.
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -55,6 +55,7 @@ class Estimator(BaseEstimator):
     }
 
     _failure: ClassVar[str] = ""  # what the message of a failed fit begins with
+    _not_converged: ClassVar[str] = _NOT_CONVERGED
 
     # After a fit, besides what a subclass adds
     model_: Any  # the jaxem model
@@ -104,9 +105,9 @@ class Estimator(BaseEstimator):
                 ``warm_start`` the fit starts from its parameters instead.
             key: a random key.
         """
-        options, warm = self.get_params(deep=False), self._warm()
-        how = {"tol": options["tol"], "max_steps": options["max_iter"], "key": key, "algorithm": self._algorithm()}
-        lanes = options.get("n_init", 1)
+        limits, warm = self._limits(model, data), self._warm()
+        how = {**limits, "key": key, "algorithm": self._algorithm()}
+        lanes = self.get_params(deep=False).get("n_init", 1)
         if warm:
             starts = [self.fit_.params]
         elif isinstance(starts, tuple) and lanes == 1:
@@ -121,8 +122,8 @@ class Estimator(BaseEstimator):
         except ValueError as error:
             raise ValueError(f"{self._failure}{error}") from error
         found = jax.tree.map(np.asarray, found)
-        self._judge(found, data, options, warm)
-        self.model_, self.fit_ = model, found
+        self._judge(found, data, limits, warm)
+        self.model_, self.fit_ = jax.tree.map(np.asarray, model), found
         self.n_iter_ = steps = int(found.steps)
         n = float(sample_size(model, data))
         self.lower_bound_ = float(found.objective) / n
@@ -133,11 +134,16 @@ class Estimator(BaseEstimator):
         """What climbs; ``None``: EM."""
         return getattr(self, "algorithm", None)
 
+    def _limits(self, model: Any, data: Any) -> dict[str, Any]:
+        """The tolerance of the fit, and its greatest number of steps, as ``jaxem.fit`` takes them."""
+        options = self.get_params(deep=False)
+        return {"tol": options["tol"], "max_steps": options["max_iter"]}
+
     def _warm(self) -> bool:
         """Whether the fit goes on from the last one."""
         return bool(getattr(self, "warm_start", False)) and hasattr(self, "fit_")
 
-    def _judge(self, found: Any, data: Any, options: dict[str, Any], warm: bool) -> None:
+    def _judge(self, found: Any, data: Any, limits: dict[str, Any], warm: bool) -> None:
         """Set ``converged_``. A failed fit is a ``ValueError``; one that did not converge, and what else needs
         attention, are warnings."""
         status, steps = Status(int(found.status)), int(found.steps)
@@ -148,9 +154,9 @@ class Estimator(BaseEstimator):
         if warm and status is Status.MAX_STEPS and steps:
             # A few iterations may be too few to estimate what is left to the maximum; then the last rise counts.
             rise = found.trace[steps] - found.trace[steps - 1]
-            self.converged_ = bool(rise <= options["tol"] * size(data, found.trace.dtype))
-        if not self.converged_ and options["max_iter"] > 0:
-            warnings.warn(f"{_NOT_CONVERGED} {ended}", ConvergenceWarning, stacklevel=4)
+            self.converged_ = bool(rise <= limits["tol"] * size(data, found.trace.dtype))
+        if not self.converged_ and limits["max_steps"] > 0:
+            warnings.warn(f"{self._not_converged} {ended}", ConvergenceWarning, stacklevel=4)
         for text in found.warnings:
             warnings.warn(text, FitWarning, stacklevel=4)
 
