@@ -47,7 +47,7 @@ def is_symbol(n: Any) -> bool:
 
 
 def padded_size(n: int, least: int = 16) -> int:
-    """The smallest of the sizes 2^i and 3 * 2^(i-1) above ``least`` that is at least ``n``; ``least`` is a power of 2."""
+    """The smallest of the sizes 2^i and 3 * 2^(i-1), from ``least`` (a power of 2) on, that is at least ``n``."""
     power = max(1 << max(n - 1, 0).bit_length(), least)
     return power // 4 * 3 if n <= power // 4 * 3 and power > least else power
 
