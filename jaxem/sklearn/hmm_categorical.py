@@ -1,0 +1,125 @@
+"""A hidden Markov model of codes, with the interface of hmmlearn."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from jaxem.families import Categorical, DirichletPrior
+from jaxem.families.categorical import CategoricalParams
+from jaxem.sklearn.hmm import Emission, HiddenMarkov, concentration
+
+
+class CategoricalHMM(HiddenMarkov):
+    """A hidden Markov model of one code a step, 0, ..., ``n_features`` - 1.
+
+    The objective is log-likelihood plus log-prior, of Dirichlet priors. See ``GaussianHMM`` for what differs from
+    hmmlearn.
+
+    Arguments:
+        n_components: the number of states K.
+        startprob_prior: concentration of the Dirichlet prior of ``startprob_``, at least 1; a number or (K,).
+        transmat_prior: likewise of each row of ``transmat_``; a number, (K,) or (K, K).
+        emissionprob_prior: likewise of each row of ``emissionprob_``; a number or one for each code, the same for all
+            states.
+        n_features: the number of codes L; default: one more than the largest in X, which it becomes by a fit.
+        algorithm: how ``predict`` and ``decode`` find states: ``"viterbi"`` (default) or ``"map"``.
+        random_state: a seed or a generator, for starts and samples.
+        n_iter: the greatest number of EM iterations.
+        tol: EM ends where it estimates that at most so much objective is left to win.
+        verbose: whether progress is printed.
+        params: the letters of what is fitted: ``s`` startprob, ``t`` transmat, ``e`` emissionprob. What is left out is
+            held at its value.
+        init_params: the letters of what is initialised; what is left out starts at its attribute, where that is set.
+        implementation: ``"log"`` or ``"scaling"``; no effect.
+        n_init: how many starts are tried; the best fit is kept.
+
+    Attributes:
+        startprob_: (K,). transmat_: (K, K). emissionprob_: (K, L).
+        monitor_: the objective after each iteration, and whether EM converged.
+        model_, fit_: what jaxem fitted and its ``Fit``. n_features_in_, feature_names_in_: of the X of the fit.
+
+    Source: Rabiner (1989); hmmlearn 0.3.3 for the interface.
+    """
+
+    _emitted: ClassVar[dict[str, Emission]] = {"e": Emission("emissionprob_", "emissions.probabilities.0")}
+    _read: ClassVar[dict[str, Any]] = {"dtype": "numeric"}
+
+    emissionprob_prior: Any
+    emissionprob_: Any
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        startprob_prior: Any = 1.0,
+        transmat_prior: Any = 1.0,
+        *,
+        emissionprob_prior: Any = 1.0,
+        n_features: int | None = None,
+        algorithm: str = "viterbi",
+        random_state: Any = None,
+        n_iter: int = 1000,
+        tol: float = 1e-2,
+        verbose: Any = False,
+        params: str = "ste",
+        init_params: str = "ste",
+        implementation: str = "log",
+        n_init: int = 1,
+    ) -> None:
+        self._take(locals())
+
+    @property
+    def n_features(self) -> int | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """L, the number of codes: what was given, else that of ``emissionprob_``."""
+        if self._n_features is None and hasattr(self, "emissionprob_"):
+            return self._width()
+        return self._n_features
+
+    @n_features.setter
+    def n_features(self, value: int | None) -> None:
+        self._n_features = value
+
+    def _check_and_set_n_features(self, X: np.ndarray) -> None:
+        codes = X[~np.isnan(X)] if X.dtype.kind == "f" else X
+        gaps = codes.size < X.size
+        if not (np.issubdtype(X.dtype, np.integer) or (gaps and (codes == np.round(codes)).all())):
+            raise ValueError("Symbols should be integers")
+        if codes.size and codes.min() < 0:
+            raise ValueError("Symbols should be nonnegative")
+        if self._n_features is not None and codes.size and codes.max() >= self._n_features:
+            raise ValueError(
+                f"Largest symbol is {codes.max()} but the model only emits symbols up to {self._n_features - 1}"
+            )
+
+    def _checked_matrix(self, X: Any, reset: bool) -> np.ndarray:
+        X = super()._checked_matrix(X, reset)
+        if X.shape[1] != 1:
+            raise ValueError(f"X must have one column of symbols, shape (n_samples, 1); it has {X.shape}")
+        if not reset and np.nanmax(X) >= self._width():
+            raise ValueError(
+                f"Largest symbol is {np.nanmax(X)} but the model only emits symbols up to {self._width() - 1}"
+            )
+        return X
+
+    def _width_of(self, X: np.ndarray) -> int:
+        if "e" not in self.init_params and hasattr(self, "emissionprob_"):
+            return self._width()
+        return self._n_features or int(np.nanmax(X)) + 1
+
+    def _family(self, width: int, free: str) -> Categorical:
+        prior = concentration(self, "emissionprob_prior", (self.n_components, width)) if "e" in free else None
+        if prior is None:
+            return Categorical((width,))
+        if (prior != prior[:1]).any():
+            raise ValueError("emissionprob_prior must be the same for all states: a number, or one for each symbol")
+        return Categorical((width,), DirichletPrior(prior[0]))
+
+    def _emissions(self, arrays: dict[str, np.ndarray]) -> CategoricalParams:
+        return CategoricalParams((arrays["e"],))  # pyright: ignore[reportArgumentType]
+
+    def _arrays_of(self, emissions: Any) -> dict[str, np.ndarray]:
+        return {"e": emissions.probabilities[0]}
+
+    def _check_emissions(self) -> None:
+        width = np.shape(self.emissionprob_)[-1] if self._n_features is None and np.ndim(self.emissionprob_) else None
+        shape = (self.n_components, self._n_features if width is None else width)
+        self._probabilities("emissionprob_", shape, "(n_components, n_features)")

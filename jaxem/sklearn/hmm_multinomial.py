@@ -1,0 +1,100 @@
+"""A hidden Markov model of counts that sum to a total, with the interface of hmmlearn."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from jaxem.families import Multinomial
+from jaxem.families.multinomial import MultinomialParams
+from jaxem.models import HMM
+from jaxem.sklearn.hmm import Emission, HiddenMarkov
+
+
+class MultinomialHMM(HiddenMarkov):
+    """A hidden Markov model of D counts a step, which are multinomial given their total.
+
+    The objective is log-likelihood plus log-prior. See ``GaussianHMM`` for what differs from hmmlearn.
+
+    Arguments:
+        n_components: the number of states K.
+        n_trials: the total of each row, a number or (N,); default ``None``: whatever it is. Samples need one number.
+        startprob_prior: concentration of the Dirichlet prior of ``startprob_``, at least 1; a number or (K,).
+        transmat_prior: likewise of each row of ``transmat_``; a number, (K,) or (K, K).
+        algorithm: how ``predict`` and ``decode`` find states: ``"viterbi"`` (default) or ``"map"``.
+        random_state: a seed or a generator, for starts and samples.
+        n_iter: the greatest number of EM iterations.
+        tol: EM ends where it estimates that at most so much objective is left to win.
+        verbose: whether progress is printed.
+        params: the letters of what is fitted: ``s`` startprob, ``t`` transmat, ``e`` emissionprob. What is left out is
+            held at its value.
+        init_params: the letters of what is initialised; what is left out starts at its attribute, where that is set.
+        implementation: ``"log"`` or ``"scaling"``; no effect.
+        n_init: how many starts are tried; the best fit is kept.
+
+    Attributes:
+        startprob_: (K,). transmat_: (K, K). emissionprob_: (K, D).
+        monitor_: the objective after each iteration, and whether EM converged.
+        model_, fit_: what jaxem fitted and its ``Fit``. n_features_in_, feature_names_in_: of the X of the fit.
+
+    Source: Rabiner (1989); hmmlearn 0.3.3 for the interface.
+    """
+
+    _emitted: ClassVar[dict[str, Emission]] = {"e": Emission("emissionprob_", "emissions.probabilities")}
+    _read: ClassVar[dict[str, Any]] = {"ensure_all_finite": True, "dtype": "numeric"}
+
+    n_trials: Any
+    emissionprob_: Any
+
+    def __init__(
+        self,
+        n_components: int = 1,
+        n_trials: Any = None,
+        startprob_prior: Any = 1.0,
+        transmat_prior: Any = 1.0,
+        algorithm: str = "viterbi",
+        random_state: Any = None,
+        n_iter: int = 1000,
+        tol: float = 1e-2,
+        verbose: Any = False,
+        params: str = "ste",
+        init_params: str = "ste",
+        implementation: str = "log",
+        n_init: int = 1,
+    ) -> None:
+        self._take(locals())
+
+    def _check_and_set_n_features(self, X: np.ndarray) -> None:
+        if not np.issubdtype(X.dtype, np.integer) or X.min() < 0:
+            raise ValueError("Symbol counts should be nonnegative integers")
+        if hasattr(self, "emissionprob_") and X.shape[1] != self._width():
+            raise ValueError(f"Unexpected number of dimensions, got {X.shape[1]} but expected {self._width()}")
+        if self.n_trials is not None and not (X.sum(axis=1) == np.asarray(self.n_trials)).all():
+            raise ValueError("Total count for each sample should add up to the number of trials")
+
+    def _family(self, width: int, free: str) -> Multinomial:
+        return Multinomial()
+
+    def _drawn(self) -> HMM:
+        trials = np.unique(np.asarray(0 if self.n_trials is None else self.n_trials))
+        if trials.size != 1 or trials[0] < 1:
+            raise ValueError("For sampling, a single n_trials must be given")
+        plain = self._plain()
+        return HMM(Multinomial(int(trials[0])), plain.k)
+
+    def _emissions(self, arrays: dict[str, np.ndarray]) -> MultinomialParams:
+        return MultinomialParams(arrays["e"])  # pyright: ignore[reportArgumentType]
+
+    def _arrays_of(self, emissions: Any) -> dict[str, np.ndarray]:
+        return {"e": emissions.probabilities}
+
+    def _check_emissions(self) -> None:
+        width = np.shape(self.emissionprob_)[-1] if np.ndim(self.emissionprob_) else 0
+        self._probabilities("emissionprob_", (self.n_components, width), "(n_components, n_features)")
+
+    def _as_drawn(self, x: np.ndarray) -> np.ndarray:
+        return x.astype(int)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = False
+        return tags
