@@ -12,6 +12,7 @@ from jaxem.core.data import Data, values_of, with_weights
 from jaxem.core.model import Params
 from jaxem.core.records import register
 from jaxem.models.copies import Copies, Vmapped
+from jaxem.models.sequences import without_lengths
 
 
 @register
@@ -82,7 +83,8 @@ class Component:
     def check_shape(self, values: Any, leading: tuple[str, ...], title: str) -> None:
         """Raise ``ValueError`` where the model cannot use such values."""
         if len(leading) > 1:  # the steps of all sequences, one after the other
-            values = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), values))
+            steps = without_lengths(values)
+            values = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), steps))
         self.model.check_shapes(None, values)
 
     def sizes(self, values: Any, leading: int) -> dict[str, int]:

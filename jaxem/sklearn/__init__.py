@@ -9,6 +9,7 @@ from jaxem.sklearn.factors import FactorAnalysis as FactorAnalysis
 from jaxem.sklearn.gaussian import GaussianMixture as GaussianMixture
 from jaxem.sklearn.hmm_categorical import CategoricalHMM as CategoricalHMM
 from jaxem.sklearn.hmm_gaussian import GaussianHMM as GaussianHMM
+from jaxem.sklearn.hmm_mixture import GMMHMM as GMMHMM
 from jaxem.sklearn.hmm_multinomial import MultinomialHMM as MultinomialHMM
 from jaxem.sklearn.hmm_poisson import PoissonHMM as PoissonHMM
 from jaxem.sklearn.latent_class import LatentClass as LatentClass

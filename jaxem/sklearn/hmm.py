@@ -146,7 +146,7 @@ class HiddenMarkov(Estimator):
         return self._sequences(self._checked_matrix(X, False), lengths)[0]
 
     def _checked_matrix(self, X: Any, reset: bool) -> np.ndarray:
-        X = self._matrix(X, reset, ensure_all_finite="allow-nan", ensure_min_samples=1, **self._read)
+        X = self._matrix(X, reset, **({"ensure_all_finite": "allow-nan", "ensure_min_samples": 1} | self._read))
         if not reset:
             self._check()
         self._check_and_set_n_features(X)
@@ -331,6 +331,10 @@ class HiddenMarkov(Estimator):
         trace = np.asarray(self.fit_.trace)[: steps + 1].astype(float).tolist()
         return Monitor(trace, steps, self.converged_, self.tol, self.n_iter)
 
+    @monitor_.setter
+    def monitor_(self, value: Any) -> None:
+        raise AttributeError("monitor_ reports the fit and cannot be set; rules of one's own: jaxem.fit(..., stop=...)")
+
     # Results
 
     def _known(self, X: Any, lengths: Any) -> tuple[HMM, HMMParams, Dataset, np.ndarray]:
@@ -439,8 +443,9 @@ class HiddenMarkov(Estimator):
             params = self._assembled(self._current())
             if currstate is not None:
                 params = params._replace(initial=np.eye(len(params.initial))[currstate])
-            states, x = self._drawn().sample_joint(self._key(random), params, 1, n_samples)
-            return self._as_drawn(np.asarray(x)[0]), np.asarray(states)[0].astype(int)
+            drawn = self._drawn().sample_joint(self._key(random), params, 1, padded_size(n_samples))
+            states, x = (np.asarray(part)[0, :n_samples] for part in drawn)  # another length seldom compiles
+            return self._as_drawn(x), states.astype(int)
 
     def _drawn(self) -> HMM:
         """The model that samples are drawn from."""
