@@ -29,6 +29,7 @@ from jaxem.families import (
     NormalInverseWishart,
     Poisson,
     PoissonVector,
+    PriorObservations,
     Product,
     Truncated,
     ZeroInflated,
@@ -237,6 +238,14 @@ def test_the_objective_has_a_gradient_in_the_prior():
         (lambda: MultivariateNormal(floor=np.inf), "MultivariateNormal: floor must be"),
         (lambda: Censored(Normal(floor=0.1)), "Censored: a floor is for observations that are seen"),
         (lambda: Truncated(Normal(floor=0.1), low=0.0), "Truncated: a floor is for"),
+        (lambda: PriorObservations(shrinkage=-1.0), "PriorObservations: shrinkage must be at least 0"),
+        (lambda: PriorObservations(size=np.ones((2, 2))), "size must be finite numbers of at most 1 axes"),
+        (lambda: MultivariateNormal("diag", PriorObservations(scatter=-1.0)), "'diag' covariances must be at least 0"),
+        (lambda: MultivariateNormal("full", PriorObservations(scatter=[[1.0, 2.0]])), "scatter must be finite numbers"),
+        (
+            lambda: MultivariateNormal("full", PriorObservations(scatter=np.array([[1.0, 2.0], [2.0, 1.0]]))),
+            "'full' covariances must be positive-semidefinite",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(make, message):
@@ -244,12 +253,34 @@ def test_what_is_wrong_is_said(make, message):
         make()
 
 
-# Floors under variances
-
 RHO = 0.3
 everything = lambda form: pytest.param(form, marks=pytest.mark.everything)
 X = datasets.old_faithful()[:60]
 ROWS = np.random.default_rng(3).uniform(size=(60, 2))
+
+SCATTER = {
+    "full": np.array([[[2.0, 1.0], [1.0, 9.0]], [[1.0, 1.0], [1.0, 1.0]]]),
+    "tied": np.ones((2, 2)),
+    "diag": np.array([[1.0, 2.0], [0.0, 4.0]]),
+    "spherical": np.array([0.5, 3.0]),
+}
+
+
+@pytest.mark.parametrize("form", ["full", *map(everything, ("tied", "diag", "spherical"))])
+def test_the_maximum_is_stationary_under_observations_seen_before(form):
+    """Other ones for each class, beside a floor; where variances are free, also with gaps."""
+    size: Any = 1.5 if form == "tied" else np.array([2.5, 0.0])
+    prior = PriorObservations(X[:2] + 1, np.array([3.0, 0.5]), size, SCATTER[form])
+    family = MultivariateNormal(form, prior, RHO)
+    gaps = [jaxem.dataset(np.where(X > 85, np.nan, X), missing="nan")] * (form in ("diag", "spherical"))
+    for data in (X, *gaps):
+        first, second = maximum(family, ROWS, data)
+        jax.tree.map(lambda a, b: assert_within(a, b, 1e-9 * np.abs(np.asarray(b)).max()), first, second)
+        allowed = 64 * eps(np.float64) * 60 * np.abs(X).max() ** 2 * 100  # as for the floor below
+        jax.tree.map(lambda g, a=allowed: assert_within(g, 0 * g, a), slope(family, second, ROWS, data))
+
+
+# Floors under variances
 
 
 @pytest.mark.parametrize("form", ["full", "spherical", "VEE", "EVE", *map(everything, ("tied", "diag", "EII"))])
