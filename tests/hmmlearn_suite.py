@@ -4,5 +4,5 @@ import hmmlearn.hmm
 
 import jaxem.sklearn
 
-for name in ("GaussianHMM", "CategoricalHMM", "PoissonHMM", "MultinomialHMM"):
+for name in ("GaussianHMM", "CategoricalHMM", "PoissonHMM", "MultinomialHMM", "GMMHMM"):
     setattr(hmmlearn.hmm, name, getattr(jaxem.sklearn, name))

@@ -14,17 +14,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from jaxem import inference
 from jaxem.core.data import Dataset
-from jaxem.core.dataset import dataset
-from jaxem.core.sizes import padded_size
 from jaxem.gates import Allowed, Constant
-from jaxem.gates.stationary import distribution
 from jaxem.inference.sample_size import sample_size
 from jaxem.models import HMM
 from jaxem.models.hmm_params import HMMParams
 from jaxem.models.restricted import restrict
 from jaxem.sklearn.base import Estimator, doubles
+from jaxem.sklearn.hmm_reading import Reading, concentration
+from jaxem.sklearn.hmm_results import Results
 
 _log = logging.getLogger(__name__)
 _LONGEST = (
@@ -49,7 +47,7 @@ class Emission(NamedTuple):
     path: str  # its name in the parameters of the model
 
 
-class HiddenMarkov(Estimator):
+class HiddenMarkov(Results, Reading, Estimator):  # pyright: ignore[reportIncompatibleMethodOverride]
     """The base of the hidden Markov models. A subclass says what its emissions are."""
 
     _emitted: ClassVar[dict[str, Emission]]  # by the letter that stands for it in ``params`` and ``init_params``
@@ -130,60 +128,6 @@ class HiddenMarkov(Estimator):
 
     def _spread_start(self, arrays: dict[str, np.ndarray]) -> None:
         """Change the arrays of a start, by letter, in place."""
-
-    # Reading
-
-    def as_data(self, X: Any, lengths: Any = None) -> Dataset:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """X as the functions of jaxem take it, for example ``jaxem.summary(self.model_, self.fit_, self.as_data(X))``.
-
-        Arguments:
-            X: the observations of all sequences, one sequence after the other, (N, D).
-            lengths: the length of each sequence; their sum is N. Default: one sequence.
-
-        Returns:
-            A ``jaxem.Dataset`` of sequences.
-        """
-        return self._sequences(self._checked_matrix(X, False), lengths)[0]
-
-    def _checked_matrix(self, X: Any, reset: bool) -> np.ndarray:
-        X = self._matrix(X, reset, **({"ensure_all_finite": "allow-nan", "ensure_min_samples": 1} | self._read))
-        if not reset:
-            self._check()
-        self._check_and_set_n_features(X)
-        return X
-
-    def _sequences(self, X: np.ndarray, lengths: Any) -> tuple[Dataset, np.ndarray]:
-        """The sequences as one record (N, T, D), and which of its steps lie within a sequence, (N, T)."""
-        lengths = _lengths(lengths, len(X))
-        longest = int(lengths.max())
-        inside = np.arange(padded_size(longest, 1) if longest <= _LONGEST else longest)[None, :] < lengths[:, None]
-        values = np.zeros((*inside.shape, *X.shape[1:]), X.dtype)
-        values[inside] = X
-        missing = X.dtype.kind == "f" and bool(np.isnan(X).any())
-        ends = None if inside.all() else lengths
-        return dataset(values, lengths=ends, missing="nan" if missing else "refuse"), inside
-
-    def _check(self) -> None:
-        """Raise ``ValueError`` where the attributes are no parameters of this model."""
-        k = self.n_components
-        check_is_fitted(self, "startprob_")
-        self._probabilities("startprob_", (k,), "(n_components,)")
-        self._probabilities("transmat_", (k, k), "(n_components, n_components)")
-        self._check_emissions()
-
-    def _probabilities(self, name: str, shape: tuple[int, ...], said: str) -> None:
-        value = self._floats(name)
-        if value.shape != shape:
-            raise ValueError(f"{name} must have shape {said} = {shape}; it has {value.shape}")
-        if not ((value >= 0).all() and np.allclose(value.sum(axis=-1), 1)):
-            raise ValueError(f"{name} must be probabilities that sum to 1; the sums are {value.sum(axis=-1)}")
-        setattr(self, name, value)
-
-    def _floats(self, name: str) -> np.ndarray:
-        value = np.asarray(getattr(self, name, None))
-        if value.dtype.kind not in "iuf":
-            raise ValueError(f"{name} must be set to numbers, or fitted")
-        return value if value.dtype.kind == "f" else value.astype(float)
 
     # The parameters
 
@@ -335,197 +279,7 @@ class HiddenMarkov(Estimator):
     def monitor_(self, value: Any) -> None:
         raise AttributeError("monitor_ reports the fit and cannot be set; rules of one's own: jaxem.fit(..., stop=...)")
 
-    # Results
-
-    def _known(self, X: Any, lengths: Any) -> tuple[HMM, HMMParams, Dataset, np.ndarray]:
-        """The model without priors, its parameters from the attributes, and the sequences."""
-        X = self._checked_matrix(X, False)
-        return self._plain(), self._assembled(self._current()), *self._sequences(X, lengths)
-
-    def _plain(self) -> HMM:
-        return self._model(self._width(), "", {})
-
-    def score(self, X: Any, lengths: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The log-likelihood, summed over all sequences.
-
-        Arguments:
-            X: the observations of all sequences, one sequence after the other, (N, D).
-            lengths: the length of each sequence; default: one sequence.
-
-        Returns:
-            The log-likelihood, without log-prior.
-        """
-        with doubles():
-            model, params, data, _ = self._known(X, lengths)
-            return float(np.asarray(model.log_prob(params, data)).sum())
-
-    def score_samples(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, X: Any, lengths: Any = None
-    ) -> tuple[float, np.ndarray]:
-        """The log-likelihood, and the posterior probability of each state at each step.
-
-        Arguments:
-            X: the observations of all sequences, one sequence after the other, (N, D).
-            lengths: the length of each sequence; default: one sequence.
-
-        Returns:
-            The log-likelihood, and probabilities (N, K).
-        """
-        return self.score(X, lengths), self.predict_proba(X, lengths)
-
-    def predict_proba(self, X: Any, lengths: Any = None) -> np.ndarray:
-        """The posterior probability of each state at each step, given the whole sequence.
-
-        Arguments:
-            X: the observations of all sequences, one sequence after the other, (N, D).
-            lengths: the length of each sequence; default: one sequence.
-
-        Returns:
-            Probabilities (N, K); NaN for a sequence that is impossible under the parameters.
-        """
-        with doubles():
-            model, params, data, inside = self._known(X, lengths)
-            return np.asarray(model.predict_proba(params, data))[inside]
-
-    def decode(self, X: Any, lengths: Any = None, algorithm: str | None = None) -> tuple[float, np.ndarray]:
-        """The most probable states.
-
-        Arguments:
-            X: the observations of all sequences, one sequence after the other, (N, D).
-            lengths: the length of each sequence; default: one sequence.
-            algorithm: ``"viterbi"``: the most probable path; ``"map"``: the most probable state at each step by itself.
-                Default: that of the constructor.
-
-        Returns:
-            Of ``"viterbi"`` the log-probability of the path together with X; of ``"map"`` the sum over steps of the
-            probability of the state. And the states (N,), -1 in a sequence that is impossible.
-        """
-        algorithm = algorithm or self.algorithm
-        if algorithm == "map":
-            found = self.predict_proba(X, lengths)
-            states = np.where(np.isnan(found).any(axis=1), -1, found.argmax(axis=1))
-            return float(found.max(axis=1).sum()), states
-        if algorithm != "viterbi":
-            raise ValueError(f"algorithm must be 'viterbi' or 'map'; got {algorithm!r}")
-        with doubles():
-            model, params, data, inside = self._known(X, lengths)
-            path, value = model.decode(params, data)
-            return float(np.asarray(value).sum()), np.asarray(path)[inside].astype(int)
-
-    def predict(self, X: Any, lengths: Any = None) -> np.ndarray:
-        """The states that ``decode`` returns.
-
-        Arguments:
-            X: the observations of all sequences, one sequence after the other, (N, D).
-            lengths: the length of each sequence; default: one sequence.
-
-        Returns:
-            States (N,), from 0 to K - 1.
-        """
-        return self.decode(X, lengths)[1]
-
-    def sample(
-        self, n_samples: int = 1, random_state: Any = None, currstate: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One sequence drawn from the model.
-
-        Arguments:
-            n_samples: the number of steps.
-            random_state: a seed or a generator; default: that of the constructor.
-            currstate: the state of the first step; default: drawn from ``startprob_``.
-
-        Returns:
-            Observations (n_samples, D), and states (n_samples,).
-        """
-        self._check()
-        random = check_random_state(self.random_state if random_state is None else random_state)
-        with doubles():
-            params = self._assembled(self._current())
-            if currstate is not None:
-                params = params._replace(initial=np.eye(len(params.initial))[currstate])
-            drawn = self._drawn().sample_joint(self._key(random), params, 1, padded_size(n_samples))
-            states, x = (np.asarray(part)[0, :n_samples] for part in drawn)  # another length seldom compiles
-            return self._as_drawn(x), states.astype(int)
-
-    def _drawn(self) -> HMM:
-        """The model that samples are drawn from."""
-        return self._plain()
-
-    def _as_drawn(self, x: np.ndarray) -> np.ndarray:
-        return x
-
-    def bic(self, X: Any, lengths: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The Bayesian information criterion, -2 log L + p log n; lower is better.
-
-        Arguments:
-            X: the observations of all sequences, one sequence after the other, (N, D).
-            lengths: the length of each sequence; default: one sequence.
-
-        Returns:
-            The criterion. What ``params`` leaves out and probabilities of zero are not counted in p; n is the number of
-            steps with an observation.
-        """
-        return self._by_criterion(inference.bic, X, lengths)
-
-    def aic(self, X: Any, lengths: Any = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Akaike's information criterion, -2 log L + 2 p; lower is better.
-
-        Arguments:
-            X: the observations of all sequences, one sequence after the other, (N, D).
-            lengths: the length of each sequence; default: one sequence.
-
-        Returns:
-            The criterion, with p as for ``bic``.
-        """
-        return self._by_criterion(inference.aic, X, lengths)
-
-    def _by_criterion(self, criterion: Any, X: Any, lengths: Any) -> float:
-        with doubles():
-            model, params, data, _ = self._known(X, lengths)
-            return float(criterion(self._restricted(model, params), params, data))
-
-    def get_stationary_distribution(self) -> np.ndarray:
-        """The distribution of the states that the transition matrix leaves as it is, (K,)."""
-        check_is_fitted(self, "transmat_")
-        with doubles():
-            return np.asarray(distribution(jax.numpy.asarray(self._floats("transmat_"))))
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
-
-
-def _lengths(lengths: Any, n: int) -> np.ndarray:
-    """The lengths of the sequences in ``n`` rows."""
-    if lengths is None:
-        return np.array([n])
-    found = np.atleast_1d(np.asarray(lengths))
-    if found.ndim != 1 or found.dtype.kind not in "iu" or (found < 1).any():
-        raise ValueError(f"lengths must be whole numbers of at least 1, one for each sequence; got {lengths}")
-    if found.sum() != n:
-        raise ValueError(f"lengths array {lengths} doesn't sum to {n} samples")
-    return found
-
-
-def broadcast(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """The numbers of an argument, in this shape."""
-    try:
-        found = np.broadcast_to(np.asarray(value, float), shape)
-    except (ValueError, TypeError):
-        found = np.array(np.nan)
-    if not np.isfinite(found).all():
-        raise ValueError(f"{name} must be finite numbers that broadcast to the shape {shape}; it is {value}")
-    return found
-
-
-def concentration(estimator: Any, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The Dirichlet prior of an argument, in this shape; ``None`` where it is flat."""
-    value = getattr(estimator, name)
-    found = broadcast(name, value, shape)
-    if (found < 1).any():
-        raise ValueError(
-            f"{name} must be at least 1: below 1 the posterior density is unbounded where a probability is zero, so "
-            f"that it has no maximum to find; it is {value}"
-        )
-    return None if (found == 1).all() else found

@@ -6,7 +6,8 @@ import numpy as np
 
 from jaxem.families import Categorical, DirichletPrior
 from jaxem.families.categorical import CategoricalParams
-from jaxem.sklearn.hmm import Emission, HiddenMarkov, concentration
+from jaxem.sklearn.hmm import Emission, HiddenMarkov
+from jaxem.sklearn.hmm_reading import concentration
 
 
 class CategoricalHMM(HiddenMarkov):
@@ -120,6 +121,5 @@ class CategoricalHMM(HiddenMarkov):
         return {"e": emissions.probabilities[0]}
 
     def _check_emissions(self) -> None:
-        width = np.shape(self.emissionprob_)[-1] if self._n_features is None and np.ndim(self.emissionprob_) else None
-        shape = (self.n_components, self._n_features if width is None else width)
-        self._probabilities("emissionprob_", shape, "(n_components, n_features)")
+        width = self._n_features or (self._width() if np.ndim(self.emissionprob_) else 0)
+        self._probabilities("emissionprob_", (self.n_components, width), "(n_components, n_features)")

@@ -8,7 +8,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from jaxem.families import MultivariateNormal, PriorObservations
 from jaxem.families.multivariate_normal import MultivariateNormalParams
-from jaxem.sklearn.hmm import Emission, HiddenMarkov, broadcast
+from jaxem.sklearn.hmm import Emission, HiddenMarkov
+from jaxem.sklearn.hmm_reading import broadcast
 
 _MATRICES = ("full", "tied")
 

@@ -11,7 +11,8 @@ from jaxem.families.multivariate_normal import MultivariateNormalParams
 from jaxem.gates import Constant
 from jaxem.models import Component, Mixture
 from jaxem.models.mixture import MixtureParams
-from jaxem.sklearn.hmm import Emission, HiddenMarkov, broadcast, concentration
+from jaxem.sklearn.hmm import Emission, HiddenMarkov
+from jaxem.sklearn.hmm_reading import broadcast, concentration
 
 
 class GMMHMM(HiddenMarkov):
@@ -109,7 +110,7 @@ class GMMHMM(HiddenMarkov):
 
     def _family(self, width: int, free: str) -> Component:
         weights = concentration(self, "weights_prior", (self.n_mix,)) if "w" in free else None
-        family = MultivariateNormal(self.covariance_type, self._prior(width, free))
+        family: Any = MultivariateNormal(self.covariance_type, self._prior(width, free))
         return Component(Mixture(family, self.n_mix, gate=Constant(weights)))
 
     def _prior(self, d: int, free: str) -> PriorObservations | None:

@@ -78,8 +78,8 @@ class MultinomialHMM(HiddenMarkov):
         trials = np.unique(np.asarray(0 if self.n_trials is None else self.n_trials))
         if trials.size != 1 or trials[0] < 1:
             raise ValueError("For sampling, a single n_trials must be given")
-        plain = self._plain()
-        return HMM(Multinomial(int(trials[0])), plain.k)
+        family: Any = Multinomial(int(trials[0]))
+        return HMM(family, self.n_components)
 
     def _emissions(self, arrays: dict[str, np.ndarray]) -> MultinomialParams:
         return MultinomialParams(arrays["e"])  # pyright: ignore[reportArgumentType]

@@ -6,7 +6,8 @@ import numpy as np
 
 from jaxem.families import GammaPrior, PoissonVector
 from jaxem.families.poisson_vector import PoissonVectorParams
-from jaxem.sklearn.hmm import Emission, HiddenMarkov, broadcast
+from jaxem.sklearn.hmm import Emission, HiddenMarkov
+from jaxem.sklearn.hmm_reading import broadcast
 
 
 class PoissonHMM(HiddenMarkov):

@@ -108,17 +108,18 @@ def of_family(
             return None
         new = _normal(FORMS["diag"], to(c.means), *map(to, (sums.sizes, sums.first, sums.second)), *columns)  # pyright: ignore
         return None if new is None else [leaf[:, 0] for leaf in new]
-    added = isinstance(getattr(family, "prior", None), PriorObservations) and family.floor is None
+    prior = getattr(family, "prior", None)
+    added = isinstance(prior, PriorObservations) and family.floor is None
     if type(family) is MultivariateNormal and (plain or added) and family.covariance in FORMS and len(spaces) == 2:
         found = [pattern(space, leaf.shape) for space, leaf in zip(spaces, loose, strict=True)]
         if None in found or (sums.sizes.ndim == 2 and family.covariance != "diag"):
             return None
         form, origin, d = FORMS[family.covariance], c.at.means, c.at.means.shape[1]
-        if not added:
+        if not isinstance(prior, PriorObservations):
             return _normal(form, origin, *sums, *found)  # pyright: ignore[reportArgumentType]
         by = form if sums.sizes.ndim == 1 else by_cell.FORMS["diag"]
-        divisor = family.prior.divisor(by, sums.sizes, d)
-        return _normal(form, origin, *family.prior.added(by, origin, *sums), *found, divisor)  # pyright: ignore
+        divisor = prior.divisor(by, sums.sizes, d)
+        return _normal(form, origin, *prior.added(by, origin, *sums), *found, divisor)  # pyright: ignore
     return None
 
 
