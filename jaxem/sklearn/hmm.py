@@ -62,9 +62,9 @@ class HiddenMarkov(Results, Reading, Estimator):  # pyright: ignore[reportIncomp
         "init_params": [str],
     }
     _not_converged: ClassVar[str] = "The fit did not converge. Increase n_iter or tol, or try another start (n_init)."
-    _failed: ClassVar[str] = (
-        "Fitting the hidden Markov model failed. Use fewer states, another start (n_init), a simpler emission, or a "
-        "stronger prior."
+    _failure: ClassVar[str] = (
+        "Fitting the hidden Markov model failed. Try fewer states, another start (n_init), a simpler emission, or a "
+        "stronger prior. "
     )
 
     # Arguments that all constructors have
@@ -261,6 +261,9 @@ class HiddenMarkov(Results, Reading, Estimator):  # pyright: ignore[reportIncomp
             wrong = sorted(set(getattr(self, name)) - set(known))
             if wrong:
                 raise ValueError(f"{name} may hold the letters {known!r}; got {''.join(wrong)!r}")
+
+    def _algorithm(self) -> None:
+        """EM; the argument ``algorithm`` is that of ``decode``."""
 
     def _limits(self, model: Any, data: Any) -> dict[str, Any]:
         # The rule of jaxem.fit counts per observed value, of at most half a million.
