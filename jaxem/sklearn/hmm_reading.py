@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from jaxem.core.checks import brief
 from jaxem.core.data import Dataset
 from jaxem.core.dataset import dataset
 from jaxem.core.sizes import padded_size
@@ -74,9 +75,12 @@ def checked_lengths(lengths: Any, n: int) -> np.ndarray:
         return np.array([n])
     found = np.atleast_1d(np.asarray(lengths))
     if found.ndim != 1 or found.dtype.kind not in "iu" or (found < 1).any():
-        raise ValueError(f"lengths must be whole numbers of at least 1, one for each sequence; got {lengths}")
+        raise ValueError(
+            "lengths (the second argument, as in hmmlearn; there is no y) must be whole numbers of at least 1, one for "
+            f"each sequence; got {brief(lengths)}"
+        )
     if found.sum() != n:
-        raise ValueError(f"lengths array {lengths} doesn't sum to {n} samples")
+        raise ValueError(f"lengths must sum to the number of rows of X, {n}; their sum is {found.sum()}")
     return found
 
 
