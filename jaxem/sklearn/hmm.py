@@ -47,7 +47,7 @@ class Emission(NamedTuple):
     path: str  # its name in the parameters of the model
 
 
-class HiddenMarkov(Results, Reading, Estimator):  # pyright: ignore[reportIncompatibleMethodOverride]
+class HiddenMarkov(Results, Reading, Estimator):
     """The base of the hidden Markov models. A subclass says what its emissions are."""
 
     _emitted: ClassVar[dict[str, Emission]]  # by the letter that stands for it in ``params`` and ``init_params``
