@@ -174,3 +174,11 @@ def test_what_component_refuses():
         Component(jaxem.Model(e_step=lambda p, d: p))
     with pytest.raises(ValueError, match=r"needs data of shape \(N, D\)"):
         Mixture(Component(FactorAnalysis(2)), 2).init(KEY, np.zeros(10))
+
+
+def test_emissions_that_are_mixtures_take_sequences_of_unequal_length():
+    model = HMM(Component(Mixture(MultivariateNormal(), 2)), 2)
+    data = jaxem.dataset([factors(4), factors(3)])
+    model.check_shapes(None, data)
+    with pytest.raises(ValueError, match="sequences of its own"):
+        Mixture(Component(Mixture(MultivariateNormal(), 2)), 2).check_shapes(None, data)

@@ -481,3 +481,19 @@ def test_errors_say_what_is_wrong():
         jaxem.fit(HMM(Normal(), 3), START, x)
     with pytest.raises(ValueError, match="start of transition must be non-negative with sum 1"):
         jaxem.fit(MODEL, START._replace(transition=np.ones((2, 2))), x)
+
+
+@pytest.mark.parametrize("by_move", [False, True])
+def test_the_log_probability_of_a_path(by_move):
+    """With one transition matrix, and with one for each move; the second sequence ends early, the third is none."""
+    rng = np.random.default_rng(0)
+    pi, log_b = rng.dirichlet(np.ones(3)), rng.normal(size=(3, 4, 3))
+    A = rng.dirichlet(np.ones(3), (3, 3, 3) if by_move else 3)  # (K, K), or (N, T - 1, K, K)
+    path = np.array([[2, 0, 1, 1], [1, 1, -1, -1], [-1, -1, -1, -1]])
+    found = chain.log_joint(*map(jnp.asarray, (pi, A, log_b, np.array([4, 2, 4]), path)))
+    for n, states in enumerate((path[0], path[1, :2])):
+        moves = [A[n, t] if by_move else A for t in range(3)]
+        wanted = np.log(pi[states[0]]) + sum(log_b[n, t, state] for t, state in enumerate(states))
+        wanted += sum(np.log(moves[t][states[t], states[t + 1]]) for t in range(len(states) - 1))
+        assert_within(found[n], wanted, 16 * EPS * np.abs(log_b).sum())
+    assert found[2] == -np.inf
