@@ -164,7 +164,7 @@ def frame() -> pd.DataFrame:
     return pd.DataFrame(NORMAL, columns=["left", "right"])
 
 
-def test_conventions_of_scikit_learn():
+def test_conventions_of_scikit_learn(count_compilations):
     model = fitted()
     assert model.converged_ and model.monitor_.converged
     np.testing.assert_array_equal(model.feature_names_in_, ["left", "right"])
@@ -182,6 +182,10 @@ def test_conventions_of_scikit_learn():
         np.testing.assert_array_equal(other.predict(pl.from_pandas(frame()), LENGTHS), states)
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(frame().rename(columns={"left": "middle"}))
+    model.predict(frame()[:70])
+    with count_compilations() as compiled:
+        assert all(model.predict(frame()[:n]).shape == (n,) for n in (66, 75, 80))
+    assert not set(compiled.names) - {"jit(stage)"}  # another length compiles nothing
     x, path = model.sample(30, currstate=1)
     assert x.shape == (30, 2) and path.shape == (30,) and path[0] == 1
     np.testing.assert_array_equal(model.sample(30, random_state=1)[0], model.sample(30, random_state=1)[0])
