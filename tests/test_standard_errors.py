@@ -243,3 +243,22 @@ def test_coverage_in_one_program():
     shares = np.concatenate([np.asarray(leaf).mean(axis=0).ravel() for leaf in jax.tree.leaves(inside)])
     # 500 draws of probability 0.95 have a standard deviation of 0.0097; four of those.
     assert (np.abs(shares - 0.95) <= 4 * 0.0097).all(), shares
+
+
+def test_no_batch_of_matrices_goes_to_lapack_at_once():
+    """Intervals of many data sets: large batches, given to LAPACK two at a time on two threads, wait for ever."""
+    model = Mixture(Normal(), 2)
+    truth = MixtureParams(jnp.asarray([0.4, 0.6]), NormalParams(jnp.asarray([0.0, 4.0]), jnp.asarray([1.0, 1.5])))
+
+    def calls(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name in ("eigh", "cholesky", "triangular_solve"):
+                yield equation.primitive.name, equation.invars[0].aval.ndim
+            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
+                if hasattr(inner := getattr(inner, "jaxpr", inner), "eqns"):
+                    yield from calls(inner)
+
+    of_many = jax.vmap(lambda x: jaxem.inference.confidence_intervals(model, truth, x))
+    found = list(calls(jax.make_jaxpr(of_many)(jnp.zeros((3, 10))).jaxpr))
+    assert {name for name, _ in found} == {"eigh", "cholesky", "triangular_solve"}
+    assert all(ndim == 2 for _, ndim in found), found

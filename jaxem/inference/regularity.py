@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.core import matrices
 from jaxem.core.model import Params
 from jaxem.inference.coordinates import name_direction, parameter_names
 
@@ -80,7 +81,7 @@ def _in_own_units(observed: Array, complete: Array) -> _Own:
     # Second derivatives sum terms as large as the complete information: their rounding error is the least unit.
     unit = jnp.maximum(jnp.diagonal(observed), rounding * jnp.diagonal(complete))
     scale = 1 / jnp.sqrt(jnp.where(unit > 0, unit, 1))
-    values, vectors = jnp.linalg.eigh(observed * scale[:, None] * scale[None, :])
+    values, vectors = matrices.eigh(observed * scale[:, None] * scale[None, :])
     return _Own(values, scale[:, None] * vectors, rounding * (jnp.diagonal(complete) * scale**2).max())
 
 
@@ -103,15 +104,15 @@ def judge(
     # At an edge a coordinate has diverged: even complete data carry no information about it.
     block = jnp.where(edged[:, None] & edged[None, :], complete, 0)
     block = block + jnp.diag(jnp.where(edged, 0, jnp.maximum(jnp.trace(block), size)))
-    edge_values, edge_vectors = jnp.linalg.eigh(block / size)
+    edge_values, edge_vectors = matrices.eigh(block / size)
 
     diagonal = jnp.diagonal(complete)
     scale = 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1))
-    whole_values, whole_vectors = jnp.linalg.eigh(complete * scale[:, None] * scale[None, :])
+    whole_values, whole_vectors = matrices.eigh(complete * scale[:, None] * scale[None, :])
     whole = (diagonal > 0).all() & (whole_values[0] > rounding)
     lengths = jnp.sqrt(jnp.maximum(whole_values, rounding))
     roots = scale[:, None] * whole_vectors / lengths[None, :]  # roots' C roots = 1
-    shares, vectors = jnp.linalg.eigh(roots.T @ observed @ roots)
+    shares, vectors = matrices.eigh(roots.T @ observed @ roots)
     vectors = roots @ vectors  # w, with w' C w = 1
     slopes = vectors.T @ gradient
 

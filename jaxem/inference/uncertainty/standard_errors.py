@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from jax.scipy.linalg import cho_solve
 from jax.typing import ArrayLike
 
-from jaxem.core import trees
+from jaxem.core import matrices, trees
 from jaxem.core.checks import flag
 from jaxem.core.compilation import program
 from jaxem.core.conversion import convert
@@ -202,8 +201,8 @@ def _spread(model: Any, params: Params, observed: Array, lives: Array, between: 
     jacobian = along_all(lambda v: jax.jvp(chart, (u,), (v,))[1], u).T
     observed = without(observed, lives, 1)
     scale = 1 / jnp.sqrt(jnp.diagonal(observed))  # coordinates differ in units: solve a dimensionless system
-    lower = jnp.linalg.cholesky(observed * scale[:, None] * scale[None, :])
-    inverse = without(cho_solve((lower, True), jnp.diag(scale)) * scale[:, None], lives, 0)
+    lower = matrices.cholesky(observed * scale[:, None] * scale[None, :])
+    inverse = without(matrices.solve(lower, jnp.diag(scale)) * scale[:, None], lives, 0)
     moves = ((jacobian != 0) & lives[None, :]).any(axis=1)
     free = inverse if between is None else inverse @ without(between, lives, 0) @ inverse.T
     return Spread(free, jacobian, lives, ~(moves | constant(model, params)))
