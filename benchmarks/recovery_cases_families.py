@@ -60,6 +60,7 @@ FAMILIES = {
     "Normal": mixture(Normal(), NormalParams((0.0, 4.0), (1.0, 1.5)), 400),
     "Bernoulli, five columns": mixture(Bernoulli(), BernoulliParams(FIVE), 500, 5),
     "Gamma": mixture(Gamma(), GammaParams((2.0, 20.0), (2.0, 4.0)), 500),
+    "Gamma, N = 2000": mixture(Gamma(), GammaParams((2.0, 20.0), (2.0, 4.0)), 2000),
     "LogNormal": mixture(LogNormal(), NormalParams((0.0, 2.0), (0.5, 0.2)), 500),
     "Beta": mixture(Beta(), BetaParams((2.0, 12.0), (8.0, 4.0)), 500),
     "VonMises": mixture(VonMises(), VonMisesParams((-1.0, 1.5), (4.0, 8.0)), 500),

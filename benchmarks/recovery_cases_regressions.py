@@ -36,6 +36,7 @@ TOBIT = Regression(Censored(Normal(), limits=(0.0, np.inf)))
 
 REGRESSIONS = {
     "normal regression": mixture(Regression(Normal()), 400, TWO, None, SPREAD),
+    "normal regression, N = 1600": mixture(Regression(Normal()), 1600, TWO, None, SPREAD),
     "normal regression, a shared column": mixture(Regression(Normal(), tied=1, dispersion="tied"), 400, *SHARED),
     "normal regression, a shared column, N = 1600": mixture(
         Regression(Normal(), tied=1, dispersion="tied"), 1600, *SHARED
@@ -47,6 +48,7 @@ REGRESSIONS = {
     "negative binomial regression": mixture(Regression(NegativeBinomial()), 400, ONE, None, SPREAD[:1]),
     "negative binomial regression, N = 1600": mixture(Regression(NegativeBinomial()), 1600, ONE, None, SPREAD[:1]),
     "gamma regression": mixture(Regression(Gamma()), 400, TWO, None, SPREAD),
+    "gamma regression, N = 1600": mixture(Regression(Gamma()), 1600, TWO, None, SPREAD),
     "binomial regression, 10 trials": mixture(Regression(Binomial(10)), 400, TWO),
     "binomial regression, 10 trials, N = 1600": mixture(Regression(Binomial(10)), 1600, TWO),
     "probit regression": mixture(Regression(Bernoulli(), "probit"), 400, ONE),
