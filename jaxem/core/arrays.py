@@ -30,7 +30,7 @@ def as_array(value: Any, name: str, check_digits: bool = True) -> Array:
         found = array.astype(target)
     if found.dtype.itemsize < array.dtype.itemsize:
         _check_narrowed(array, found, name, check_digits)
-    return jnp.asarray(found)
+    return jnp.asarray(found, target)  # without a dtype, JAX compiles a program for each shape
 
 
 def _check_narrowed(array: np.ndarray, found: np.ndarray, name: str, check_digits: bool) -> None:

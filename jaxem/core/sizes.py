@@ -38,7 +38,8 @@ def of_rows(answer: Callable[[Data], Any], data: Data) -> Any:
     found = answer(jax.tree.map(fill, x))
     if trees.holds_tracers(found):  # the parameters are traced
         return jax.tree.map(lambda leaf: leaf[:n], found)
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:n]), found)
+    # With its dtype, JAX compiles no program for the shape.
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[:n], leaf.dtype), found)
 
 
 def is_symbol(n: Any) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import matrices
+from jaxem.core.compilation import program
 from jaxem.core.model import Params
 from jaxem.inference.coordinates import name_direction, parameter_names
 
@@ -154,6 +155,7 @@ def judge(
     return Verdict(code, direction, amount, newton)
 
 
+@program(quick="few numbers")
 def without(matrix: Array, lives: Array, diagonal: float) -> Array:
     """A matrix (P, P) with the rows and columns of held coordinates zero, but for ``diagonal`` on the diagonal."""
     rest = jnp.diag(jnp.full_like(jnp.diagonal(matrix), diagonal))

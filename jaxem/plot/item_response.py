@@ -1,10 +1,10 @@
 """A test and those who took it: curves and information of its items, and the abilities of persons."""
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jax.scipy.special import ndtri
 
 from jaxem.core.checks import number, whole_number
 from jaxem.core.data import Data
@@ -138,7 +138,7 @@ def abilities(model: Any, params: Params, data: Data, *, level: float = 0.95, ax
     w = np.ones(len(means)) if weights is None else weights
     kept = np.flatnonzero(np.isfinite(means) & (w > 0))
     order = kept[np.argsort(means[kept], kind="stable")]
-    means, half, w = means[order], float(ndtri((1 + level) / 2)) * deviations[order], w[order]
+    means, half, w = means[order], NormalDist().inv_cdf((1 + level) / 2) * deviations[order], w[order]
     share = np.r_[0, np.cumsum(w) / w.sum()]
     again = lambda part: np.r_[part, part[-1:]]  # the last person has a width too
     ax = new_axes(ax, (6.0, 4.0))

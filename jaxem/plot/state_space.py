@@ -1,10 +1,10 @@
 """A state-space model along its data: what is smoothed, and what is forecast."""
 
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 
 from jaxem.core.checks import number, whole_number
@@ -72,7 +72,7 @@ def smoothed(
     one, length = one_sequence("smoothed", found.data, sequence)
     drawn = series("smoothed", one, length, found.columns, column)
     at = _later(times_of("smoothed", times, length), times, length, horizon)
-    z, place = float(ndtri((1 + level) / 2)), drawn.place if state is None else state
+    z, place = NormalDist().inv_cdf((1 + level) / 2), drawn.place if state is None else state
     q = model.signal(found.params, one) if state is None else model.smooth(found.params, one)
     ax, share = new_axes(ax, (8.0, 3.6)), f"{100 * level:g} %"
     name = "signal" if state is None else f"state {state}"

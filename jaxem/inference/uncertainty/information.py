@@ -359,7 +359,7 @@ def information(model: Any, params: Params, data: Data, *, route: Route | None =
     elif not np.asarray(found.lives).all():
         free = np.flatnonzero(found.lives)
         names = tuple(names[i] for i in free)
-        parts = (None if part is None else part[np.ix_(free, free)] for part in parts)
+        parts = (None if part is None else jnp.asarray(np.asarray(part)[np.ix_(free, free)]) for part in parts)
     observed, complete = parts
     missing = None if complete is None else complete - observed  # pyright: ignore
     return Information(observed, complete, missing, names, labels.library)  # pyright: ignore[reportArgumentType]

@@ -11,13 +11,13 @@ does not depend on the scale on which f is measured.
 """
 
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.scipy.special import ndtri
 
 from jaxem.core import bound, trees
 from jaxem.core.checks import brief
@@ -85,23 +85,30 @@ def profile_interval(
     found = regular(model, params, data, choose_route(model, None))
     params, free = found.params, np.flatnonzero(found.lives)  # parameters at an edge are held
     observed = np.asarray(found.observed, np.float64)[np.ix_(free, free)]
-    whole = np.asarray(into(model, params))
+    whole = np.asarray(_coordinates(model, params))
 
     def at(u: Any) -> _Local:
-        local = _Local(*_local(model, params, data, function, jnp.asarray(whole).at[free].set(u)))
+        moved = whole.copy()
+        moved[free] = u
+        local = _Local(*_local(model, params, data, function, jnp.asarray(moved)))
         return _Local(
             *(np.asarray(part)[np.ix_(*(free,) * np.ndim(part))] if np.ndim(part) else part for part in local)
         )
 
     u = whole[free]
     here = at(u)
-    z = float(ndtri((1 + level) / 2))
+    z = NormalDist().inv_cdf((1 + level) / 2)
     ahead = np.linalg.solve(observed, here.f_slope)
     deviation = float(np.sqrt(here.f_slope @ ahead))  # the standard error of f
     if not deviation > 0:
         raise ValueError("profile_interval: the function does not depend on the parameters")
     ends = [_end(at, u, here, sign * ahead / deviation, deviation, z, sign) for sign in (-1, 1)]
     return Interval(*ends)
+
+
+@program(quick="always")
+def _coordinates(model: Any, params: Params) -> Array:
+    return into(model, params)
 
 
 class _Local(NamedTuple):
@@ -145,7 +152,7 @@ def _end(
         mu = deviation / t
         solved = False
         for _ in range(_NEWTON):
-            now = _Local(*(np.asarray(part, np.float64) for part in at(jnp.asarray(x, dtype))))
+            now = _Local(*(np.asarray(part, np.float64) for part in at(x)))
             slope = scale * (sign * now.f_slope + mu * now.L_slope)
             short = float(now.L) - (top - t**2 / 2)
             if not np.isfinite(slope).all() or not np.isfinite(short):

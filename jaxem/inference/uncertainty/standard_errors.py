@@ -121,6 +121,7 @@ def errors(spread: Spread) -> Array:
     return jnp.where(spread.held, jnp.nan, jnp.sqrt(jnp.maximum(variances, 0)))
 
 
+@program(quick="few numbers")
 def shaped_like(params: Params, values: Array) -> Params:
     """A vector (T,) as a pytree like the parameters."""
     return ravel_pytree(params)[1](values)
