@@ -105,6 +105,9 @@ SLOW = re.compile(
     | test_censored .* in_a_chain
     | test_counts .* hidden_variables_of_a_family
     | test_shards .* is_the_fit\[factors
+    | test_structural_zeros .* keeps_them\[(GEM\ in\ batches-(left|levels|rate)|GEM-(items|rate))
+    | test_units .* far_from_the_origin\[10000
+    | test_shared_parameters .* what_they_share_stays\[.*-2\]
     """,
     re.VERBOSE,
 )
