@@ -51,10 +51,16 @@ class GMMHMM(HiddenMarkov):
         n_init: how many starts are tried; the best fit is kept.
 
     Attributes:
-        startprob_: (K,). transmat_: (K, K). weights_: (K, M). means_: (K, M, D).
+        startprob_: (K,).
+        transmat_: (K, K).
+        weights_: (K, M).
+        means_: (K, M, D).
         covars_: (K, M) spherical, (K, M, D) diag, (K, M, D, D) full, (K, D, D) tied.
         monitor_: the objective after each iteration, and whether EM converged.
-        model_, fit_: what jaxem fitted and its ``Fit``. n_features_in_, feature_names_in_: of the X of the fit.
+        model_: what jaxem fitted.
+        fit_: its ``Fit``.
+        n_features_in_: the number of columns of the X of the fit.
+        feature_names_in_: their names, where X had some.
 
     Source: Rabiner (1989), section IV.A; hmmlearn 0.3.3 for the interface.
     """

@@ -32,9 +32,14 @@ class MultinomialHMM(HiddenMarkov):
         n_init: how many starts are tried; the best fit is kept.
 
     Attributes:
-        startprob_: (K,). transmat_: (K, K). emissionprob_: (K, D).
+        startprob_: (K,).
+        transmat_: (K, K).
+        emissionprob_: (K, D).
         monitor_: the objective after each iteration, and whether EM converged.
-        model_, fit_: what jaxem fitted and its ``Fit``. n_features_in_, feature_names_in_: of the X of the fit.
+        model_: what jaxem fitted.
+        fit_: its ``Fit``.
+        n_features_in_: the number of columns of the X of the fit.
+        feature_names_in_: their names, where X had some.
 
     Source: Rabiner (1989); hmmlearn 0.3.3 for the interface.
     """
