@@ -13,7 +13,7 @@ from jax import Array
 from jaxem.core.data import Dataset
 from jaxem.core.matrices import product
 from jaxem.families import covariance, scales
-from jaxem.families.covariance import Form, deviations, first_moments
+from jaxem.families.covariance import Distance, Form, deviations, first_moments
 from jaxem.families.sums import weighted_sums
 
 # The forms of variances, for class sizes n (K, D).
@@ -25,13 +25,13 @@ FORMS: dict[str, Form] = {
 }
 
 
-def log_density(means: Array, variances: Array, x: Dataset, floor: Any = None) -> Array:
-    """sum over the observed cells of log N(x_nd; m_kd, v_kd) - floor / (2 v_kd), (N, K)."""
+def distance(means: Array, variances: Array, x: Dataset, floor: Any = None) -> Distance:
+    """The distances of the observed cells; each constant log 2 pi v_kd grows by floor / v_kd."""
     z = _deviations(means, x) * scales.inverse_root(variances)[:, :, None]
     constants = math.log(2 * math.pi) + scales.log(variances)
     if floor is not None:
         constants = constants + jnp.asarray(floor, variances.dtype) * scales.reciprocal(variances)
-    return -0.5 * (product(x.observed.astype(means.dtype), constants.T) + (z**2).sum(axis=1).T)
+    return Distance((z**2).sum(axis=1).T, product(x.observed.astype(means.dtype), constants.T))
 
 
 def _deviations(means: Array | None, x: Dataset) -> Array:

@@ -19,6 +19,17 @@ from jaxem.core.spaces import Positive, PositiveDefinite, Space, answers
 from jaxem.families import scales
 
 
+class Distance(NamedTuple):
+    """How far rows lie from the classes: log N(x_n; m_k, S_k) = -(squares + constants) / 2."""
+
+    squares: Array  # (N, K), squared Mahalanobis distances
+    constants: Array  # (N or 1, K or 1), log|2 pi S|
+
+    def log_normal(self) -> Array:
+        """The log-density of the normal distribution, (N, K)."""
+        return -0.5 * (self.squares + self.constants)
+
+
 class Form(NamedTuple):
     """One form of the covariances."""
 

@@ -1,7 +1,7 @@
 r"""The hidden scale of a t distribution: x | u ~ N(m, S / u), u ~ Gamma(nu / 2, nu / 2).
 
 Everything is a function of tau = 1 / nu, smooth at tau = 0, where u = 1 and the distribution is normal. With z the
-squared Mahalanobis distance of D variables, the posterior of u is
+squared Mahalanobis distance of D variables (of a row with missing cells: the seen ones), the posterior of u is
 
 .. math:: u \mid x \sim \text{Gamma}\left(\frac{\nu + D}{2}, \frac{\nu + z}{2}\right), \qquad
           \bar u = E\, u = \frac{1 + \tau D}{1 + \tau z}, \qquad E \log u = \log \bar u - g(\tfrac{\nu + D}{2}),
@@ -35,8 +35,10 @@ class Scales(NamedTuple):
     gaps: Array  # (N, K), log E u - E log u
 
 
-def log_kernel(tails: Array, d: int, z: Array) -> Array:
+def log_kernel(tails: Array, d: int | Array, z: Array) -> Array:
     r"""log p(x) + (D log 2 pi + log|S|) / 2, (N, K), from ``tails (K,)`` and squared distances ``z (N, K)``.
+
+    Here and below D is one number, or that of each row, (N, 1).
 
     .. math:: \log\Gamma\tfrac{\nu + D}{2} - \log\Gamma\tfrac{\nu}{2} - \tfrac D2 \log\tfrac\nu2
               - \tfrac{\nu + D}{2} \log(1 + z / \nu)
@@ -44,17 +46,19 @@ def log_kernel(tails: Array, d: int, z: Array) -> Array:
     The first three terms are the remainders of Stirling's formula and what is left of its main terms. The last one is
     written with log(1 + y) / y.
     """
-    t, y = tails * d, tails[None, :] * z
+    tails = tails[None, :]
+    t, y = tails * d, tails * z
     rise = _remainder(tails / (1 + t)) - _remainder(tails)
     constant = 0.5 * ((d - 1) * jnp.log1p(t) - d * stirling.log1p_shortfall(t, 1 + t)) + rise
-    return constant[None, :] - 0.5 * z * (1 + t)[None, :] * stirling.log1p_ratio(y, 1 + y)
+    return constant - 0.5 * z * (1 + t) * stirling.log1p_ratio(y, 1 + y)
 
 
-def posterior(tails: Array, d: int, z: Array) -> Scales:
+def posterior(tails: Array, d: int | Array, z: Array) -> Scales:
     """The posterior of the scales, from squared distances ``z (N, K)``."""
+    tails = tails[None, :]
     above = 1 + tails * d
-    spreads = 2 * tails / above  # the same for all observations
-    means = above[None, :] / (1 + tails[None, :] * z)
+    spreads = 2 * tails / above  # the same for all observations of as many variables
+    means = above / (1 + tails * z)
     return Scales(means, *(jnp.broadcast_to(a, z.shape) for a in (spreads, gap(spreads))))
 
 
@@ -69,7 +73,7 @@ def excess(u: Scales) -> Array:
     return y * stirling.log1p_shortfall(y, u.means) + u.gaps
 
 
-def complete(tails: Array, d: int, z: Array, u: Scales) -> Array:
+def complete(tails: Array, d: int | Array, z: Array, u: Scales) -> Array:
     """E log p(x, u) + (D log 2 pi + log|S|) / 2, (N, K); without u where tails = 0, as u = 1 is then known."""
     a = _shape(tails)
     prior = (0.5 * jnp.log(a / (2 * math.pi)) - _remainder(tails))[None, :] - a[None, :] * excess(u)
@@ -134,6 +138,11 @@ def draw(key: Array, tails: Array) -> Array:
     """One scale for each of ``tails (n,)``."""
     a = _shape(tails)
     return jnp.where(tails == 0, 1, jnp.exp(jax.random.loggamma(key, a, dtype=a.dtype) - jnp.log(a)))
+
+
+def draw_posterior(key: Array, u: Scales) -> Array:
+    """A draw of each scale from its posterior, shaped like ``u.means``."""
+    return u.means * draw(key, 0.5 * u.spreads)
 
 
 def _remainder(tails: Array) -> Array:

@@ -19,6 +19,7 @@ from jax import Array
 
 from jaxem.core import matrices, missing_cells
 from jaxem.core.data import Data, Dataset, Patterns, observed_of, patterns_of
+from jaxem.families.covariance import Distance
 
 _BYTES = 2**21  # of matrices gathered for the rows that are worked on at a time
 
@@ -130,10 +131,10 @@ def _by_copies(precisions: Array, y: Array, pattern: Array) -> Array:
     return jax.lax.map(jax.checkpoint(one), (y, pattern), batch_size=at_a_time)
 
 
-def log_density(means: Array, covariances: Array, patterns: Conditional | None, x: Dataset) -> Array:
-    """log N(x_o; m_o, S_oo) of the seen cells, (N, K)."""
+def distance(means: Array, covariances: Array, patterns: Conditional | None, x: Dataset) -> Distance:
+    """The distances of the seen cells, (x_o - m_o)' S_oo^-1 (x_o - m_o)."""
     found, pattern = _of_rows(covariances, patterns, x)
-    return _log_density(found, pattern, *_weighted_deviations(means, found, pattern, x))
+    return _distance(found, pattern, *_weighted_deviations(means, found, pattern, x))
 
 
 def constants(found: Conditional) -> Array:
@@ -142,17 +143,17 @@ def constants(found: Conditional) -> Array:
     return found.log_determinants + math.log(2 * math.pi) * seen[:, None]
 
 
-def _log_density(found: Conditional, pattern: Array, y: Array, v: Array) -> Array:
-    return -0.5 * (constants(found)[pattern] + (y * v).sum(axis=2))
+def _distance(found: Conditional, pattern: Array, y: Array, v: Array) -> Distance:
+    return Distance((y * v).sum(axis=2), constants(found)[pattern])
 
 
-def infer(means: Array, covariances: Array, patterns: Conditional | None, x: Dataset) -> tuple[Array, Completed]:
-    """``log_density``, and the posterior of the missing cells."""
+def infer(means: Array, covariances: Array, patterns: Conditional | None, x: Dataset) -> tuple[Distance, Completed]:
+    """``distance``, and the posterior of the missing cells."""
     found, pattern = _of_rows(covariances, patterns, x)
     y, v = _weighted_deviations(means, found, pattern, x)
     predicted = means[None] + _times(covariances, v)
     values = jnp.where(x.observed[:, None, :], x.values.astype(means.dtype)[:, None, :], predicted)
-    return _log_density(found, pattern, y, v), Completed(values, pattern, found.masks, found.covariances)
+    return _distance(found, pattern, y, v), Completed(values, pattern, found.masks, found.covariances)
 
 
 def _times(matrix: Array, v: Array) -> Array:
@@ -161,14 +162,14 @@ def _times(matrix: Array, v: Array) -> Array:
     return jnp.moveaxis(columns, 2, 0)
 
 
-def expected_log_density(means: Array, covariances: Array, q: Completed) -> Array:
-    """E_q log N(x; m, S) of the whole row, (N, K)."""
+def expected_distance(means: Array, covariances: Array, q: Completed) -> Distance:
+    """The distances of the completed rows; their constants contain tr S^-1 C, so that E_q log N(x; m, S) follows."""
     lower = matrices.cholesky(covariances)
     inverse = matrices.inverse(lower)
     z = _times(inverse, q.values - means[None])
     spread = (_gram(inverse)[None] * q.covariances).sum(axis=(-2, -1))  # (P, K), tr S^-1 C
     constant = means.shape[1] * math.log(2 * math.pi) + matrices.log_determinant(lower)[None, :]
-    return -0.5 * ((z**2).sum(axis=2) + spread[q.pattern] + constant)
+    return Distance((z**2).sum(axis=2), spread[q.pattern] + constant)
 
 
 def _missing(q: Completed) -> tuple[Array, Array]:
@@ -178,15 +179,18 @@ def _missing(q: Completed) -> tuple[Array, Array]:
     return matrices.cholesky(q.covariances + seen), (~q.masks).sum(axis=1).astype(dtype)[:, None]
 
 
-def entropy(q: Completed) -> Array:
-    """log|2 pi e C| / 2 of the missing cells, (N, K)."""
+def entropy(q: Completed, log_scales: Array | float = 0.0) -> Array:
+    """log|2 pi e C| / 2 of the missing cells, (N, K); with E log u in ``log_scales (N, K)`` that of N(m, C / u)."""
     lower, number = _missing(q)
     of_patterns = 0.5 * (matrices.log_determinant(lower) + number * (1 + math.log(2 * math.pi)))
-    return jnp.broadcast_to(of_patterns[q.pattern], q.values.shape[:2])
+    return jnp.broadcast_to(of_patterns[q.pattern], q.values.shape[:2]) - 0.5 * number[q.pattern] * log_scales
 
 
-def divergence(q: Completed, p: Completed) -> Array:
-    """KL(q || p) between the posteriors of the missing cells, (N, K)."""
+def divergence(q: Completed, p: Completed, scales: Array | float = 1.0) -> Array:
+    """KL(q || p) between the posteriors of the missing cells, (N, K).
+
+    Where the covariances are C / u in both, ``scales (N, K)`` are the means of u.
+    """
     (lower_q, number), (lower_p, _) = _missing(q), _missing(p)
     half = matrices.inverse(lower_p)
     ratio = jnp.matmul(half, lower_q)
@@ -194,7 +198,7 @@ def divergence(q: Completed, p: Completed) -> Array:
     squares = (jnp.where(free, (ratio**2).sum(axis=-1), 0)).sum(axis=-1)
     shares = squares - number + matrices.log_determinant(lower_p) - matrices.log_determinant(lower_q)
     shift = jnp.matmul(half[q.pattern], (q.values - p.values)[..., None])[..., 0]
-    return 0.5 * (shares[q.pattern] + (shift**2).sum(axis=-1))
+    return 0.5 * (shares[q.pattern] + scales * (shift**2).sum(axis=-1))
 
 
 def summed_covariances(r: Array, q: Completed) -> Array:
@@ -212,11 +216,14 @@ def filled(r: Array, x: Dataset) -> Array:
     return jnp.where(x.observed.T[None], x.values.T[None].astype(r.dtype), means[:, :, None])
 
 
-def draw(key: Array, means: Array, covariances: Array, labels: Array, x: Dataset) -> Array:
-    """Rows (N, D) whose missing cells are draws from their posterior given the class ``labels (N,)``."""
-    _, q = infer(means, covariances, prepare(covariances, x), x)
-    n, d = x.values.shape
+def draw(key: Array, q: Completed, labels: Array, x: Dataset, scales: Array | None = None) -> Array:
+    """Rows (N, D) whose missing cells are draws from their posterior given the class ``labels (N,)``.
+
+    With ``scales (N,)`` the covariances are C / u.
+    """
+    n, k, d = q.values.shape
     lower, _ = _missing(q)
-    own = jnp.broadcast_to(lower, (lower.shape[0], means.shape[0], d, d))[q.pattern, labels]
-    noise = jnp.where(x.observed, 0, jax.random.normal(key, (n, d), means.dtype))
+    own = jnp.broadcast_to(lower, (lower.shape[0], k, d, d))[q.pattern, labels]
+    noise = jnp.where(x.observed, 0, jax.random.normal(key, (n, d), q.values.dtype))
+    noise = noise if scales is None else noise / jnp.sqrt(scales)[:, None]
     return q.values[jnp.arange(n), labels] + jnp.matmul(own, noise[:, :, None])[:, :, 0]

@@ -12,12 +12,11 @@ from jax.typing import ArrayLike
 
 from jaxem.core.checks import brief, number
 from jaxem.core.contexts import Choice
-from jaxem.core.data import Data, Dataset, count, observed_of, tile_of, values_of
-from jaxem.core.matrices import product
+from jaxem.core.data import Data, Dataset, count, observed_of, values_of
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.spaces import Real
-from jaxem.families import by_cell, hidden_cells, incomplete, normal_prior, products, tiles, unbounded
+from jaxem.families import by_cell, hidden_cells, incomplete, normal_prior, products, seen_cells, unbounded
 from jaxem.families.covariance import FORMS as BASES
 from jaxem.families.covariance import Form as Base
 from jaxem.families.covariance import (
@@ -203,10 +202,7 @@ class MultivariateNormal:
     def prepare(self, params: MultivariateNormalParams, x: Data | None) -> Prepared:
         base, covariances = self._form.base, self._of_base(params)
         if x is not None and observed_of(x) is not None:
-            if not self._base.of_matrices:
-                return Prepared(params, covariances, None)
-            patterns = incomplete.prepare(self._matrices(covariances), x)
-            return Prepared(params, covariances, None, patterns=patterns)
+            return Prepared(params, covariances, None, patterns=seen_cells.prepare(self._base, covariances, x))
         d = params.means.shape[1]
         lost = None if self.floor is None else lost_to_floor(self._base, covariances, d, self.floor)
         by = products.chosen(base, 0 if x is None else count(x), *params.means.shape)
@@ -215,13 +211,10 @@ class MultivariateNormal:
         view = by.view(base, params.means, covariances)
         return Prepared(params, covariances, Choice(view.safe, view, None), lost)
 
-    def _matrices(self, covariances: Array) -> Array:
-        """The covariance matrices, (K, D, D), or (1, D, D) where all classes share one."""
-        return covariances.reshape(-1, *covariances.shape[-2:])
-
     def log_density(self, c: Prepared, x: Data) -> Array:
         if observed_of(x) is not None:
-            return self._log_density_of_seen(c, x)
+            found = seen_cells.distance(self._base, c.at.means, c.covariances, c.patterns, x, self.floor)
+            return found.log_normal()
         density = self._log_normal(c, x)
         return density if c.lost is None else density - c.lost[None, :]
 
@@ -232,14 +225,6 @@ class MultivariateNormal:
         textbook = lambda x: log_normal(self._base, c.covariances, deviations(x, means, k))
         return products.in_pieces(textbook, self._form.base, k, x).T
 
-    def _log_density_of_seen(self, c: Prepared, x: Dataset) -> Array:
-        means = c.at.means
-        if c.patterns is not None and tile_of(x) > 1:
-            return self.infer(c, x)[0]
-        if self._base.of_matrices:
-            return incomplete.log_density(means, self._matrices(c.covariances), c.patterns, x)
-        return by_cell.log_density(means, self._base.variances(c.covariances, means.shape[1]), x, self.floor)
-
     def hidden(self, c: Prepared, x: Data) -> Any:
         """The missing cells given those seen; () where each seen cell counts by itself (diag, spherical)."""
         return self.infer(c, x)[1]
@@ -248,10 +233,10 @@ class MultivariateNormal:
         if observed_of(x) is not None and self._shares_variances:
             variances = self._base.variances(c.covariances, c.at.means.shape[1])
             return self.log_density(c, x), hidden_cells.infer(c.at.means, variances, x)
-        if observed_of(x) is None or not self._base.of_matrices:
+        if observed_of(x) is None:
             return self.log_density(c, x), ()
-        by: Any = tiles if c.patterns is not None and tile_of(x) > 1 else incomplete
-        return by.infer(c.at.means, self._matrices(c.covariances), c.patterns, x)
+        found, cells = seen_cells.infer(self._base, c.at.means, c.covariances, c.patterns, x, self.floor)
+        return found.log_normal(), cells
 
     def complete(self, c: Prepared, hidden: Any, x: Data) -> Array:
         if hidden == ():
@@ -259,7 +244,7 @@ class MultivariateNormal:
         if isinstance(hidden, HiddenCells):
             variances = self._base.variances(c.covariances, c.at.means.shape[1])
             return self.log_density(c, x) + hidden_cells.expected_log_density(c.at.means, variances, hidden)
-        return incomplete.expected_log_density(c.at.means, self._matrices(c.covariances), hidden)
+        return seen_cells.expected_distance(c.at.means, c.covariances, hidden).log_normal()
 
     def hidden_entropy(self, c: Prepared, hidden: Any, x: Data) -> Array | float:
         return 0.0 if hidden == () else _posterior_of(hidden).entropy(hidden)
@@ -283,23 +268,12 @@ class MultivariateNormal:
         return MultivariateNormalStatistics(r.sum(axis=0), *moments)
 
     def _statistics_of_seen(self, means: Array | None, r: Array, hidden: Any, x: Dataset) -> Any:
-        if not self._base.of_matrices and not self._shares_variances:
-            return MultivariateNormalStatistics(*by_cell.moments(self._base, means, r, x))
-        if means is None:  # a start: the second pass, about its means, takes the missing cells from their posterior
+        if not self._shares_variances:
+            return MultivariateNormalStatistics(*seen_cells.moments(self._base, means, r, r, hidden, x))
+        if means is None:  # a start
             y = incomplete.filled(r, x)
             return MultivariateNormalStatistics(r.sum(axis=0), first_moments(r, y), self._base.second(r, y))
-        if isinstance(hidden, HiddenCells):
-            moments = hidden_cells.moments(self._base, means, r, hidden, x)
-            return MultivariateNormalStatistics(r.sum(axis=0), *moments)
-        if hidden.regressions is not None:
-            first, second = tiles.moments(means, r, hidden, x)
-            return MultivariateNormalStatistics(
-                r.sum(axis=0), first, second.sum(axis=0) if self.covariance == "tied" else second
-            )
-        y = jnp.moveaxis(hidden.values - means[None], 0, 2)
-        uncertain = incomplete.summed_covariances(r, hidden)
-        second = self._base.second(r, y) + (uncertain.sum(axis=0) if self.covariance == "tied" else uncertain)
-        return MultivariateNormalStatistics(r.sum(axis=0), first_moments(r, y), second)
+        return MultivariateNormalStatistics(r.sum(axis=0), *hidden_cells.moments(self._base, means, r, hidden, x))
 
     def maximize(self, c: Prepared | None, sums: MultivariateNormalStatistics) -> MultivariateNormalParams:
         n, first, second = sums
@@ -347,16 +321,13 @@ class MultivariateNormal:
         return jnp.concatenate(parts, axis=1)
 
     def impute(self, params: MultivariateNormalParams, r: Array, x: Dataset) -> Array:
-        if not self._base.of_matrices:
-            return product(r, params.means)
-        matrices = self._matrices(self._of_base(params))
-        _, posterior = incomplete.infer(params.means, matrices, incomplete.prepare(matrices, x), x)
-        return (r[:, :, None] * posterior.values).sum(axis=1)
+        return seen_cells.impute(self._base, params.means, self._of_base(params), r, x)
 
     def redraw(self, key: Array, params: MultivariateNormalParams, labels: Array, x: Dataset) -> Array:
         if not self._base.of_matrices:
             return self.sample(key, params, labels)
-        return incomplete.draw(key, params.means, self._matrices(self._of_base(params)), labels, x)
+        c = self.prepare(params, x)
+        return incomplete.draw(key, self.infer(c, x)[1], labels, x)
 
     def features(self, x: Data) -> Array:
         return missing_as_nan(x)

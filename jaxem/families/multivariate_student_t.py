@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,20 @@ from jax import Array
 
 from jaxem.core.checks import brief
 from jaxem.core.contexts import Choice
-from jaxem.core.data import Data, count
-from jaxem.families import freedom, gamma_scale, multivariate_normal, products, unbounded
+from jaxem.core.data import Data, Dataset, count, observed_of, values_of
+from jaxem.families import (
+    by_cell,
+    freedom,
+    gamma_scale,
+    incomplete,
+    multivariate_normal,
+    products,
+    seen_cells,
+    unbounded,
+)
 from jaxem.families.covariance import (
     FORMS,
+    Distance,
     Form,
     deviations,
     expected_log_normal,
@@ -22,11 +32,14 @@ from jaxem.families.covariance import (
 )
 from jaxem.families.freedom import Freedom
 from jaxem.families.gamma_scale import Scales
+from jaxem.families.incomplete import Completed
 from jaxem.families.multivariate_normal import (
     MultivariateNormal,
     MultivariateNormalParams,
     MultivariateNormalStatistics,
 )
+from jaxem.families.protocol import missing_as_nan
+from jaxem.families.sums import per_cell, weighted_sums
 
 
 class MultivariateStudentTParams(NamedTuple):
@@ -41,11 +54,19 @@ class MultivariateStudentTStatistics(NamedTuple):
     sizes: Array  # (K,), sum_n r_nk
     weighted: MultivariateNormalStatistics  # the sums of a normal distribution with weights r_nk E u_nk
     excess: Array  # (K,), sum_n r_nk E (u_nk - 1 - log u_nk)
+    seen: Array | None = None  # (K, D), the sizes over the seen cells, for variances with missing cells
+
+
+class Hidden(NamedTuple):
+    """The posterior of a row with missing cells, for matrices: q(u) q(missing | u)."""
+
+    scales: Scales
+    cells: Completed  # given u, its covariances are divided by u
 
 
 class Prepared(NamedTuple):
     normal: multivariate_normal.Prepared  # its view has -1/2 the squared distance in the place of the log-density
-    log_determinants: Array  # (K,) or (1,), of the scatters
+    log_determinants: Array | None  # (K,) or (1,), of the scatters; None with missing cells
     tails: Array  # (K,)
 
 
@@ -68,9 +89,14 @@ class MultivariateStudentT:
               \frac{\sum_n r_{nk}\, E(u_{nk} - 1 - \log u_{nk})}{\sum_n r_{nk}}
 
     This is the maximiser for full scatter matrices; the other forms follow from it as for ``MultivariateNormal``. The
-    data are (N, D); the parameters are a ``MultivariateStudentTParams``, with tails = 1 / nu. Where the data have no
+    data are (N, D), of which cells may be missing; the parameters are a ``MultivariateStudentTParams``, with tails =
+    1 / nu. Where the data have no
     heavier tails than a normal distribution, the maximum is at tails = 0, which EM approaches slowly: use
-    ``SQUAREM()``, or ``MultivariateNormal()``. Tails that start at exactly 0 stay there. Missing cells are refused.
+    ``SQUAREM()``, or ``MultivariateNormal()``. Tails that start at exactly 0 stay there.
+
+    The seen cells o of a row have the t distribution of their d_o dimensions, and d_o and their distance take the place
+    of D and d^2 in E u. Given u and the seen cells, the missing ones are normal with covariance C / u, where C is that
+    of ``incomplete.py``, so that the M-step adds sum_n r_nk C_nk, without u, to the scatter.
 
     Arguments:
         covariance: the form of the scatter matrices: ``"full"`` (default), ``"tied"``, ``"diag"`` or ``"spherical"``.
@@ -92,6 +118,11 @@ class MultivariateStudentT:
     accurate: ClassVar[bool] = True
     centred: ClassVar[bool] = True
     support: ClassVar[str] = "finite numbers"
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The parts of the data beside values: missing cells, and for matrices which rows miss the same."""
+        return self._normal.takes
 
     def __post_init__(self) -> None:
         if not isinstance(self.covariance, str) or self.covariance not in FORMS:
@@ -115,6 +146,9 @@ class MultivariateStudentT:
     def prepare(self, params: MultivariateStudentTParams, x: Data | None) -> Prepared:
         m, scatters, tails = params
         k, d = m.shape
+        tails = freedom.of_classes(self.freedom, tails, m)
+        if x is not None and observed_of(x) is not None:
+            return Prepared(self._normal.prepare(MultivariateNormalParams(m, scatters), x), None, tails)
         _, log_determinants = self._form.distance(scatters, jnp.zeros((k, d, 1), m.dtype))
         at, view = MultivariateNormalParams(m, scatters), None
         by = products.chosen(self.covariance, 0 if x is None else count(x), k, d)
@@ -122,58 +156,94 @@ class MultivariateStudentT:
             of_normal = by.view(self.covariance, m, scatters)
             constant = of_normal.constant + 0.5 * (log_determinants + d * math.log(2 * math.pi))
             view = Choice(of_normal.safe, of_normal._replace(constant=constant), None)
-        tails = freedom.of_classes(self.freedom, tails, m)
         return Prepared(multivariate_normal.Prepared(at, scatters, view), log_determinants, tails)
 
-    def _distance(self, c: Prepared, x: Array) -> Array:
-        """(x_n - m_k)' S_k^-1 (x_n - m_k), (N, K)."""
+    def _distance(self, c: Prepared, x: Data) -> Distance:
+        """(x_n - m_k)' S_k^-1 (x_n - m_k) and log|2 pi S_k|, of the seen cells."""
         m, scatters, view = c.normal.at.means, c.normal.covariances, c.normal.view
+        if observed_of(x) is not None:
+            return seen_cells.distance(self._form, m, scatters, c.normal.patterns, x)
+        assert c.log_determinants is not None
+        k, d = m.shape
+        constants = (d * math.log(2 * math.pi) + c.log_determinants)[None, :]
         if view is not None:
-            return jnp.maximum(-2 * products.log_density(self.covariance, view, x).T, 0)
-        k = m.shape[0]
+            return Distance(jnp.maximum(-2 * products.log_density(self.covariance, view, x).T, 0), constants)
         textbook = lambda x: self._form.distance(scatters, deviations(x, m, k))[0]
-        return products.in_pieces(textbook, self.covariance, k, x).T
+        return Distance(products.in_pieces(textbook, self.covariance, k, x).T, constants)
 
-    def _constant(self, c: Prepared) -> Array:
-        """(D log 2 pi + log|S_k|) / 2, (1, K) or (1, 1)."""
-        return 0.5 * (c.normal.at.means.shape[1] * math.log(2 * math.pi) + c.log_determinants)[None, :]
+    def log_density(self, c: Prepared, x: Data) -> Array:
+        return self._log_density(c, self._distance(c, x), x)
 
-    def log_density(self, c: Prepared, x: Array) -> Array:
-        return gamma_scale.log_kernel(c.tails, x.shape[1], self._distance(c, x)) - self._constant(c)
+    def _log_density(self, c: Prepared, of: Distance, x: Data) -> Array:
+        return gamma_scale.log_kernel(c.tails, _dimensions(x), of.squares) - 0.5 * of.constants
 
-    def hidden(self, c: Prepared, x: Array) -> Scales:
-        return gamma_scale.posterior(c.tails, x.shape[1], self._distance(c, x))
+    def hidden(self, c: Prepared, x: Data) -> Scales | Hidden:
+        """The scales; with missing cells and matrices also those cells."""
+        return self.infer(c, x)[1]
 
-    def complete(self, c: Prepared, u: Scales, x: Array) -> Array:
-        return gamma_scale.complete(c.tails, x.shape[1], self._distance(c, x), u) - self._constant(c)
+    def infer(self, c: Prepared, x: Data) -> tuple[Array, Scales | Hidden]:
+        if observed_of(x) is None:
+            of, cells = self._distance(c, x), ()
+        else:
+            of, cells = seen_cells.infer(self._form, c.normal.at.means, c.normal.covariances, c.normal.patterns, x)
+        u = gamma_scale.posterior(c.tails, _dimensions(x), of.squares)
+        return self._log_density(c, of, x), Hidden(u, cells) if isinstance(cells, Completed) else u
 
-    def hidden_entropy(self, c: Prepared, u: Scales, x: Array) -> Array:
-        return gamma_scale.entropy(u)
+    def complete(self, c: Prepared, hidden: Scales | Hidden, x: Data) -> Array:
+        u, cells = _parts(hidden)
+        if cells is None:
+            of, d = self._distance(c, x), _dimensions(x)
+        else:
+            of, d = seen_cells.expected_distance(c.normal.at.means, c.normal.covariances, cells), values_of(x).shape[1]
+        return gamma_scale.complete(c.tails, d, of.squares, u) - 0.5 * of.constants
 
-    def hidden_divergence(self, u: Scales, other: Scales) -> Array:
-        return gamma_scale.divergence(u, other)
+    def hidden_entropy(self, c: Prepared, hidden: Scales | Hidden, x: Data) -> Array:
+        u, cells = _parts(hidden)
+        of_scales = gamma_scale.entropy(u)
+        return of_scales if cells is None else of_scales + incomplete.entropy(cells, gamma_scale.expected_log(u))
 
-    def statistics(self, c: Prepared | None, r: Array, u: Any, x: Array) -> MultivariateStudentTStatistics:
-        ru = r if c is None else r * u.means
-        excess = freedom.first(r) if c is None else (r * gamma_scale.excess(u)).sum(axis=0)
-        weighted = self._normal.statistics(c and c.normal, ru, (), x)
-        return MultivariateStudentTStatistics(r.sum(axis=0), weighted, excess)
+    def hidden_divergence(self, hidden: Scales | Hidden, other: Scales | Hidden) -> Array:
+        (u, cells), (v, others) = _parts(hidden), _parts(other)
+        of_scales = gamma_scale.divergence(u, v)
+        if cells is None or others is None:
+            return of_scales
+        return of_scales + incomplete.divergence(cells, others, u.means)
+
+    def statistics(
+        self, c: Prepared | None, r: Array, hidden: Scales | Hidden, x: Data
+    ) -> MultivariateStudentTStatistics:
+        n, seen = r.sum(axis=0), observed_of(x)
+        ru, cells, excess = r, None, freedom.first(r)
+        if c is not None:
+            u, cells = _parts(hidden)
+            ru, excess = r * u.means, (r * gamma_scale.excess(u)).sum(axis=0)
+        if seen is None:
+            weighted = self._normal.statistics(c and c.normal, ru, (), x)
+            return MultivariateStudentTStatistics(n, weighted, excess)
+        moments = seen_cells.moments(self._form, c and c.normal.at.means, ru, r, cells, x)
+        sizes = None if self._form.of_matrices else weighted_sums(r, seen)
+        return MultivariateStudentTStatistics(n, MultivariateNormalStatistics(*moments), excess, sizes)
 
     def maximize(self, c: Prepared | None, sums: MultivariateStudentTStatistics) -> MultivariateStudentTParams:
-        n, (w, first, second), excess = sums
-        delta = first / jnp.where(w == 0, 1, w)[:, None]  # an empty class must not spoil a matrix that all share
-        scatter = scatter_about_mean(self._form, second, delta, w)
+        n, (w, first, second), excess, seen = sums
+        form = self._form_of(w)
+        delta = first / per_cell(jnp.where(w == 0, 1, w))  # an empty class must not spoil a matrix that all share
+        scatter = scatter_about_mean(form, second, delta, w)
         locations = delta if c is None else c.normal.at.means + delta
-        scatters = scatter / self._form.divisor(n, delta.shape[1])
+        scatters = scatter / form.divisor(n if seen is None else seen, delta.shape[1])
         return MultivariateStudentTParams(locations, scatters, freedom.maximize(self.freedom, n, excess))
 
     def expected(self, c: Prepared, params: MultivariateStudentTParams, sums: MultivariateStudentTStatistics) -> Array:
-        n, (w, first, second), excess = sums
-        d = params.locations - c.normal.at.means
-        scatter = second - self._form.cross(first, d) + self._form.outer(d, w)
+        n, (w, first, second), excess, seen = sums
+        d, form = params.locations - c.normal.at.means, self._form_of(w)
+        scatter = second - form.cross(first, d) + form.outer(d, w)
         tails = freedom.of_classes(self.freedom, params.tails, d)
-        normal = expected_log_normal(self._form, params.scatters, scatter, n, d.shape[1])
+        normal = expected_log_normal(form, params.scatters, scatter, n if seen is None else seen, d.shape[1])
         return normal + gamma_scale.expected_prior(tails, n, excess).sum()
+
+    def _form_of(self, sizes: Array) -> Form:
+        """The form of the scatters, for class sizes (K,), or (K, D) where each column has its own."""
+        return self._form if sizes.ndim == 1 else by_cell.FORMS[self.covariance]
 
     def mean(self, params: MultivariateStudentTParams) -> Array:
         return params.locations
@@ -201,11 +271,24 @@ class MultivariateStudentT:
         of_normal = self._normal.contrasts(MultivariateNormalParams(m, scatters))
         return jnp.concatenate([of_normal, freedom.of_classes(self.freedom, tails, m)[:, None]], axis=1)
 
-    def features(self, x: Array) -> Array:
-        return x
+    def impute(self, params: MultivariateStudentTParams, r: Array, x: Dataset) -> Array:
+        return seen_cells.impute(self._form, params.locations, params.scatters, r, x)
 
-    def supports(self, x: Array) -> Array:
-        return jnp.isfinite(x).all(axis=1)
+    def redraw(self, key: Array, params: MultivariateStudentTParams, labels: Array, x: Dataset) -> Array:
+        """Draws of the missing cells: first of u given the seen cells, then of the cells given both."""
+        of_scales, of_cells = jax.random.split(key)
+        u, cells = _parts(self.hidden(self.prepare(params, x), x))
+        own = jax.tree.map(lambda leaf: leaf[jnp.arange(labels.shape[0]), labels], u)
+        scales = gamma_scale.draw_posterior(of_scales, own)
+        if cells is None:
+            return self._sample(of_cells, params, labels, scales)
+        return incomplete.draw(of_cells, cells, labels, x, scales)
+
+    def features(self, x: Data) -> Array:
+        return missing_as_nan(x)
+
+    def supports(self, x: Data) -> Array:
+        return jnp.isfinite(values_of(x)).all(axis=1)
 
     def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
         """Why no start can be made from the rows ``x`` in this dtype; ``None`` where no reason is found."""
@@ -224,9 +307,23 @@ class MultivariateStudentT:
         return self._normal.degenerate(MultivariateNormalParams(params.locations, params.scatters))
 
     def sample(self, key: Array, params: MultivariateStudentTParams, labels: Array) -> Array:
-        m, scatters, tails = params
         of_noise, of_scales = jax.random.split(key)
-        centred = MultivariateNormalParams(jnp.zeros_like(m), scatters)
-        noise = self._normal.sample(of_noise, centred, labels)
-        scales = gamma_scale.draw(of_scales, freedom.of_classes(self.freedom, tails, m)[labels])
-        return m[labels] + noise / jnp.sqrt(scales)[:, None]
+        tails = freedom.of_classes(self.freedom, params.tails, params.locations)
+        return self._sample(of_noise, params, labels, gamma_scale.draw(of_scales, tails[labels]))
+
+    def _sample(self, key: Array, params: MultivariateStudentTParams, labels: Array, u: Array) -> Array:
+        """Rows (n, D) given their scales, (n,)."""
+        m, scatters, _ = params
+        noise = self._normal.sample(key, MultivariateNormalParams(jnp.zeros_like(m), scatters), labels)
+        return m[labels] + noise / jnp.sqrt(u)[:, None]
+
+
+def _dimensions(x: Data) -> int | Array:
+    """The number of seen cells: D, or that of each row, (N, 1)."""
+    seen, values = observed_of(x), values_of(x)
+    return values.shape[1] if seen is None else seen.sum(axis=1).astype(values.dtype)[:, None]
+
+
+def _parts(hidden: Scales | Hidden) -> tuple[Scales, Completed | None]:
+    """The posteriors of the scales and of the missing cells; ``None`` where these are no hidden variables."""
+    return (hidden, None) if isinstance(hidden, Scales) else hidden

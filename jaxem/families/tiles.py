@@ -12,6 +12,7 @@ from jax import Array
 
 from jaxem.core.data import Dataset
 from jaxem.core.matrices import product
+from jaxem.families.covariance import Distance
 from jaxem.families.incomplete import Completed, Conditional, constants
 
 
@@ -27,31 +28,31 @@ def of_tiles(x: Dataset) -> Array:
     return x.patterns.index[:: x.patterns.tile]
 
 
-def infer(means: Array, covariances: Array, found: Conditional, x: Dataset) -> tuple[Array, Completed]:
-    """log N(x_o; m_o, S_oo), (N, K), and the posterior of the missing cells."""
+def infer(means: Array, covariances: Array, found: Conditional, x: Dataset) -> tuple[Distance, Completed]:
+    """The distances of the seen cells, and the posterior of the missing cells."""
     n, (k, d) = x.values.shape[0], means.shape
     pattern = of_tiles(x)
     y = _deviations(means, found.masks, x)
     z = product(found.whiteners[pattern], y)
-    table = -0.5 * (constants(found)[pattern][:, :, None] + (z**2).sum(axis=2))
+    squares = jnp.swapaxes((z**2).sum(axis=2), 1, 2).reshape(n, k)
     # XLA computes the completed rows only where they are used; sums do without.
     predicted = jnp.moveaxis(product(found.regressions[pattern], y), 3, 1).reshape(n, k, d) + means[None]
     values = jnp.where(x.observed[:, None, :], x.values.astype(means.dtype)[:, None, :], predicted)
     q = Completed(values, x.patterns.index, found.masks, found.covariances, means, found.regressions)
-    return jnp.swapaxes(table, 1, 2).reshape(n, k), q
+    return Distance(squares, jnp.repeat(constants(found)[pattern], x.patterns.tile, axis=0)), q
 
 
-def moments(means: Array, r: Array, q: Completed, x: Dataset) -> tuple[Array, Array]:
-    """sum_n r_nk E[x_n - m_k], (K, D), and sum_n r_nk E[(x_n - m_k)(x_n - m_k)'], (K, D, D), from r (N, K)."""
+def moments(means: Array, w: Array, r: Array, q: Completed, x: Dataset) -> tuple[Array, Array]:
+    """``incomplete.moments``, from weights w of the rows and r of the covariances of their missing cells, (N, K)."""
     assert q.means is not None and q.regressions is not None
     pattern = of_tiles(x)
     y = _deviations(q.means, q.masks, x)
-    r = jnp.swapaxes(r.reshape(y.shape[0], y.shape[3], -1), 1, 2)[:, :, None, :]
+    w, r = (jnp.swapaxes(a.reshape(y.shape[0], y.shape[3], -1), 1, 2)[:, :, None, :] for a in (w, r))
     b = q.regressions[pattern]
-    first = product(b, product(y, jnp.swapaxes(r, 2, 3)))[..., 0].sum(axis=0)
-    within = product(product(b, product(r * y, jnp.swapaxes(y, 2, 3))), jnp.swapaxes(b, 2, 3))
+    first = product(b, product(y, jnp.swapaxes(w, 2, 3)))[..., 0].sum(axis=0)
+    within = product(product(b, product(w * y, jnp.swapaxes(y, 2, 3))), jnp.swapaxes(b, 2, 3))
     second = (within + r.sum(axis=3)[..., None] * q.covariances[pattern]).sum(axis=0)
-    n, moved = r.sum(axis=(0, 2, 3))[:, None], q.means - means  # zero where the sums are about the point of the E-step
+    n, moved = w.sum(axis=(0, 2, 3))[:, None], q.means - means  # zero where the sums are about the point of the E-step
     shifted = n * moved
     cross = first[:, :, None] * moved[:, None, :]
     return first + shifted, second + cross + jnp.swapaxes(cross, 1, 2) + shifted[:, :, None] * moved[:, None, :]

@@ -130,7 +130,7 @@ class FactorAnalysis(FromRows):
         covariance = _covariance(c.at)
         if observed_of(x) is not None:
             x = real(x, c.at.mean.dtype)
-            return incomplete.log_density(c.at.mean[None], covariance[None], c.patterns, x)[:, 0]
+            return incomplete.distance(c.at.mean[None], covariance[None], c.patterns, x).log_normal()[:, 0]
         y, _ = self._centred(c, x)
         lower = matrices.cholesky(covariance)
         z = matrices.solve_lower(lower, y.T)
