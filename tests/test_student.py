@@ -237,9 +237,6 @@ def test_what_is_refused():
             StudentT(wrong)
     with pytest.raises(ValueError, match="covariance must be"):
         MultivariateStudentT("round")
-    gaps = jaxem.dataset(np.array([[1.0, np.nan], [2.0, 1.0], [0.0, 3.0]]), missing="nan")
-    with pytest.raises(ValueError, match="missing cells"):
-        Mixture(MultivariateStudentT(), 1).init(jax.random.key(0), gaps)
 
 
 def test_missing_numbers_and_infinite_deviations(dtype):

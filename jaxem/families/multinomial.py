@@ -60,6 +60,7 @@ class Multinomial:
     prior: DirichletPrior | None = None
 
     event_ndim: ClassVar[int] = 1
+    whole_rows: ClassVar[str] = "the total of a row with a gap is not known"
     accurate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -244,8 +244,12 @@ class Product:
                 )
         for name, mask in self._unusable(x).items():
             if not isinstance(mask, Tracer) and not bool(mask.all()):
-                kind = type(self.parts[name]).__name__
-                raise ValueError(f"{title}: {kind} of part {name!r} cannot use missing cells: leave those rows out")
+                family = self.parts[name]
+                because = f" ({family.whole_rows})" if hasattr(family, "whole_rows") else ""
+                raise ValueError(
+                    f"{title}: {type(family).__name__} of part {name!r} cannot use missing cells: leave those rows "
+                    f"out{because}"
+                )
         shapes = {}
         for name, family in self.parts.items():
             own = data.part(x, name, *families.takes(family))

@@ -58,6 +58,7 @@ class Family(Protocol):
       missing cells filled), or ``None``.
     * ``contrasts(params) -> (K, F)`` -- numbers without units by which classes differ, or ``None``.
 
+    * ``whole_rows`` -- a text that says why the family cannot use missing cells, for error messages.
     * ``tails(c, x) -> Tails`` -- P(X < x_n), P(X = x_n) and P(X > x_n), (N, K), for residuals (see ``tails.py``). A
       family that may be seen in part has them by its intervals.
 

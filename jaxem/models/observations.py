@@ -54,7 +54,10 @@ def check_parts(model: Any, data: Data, *takes: str) -> None:
     record = data.data if isinstance(data, Sharded) else data
     for part, why in _REFUSED.items():
         if part not in takes and isinstance(record, Dataset) and getattr(record, part) is not None:
-            raise ValueError(f"{type(model).__name__} {why}")
+            family = getattr(model, "family", None)
+            reason = getattr(family, "whole_rows", None) if part == "observed" else None
+            because = "" if reason is None else f" ({type(family).__name__}: {reason})"
+            raise ValueError(f"{type(model).__name__} {why}{because}")
 
 
 def check(
