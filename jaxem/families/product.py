@@ -245,7 +245,8 @@ class Product:
         for name, mask in self._unusable(x).items():
             if not isinstance(mask, Tracer) and not bool(mask.all()):
                 family = self.parts[name]
-                because = f" ({family.whole_rows})" if hasattr(family, "whole_rows") else ""
+                reason = getattr(family, "whole_rows", None)
+                because = "" if reason is None else f" ({reason})"
                 raise ValueError(
                     f"{title}: {type(family).__name__} of part {name!r} cannot use missing cells: leave those rows "
                     f"out{because}"
