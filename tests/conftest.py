@@ -108,6 +108,7 @@ SLOW = re.compile(
     | test_structural_zeros .* keeps_them\[(GEM\ in\ batches-(left|levels|rate)|GEM-(items|rate))
     | test_units .* far_from_the_origin\[10000
     | test_shared_parameters .* what_they_share_stays\[.*-2\]
+    | test_missing .* (of_what_is_seen\[t,\ (tied|spherical)|tiles_are_sums_over_rows\[t\]|weighted\ by\ u)
     """,
     re.VERBOSE,
 )
