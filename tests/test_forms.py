@@ -392,7 +392,7 @@ def test_summary_names_axes_and_variables():
     inside = [name.startswith("components.covariances.orientations") for name in table.names]
     assert (np.abs(table.lower[inside]) <= 1).all() and (np.abs(table.upper[inside]) <= 1).all()
     columns = Columns(("glucose", "insulin", "sspg"), (None,) * 3)
-    labels = dict(parameters.named(fit.params, model.declare(), {"": columns}))
+    labels = dict(parameters.named(fit.params, model.declare(), parameters.Labels({"": columns})))
     assert labels["components.covariances.orientations"] == [list(columns.names), ["0", "1", "2"]]
 
 

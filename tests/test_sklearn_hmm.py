@@ -16,7 +16,6 @@ import pandas as pd
 import polars as pl
 import pytest
 from closeness import assert_within, eps
-from hmmlearn.tests import __file__ as hmmlearn_tests
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import check_estimator
@@ -330,7 +329,7 @@ LEFT_OUT = {
 @pytest.mark.everything
 @pytest.mark.parametrize("file", ["categorical_hmm", "poisson_hmm", "multinomial_hmm", "gaussian_hmm", "gmm_hmm_new"])
 def test_hmmlearn_s_own_tests(file, tmp_path):
-    found = run_suite(Path(hmmlearn_tests).parent / f"test_{file}.py", tmp_path)
+    found = run_suite(Path(peers.__file__).parent / "tests" / f"test_{file}.py", tmp_path)
     failed = [line for line in found.splitlines() if line.startswith("FAILED")]
     unexpected = [line for line in failed if not any(re.search(name, line) for name in LEFT_OUT)]
     assert not unexpected and " passed" in found, found[-4000:]
