@@ -90,13 +90,33 @@ class PriorObservations:
     def added(
         self, form: Form, origin: Array | float, n: Array, first: Array, second: Array
     ) -> tuple[Array, Array, Array]:
-        """The sums of data and prior about ``origin (K, D)``. The class sizes are those of the means: n + kappa."""
+        """The sums of data and prior.
+
+        Arguments:
+            form: the form of the covariances.
+            origin: what sums are taken about, (K, D).
+            n: class sizes (K,), or (K, D) where cells are missing.
+            first: sums of x - origin, (K, D).
+            second: sums of squares about the origin, in the shape of the covariances.
+
+        Returns:
+            The same three sums; the class sizes are those of the means, n + kappa.
+        """
         kappa, away = _like(self.shrinkage, n), jnp.broadcast_to(_as(self.mean, first), first.shape) - origin
         per = kappa if kappa.ndim == 2 else kappa[:, None]
         return n + kappa, first + per * away, second + form.outer(away, kappa) + self._scatter(second)
 
     def divisor(self, form: Form, n: Array, d: int) -> Array:
-        """What a sum of squares is divided by, for class sizes ``n`` of the data: that of n + nu."""
+        """What a sum of squares is divided by: that of n + nu.
+
+        Arguments:
+            form: the form of the covariances.
+            n: class sizes of the data.
+            d: the number of columns.
+
+        Returns:
+            The divisors, in a shape that broadcasts to the covariances.
+        """
         return form.divisor(n, d) + form.divisor(self._sizes(form, n), d)
 
     def log_density(self, covariance: str, means: Array, covariances: Array) -> Array:

@@ -51,7 +51,7 @@ class CategoricalHMM(HiddenMarkov):
     _read: ClassVar[dict[str, Any]] = {"dtype": "numeric"}
 
     emissionprob_prior: Any
-    emissionprob_: Any
+    emissionprob_: Any  # (K, L)
 
     def __init__(
         self,

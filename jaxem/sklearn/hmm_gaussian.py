@@ -85,7 +85,7 @@ class GaussianHMM(HiddenMarkov):
     means_weight: Any
     covars_prior: Any
     covars_weight: Any
-    means_: Any
+    means_: Any  # (K, D)
     _covars_: Any
 
     def __init__(

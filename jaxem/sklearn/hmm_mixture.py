@@ -85,9 +85,9 @@ class GMMHMM(HiddenMarkov):
     means_weight: Any
     covars_prior: Any
     covars_weight: Any
-    means_: Any
-    covars_: Any
-    weights_: Any
+    means_: Any  # (K, M, D)
+    covars_: Any  # (K, M) spherical, (K, M, D) diag, (K, M, D, D) full, (K, D, D) tied
+    weights_: Any  # (K, M)
 
     def __init__(
         self,

@@ -48,7 +48,7 @@ class MultinomialHMM(HiddenMarkov):
     _read: ClassVar[dict[str, Any]] = {"ensure_all_finite": True, "dtype": "numeric"}
 
     n_trials: Any
-    emissionprob_: Any
+    emissionprob_: Any  # (K, D)
 
     def __init__(
         self,

@@ -56,7 +56,7 @@ class PoissonHMM(HiddenMarkov):
 
     lambdas_prior: Any
     lambdas_weight: Any
-    lambdas_: Any
+    lambdas_: Any  # (K, D), the rates
 
     def __init__(
         self,

@@ -80,6 +80,9 @@ class Results:
         Returns:
             Of ``"viterbi"`` the log-probability of the path together with X; of ``"map"`` the sum over steps of the
             probability of the state. And the states (N,), -1 in a sequence that is impossible.
+
+        Raises:
+            ValueError: ``algorithm`` is neither; or X or ``lengths`` do not fit the model.
         """
         algorithm = algorithm or self.algorithm
         if algorithm == "map":
@@ -117,6 +120,9 @@ class Results:
 
         Returns:
             Observations (n_samples, D), and states (n_samples,).
+
+        Raises:
+            ValueError: ``n_samples`` is not a whole number of at least 1.
         """
         self._check()
         n_samples = whole_number("sample: n_samples", n_samples, 1)
@@ -167,7 +173,11 @@ class Results:
             return float(criterion(self._restricted(model, params), params, data))
 
     def get_stationary_distribution(self: Any) -> np.ndarray:
-        """The distribution of the states that the transition matrix leaves as it is, (K,)."""
+        """The distribution of the states that the transition matrix leaves as it is.
+
+        Returns:
+            Probabilities (K,).
+        """
         check_is_fitted(self, "transmat_")
         with doubles():
             return np.asarray(distribution(jax.numpy.asarray(self._floats("transmat_"))))

@@ -143,8 +143,9 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
         return X, y.astype(X.dtype)
 
     def as_data(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """X and y as the functions of jaxem take them, for example
-        ``jaxem.summary(self.model_, self.fit_, self.as_data(X, y))``.
+        """X and y as the functions of jaxem take them.
+
+        An example is ``jaxem.summary(self.model_, self.fit_, self.as_data(X, y))``.
 
         Arguments:
             X: covariates, as for ``fit``.
