@@ -186,8 +186,8 @@ def draw(q: States, key: Array) -> Array:
 
 
 def _root(covariance: Array) -> Array:
-    """A root of covariances that may be singular."""
-    values, vectors = jnp.linalg.eigh(covariance)
+    """Roots of covariances (n, k, k) that may be singular."""
+    values, vectors = jax.vmap(matrices.eigh)(covariance)
     return vectors * jnp.sqrt(jnp.maximum(values, 0))[..., None, :]
 
 
