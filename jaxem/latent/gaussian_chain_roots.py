@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import matrices
+from jaxem.core.scans import running
 
 _FEW = 8  # up to so many states a product is written as a sum that XLA fuses with what surrounds it
 
@@ -176,14 +177,14 @@ def _follow(later: _Stretch, earlier: _Stretch) -> _Stretch:
 
 
 def parallel(A: Array, L: Array, W: Array) -> Array:
-    """Roots of the information at each step of each sequence, (N, T, k, k), from rows ``W (N, T, p, k)``, in about
-    2 log2(T) rounds (Särkkä & García-Fernández 2021)."""
+    """Roots of the information at each step of each sequence, (N, T, k, k), from rows ``W (N, T, p, k)``, in log2(T)
+    rounds (Särkkä & García-Fernández 2021)."""
     n, t, _, k = W.shape
     goes_on = (jnp.arange(t) < t - 1)[None, :, None, None]
     rows = jnp.concatenate([turned(L), jnp.zeros((k - L.shape[1], k), L.dtype)])
     whole = lambda a: jnp.where(goes_on, jnp.broadcast_to(lifted(a, 4), (n, t, k, k)), 0)
     steps = _Stretch(whole(A), whole(rows), compress(W))
-    return jax.lax.associative_scan(_follow, steps, axis=1, reverse=True).root
+    return running(_follow, steps, axis=1, reverse=True).root
 
 
 def path(M: Array, c: Array, first: Array, reverse: bool, side_by_side: bool) -> Array:
@@ -194,7 +195,7 @@ def path(M: Array, c: Array, first: Array, reverse: bool, side_by_side: bool) ->
     if side_by_side:
         M = jnp.broadcast_to(M, (*c.shape, c.shape[-1]))
         join = lambda a, b: (times(b[0], a[0]), apply(b[0], a[1]) + b[1])
-        product, sums = jax.lax.associative_scan(join, (M, c), axis=1, reverse=reverse)
+        product, sums = running(join, (M, c), axis=1, reverse=reverse)
         rest = apply(product, first[:, None]) + sums
     else:
 
@@ -213,7 +214,7 @@ def spread(F: Array, H: Array, first: Array, side_by_side: bool) -> Array:
     G = times(H, turned(H))
     if side_by_side:
         join = lambda a, b: (times(b[0], a[0]), times(times(b[0], a[1]), turned(b[0])) + b[1])
-        product, sums = jax.lax.associative_scan(join, (F, G), axis=1)
+        product, sums = running(join, (F, G), axis=1)
         rest = times(times(product, first[:, None]), turned(product)) + sums
     else:
 

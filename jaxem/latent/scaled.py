@@ -9,10 +9,10 @@ units. For a single sequence they are ``(T, K)``. Each step is scaled by the sum
 
 with ratio_t = p(z_t | x) / p(z_t | x_1 ... x_{t-1}). After the end of a sequence, b = 1 and b / c = 0.
 
-One long sequence is a chain of short steps, which leaves a device mostly idle. ``entries`` lets segments of it run side
-by side: a segment acts on the state before it as a K x K matrix, which is found by running the filter from each of the
-K states (Särkkä & García-Fernández 2021). That is K times the arithmetic; the function ``segments`` decides where it
-pays.
+One long sequence is a chain of short steps, which leaves a device mostly idle. ``entries`` lets segments of it run
+side by side: a segment acts on the state before it as a K x K matrix, found by running the filter from each of the K
+states, and these matrices are joined in log2 of their number of rounds (Särkkä & García-Fernández 2021). That is K
+times the arithmetic; the function ``segments`` decides where it pays.
 
 A transition matrix A is (K, K), or one for each move: (T, K, K, N), where the last one of each sequence has no effect.
 """
@@ -24,9 +24,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.scans import running
 from jaxem.core.sizes import is_symbol
 
 _FEW_STATES = 12  # the limit in sums_of_rows
+_ON_A_CPU = 64  # segments side by side
+# Elsewhere: steps of a segment (and segments that are worth it), and numbers in the matrices of all segments.
+_SHORTEST, _MOST_NUMBERS = 8, 2**20
 
 
 class Steps(NamedTuple):
@@ -120,19 +124,16 @@ def segments(parallel: bool | None, n: int, t: int, k: int) -> int:
     """The number of segments that each of n sequences is cut into; 1 means the sequential recursion.
 
     By timings on a CPU, the loop over the steps of one sequence takes no longer than K times the arithmetic in fewer,
-    longer steps (4 to 16 states; in float32 it takes up to a fifth longer with 4, 5 and 12). On other devices (not
-    measured) each step costs a kernel launch, however little it computes.
+    longer steps (4 to 16 states; in float32 it takes up to a fifth longer with 4, 5 and 12). On other devices each step
+    costs some ten kernel launches, however little it computes (an H200: 30 microseconds), so that segments are as short
+    as memory allows.
     """
-    if is_symbol(n):
+    if is_symbol(n) or parallel is False:
         return 1
-    wide = 64
-    if parallel is None:
-        parallel = jax.default_backend() != "cpu" and t >= 64 * wide and n * k <= 256
-    if not parallel:
-        return 1
-    if jax.default_backend() != "cpu":
-        wide = int(t**0.5)  # as many steps within a segment as there are segments
-    return max(min(-(-wide // n), t // 2), 1)
+    if jax.default_backend() == "cpu":
+        return max(min(-(-_ON_A_CPU // n), t // 2), 1) if parallel else 1
+    many = min(t // _SHORTEST, _MOST_NUMBERS // (n * k * k))
+    return max(many, 1) if parallel or many >= _SHORTEST else 1
 
 
 def sums_of_rows(x: Array) -> bool:
@@ -248,43 +249,81 @@ def smoothed(beta: Array, ratio: Array, filtered: Array, inside: Array) -> tuple
     return gamma * scale, ratio * scale
 
 
+class _Stretch(NamedTuple):
+    """Several steps at once, as the filter runs over them from each state i at their first step.
+
+    exp(log_scale_i) move_ij is in proportion to p(x of these steps, next state = j | first state = i). How a number is
+    split between the two is arbitrary, so that scales have no derivative.
+    """
+
+    log_scale: Array  # (B, K, N), 0 in the largest row, so that long stretches lose no digits; -inf in a row of zeros
+    move: Array  # (B, K, K, N), each row of which sums to about one, or is zero
+
+
+def _scaled(log_scale: Array, move: Array) -> _Stretch:
+    """A stretch with rows that sum to one."""
+    total = jax.lax.stop_gradient(move.sum(axis=2))
+    scale = jnp.where(total > 0, total, 1)
+    log_scale = jnp.where(total > 0, log_scale + jnp.log(scale), -jnp.inf)
+    return _Stretch(log_scale - _finite(log_scale.max(axis=1))[:, None], move / scale[:, :, None])
+
+
+def _follow(earlier: _Stretch, later: _Stretch) -> _Stretch:
+    """One stretch after the other: row i is relative to the most likely of the states that i can lead to."""
+    ahead = jnp.where(earlier.move > 0, later.log_scale[:, None], -jnp.inf)
+    most = _finite(ahead.max(axis=2))
+    weights = earlier.move * jnp.exp(ahead - most[:, :, None])
+    move = (weights[:, :, :, None] * later.move[:, None]).sum(axis=2)
+    return _scaled(earlier.log_scale + most, move)
+
+
+def _finite(x: Array) -> Array:
+    return jnp.where(jnp.isfinite(x), x, 0)
+
+
+def _relative(log_scale: Array, possible: Array) -> Array:
+    """The scales of the rows relative to the largest one of a possible state, which avoids underflow that matters."""
+    log_scale = jnp.where(possible, log_scale, -jnp.inf)
+    return jnp.exp(log_scale - _finite(log_scale.max(axis=1))[:, None])
+
+
 def entries(pi: Array, A: Array, b: Array) -> tuple[Array, Array]:
     """Predicted probabilities of the first step of each segment, and the ratio of the first step of the next one.
 
     Both are (K, N, B), from ``b (T, K, N, B)`` with the B segments of a sequence in order on the last axis.
     """
     k, n, count = b.shape[1:]
-    own = None if A.ndim == 2 else A.reshape(-1, k, k, n, count)
-    within = None if own is None else jnp.swapaxes(own[:-1], 1, 2)[:, :, :, None]  # with an axis for the first state
-    between = None if own is None else jnp.moveaxis(own[-1], -1, 0)  # (B, K, K, N), from a segment to the next one
+    own = None if A.ndim == 2 else jnp.swapaxes(A.reshape(-1, k, k, n, count), 1, 2)[:, :, :, None]
 
     def step(carry: tuple[Array, Array], now: tuple[Array, Array | None]) -> tuple[tuple[Array, Array], None]:
         (joint, log_scale), (b_t, At_t) = carry, now
-        c = joint.sum(axis=0)
+        c = jax.lax.stop_gradient(joint.sum(axis=0))
         c = jnp.where(c > 0, c, 1)
         return (times(A.T if At_t is None else At_t, joint) * (b_t[:, None] / c[None]), log_scale + jnp.log(c)), None
 
     # One filter for each state i at the first step of the segment (axis 1); state j at its last step is axis 0.
     from_each = jnp.eye(k, dtype=b.dtype)[:, :, None, None] * b[0][:, None]
-    (joint, log_scale), _ = jax.lax.scan(step, (from_each, jnp.zeros((k, n, count), b.dtype)), (b[1:], within))
-    joint, log_scale = jnp.moveaxis(joint, -1, 0), jnp.moveaxis(log_scale, -1, 0)
+    none = jnp.zeros((k, n, count), b.dtype)
+    (joint, log_scale), _ = jax.lax.scan(step, (from_each, none), (b[1:], None if own is None else own[:-1]))
+    to_next = functools.partial(times, A.T if own is None else own[-1])
+    in_order = lambda x: jnp.transpose(x, (3, 1, 0, 2))  # segment, first state, last or next state, sequence
+    log_scale = jnp.moveaxis(log_scale, -1, 0)
+    segments = _scaled(log_scale, in_order(to_next(joint)))
+    since = running(_follow, segments, axis=0)
+    until = running(lambda later, earlier: _follow(earlier, later), segments, axis=0, reverse=True)
 
-    def enter(predicted: Array, now: tuple[Array, Array, Array | None]) -> tuple[Array, tuple[Array, Array]]:
-        joint, log_scale, A_t = now
-        # Any common scale gives the same result. The largest one of a possible state avoids underflow that matters.
-        log_scale = jnp.where(predicted > 0, log_scale, -jnp.inf)
-        move = joint * jnp.exp(log_scale - jax.lax.stop_gradient(log_scale.max(axis=0))[None])[None]
-        alpha = (move * predicted[None]).sum(axis=1)
-        At_t = jnp.swapaxes(A if A_t is None else A_t, 0, 1)
-        return times(At_t, alpha / alpha.sum(axis=0)[None]), (predicted, move)
+    def arrive(first: Array, log_scale: Array, move: Array) -> Array:
+        """The probabilities after each stretch from those of its first state, (B, K, N)."""
+        found = (first * _relative(log_scale, first > 0))[:, :, None] * move
+        return found.sum(axis=1) / found.sum(axis=(1, 2))[:, None]
 
-    start = jnp.broadcast_to(pi.T if pi.ndim == 2 else pi[:, None], (k, n))
-    _, (predicted, move) = jax.lax.scan(enter, start, (joint, log_scale, between))
-
-    def leave(ratio: Array, now: tuple[Array, Array, Array | None]) -> tuple[Array, Array]:
-        predicted, move, A_t = now
-        before = (move * times(A if A_t is None else A_t, ratio)[:, None]).sum(axis=0)
-        return before / (predicted * before).sum(axis=0)[None], ratio
-
-    _, ratio = jax.lax.scan(leave, jnp.ones((k, n), b.dtype), (predicted, move, between), reverse=True)
-    return jnp.moveaxis(predicted, 0, -1), jnp.moveaxis(ratio, 0, -1)
+    start = jnp.broadcast_to(pi.T if pi.ndim == 2 else pi[:, None], (k, n))[None]
+    first = jnp.concatenate([start, arrive(start, since.log_scale[:-1], since.move[:-1])])
+    # The last move of each segment is made again: log p is to have its derivative with regard to every entry of A.
+    last = jnp.moveaxis(arrive(first, log_scale, in_order(joint)), 0, -1)
+    own_next = to_next if own is None else functools.partial(times, own[-1, :, :, 0])
+    predicted = jnp.concatenate([start, jnp.moveaxis(own_next(last), -1, 0)[:-1]])
+    seen = _relative(until.log_scale, predicted > 0) * until.move.sum(axis=2)
+    ratio = seen / (predicted * seen).sum(axis=1)[:, None]
+    after = jnp.concatenate([ratio[1:], jnp.ones_like(start)])
+    return jnp.moveaxis(predicted, 0, -1), jnp.moveaxis(after, 0, -1)
