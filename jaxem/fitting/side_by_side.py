@@ -7,8 +7,10 @@ import jax
 import numpy as np
 from jax import Array
 
-from jaxem.core.compilation import program
+from jaxem.core import trees
+from jaxem.core.compilation import ahead, program
 from jaxem.core.data import Data, rows
+from jaxem.core.keeping import Kept
 from jaxem.core.model import Params
 from jaxem.fitting.climb import RUNNING, Climb, advance, stepper
 from jaxem.fitting.pieces import with_max_steps
@@ -17,7 +19,10 @@ from jaxem.fitting.race import STEPS, How, Lanes, Pause, begin, collect, refuse_
 from jaxem.fitting.result import Fit
 from jaxem.fitting.runs import Saved
 
-_FEWER = 8  # the last lanes run in batches of an eighth of the size; each size is compiled as a program of its own
+# The last lanes run in batches of an eighth of the size. Each size is compiled as a program of its own, which is not
+# worth it on an accelerator, where so many lanes take as long as one.
+_FEWER, _AS_ONE = 8, 256
+_begun = Kept(256)
 
 
 class SideBySide(Lanes):
@@ -35,15 +40,35 @@ class SideBySide(Lanes):
         self.waiting: list[np.ndarray] = []  # places in each table, in the order in which they will run
         self.climbing: deque[tuple[int, np.ndarray, Array]] = deque()
         self.budget = 0  # steps of each lane in this round
+        few = jax.default_backend() != "cpu" and self.width <= _AS_ONE
+        self.sizes = sorted({self.width if few else -(-self.width // _FEWER), self.width})
 
     def start(self, starts: Params, keys: Array | None, unchecked: bool) -> None:
         """The climbs before their first step."""
+        options = self.how[0], self.max_steps, self.width, unchecked
+        self._compile_ahead(starts, keys, options)
         for own in self.own:
-            options = self.how[0], self.max_steps, self.width, unchecked
             self.tables.append(begin(self.problems, starts, keys, own, self.where[own], *options))
         refuse_closures(self.tables)
         self._look()
         self.waiting = [np.flatnonzero(self.going[lanes]) for lanes in self.lanes]
+
+    def _compile_ahead(self, starts: Params, keys: Array | None, options: tuple[Any, ...]) -> None:
+        """Begin to compile the program of the steps, beside that of the starts, where this was not done before.
+
+        On a CPU the two would wait for each other's cores, and programs of few lanes are small.
+        """
+        if jax.default_backend() == "cpu":
+            return
+        own = self.own[0]
+        leaves, structure = jax.tree.flatten((self.problems, self.how, starts, keys))
+        key = structure, tuple(map(jax.typeof, leaves)), len(own), *options[1:]
+        if trees.is_traced(leaves) or _begun.get(key):
+            return
+        make = lambda starts, keys: begin(self.problems, starts, keys, own, self.where[own], *options)
+        batch = own[: self.width], self.where[own[: self.width]], np.int32(0), self.max_steps
+        ahead(_climb, jax.eval_shape(make, starts, keys), self.problems, *self.how, *batch)
+        _begun.put(key, True)
 
     def begin_round(self, number: int, kept: np.ndarray) -> None:
         super().begin_round(number, kept)
@@ -72,12 +97,12 @@ class SideBySide(Lanes):
 
     def run(self, budget: int, pause: Pause) -> None:
         """At most ``budget`` steps of every lane in this round, less those that it has taken."""
-        sizes, self.budget = sorted({-(-self.width // _FEWER), self.width}), budget
+        self.budget = budget
         while True:
             for s in set(range(self.streams)) - {s for s, *_ in self.climbing}:
                 group, self.waiting[s] = np.split(self.waiting[s], [self.width])
                 if len(group):
-                    full = np.resize(group, next(size for size in sizes if size >= len(group)))
+                    full = np.resize(group, next(size for size in self.sizes if size >= len(group)))
                     lanes = self.lanes[s][group]
                     steps = min(STEPS, budget - int(self.taken[lanes].max()))
                     self.taken[lanes] += steps
