@@ -350,9 +350,9 @@ def child(name: str, side: str, tree: Path, timed: bool) -> dict:
     return {"first_s": seconds, "warm_s": []} if timed else json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(name: str, rounds: int, before: Path | None) -> dict:
+def measure(name: str, rounds: int, before: Path | None, alone: bool) -> dict:
     job = JOBS[name]()
-    sides = [(side, side, ROOT) for side in job.sides]
+    sides = [(side, side, ROOT) for side in job.sides if not alone or side in ("jaxem", "EM") or "import" in side]
     if before is not None:
         sides.append(("before", "jaxem", before))
     found: dict[str, list[dict]] = {}
@@ -386,6 +386,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", nargs="*")
+    parser.add_argument("--alone", action="store_true", help="without peers, which on another device run as here")
     parser.add_argument("--job")
     parser.add_argument("--side")
     parser.add_argument("--whole", action="store_true")
@@ -398,10 +399,12 @@ def main() -> None:
         return
     from peers import machine
 
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
     stored = json.loads(arguments.output.read_text()) if arguments.only and arguments.output.exists() else {}
     rows = stored.get("jobs", {})
     for name in arguments.only or JOBS:
-        rows[name] = measure(name, arguments.rounds, arguments.before and arguments.before.resolve())
+        rows[name] = measure(name, arguments.rounds, arguments.before and arguments.before.resolve(), arguments.alone)
         print(name, json.dumps(rows[name]), flush=True)
         if arguments.output:
             arguments.output.write_text(json.dumps({"machine": machine(), "jobs": rows}, indent=1) + "\n")

@@ -48,14 +48,16 @@ def product_rate(dtype: str) -> float:
     return 2 * n**3 / min(timed(lambda: product(a, a).block_until_ready())[0] for _ in range(5))
 
 
-def measure(name: str, rounds: int) -> dict:
-    """The times and results of one benchmark, all sides in this process."""
+def measure(name: str, rounds: int, chosen: list[str]) -> dict:
+    """The times and results of one benchmark, all sides (or jaxem and the ``chosen`` ones) in this process."""
     import jax
     from works import WORKS
 
     jax.config.update("jax_enable_x64", WORKS[name].dtype == "float64")
     warnings.filterwarnings("ignore")  # peers warn of no convergence, which is intended here
     sides = WORKS[name].build()
+    if chosen:
+        sides = sides._replace(run={side: run for side, run in sides.run.items() if side in ("jaxem", *chosen)})
     cold, reached = {}, {}
     for side, run in sides.run.items():
         cold[side], reached[side] = timed(run)
@@ -158,19 +160,22 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/peers.json"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="works whose name contains this; the others stay as they are stored")
+    parser.add_argument("--sides", nargs="*", default=[], help="peers to run; default: all")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
-        print(json.dumps(measure(arguments.work, arguments.rounds)))
+        print(json.dumps(measure(arguments.work, arguments.rounds, arguments.sides)))
         return
 
     from works import WORKS
 
     stored = json.loads(arguments.output.read_text()) if arguments.output.exists() and arguments.only else {}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     rows = {row["work"]: row for row in stored.get("works", [])}
     for name in WORKS:
         if arguments.only in name:
-            rows[name] = in_a_child("peers.py", "--work", name, "--rounds", str(arguments.rounds))
+            how = "--work", name, "--rounds", str(arguments.rounds), "--sides", *arguments.sides
+            rows[name] = in_a_child("peers.py", *how)
             for side, found in rows[name]["sides"].items():
                 low, high = found["range_s"]
                 print(
@@ -179,13 +184,14 @@ def main() -> None:
                     flush=True,
                 )
             print(f"{'':45s} share of the product rate: {rows[name].get('share_of_product_rate', float('nan')):.2f}")
+            so_far = {**stored, "machine": machine(), "works": [rows[name] for name in WORKS if name in rows]}
+            arguments.output.write_text(json.dumps(so_far, indent=1) + "\n")
     results = {"machine": machine(), "works": [rows[name] for name in WORKS if name in rows]}
     for script in ("memory", "startup"):
         results[script] = (
             in_a_child(f"{script}.py") if arguments.only in script or script not in stored else stored[script]
         )
         print(script, results[script], flush=True)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(results, indent=1) + "\n")
     draw(results, arguments.output.with_suffix(".png"))
     print(table(results))
