@@ -1,6 +1,8 @@
 """What a device other than a CPU would run: the other blocks, lanes and scans give the same fits. They run on a CPU
 here, with another name; shapes are those of no other test, because programs are kept by shape."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import jaxem
 from jaxem.families import MultivariateNormal, Normal
 from jaxem.families.normal import NormalParams
 from jaxem.latent import scaled
-from jaxem.models import HMM, HMMParams, Mixture, StateSpace
+from jaxem.models import HMM, FactorAnalysis, HMMParams, Mixture, StateSpace
 from tests.closeness import assert_within, eps
 
 STEPS = jaxem.fitting.parameter_change(0.0)
@@ -66,3 +68,33 @@ def test_starts_run_side_by_side_and_their_program_is_compiled_once(monkeypatch,
         there = jaxem.fit_restarts(model, x, key=key, restarts=12, max_steps=301)
     assert_within(there.best.objective, here.best.objective, 1e-6)
     assert compiled.names.count("jit(_climb)") == 1
+
+
+def factors():
+    x = np.random.default_rng(4).normal(size=(53, 5)).astype(np.float32)
+    model = FactorAnalysis(2)
+    return model, model.init(jax.random.key(0), x), jnp.asarray(x)
+
+
+@pytest.mark.parametrize("make", [chain_of_levels, levels, classes_with_gaps, factors])
+def test_products_keep_all_digits(make, monkeypatch):
+    """Unless told otherwise an accelerator multiplies in fewer digits."""
+    model, params, data = make()
+    elsewhere(monkeypatch)
+
+    def both(params, data):
+        q = model.e_step(params, data)
+        return model.m_step(q, data), model.q_function(params, q, data), model.entropy(q, data)
+
+    program = str(jax.make_jaxpr(both)(params, data))
+    told = re.findall(r"precision=(\S+)", program)
+    assert told and all("HIGHEST" in each for each in told), set(told)
+
+
+def test_an_exported_program_keeps_all_digits():
+    model, params, data = factors()
+    fit = jaxem.fit(model, params, data, max_steps=2)
+    told = lambda platforms: jaxem.export(model, fit, "log_prob", like=data, platforms=platforms).mlir_module()
+    assert "precision" not in told(("cpu",))
+    elsewhere = told(("cuda",))
+    assert elsewhere.count("stablehlo.dot_general") == elsewhere.count("precision = [HIGHEST, HIGHEST]") > 0

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import parameters
-from jaxem.core.compilation import program
+from jaxem.core.compilation import precise, program
 from jaxem.core.constraints import Spaces
 from jaxem.core.contexts import Context, choose
 from jaxem.core.conversion import admit, names_of, of_fit
@@ -129,6 +129,7 @@ class FromRows:
         """The context at ``at``; ``None`` for a q made by hand without parameters, whose sums are about zero."""
         return None if at is None else self.prepare(at, x)
 
+    @precise
     def _posterior(self: Any, by: str, params: Params, data: Data, *more: Any) -> Posterior:
         data, params = arrays_of(data, names_of(params)), of_fit(params)
         x = counted(data)[0]
@@ -180,6 +181,7 @@ class FromRows:
         """
         return self._posterior("draw", params, data, key)
 
+    @precise
     def statistics(self: Any, q: Posterior, data: Data) -> Statistics:
         """The sums that the M-step needs, about the parameters ``q.at`` of the E-step.
 
@@ -193,6 +195,7 @@ class FromRows:
         x, w = counted(arrays_of(data))
         return Statistics(q.at, choose(self._context(q.at, x), lambda c: self.sums(c, w, q, x)))
 
+    @precise
     def maximize(self: Any, statistics: Statistics) -> Params:
         """The parameters that maximise Q plus the log-prior, from ``statistics`` alone."""
         return self.maximum(self._context(statistics.at, None), statistics.sums)
@@ -211,10 +214,12 @@ class FromRows:
         """
         return self.maximize(self.statistics(q, data))
 
+    @precise
     def expected_log_joint(self: Any, params: Params, statistics: Statistics) -> Array:
         """Q at ``params``, a scalar, from the sums alone; exact up to a constant that does not depend on ``params``."""
         return self.expected(self._context(statistics.at, None), of_fit(params), statistics.sums)
 
+    @precise
     def q_function(self: Any, params: Params, q: Posterior, data: Data) -> Array:
         r"""The expected complete-data log-likelihood Q, a scalar.
 
@@ -231,11 +236,13 @@ class FromRows:
         x, w = counted(arrays_of(data, names_of(params)))
         return total(choose(self.prepare(of_fit(params), x), lambda c: self.complete(c, q, x)), w)
 
+    @precise
     def entropy(self: Any, q: Posterior, data: Data) -> Array:
         """The entropy -E_q log q of a posterior, a scalar, summed over observations."""
         x, w = counted(arrays_of(data))
         return total(self.entropy_rows(self._context(q.at, None), q, x), w)
 
+    @precise
     def divergence(self: Any, q: Posterior, p: Posterior, data: Data) -> Array:
         """The divergence KL(q || p) between two posteriors, a scalar, summed over observations."""
         return total(self.divergence_rows(q, p), split_weights(data)[1])

@@ -10,7 +10,7 @@ from jax import export as jax_export
 
 from jaxem.core import container, trees
 from jaxem.core.checks import brief, flag
-from jaxem.core.compilation import lowerable
+from jaxem.core.compilation import all_digits, lowerable
 from jaxem.core.conversion import as_params, float_dtype
 from jaxem.core.data import Data, Dataset, Sharded
 from jaxem.core.dataset import as_data, dataset
@@ -108,9 +108,10 @@ def export(
         name: free(_values(part), any_length and name == "given") for name, part in parts.items() if part is not None
     }
     try:
-        exported = jax_export.export(lowerable(function), platforms=platforms)(
-            free(_plain(example.values), any_length), **inputs
-        )
+        with all_digits(platforms or ()):
+            exported = jax_export.export(lowerable(function), platforms=platforms)(
+                free(_plain(example.values), any_length), **inputs
+            )
     except (ValueError, TypeError, jax.errors.InconclusiveDimensionOperation) as error:
         if not any(part in str(error) for part in _OF_SYMBOLS):
             raise
