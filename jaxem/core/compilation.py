@@ -13,12 +13,16 @@ import contextlib
 import functools
 import inspect
 import math
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, count
 from typing import Any, Literal, TypeVar, overload
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from jaxem.core.checks import brief
@@ -138,6 +142,45 @@ def _program(function: Any, static: tuple[str, ...], donated: tuple[str, ...], q
                 compiled.begin(leaves, rest)
                 keep(compiled)
 
+    def again() -> Callable[..., Any]:
+        known: list[_Compiled] = []
+
+        def repeat(*arguments: Any) -> Any:
+            if not known:
+                compiled, leaves, rest, keep = prepared(arguments, {})
+                if keep is not None:
+                    keep(compiled)
+                known.append(compiled)
+                return compiled(leaves, rest)
+            flat = [jax.tree.flatten(arguments[i]) for i in traced]
+            rest = tuple(structure for _, structure in flat), tuple(arguments[i] for i in fixed)
+            return known[0]([leaves for leaves, _ in flat], rest)
+
+        return repeat
+
+    def abreast(calls: list[tuple[Any, ...]]) -> list[Any]:
+        repeat = again()
+        if len(calls) < 2 or cores() == 1 or is_traced(calls):
+            return [repeat(*each) for each in calls]
+        compiled, leaves, rest, keep = prepared(calls[0], {})
+        if keep is not None:
+            keep(compiled)
+        run = compiled.executable(leaves, rest)
+        known: dict[int, Any] = {}
+
+        def array(leaf: Any) -> Any:
+            """What means the same in each thread: 64 bits are made an array of JAX here, once where calls share it."""
+            if isinstance(leaf, jax.Array) or (isinstance(leaf, (np.ndarray, np.generic)) and leaf.itemsize <= 4):
+                return leaf
+            if id(leaf) not in known:
+                known[id(leaf)] = jnp.asarray(leaf)
+            return known[id(leaf)]
+
+        given = [[[array(leaf) for leaf in jax.tree.leaves(each[i])] for i in traced] for each in calls]
+        return list(_workers(os.getpid()).map(lambda leaves: _ended(run(*leaves)), given))
+
+    call.again = again  # pyright: ignore[reportFunctionMemberAccess]
+    call.abreast = abreast  # pyright: ignore[reportFunctionMemberAccess]
     call.begin = begin  # pyright: ignore[reportFunctionMemberAccess]
     call.__name__, call.__qualname__, call.__module__ = function.__name__, function.__qualname__, function.__module__
     call.__doc__, call.__wrapped__ = function.__doc__, function  # pyright: ignore[reportFunctionMemberAccess]
@@ -147,6 +190,32 @@ def _program(function: Any, static: tuple[str, ...], donated: tuple[str, ...], q
 def ahead(program: Callable[..., Any], *arguments: Any) -> None:
     """Begin to compile a program for these arguments, or their shapes, beside what follows; its next call waits."""
     program.begin(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def repeated(program: Callable[..., R]) -> Callable[..., R]:
+    """The program for calls with arguments of the same structures, shapes and dtypes: it is looked up only once."""
+    return program.again()  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def on_all_cores(program: Callable[..., R], calls: list[tuple[Any, ...]]) -> list[R]:
+    """The results of calls with arguments of the same structures, shapes and dtypes, one on each core at a time.
+
+    On a CPU JAX itself runs one program after another, even where it returns before they have ended.
+    """
+    return program.abreast(calls)  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def cores() -> int:
+    """How many programs run at a time: one per core, as small programs use one core each; one on an accelerator."""
+    if jax.default_backend() != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def _workers(process: int) -> ThreadPoolExecutor:
+    """The threads of this process in which compiled programs run; its children have none of them."""
+    return ThreadPoolExecutor(cores(), thread_name_prefix="jaxem")
 
 
 def lowerable(function: Callable[..., R]) -> Any:
@@ -227,6 +296,7 @@ class _Compiled:
         run.__name__ = run.__qualname__ = function.__name__
         self._run = jax.jit(run, donate_argnums=donate, compiler_options=options or None)
         self._ahead: threading.Thread | None = None
+        self._executable: Callable[..., Any] | None = None
 
     def begin(self, leaves: list[list[Any]], rest: Any) -> None:
         """Compile beside what follows; the first call waits for it."""
@@ -239,6 +309,16 @@ class _Compiled:
             self._ahead.join()
             self._ahead = None
         return self._with(rest, lambda: self._run(*leaves))
+
+    def executable(self, leaves: list[list[Any]], rest: Any) -> Callable[..., Any]:
+        """What runs in any thread, whatever its settings of JAX are: all that depends on them is done here."""
+        if self._executable is not None:
+            return self._executable
+        if self._ahead is not None:
+            self._ahead.join()
+            self._ahead = None
+        run = self._executable = self._with(rest, lambda: self._run.lower(*leaves).compile())
+        return run
 
     def _with(self, rest: Any, act: Callable[[], Any]) -> Any:
         before = getattr(self._here, "rest", None)
@@ -277,6 +357,13 @@ def precise(function: F) -> F:
             return function(*arguments, **named)
 
     return call  # pyright: ignore[reportReturnType]
+
+
+def _ended(result: R) -> R:
+    """The result of a program, when it has ended: all of its arrays are then there."""
+    for leaf in jax.tree.leaves(result)[:1]:
+        leaf.block_until_ready()
+    return result
 
 
 def _compile(lowered: Any) -> None:

@@ -147,7 +147,7 @@ def in_tiles(data: Data) -> Data:
     tiles = -(-sizes // tile)  # of each pattern
     begins = tile * (np.cumsum(tiles) - tiles) - (np.cumsum(sizes) - sizes)
     places = np.arange(len(order)) + np.repeat(begins, sizes)
-    source = np.full((_rounded_up(tiles.sum()), tile), -1)
+    source = np.full((_rounded_up(int(tiles.sum())), tile), -1)
     source.reshape(-1)[places] = order
     source[:, 0] = np.where(source[:, 0] < 0, order[0], source[:, 0])  # tiles beyond the last pattern
     copies = (source < 0).reshape(-1)
@@ -160,8 +160,8 @@ def in_tiles(data: Data) -> Data:
 
 def _rounded_up(number: int) -> int:
     """At least 8 and up to an eighth more than ``number``, so that nearly equal data share programs."""
-    unit = 1 << max(int(number).bit_length() - 4, 0)
-    return max(-(-int(number) // unit) * unit, 8)
+    unit = 1 << max(number.bit_length() - 4, 0)
+    return max(-(-number // unit) * unit, 8)
 
 
 def refuse(name: str, tree: Any, lengths: Array | None, weights: Array | None) -> None:

@@ -7,7 +7,6 @@ side by side.
 """
 
 import contextlib
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from jax import Array
 
 from jaxem.core import trees
 from jaxem.core.checks import whole_number
-from jaxem.core.compilation import ahead, program, runs
+from jaxem.core.compilation import ahead, cores, program, runs
 from jaxem.core.data import Sharded, rows, size
 from jaxem.core.expectation import rows_in_cache
 from jaxem.core.interrupts import Interrupted
@@ -166,10 +165,3 @@ def lanes_abreast(problems: Problems, starts: Params, max_steps: int, lanes: int
     size += max_steps * trees.float_dtype((one, data)).itemsize
     width = min(rows_in_cache(2 * size), -(-lanes // cores()))  # twice, to leave room for intermediate values
     return width if width >= _ABREAST or jax.default_backend() != "cpu" else 1
-
-
-def cores() -> int:
-    """How many programs run at a time: one per core, as small programs use one core each; one on an accelerator."""
-    if jax.default_backend() != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core.compilation import program
+from jaxem.core.compilation import on_all_cores, program
 from jaxem.core.data import Data
 from jaxem.core.model import Params
 from jaxem.fitting.climb import RUNNING, Climb, first, go_on, start
@@ -29,9 +29,10 @@ class OneByOne(Lanes):
 
     def start(self, starts: Params, keys: Array | None, unchecked: bool) -> None:
         """The climbs before their first step."""
-        for problem, (params, key) in zip(self.where, _each((starts, keys), len(self.where)), strict=True):
-            model, data = self.problems.at(problem)
-            self.climbs.append(_begin(model, params, data, self.how[0], self.max_steps, key, unchecked))
+        each = zip(self.where, _each((starts, keys), len(self.where)), strict=True)
+        options = self.how[0], self.max_steps
+        of_lane = lambda problem, params, key: (problem[0], params, problem[1], *options, key, unchecked)
+        self.climbs = on_all_cores(_begin, [of_lane(self.problems.at(at), *start) for at, start in each])
         refuse_closures(self.climbs)
         self._look(np.arange(len(self.where)))
 
@@ -54,13 +55,16 @@ class OneByOne(Lanes):
         piece, abreast = (budget, len(self.where)) if pause.watch is None else (STEPS, self.streams)
         while len(left := np.flatnonzero(self.going & (self.taken < budget))):
             for lanes in np.split(left, range(abreast, len(left), abreast)):
-                for lane in lanes:
-                    model, data = self.problems.at(self.where[lane])
-                    steps = np.int32(min(piece, budget - self.taken[lane]))
-                    self.climbs[lane] = go_on(self.climbs[lane], model, data, *self.how, steps, self.max_steps)
-                    self.taken[lane] += steps
+                steps = np.minimum(piece, budget - self.taken[lanes]).astype(np.int32)
+                for lane, climb in zip(lanes, on_all_cores(go_on, list(map(self._call, lanes, steps))), strict=True):
+                    self.climbs[lane] = climb
+                self.taken[lanes] += steps
                 self._look(lanes)
                 pause()
+
+    def _call(self, lane: int, steps: np.int32) -> tuple[Any, ...]:
+        model, data = self.problems.at(self.where[lane])
+        return self.climbs[lane], model, data, *self.how, steps, self.max_steps
 
     def drain(self) -> None:
         """Wait for all that is in flight."""

@@ -1,6 +1,5 @@
 """Lanes that run side by side, a few steps at a time; between these runs the lanes that have ended are dropped."""
 
-from collections import deque
 from typing import Any
 
 import jax
@@ -8,7 +7,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core import trees
-from jaxem.core.compilation import ahead, program
+from jaxem.core.compilation import ahead, on_all_cores, program
 from jaxem.core.data import Data, rows
 from jaxem.core.keeping import Kept
 from jaxem.core.model import Params
@@ -26,8 +25,8 @@ _begun = Kept(256)
 
 
 class SideBySide(Lanes):
-    """Lanes that run side by side in batches. Each core has a table of lanes of its own, so that one program runs while
-    another is checked. The order in which a table goes through its lanes depends on nothing but the lanes."""
+    """Lanes that run side by side in batches. Each core has a table of lanes of its own, whose order depends on nothing
+    but the lanes."""
 
     def __init__(self, problems: Problems, where: Any, how: How, max_steps: int, width: int, streams: int) -> None:
         streams = min(streams, len(where))
@@ -38,8 +37,6 @@ class SideBySide(Lanes):
         self.own = [np.resize(part, height) for part in self.lanes]
         self.tables: list[Climb] = []
         self.waiting: list[np.ndarray] = []  # places in each table, in the order in which they will run
-        self.climbing: deque[tuple[int, np.ndarray, Array]] = deque()
-        self.budget = 0  # steps of each lane in this round
         few = jax.default_backend() != "cpu" and self.width <= _AS_ONE
         self.sizes = sorted({self.width if few else -(-self.width // _FEWER), self.width})
 
@@ -47,8 +44,8 @@ class SideBySide(Lanes):
         """The climbs before their first step."""
         options = self.how[0], self.max_steps, self.width, unchecked
         self._compile_ahead(starts, keys, options)
-        for own in self.own:
-            self.tables.append(begin(self.problems, starts, keys, own, self.where[own], *options))
+        calls = [(self.problems, starts, keys, own, self.where[own], *options) for own in self.own]
+        self.tables = on_all_cores(begin, calls)
         refuse_closures(self.tables)
         self._look()
         self.waiting = [np.flatnonzero(self.going[lanes]) for lanes in self.lanes]
@@ -97,34 +94,29 @@ class SideBySide(Lanes):
 
     def run(self, budget: int, pause: Pause) -> None:
         """At most ``budget`` steps of every lane in this round, less those that it has taken."""
-        self.budget = budget
-        while True:
-            for s in set(range(self.streams)) - {s for s, *_ in self.climbing}:
-                group, self.waiting[s] = np.split(self.waiting[s], [self.width])
-                if len(group):
-                    full = np.resize(group, next(size for size in self.sizes if size >= len(group)))
-                    lanes = self.lanes[s][group]
-                    steps = min(STEPS, budget - int(self.taken[lanes].max()))
-                    self.taken[lanes] += steps
-                    of_batch = full, self.where[self.own[s][full]], np.int32(steps), self.max_steps
-                    self.tables[s], status = _climb(self.tables[s], self.problems, *self.how, *of_batch)
-                    self.climbing.append((s, group, status))
-            if not self.climbing:
-                return
-            self._receive()
+        while any(map(len, self.waiting)):
+            groups = [part[: self.width] for part in self.waiting]
+            self.waiting = [part[self.width :] for part in self.waiting]
+            sizes = [next(size for size in (0, *self.sizes) if size >= len(group)) for group in groups]
+            for size in self.sizes:
+                streams = [s for s in range(self.streams) if sizes[s] == size]
+                calls = [self._call(s, np.resize(groups[s], size), budget) for s in streams]
+                for s, (table, status) in zip(streams, on_all_cores(_climb, calls), strict=True):
+                    self.tables[s], lanes = table, self.lanes[s][groups[s]]
+                    self.running[lanes] = np.asarray(status)[: len(lanes)] == RUNNING
+                    again = self.running[lanes] & (self.taken[lanes] < budget)
+                    self.waiting[s] = np.append(self.waiting[s], groups[s][again])
             pause()
 
-    def _receive(self) -> None:
-        """Wait for the batch that was sent first."""
-        s, group, status = self.climbing.popleft()
-        lanes = self.lanes[s][group]
-        self.running[lanes] = np.asarray(status)[: len(group)] == RUNNING
-        self.waiting[s] = np.append(self.waiting[s], group[self.running[lanes] & (self.taken[lanes] < self.budget)])
+    def _call(self, s: int, places: np.ndarray, budget: int) -> tuple[Any, ...]:
+        lanes = np.unique(self.lanes[s][places])
+        steps = min(STEPS, budget - int(self.taken[lanes].max()))
+        self.taken[lanes] += steps
+        where = self.where[self.own[s][places]]
+        return self.tables[s], self.problems, *self.how, places, where, np.int32(steps), self.max_steps
 
     def drain(self) -> None:
-        """Wait for all that is in flight."""
-        while self.climbing:
-            self._receive()
+        """Nothing is in flight between two pieces."""
 
     def watched(self) -> Any:
         """What lanes are compared by, (L, ...)."""

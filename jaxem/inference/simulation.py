@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core.compilation import program
+from jaxem.core.compilation import cores, on_all_cores, program
 from jaxem.core.data import Data, Dataset, count, split_weights
 from jaxem.core.model import Params, has, require
-from jaxem.fitting.lanes import cores
 from jaxem.fitting.result import usable
 
 _SIDE_BY_SIDE = 2**26  # numbers in the data and posteriors of all fits that run at a time, at most
@@ -55,14 +54,14 @@ def in_batches(function: Any, keys: Array, batch_size: int) -> Any:
     return jax.lax.map(function, keys, batch_size=None if batch_size == 1 else batch_size)
 
 
-def on_all_cores(function: Callable[[Array], Any], key: Array, replicates: int) -> Any:
-    """``function(keys)``, a compiled program, for a key of each replicate: a part of them on each core at a time."""
-    streams = min(cores(), replicates)
+def replicated(program: Callable[..., Any], given: Callable[[Array], tuple[Any, ...]], key: Array, number: int) -> Any:
+    """``program(*given(keys))`` for a key of each replicate: a part of them on each core at a time."""
+    streams = min(cores(), number)
     # As many keys on any machine; some are used twice where the parts would differ in length.
-    places = np.resize(np.arange(replicates), streams * -(-replicates // streams))
-    keys = _keys(key, replicates)[places]
-    parts = [function(part) for part in keys.reshape(streams, -1)]
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:replicates], *jax.device_get(parts))
+    places = np.resize(np.arange(number), streams * -(-number // streams))
+    keys = _keys(key, number)[places].reshape(streams, -1)
+    parts = on_all_cores(program, list(map(given, keys)))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:number], *jax.device_get(parts))
 
 
 @program(quick="always", static_argnames=("number",))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.core.keeping import Kept
 from jaxem.core.spaces.protocol import Edge, Space
 
 Shape = tuple[int, ...]
@@ -42,9 +43,19 @@ def unit_free(space: Space) -> bool:
     return getattr(space, "unit_free", True)
 
 
+_shapes = Kept(256)  # to ask JAX takes half a millisecond, and tables of models ask for each leaf of each model
+
+
 def coordinates_shape(space: Space, shape: Shape) -> Shape:
     """The shape of the coordinates of a leaf of this shape."""
-    return jax.eval_shape(space.inverse, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
+    ask = lambda: jax.eval_shape(space.inverse, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
+    if type(space).__hash__ is None:
+        return ask()
+    found = _shapes.get((space, shape))
+    if found is None:
+        found = ask()
+        _shapes.put((space, shape), found)
+    return found
 
 
 def live(space: Space, shape: Shape) -> np.ndarray:

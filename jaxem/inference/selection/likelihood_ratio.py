@@ -19,7 +19,7 @@ from jaxem.core.model import check_model, has, require
 from jaxem.fitting.restarts import fit_restarts
 from jaxem.fitting.result import Fit, FitError, Status
 from jaxem.fitting.stopping import Rule, aitken
-from jaxem.inference.simulation import batches, draw, in_batches, on_all_cores, prepare, sound
+from jaxem.inference.simulation import batches, draw, in_batches, prepare, replicated, sound
 
 NAMES = ("null", "alternative")
 _MISSED = 0.1  # T below minus this means a missed maximum; fits stop closer to it, and chance moves T by about 1
@@ -163,9 +163,8 @@ def likelihood_ratio_test(
     observed = 2 * (_likelihood(alternative, fits[1]) - _likelihood(null, fits[0]))
     batch = batch_size or batches(alternative, fits[1].params, data, replicates, restarts)
     of_null, options = fits[0].params, (algorithm, rule, restarts, max_steps, batch)
-    simulated, times = on_all_cores(
-        lambda keys: _null_distribution((null, alternative), of_null, data, keys, *options), null_key, replicates
-    )
+    given = lambda keys: ((null, alternative), of_null, data, keys, *options)
+    simulated, times = replicated(_null_distribution, given, null_key, replicates)
     good = np.isfinite(simulated)
     simulated, times = simulated[good], times[good]
     if not simulated.size:

@@ -21,7 +21,7 @@ from jaxem.fitting.stopping import Rule
 from jaxem.fitting.validation import check_start
 from jaxem.inference.alignment import align
 from jaxem.inference.coordinates import labels_of, parameter_names, parameter_spaces
-from jaxem.inference.simulation import batches, draw, in_batches, on_all_cores, prepare, sound
+from jaxem.inference.simulation import batches, draw, in_batches, prepare, replicated, sound
 
 Kind = Literal["parametric", "nonparametric"]
 
@@ -181,9 +181,8 @@ def bootstrap(
     draws = None if kind == "parametric" else _draws(data)
     size = batches(model, params, data, replicates) if batch_size is None else batch_size
     how = algorithm, stop, tol
-    fitted, objectives, statuses = on_all_cores(
-        lambda keys: _replicates(model, params, data, keys, *how, draws, max_steps, size), key, replicates
-    )
+    given = lambda keys: (model, params, data, keys, *how, draws, max_steps, size)
+    fitted, objectives, statuses = replicated(_replicates, given, key, replicates)
     kept = np.flatnonzero(np.asarray(sound(statuses)))
     if kept.size < 2:
         ends = ", ".join(Status(code).name for code in np.unique(np.asarray(statuses)))
