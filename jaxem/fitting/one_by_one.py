@@ -56,7 +56,8 @@ class OneByOne(Lanes):
         while len(left := np.flatnonzero(self.going & (self.taken < budget))):
             for lanes in np.split(left, range(abreast, len(left), abreast)):
                 steps = np.minimum(piece, budget - self.taken[lanes]).astype(np.int32)
-                for lane, climb in zip(lanes, on_all_cores(go_on, list(map(self._call, lanes, steps))), strict=True):
+                calls = [self._call(lane, steps[i]) for i, lane in enumerate(lanes.tolist())]
+                for lane, climb in zip(lanes.tolist(), on_all_cores(go_on, calls), strict=True):
                     self.climbs[lane] = climb
                 self.taken[lanes] += steps
                 self._look(lanes)
