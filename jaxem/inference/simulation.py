@@ -54,13 +54,18 @@ def in_batches(function: Any, keys: Array, batch_size: int) -> Any:
     return jax.lax.map(function, keys, batch_size=None if batch_size == 1 else batch_size)
 
 
-def replicated(program: Callable[..., Any], given: Callable[[Array], tuple[Any, ...]], key: Array, number: int) -> Any:
+def replicated(program: Callable[..., Any], given: Callable[[Any], tuple[Any, ...]], key: Array, number: int) -> Any:
     """``program(*given(keys))`` for a key of each replicate: a part of them on each core at a time."""
+    return in_parts(program, given, _keys(key, number))
+
+
+def in_parts(program: Callable[..., Any], given: Callable[[Any], tuple[Any, ...]], lanes: Any) -> Any:
+    """``program(*given(lanes))``, a tree of arrays with a row for each lane: a part of them on each core at a time."""
+    number = len(lanes)
     streams = min(cores(), number)
-    # As many keys on any machine; some are used twice where the parts would differ in length.
+    # As many on any machine; some are used twice where the parts would differ in length.
     places = np.resize(np.arange(number), streams * -(-number // streams))
-    keys = _keys(key, number)[places].reshape(streams, -1)
-    parts = on_all_cores(program, list(map(given, keys)))
+    parts = on_all_cores(program, list(map(given, lanes[places].reshape(streams, -1))))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:number], *jax.device_get(parts))
 
 

@@ -21,7 +21,7 @@ from jaxem.fitting.result import Status
 from jaxem.fitting.stopping import Rule
 from jaxem.inference.sample_size import sample_size
 from jaxem.inference.selection.floors import without_floors
-from jaxem.inference.simulation import sound
+from jaxem.inference.simulation import in_parts, sound
 
 
 class CrossValidation(NamedTuple):
@@ -102,7 +102,8 @@ def cross_validate(
 
     .. math:: L_f = \log p(x_f \mid \hat\theta_{-f})
 
-    Rows are assigned to folds at random, rows of weight zero last. The folds run as lanes of one ``vmap``. Where all
+    Rows are assigned to folds at random, rows of weight zero last. On a CPU a part of the folds
+    runs on each core, elsewhere all under one ``vmap``. Where all
     folds have the same size and the data have no weights, each lane receives its own rows, so any model with ``init``
     and ``log_likelihood`` can be used. Otherwise each lane receives all rows, those that are left out with weight zero,
     and the model must accept weights.
@@ -139,14 +140,27 @@ def cross_validate(
     model.init(key, data)  # outside the trace, so that unsuitable data raise a ValueError
     algorithm = choose(algorithm, model)
     max_steps = check_call("cross_validate", algorithm, max_steps, key, tol, stop)
-    found = _cross_validate(model, key, data, algorithm, stop, tol, folds, restarts, max_steps)
-    return found if trees.is_traced(found) else found._replace(library=library)
+    given = lambda some: (model, key, data, algorithm, stop, tol, some, folds, restarts, max_steps)
+    if trees.is_traced(model, key, data):
+        return _cross_validate(*given(jnp.arange(folds)))
+    found = in_parts(_cross_validate, given, np.arange(folds))
+    return CrossValidation(*jax.device_put(found[:3]), library=library)
 
 
 @program(static_argnames=("folds", "restarts", "max_steps"))
 def _cross_validate(
-    model: Any, key: Array, data: Data, algorithm: Any, stop: Any, tol: Any, folds: int, restarts: int, max_steps: int
+    model: Any,
+    key: Array,
+    data: Data,
+    algorithm: Any,
+    stop: Any,
+    tol: Any,
+    some: Array,
+    folds: int,
+    restarts: int,
+    max_steps: int,
 ) -> CrossValidation:
+    """The results of ``some`` of the folds."""
     n = count(data)
     deal_key, fit_key = jax.random.split(key)
     dealt = jax.random.permutation(deal_key, n)
@@ -175,7 +189,7 @@ def _cross_validate(
         value = without_floors(model).log_likelihood(best.params, test)
         return jnp.where(sound(best.status), value, jnp.nan), sample_size(model, test), best.status
 
-    lanes = jax.random.split(fit_key, folds), jnp.arange(folds)
+    lanes = jax.random.split(fit_key, folds)[some], some
     if jax.default_backend() == "cpu":  # one after another: none waits for the slowest
         return CrossValidation(*jax.lax.map(lambda lane: one(*lane), lanes))
     return CrossValidation(*jax.vmap(one)(*lanes))
