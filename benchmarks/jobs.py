@@ -399,9 +399,10 @@ def main() -> None:
         return
     from peers import machine
 
+    stored = {}
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    stored = json.loads(arguments.output.read_text()) if arguments.only and arguments.output.exists() else {}
+        stored = json.loads(arguments.output.read_text()) if arguments.only and arguments.output.exists() else {}
     rows = stored.get("jobs", {})
     for name in arguments.only or JOBS:
         rows[name] = measure(name, arguments.rounds, arguments.before and arguments.before.resolve(), arguments.alone)
