@@ -1,6 +1,5 @@
 """Exported functions: the answers of the library, for any number of observations, in a process without jaxem."""
 
-import gc
 import os
 import subprocess
 import sys
@@ -185,14 +184,14 @@ def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_kept():
+def test_nothing_is_kept(collect):
     """The parameters are constants of the artefact, and not held by JAX beyond it."""
     model, params, x = case("normal mixture", "float64")
     params = jax.tree.map(lambda leaf: leaf + 0, params)
     weights = weakref.ref(params.weights)
     made = jaxem.export(model, params, "predict", like=x)
     del params, made
-    gc.collect()
+    collect()
     assert weights() is None
 
 

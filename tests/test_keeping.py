@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import gc
 import threading
 import weakref
 from typing import NamedTuple
@@ -252,10 +251,10 @@ def of_a_derivative():
     "use",
     [of_a_model, of_a_log_joint, of_an_optimiser, of_an_accelerator, of_32_bits, of_restarts, of_a_derivative],
 )
-def test_nothing_is_kept_of_functions_that_are_gone(use):
+def test_nothing_is_kept_of_functions_that_are_gone(use, collect):
     use()  # what JAX itself keeps of the operations
     before = len(compilation._PROGRAMS)
     gone = [weakref.ref(function) for function in use()]
-    gc.collect()
+    collect()
     assert [ref() for ref in gone] == [None] * len(gone)
     assert len(compilation._PROGRAMS) <= before
