@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.core.data import values_of
 from jaxem.core.records import register
 
 
@@ -17,8 +16,9 @@ from jaxem.core.records import register
 class Mutants:
     """``model`` with the functions of ``changes[which - 1]`` in the place of its own; 0: as it is.
 
-    A change takes the model and ``amount``, by how much it is wrong, and returns functions by their names. Where the
-    M-step is changed, the model is not ``additive``: EM would use the statistics in its stead.
+    A change takes the model and ``amount``, by how much it is wrong, and returns functions by their names; a function
+    called "data" changes the data that all others are given. Where the M-step is changed, the model is not
+    ``additive``: EM would use the statistics in its stead.
     """
 
     model: Any
@@ -31,14 +31,17 @@ class Mutants:
     def constraints(self):
         return self.model.constraints
 
-    def _run(self, name, *arguments):
-        functions, table = [getattr(self.model, name)], np.zeros(len(self.changes) + 1, np.int32)
+    def _switch(self, name, own, *arguments):
+        """The function of that name that the change has, or else ``own``."""
+        functions, table = [own], np.zeros(len(self.changes) + 1, np.int32)
         for i, change in enumerate(self.changes, 1):
             wrong = change(self.model, self.amount).get(name)
             if wrong is not None:
                 table[i] = len(functions)
                 functions.append(wrong)
-        shapes = jax.eval_shape(functions[0], *arguments)
+        if len(functions) == 1:
+            return own(*arguments)
+        shapes = jax.eval_shape(own, *arguments)
 
         def alike(function):
             cast = lambda leaf, shape: jnp.broadcast_to(jnp.asarray(leaf, shape.dtype), shape.shape)
@@ -46,20 +49,28 @@ class Mutants:
 
         return jax.lax.switch(jnp.asarray(table)[self.which], [alike(f) for f in functions], *arguments)
 
+    def _run(self, name, *arguments):
+        return self._switch(name, getattr(self.model, name), *arguments)
+
+    def _on(self, name, *arguments):
+        """The same of a function whose last argument is the data."""
+        *others, data = arguments
+        return self._run(name, *others, self._switch("data", lambda data: data, data))
+
     def e_step(self, params, data):
-        return self._run("e_step", params, data)
+        return self._on("e_step", params, data)
 
     def q_function(self, params, q, data):
-        return self._run("q_function", params, q, data)
+        return self._on("q_function", params, q, data)
 
     def entropy(self, q, data):
-        return self._run("entropy", q, data)
+        return self._on("entropy", q, data)
 
     def log_likelihood(self, params, data):
-        return self._run("log_likelihood", params, data)
+        return self._on("log_likelihood", params, data)
 
     def log_normalizer(self, q, data):
-        return self._run("log_normalizer", q, data)
+        return self._on("log_normalizer", q, data)
 
     @property
     def log_prior(self):
@@ -68,17 +79,17 @@ class Mutants:
         return lambda params: jnp.asarray(self._run("log_prior", params), self.amount.dtype)
 
     def divergence(self, q, p, data):
-        return self._run("divergence", q, p, data)
+        return self._on("divergence", q, p, data)
 
     def m_step(self, q, data):
-        return self._run("m_step", q, data)
+        return self._on("m_step", q, data)
 
     def _if_additive(self, name):
         return (lambda *arguments: self._run(name, *arguments)) if self.additive else None
 
     @property
     def statistics(self):
-        return self._if_additive("statistics")
+        return (lambda q, data: self._on("statistics", q, data)) if self.additive else None
 
     @property
     def maximize(self):
@@ -115,15 +126,11 @@ def scaled(model, by):
     return {name: times(getattr(model, name)) for name in names}
 
 
-def rows(x):
-    """The observations of a mixture, as an array."""
-    return values_of(x)
-
-
 def with_lengths(change):
-    """A change of the lengths, inside the weights or not."""
+    """A change of the lengths."""
+    return lambda data: dataclasses.replace(data, lengths=change(data))
 
-    def changed(data):
-        return dataclasses.replace(data, lengths=change(data))
 
-    return changed
+def with_weights(change):
+    """A change of the weights."""
+    return lambda data: dataclasses.replace(data, weights=change(data.weights))

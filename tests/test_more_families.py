@@ -142,7 +142,8 @@ def test_densities_and_maximisers(name, dtype):
     best = jax.tree.map(lambda a: np.asarray(a, np.float64), found["best"])
     free, rebuild = jax.flatten_util.ravel_pytree(constraints.inverse(spaces, best))
     likelihood = lambda p: float((wide_r * by_scipy(case, p, wide)).sum())
-    inside = lambda u: jax.tree.map(np.asarray, constraints.forward(spaces, rebuild(jnp.asarray(u))))
+    forward = jax.jit(lambda u: constraints.forward(spaces, rebuild(u)))
+    inside = lambda u: jax.tree.map(np.asarray, forward(u))
     search = optimize.minimize(lambda u: -likelihood(inside(u)), free + 0.05, method="BFGS", options={"gtol": 1e-7})
     # The gradient of the search is a difference of values, good to 1e-8 of their size.
     assert_within(np.asarray(free), search.x, (3e-5 if dtype == np.float64 else 0) + 1000 * eps(dtype))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import case
-from mutants import Mutants, everywhere, scaled, with_lengths
+from mutants import Mutants, everywhere, scaled, with_lengths, with_weights
 
 import jaxem
 from jaxem import Dataset
@@ -143,12 +143,12 @@ def means_for_sums(m, amount):
 
 def rows_ignored(m, amount):
     """It closes over the data that it was written for, and takes as many of them as are given."""
-    return everywhere(m, lambda x: jnp.resize(jnp.asarray(START.data, x.dtype), x.shape))
+    return {"data": lambda x: jnp.resize(jnp.asarray(START.data, x.dtype), x.shape)}
 
 
 def first_row_dropped(m, amount):
     """In all functions alike."""
-    return everywhere(m, lambda x: jnp.where((jnp.arange(x.shape[0]) == 0), x[-1], x))
+    return {"data": lambda x: jnp.where((jnp.arange(x.shape[0]) == 0), x[-1], x)}
 
 
 # Wrong M-steps of a normal mixture
@@ -347,7 +347,7 @@ def initial_never_moves(m, amount):
 
 
 def weights_ignored(m, amount):
-    return everywhere(m, lambda x: Dataset(x.values, weights=jnp.where(x.weights > 0, jnp.ones_like(x.weights), 0)))
+    return {"data": with_weights(lambda w: jnp.where(w > 0, jnp.ones_like(w), 0))}
 
 
 def weights_squared_in_q(m, amount):
@@ -355,19 +355,19 @@ def weights_squared_in_q(m, amount):
 
 
 def weights_normalised(m, amount):
-    return everywhere(m, lambda x: Dataset(x.values, weights=x.weights / x.weights.sum()))
+    return {"data": with_weights(lambda w: w / w.sum())}
 
 
 def lengths_ignored(m, amount):
-    return everywhere(m, with_lengths(lambda x: jnp.full_like(x.lengths, x.values.shape[1])))
+    return {"data": with_lengths(lambda x: jnp.full_like(x.lengths, x.values.shape[1]))}
 
 
 def one_short(m, amount):
-    return everywhere(m, with_lengths(lambda x: jnp.maximum(x.lengths - 1, 1)))
+    return {"data": with_lengths(lambda x: jnp.maximum(x.lengths - 1, 1))}
 
 
 def one_long(m, amount):
-    return everywhere(m, with_lengths(lambda x: jnp.minimum(x.lengths + 1, x.values.shape[1])))
+    return {"data": with_lengths(lambda x: jnp.minimum(x.lengths + 1, x.values.shape[1]))}
 
 
 def one_short_in_likelihood(m, amount):

@@ -63,8 +63,9 @@ def test_a_fit_over_devices_is_the_fit(name):
     assert_within(jaxem.inference.bic(model, found, spread), jaxem.inference.bic(model, found, data), slack)
     again = model.log_likelihood(found.params, spread)
     assert_within(again, model.log_likelihood(found.params, data), slack * abs(float(again)) / N**0.5)
-    few = [jaxem.fit(model, start, each, max_steps=5, tol=0.0).params for each in (data, spread)]
-    jax.tree.map(lambda a, b: assert_within(a, b, slack * (1 + np.abs(b).max())), *few)
+    both = slice(1 + min(int(found.steps), int(plain.steps)))  # far from the end objectives tell parameters apart
+    assert both.stop > 4 and np.diff(plain.trace[both]).max() > 1
+    assert_within(found.trace[both], plain.trace[both], slack * np.abs(np.asarray(plain.trace[both])) / N**0.5)
 
 
 @pytest.mark.parametrize("name", CASES)
