@@ -82,14 +82,14 @@ SLOW = re.compile(
     | test_implicit .* test_factors_that_rotate
     | test_accelerators .* test_gem_is_accelerated_too
     | test_generalized .* test_the_gradient_of_a_batch
-    | test_keeping .* of_a_log_joint
     | test_(mutants|sums|masked) .* VEV
     | test_sums .* VVE
     # Laws of a model that is a row of tests/cases.py too.
     | test_censored .* in_a_mixture .* normal-float64
     | test_product .* test_every_law_holds_with_gaps
     # EM, whose rows say most of what the laws of the same model say.
-    | test_algorithms .* \[EM-(sticky|driven|priors|switching|poisson\ regression|VVE|VEV|state|truncated|graded|experts)
+    | test_algorithms .* \[EM-(sticky|driven|priors|switching|poisson\ regression|VVE|VEV)
+    | test_algorithms .* \[EM-(state|truncated|graded|experts)
     # The same in 32 bits: what is special to these has tests of its own.
     | test_chain_forms .* (plain_numbers|side_by_side) .* float32
     | test_hmm .* (agrees_with_enumeration|out_of_reach) .* float32
@@ -106,43 +106,52 @@ SLOW = re.compile(
     | test_starts .* (are_blamed|harm_to_others|do_not_count|of_one_number) .* float32
     | test_held .* (exact_and_the_rest|charts_invert|gradients_are_finite) .* float32
     | test_mixture .* starts_are_models .* float32
-    | test_improving .* finite_and_short .* float32
-    | test_density_accuracy .* (large_counts|of_factorials) .* float32
-    # Neighbours of another row.
-    | test_checkpoint .* same_bits\[(SQUAREM|Anderson|AnnealedEM)-poisson
-    | test_masked .* larger_shapes\[(tied|spherical|chain\ of\ vectors)
+    # In 32 bits it says more than in 64.
+    | test_density_accuracy .* (degrees_of_freedom|large_counts) .* float64
+    | test_named_chains .* in_logarithms .* float64
+    | test_priors .* above_the_floor .* float64
+    | test_improving .* finite_and_short .* float64
+    | test_nan .* as_reported\[float64
+    # Examples whose figures the tests of the model have, and statements that the certificate checks on every model.
+    | test_examples .* \[(nile|first_principles)\]
+    # Neighbours of another row: another family of the same wrapper, form of a covariance, length, number of columns.
+    | test_checkpoint .* same_bits\[(SQUAREM|Anderson|AnnealedEM|SAEM)-poisson
+    | test_masked .* larger_shapes\[(tied|spherical|chain\ of\ vectors|poisson|bernoulli)
     | test_switching .* long_series
     | test_censored .* in_a_chain
-    | test_counts .* hidden_variables_of_a_family
-    | test_shards .* is_the_fit\[factors
-    | test_structural_zeros .* keeps_them\[(GEM\ in\ batches-(left|levels|rate)|GEM-(items|rate))
-    | test_units .* far_from_the_origin\[10000
-    | test_shared_parameters .* what_they_share_stays\[.*-2\]
-    | test_missing .* (of_what_is_seen\[t,\ (tied|spherical)|tiles_are_sums_over_rows\[t\]|weighted\ by\ u)
-    | test_restrict .* under_the_restriction\[(a\ mean|variances|two\ classes|a\ weight|diag|spherical|zeros|tied\]|bernoulli)
-    | test_restrict .* under_the_restriction\[(poisson|exponential)
-    | test_examples .* \[nile\]
-    | test_missing .* test_every_law_holds\[full
-    | test_stream .* on_sums\[(SQUAREM1|AnnealedEM)
-    | test_restrict .* restricted_likelihood\[(a\ mean|variances)
-    | test_checkpoint .* same_bits\[SAEM-poisson
-    | test_plot .* surrogates_lie_below\[hidden
-    | test_information .* three_routes .* \[spherical
-    | test_gates .* a_separated_gate_ends\[float32-(dependent|three)
-    | test_censored .* samples_are_possible\[(exponential|truncated\ (gamma|log|normal|poisson|weibull|exponential))
-    | test_masked .* larger_shapes\[(VVE|poisson|bernoulli)
-    | test_forms .* (in_mclust\[(VVE|EVV)|of_its_equations\[(VVE|VEI)|an_empty_one\[float64-(VVE|EVV)|larger_q\[VVE)
-    | test_hidden .* converges\[mixture
-    | test_screening .* lose_the_best\[(three|tied|iris)
-    | test_state_space .* joint_normal_distribution\[False-model[14]
-    | test_starts .* makes_a_fit_of_them\[float64-(tied|spherical)
-    | test_remaining .* little_is_left\[(Anderson-[12]|SQUAREM-1)
-    | test_shared_parameters .* what_they_share_stays\[(full|diag|spherical|user,\ one\ matrix)-3\]
+    | test_censored .* of_a_direct_search\[weibull
+    | test_censored .* are_possible\[(exponential|truncated\ (gamma|log|normal|poisson|weibull|exponential))
+    | test_chain_inputs .* direct_maximisation\[left
     | test_component .* test_every_law_holds\[chain\ of\ mixtures
+    | test_counts .* hidden_variables_of_a_family
+    | test_density_accuracy .* last_place .* ((tied|spherical|diag),\ products|Wishart,\ diag)
+    | test_edges .* at_an_edge\[(a\ rate|an\ item)
+    | test_forms .* (in_mclust\[(VVE|EVV)|of_its_equations\[(VVE|VEI)|an_empty_one\[float64-(VVE|EVV)|larger_q\[V)
+    | test_gates .* a_separated_gate_ends\[float32-(dependent|three)
+    | test_generalized .* path_of_em\[log-joint
+    | test_hidden .* converges\[(mixture|weighted)
     | test_hostile .* numbers_that_they_are\[Mixture\((Poisson|Exponential|Bernoulli)
+    | test_information .* three_routes .* \[spherical
+    | test_missing .* (of_what_is_seen\[t,\ (tied|spherical)|tiles_are_sums_over_rows\[t\]|weighted\ by\ u)
+    | test_missing .* (test_every_law_holds\[full|of_what_is_seen\[(tied|spherical)\])
+    | test_plot .* surrogates_lie_below\[hidden
+    | test_product .* election_survey\[[12]-
+    | test_remaining .* (coincide_are_said\[(poisson|bernoulli)|little_is_left\[(Anderson-[12]|SQUAREM-1))
+    | test_remaining .* (what_is_left\[float32-(SQUAREM|Anderson|Incremental)|called_an_end\[float(32|64)-0.9-)
+    | test_restrict .* under_the_restriction\[(a\ mean|variances|two\ classes|a\ weight|diag|spherical|zeros)
+    | test_restrict .* under_the_restriction\[(tied\]|bernoulli|poisson|exponential)
+    | test_restrict .* restricted_likelihood\[(a\ mean|variances)
+    | test_screening .* lose_the_best\[(three|tied|iris)
+    | test_shards .* is_the_fit\[factors
+    | test_shared_parameters .* what_they_share_stays\[(.*-2|(diag|spherical|user,\ one\ matrix)-[13]|full-3)\]
+    | test_starts .* makes_a_fit_of_them\[float64-(tied|spherical)
+    | test_state_space .* joint_normal_distribution\[False-model[14]
+    | test_stream .* (on_sums\[(SQUAREM1|AnnealedEM)|stream_is_the_fit\[float64-(weighted|bounded))
+    | test_units .* (far_from_the_origin\[(10000|0.001)|change_no_step\[adam)
     # Each algorithm on one model, and each model under one algorithm.
-    | test_structural_zeros .* keeps_them\[(GEM-left|SQUAREM-(levels|items|rate))
-    | test_structural_zeros .* keeps_them\[(OnlineEM-(left|items|rate)|MonteCarloEM-(left|levels|rate)|SAEM-(levels|items|rate))
+    | test_structural_zeros .* keeps_them\[(GEM\ in\ batches-(left|levels|rate)|GEM-(left|items|rate))
+    | test_structural_zeros .* keeps_them\[(SQUAREM-(levels|items|rate)|OnlineEM-(left|items|rate))
+    | test_structural_zeros .* keeps_them\[(MonteCarloEM-(left|levels|rate)|SAEM-(levels|items|rate))
     | test_nan .* ends_the_fit\[masked-(L-BFGS|sgd|adam|groups|batches|SQUAREM|Anderson)
     | test_nan .* ends_the_fit\[prior-(L-BFGS|sgd|adam|groups|on\ the|SQUAREM|Anderson)
     | test_nan .* settles_nothing\[prior-(L-BFGS|sgd|batches|SQUAREM)
