@@ -17,8 +17,8 @@ from jaxem.core.parameters import improving_of
 SUMMED = [name for name in CASES if has(case(name, "float64").model, "expected_log_joint")]
 
 
-# A prior adds nothing to either side. In the first tier a row of each kind: the certificate of every model says the same
-# ("Q from sums", "slope from sums").
+# A prior adds nothing to either side. In the first tier a row of each kind: the certificate of every model says the
+# same ("Q from sums", "slope from sums").
 ROWS = [name for name in SUMMED if not name.endswith(", prior")]
 FIRST = {("full", "float64"), ("full", "float32"), ("weighted hmm", "float64"), ("poisson regression", "float64")}
 ROWS = [
