@@ -62,7 +62,7 @@ class EM:
         return climbed(self, model, found, params, data)
 
     def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:
-        return expectation.maximize(model, state.params, state.memory, data), state
+        return _maximize(model, state.params, state.memory, data), state
 
     def move(self, model: Any, state: State, params: Params, data: Data) -> State:
         return met(model, state, params, data, self.block_size)
@@ -76,8 +76,9 @@ def unmet(params: Params) -> State:
     return State(params, None, jnp.int32(0), jnp.int32(0), jnp.bool_(True), None)
 
 
-# A compiled program of its own, so that the start, the check of a step and the loop trace it only once.
+# Programs of their own, so that the start, the check of a step and the loop trace them only once.
 _expect = program(static_argnames=("block_size", "by"))(expectation.expect)
+_maximize = program(expectation.maximize)
 
 
 def met(

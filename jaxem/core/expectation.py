@@ -266,6 +266,8 @@ def second_difference(values: Array) -> Array:
 
 def default_block_size(model: Any, params: Params, data: Data) -> int:
     """The number of rows in a block: as many as keep its data and posterior within the cache."""
+    if not isinstance(data, Spread) and count(data) == 1:
+        return 1  # one row, such as one sequence, is one block: tracing the E-step for its size would be for nothing
 
     def rows(data: Data) -> Posterior:
         if _made_of_rows(model):

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.custom_batching import sequential_vmap
 from jax.scipy import linalg
@@ -47,8 +48,8 @@ def cholesky(a: Array) -> Array:
             symmetric = (a[..., i, j] + a[..., j, i]) / 2
             lower[i].append((symmetric - _dot(lower[i][:j], lower[j][:j])) / lower[j][j])
     zero = jnp.zeros_like(definite, a.dtype)
-    rows = [jnp.stack([jnp.where(definite, x, jnp.nan) for x in row] + [zero] * (d - len(row)), -1) for row in lower]
-    return jnp.stack(rows, -2)
+    found = jnp.stack([jnp.stack(row + [zero] * (d - len(row)), -1) for row in lower], -2)
+    return jnp.where(definite[..., None, None], found, np.tril(np.full((d, d), np.nan, a.dtype)))
 
 
 def solve_lower(lower: Array, b: Array) -> Array:

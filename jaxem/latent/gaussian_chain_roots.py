@@ -50,28 +50,47 @@ def compress(rows: Array) -> Array:
     By Gram-Schmidt, modified, whose R is as good as that of reflections. A column without any length gives a row of
     zeros.
     """
+    k, found = rows.shape[-1], []
+    if k > matrices.UNROLLED:
+        return _compress(rows)
+    for j in range(k):  # written out, on the columns that are left
+        length, unit = _unit(rows[..., 0])
+        rest = rows[..., 1:]
+        along = (unit[..., None] * rest).sum(axis=-2)
+        rows = rest - unit[..., None] * along[..., None, :]
+        zero = jnp.zeros((*length.shape, j), length.dtype)
+        found.append(jnp.concatenate([zero, length[..., None], along], axis=-1))
+    return jnp.stack(found, axis=-2)
+
+
+def _compress(rows: Array) -> Array:
+    """``compress`` by a loop over the columns."""
     k = rows.shape[-1]
     places, row = jnp.arange(k), jnp.arange(k)[:, None]
 
     def one(j: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
         rows, found = state
-        column = jax.lax.dynamic_index_in_dim(rows, j, -1, keepdims=False)
-        squares = (column**2).sum(axis=-1)
-        length = jnp.sqrt(jnp.where(squares > 0, squares, 1))
-        unit = column * jnp.where(squares > 0, 1 / length, 0)[..., None]
-        length = jnp.where(squares > 0, length, squares)  # NaN stays NaN
+        length, unit = _unit(jax.lax.dynamic_index_in_dim(rows, j, -1, keepdims=False))
         along = jnp.where(lifted(places > j, rows.ndim - 1), (unit[..., None] * rows).sum(axis=-2), 0)
         rows = rows - unit[..., None] * along[..., None, :]
         new = jnp.where(lifted(places == j, rows.ndim - 1), length[..., None], along)
         return rows, jnp.where(lifted(row == j, rows.ndim), new[..., None, :], found)
 
-    state = rows, jnp.zeros((*rows.shape[:-2], k, k), rows.dtype)
-    return _loop(k, one, state)[1]
+    return jax.lax.fori_loop(0, k, one, (rows, jnp.zeros((*rows.shape[:-2], k, k), rows.dtype)))[1]
+
+
+def _unit(column: Array) -> tuple[Array, Array]:
+    """The length of a column (..., m), and the column divided by it; zero where it has no length."""
+    squares = (column**2).sum(axis=-1)
+    inverse = jnp.where(squares > 0, 1 / jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    return squares * inverse, column * inverse[..., None]  # NaN stays NaN
 
 
 def divide(upper: Array, b: Array) -> Array:
     """R^-T b, for the upper triangular R (..., k, k) and b (..., k, m)."""
     k = upper.shape[-1]
+    if k <= matrices.UNROLLED:
+        return matrices.solve_lower(turned(upper), b)
     places = jnp.arange(k)[:, None]
 
     def one(i: Any, x: Array) -> Array:
@@ -81,16 +100,7 @@ def divide(upper: Array, b: Array) -> Array:
         known = jnp.where(lifted(places < i, x.ndim), column * x, 0).sum(axis=-2)
         return jnp.where(lifted(places == i, x.ndim), ((right - known) / pivot)[..., None, :], x)
 
-    return _loop(k, one, jnp.zeros(b.shape, b.dtype))
-
-
-def _loop(k: int, one: Callable[[Any, Any], Any], state: Any) -> Any:
-    """``state`` after ``one(i, state)`` for i = 0 ... k - 1; written out for few rows."""
-    if k > matrices.UNROLLED:
-        return jax.lax.fori_loop(0, k, one, state)
-    for i in range(k):
-        state = one(i, state)
-    return state
+    return jax.lax.fori_loop(0, k, one, jnp.zeros(b.shape, b.dtype))
 
 
 def one_more(rows: Array) -> Array:

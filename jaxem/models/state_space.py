@@ -216,7 +216,7 @@ class StateSpace(FromRows, Input, Prediction):
             if W.shape[-2] > W.shape[-1] and observed_of(x) is None:  # all cells of a step are seen, or none
                 rows = jnp.where(self._whole(x)[:, :, None, None], lifted(compress(c.whitened), 4), 0)
             known = gaussian_chain.information(c.dynamics, rows, t, parallel)
-        q = gaussian_chain.infer(c.dynamics, known, W, z, b, _volumes(c.at), self._whole(x), parallel)
+        q = gaussian_chain.infer(c.dynamics, known, W, z, b, _volumes(c.dynamics), self._whole(x), parallel)
         e = z - (jnp.matmul(q.means, W.T) if W.ndim == 2 else apply(W, q.means))
         return q._replace(log_normalizer=q.log_normalizer + cells - 0.5 * _over_time((e**2).sum(axis=2)))
 
@@ -441,17 +441,16 @@ def _live(covariance: Any, k: int) -> Array:
     return (covariance > 0).sum()
 
 
-def _volumes(params: StateSpaceParams) -> Array:
+def _volumes(d: Dynamics) -> Array:
     """log|covariance| / 2 of the first state and of each move, (2,); directions without noise are left out."""
 
-    def volume(covariance: Array | None) -> Array:
-        if covariance is None:
-            return jnp.zeros((), params.transition.dtype)
-        if covariance.ndim == 2:
-            return 0.5 * matrices.log_determinant(matrices.cholesky(covariance))
-        return 0.5 * jnp.log(jnp.where(covariance > 0, covariance, 1)).sum()
+    def volume(root: Array | None) -> Array:  # triangular, so that the product of its diagonal is the determinant
+        if root is None:
+            return jnp.zeros((), d.L.dtype)
+        along = jnp.diagonal(root)
+        return jnp.log(jnp.where(along == 0, 1, along)).sum()
 
-    return jnp.stack([volume(params.initial_covariance), volume(params.process)])
+    return jnp.stack([volume(d.S), volume(d.L)])
 
 
 def _over_time(each: Array) -> Array:

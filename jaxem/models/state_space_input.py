@@ -28,7 +28,7 @@ from jaxem.core.data import (
 )
 from jaxem.core.dataset import as_data
 from jaxem.core.parameters import covariate_labels
-from jaxem.core.trees import float_dtype, is_traced
+from jaxem.core.trees import at_hand, float_dtype, is_traced
 from jaxem.models import observations
 from jaxem.models.state_space_patterns import Spec, layout
 
@@ -137,9 +137,9 @@ class Input:
     def check_values(self: Any, data: Data) -> None:
         """Raise ``ValueError`` for data that cannot be fitted, whatever the parameters."""
         check_counts(data)
-        good = _finite(data)
+        good = _finite(at_hand(data))
         if not good.all():
-            raise ValueError(f"the data must be finite; sequence {int(jnp.argmin(good))} is not")
+            raise ValueError(f"the data must be finite; sequence {int(good.argmin())} is not")
         first, y = self.initial_pair, values_of(data)
         if first is not None and y.shape[0] == 1 and not _is_known(first[1]):
             raise ValueError(
@@ -192,8 +192,9 @@ def _finite(data: Data) -> Array:
     """(N,), whether each sequence is finite up to its end or has weight zero."""
     x, weights = split_weights(data)
     y = values_of(x)
-    ok = jnp.isfinite(y)
+    xp = y.__array_namespace__()
+    ok = xp.isfinite(y)
     if isinstance(x, Dataset):
-        ok = ok | ~inside(jnp.ones(y.shape, bool), x.lengths)
+        ok = ok | ~inside(xp.ones(y.shape, bool), x.lengths)
     good = ok.all(axis=(1, 2))
     return good if weights is None else good | (weights == 0)
