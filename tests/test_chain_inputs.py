@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 
 import jaxem
 from jaxem import Dataset, datasets
+from jaxem.core import coordinates
 from jaxem.families import Bernoulli, Normal, NormalParams, Product
 from jaxem.gates import Allowed, Constant, Cyclic, LeftToRight, Softmax, SoftmaxParams, Stationary, Sticky
 from jaxem.latent import chain
@@ -265,6 +266,8 @@ RING = LEFT | (np.arange(9).reshape(3, 3) == 6)
 HUB = np.array([[True, True, False], [True, True, True], [False, True, True]])
 CHAINS = {
     "inputs": (HMM(FAMILY, 2, transition=Softmax()), Direct(2, inputs=True)),
+    "left to right by inputs": (HMM(FAMILY, 3, transition=LeftToRight(gate=Softmax())), Direct(3, LEFT, inputs=True)),
+    "allowed by inputs": (HMM(FAMILY, 3, transition=Allowed(HUB, gate=Softmax())), Direct(3, HUB, inputs=True)),
     "stationary": (
         HMM(FAMILY, 2, initial=Stationary(), transition=Sticky(10.0, prior=2.0)),
         Direct(2, moves=STAY + 2, stationary=True),
@@ -287,7 +290,55 @@ CHAINS = {
         Direct(3, HUB, moves=4.0 * np.eye(3) + 1, starts=np.full(3, 1.5)),
     ),
 }
-QUICK = ("inputs", "stationary", "left to right")
+QUICK = ("inputs", "stationary", "left to right", "allowed by inputs")
+
+
+def hub_by_inputs() -> tuple[HMM, HMMParams, Dataset]:
+    rng = np.random.default_rng(0)
+    x, u = rng.normal(size=(4, 20)) + np.linspace(0, 4, 20)[None], rng.normal(size=(4, 20))
+    data = jaxem.dataset(x, given=u)
+    model = HMM(Normal(), 3, transition=Allowed(HUB, gate=Softmax()))
+    start = model.init(jax.random.key(0), data)
+    return model, start._replace(transition=SoftmaxParams(start.transition.coefficients * 1.5)), data
+
+
+@pytest.mark.everything
+def test_every_law_holds_where_moves_by_inputs_are_not_allowed():
+    jaxem.verify(*hub_by_inputs(), strict=True)
+
+
+def test_moves_by_inputs_that_are_not_allowed():
+    """They have no probability and no coefficient, and do not count as parameters."""
+    model, params, data = hub_by_inputs()
+    rng = np.random.default_rng(0)
+    A = model.pi_A(model.prepare(params, data), data)[1]
+    np.testing.assert_array_equal(np.asarray(A)[..., ~HUB], 0)
+    assert_within(A.sum(axis=-1), np.ones((4, 19, 3)), 8 * EPS)
+    space = model.declare().transition.coefficients.space
+    free = jnp.asarray(rng.normal(size=(HUB.sum() - 3, 2)))
+    value = space.forward(free)
+    assert_within(space.inverse(value), free, 16 * EPS)
+    assert space.contains(value) and not space.contains(value.at[0, 2].set(1.0))
+    assert_within(value.sum(axis=1), np.zeros((3, 2)), 16 * EPS)
+    assert space.names("b", [list("012"), list("012"), ["intercept", "u"]])[:3] == [
+        "contrast b[0, 0, intercept]",
+        "contrast b[0, 0, u]",
+        "contrast b[1, 0, intercept]",
+    ]
+    free_parameters = 2 + 2 * (1 + 2 + 1) + 6  # starts, contrasts by intercept and slope, emissions
+    assert int(coordinates.living(model, params).sum()) == free_parameters
+    for wrong, says in [
+        (lambda: jaxem.fit(model, params._replace(transition=SoftmaxParams(jnp.ones((3, 3, 2)))), data), "not allowed"),
+        (lambda: Allowed(HUB, prior=2.0, gate=Softmax()), "prior or stay exclude each other"),
+        (lambda: LeftToRight(stay=2.0, gate=Softmax()), "prior or stay exclude each other"),
+        (lambda: Cyclic(gate=Constant()), "gate must be a Softmax"),
+        (lambda: HMM(Normal(), 2, transition=Allowed(HUB, gate=Softmax())), "those of 3 states; the chain has 2"),
+        (lambda: model.permute(params, jnp.array([1, 0, 2])), "that follow Allowed.* cannot be renumbered"),
+        (lambda: HMM(Normal(), 3, initial=Stationary(), transition=Cyclic(gate=Softmax())), "no distribution of the"),
+        (lambda: HMM(Normal(), 3, initial=Stationary(), transition=Softmax()), "each step has a transition matrix"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            wrong()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 import jaxem
 from jaxem import Positive, PositiveDefinite, Real, Simplex, UnitInterval
 from jaxem.core import constraints
-from jaxem.core.spaces import Decreasing, Orientation, UnitDeterminant, UnitProduct, ZeroSum, answers
+from jaxem.core.spaces import Decreasing, Orientation, UnitDeterminant, UnitProduct, ZeroSum, ZeroSumWhere, answers
 
 forward = jax.jit(constraints.forward)
 inverse = jax.jit(constraints.inverse)
@@ -128,6 +128,7 @@ SHAPES = {  # space: shape of a point, of its coordinates
     UnitDeterminant(): ((2, D, D), (2, D * (D + 1) // 2 - 1)),
     Orientation(): ((2, D, D), (2, D * (D - 1) // 2)),
     ZeroSum(): ((2, K, 3), (2, K - 1, 3)),
+    ZeroSumWhere(((True, True, False), (True,) * 3, (False, False, True))): ((3, 3, 2), (3, 2)),
     Decreasing(): ((2, K), (2, K)),
 }
 

@@ -96,6 +96,7 @@ MODELS = {
     "classes of their own": HMM(PerClass((Normal(), Component(Mixture(Normal(), 2)))), 2),
     "left to right": HMM(Poisson(), 3, transition=LeftToRight(skips=None, stay=2.0)),
     "cyclic": HMM(Poisson(), 3, initial=Stationary(), transition=Cyclic(prior=jnp.ones(3))),
+    "allowed by inputs": HMM(Poisson(), 2, transition=Allowed([[True, False], [True, True]], gate=Softmax(on="u"))),
     "allowed": HMM(Poisson(), 2, transition=Allowed([[True, False], [True, True]]), parallel=False),
     "sticky, driven": HMM(Normal(), 2, initial=Softmax(intercept=False), transition=Sticky(4.0)),
     "factors": FactorAnalysis(3),
@@ -166,7 +167,7 @@ def test_every_model_comes_back():
         assert not arrays and repr(again) == repr(model), name
         seen |= {part.split('"')[1] for part in json.dumps(recipe).split('"record": ')[1:]}
     params = {name for name, kind in CLASSES.items() if hasattr(kind, "_fields")} - {"NormalInverseWishart"}
-    spaces = {"Edge", "Space", "Orientation", "Decreasing", "UnitDeterminant", "UnitProduct", "ZeroSum"}
+    spaces = {"Edge", "Space", "Orientation", "Decreasing", "UnitDeterminant", "UnitProduct", "ZeroSum", "ZeroSumWhere"}
     spaces |= {"PositiveDefinite", "UnitInterval"}
     inner = {"Fit", "Free", "Items", "Nodes", "Pattern"}  # made within models, or below
     assert set(CLASSES) - seen - params - spaces - inner == set()

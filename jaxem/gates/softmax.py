@@ -85,12 +85,13 @@ class Softmax:
     def _design(self, x: Data, dtype: Any) -> Array:
         return protocol.design(x, self.on, self.intercept, dtype, "Softmax")
 
-    def log_prob(self, c: SoftmaxParams, x: Data) -> Array:
-        """log p_nk, (N, K)."""
+    def log_prob(self, c: SoftmaxParams, x: Data, allowed: Array | None = None) -> Array:
+        """log p_nk, (N, K); ``allowed (K,)``: the classes that are possible, default all."""
         u = self._design(x, c.coefficients.dtype)
-        return jax.nn.log_softmax(matrices.product(u, c.coefficients.T), axis=1)
+        logits = matrices.product(u, c.coefficients.T)
+        return jax.nn.log_softmax(logits if allowed is None else jnp.where(allowed[None, :], logits, -jnp.inf), axis=1)
 
-    def statistics(self, c: SoftmaxParams | None, r: Array, x: Data) -> SoftmaxSums:
+    def statistics(self, c: SoftmaxParams | None, r: Array, x: Data, allowed: Array | None = None) -> SoftmaxSums:
         """Score and information about the coefficients of the context.
 
         The covariance of the indicators of the classes is a sum over pairs of classes, in which nothing cancels:
@@ -99,17 +100,18 @@ class Softmax:
         if c is None:
             raise ValueError("Softmax: sums are taken about the coefficients of the E-step; q.at is missing")
         u = self._design(x, r.dtype)
-        p, w = jnp.exp(self.log_prob(c, x)), r.sum(axis=1, keepdims=True)
+        p, w = jnp.exp(self.log_prob(c, x, allowed)), r.sum(axis=1, keepdims=True)
         j, k = np.triu_indices(r.shape[1], 1)
         squares = (u[:, :, None] * u[:, None, :]).reshape(u.shape[0], -1)
         pairs = matrices.product((w * p[:, j] * p[:, k]).T, squares)
         score = matrices.product((r - w * p).T, u)
         return SoftmaxSums(score, pairs.reshape(-1, *(u.shape[1],) * 2), matrices.product((w * u).T, u), w.sum())
 
-    def maximize(self, c: SoftmaxParams, sums: SoftmaxSums) -> SoftmaxParams:
+    def maximize(self, c: SoftmaxParams, sums: SoftmaxSums, basis: Array | None = None) -> SoftmaxParams:
         """One Newton step, in coordinates in which the information is regular: orthonormal contrasts of the classes.
 
         Covariates are centred, as u' = t u, so that ones far from zero are not nearly collinear with the intercept.
+        ``basis (K, K - 1)``: the contrasts, default those of all classes; a column of zeros is no coordinate.
         """
         k, p = sums.score.shape
         if k == 1:
@@ -120,10 +122,10 @@ class Softmax:
             squares = jnp.diagonal(sums.gram)
             constant = squares - sums.gram[:, 0] ** 2 / sums.total <= 8 * p * jnp.finfo(t.dtype).eps * squares
             t = jnp.where(constant.at[0].set(False)[:, None], 0, t)  # a constant covariate repeats the intercept
-        v = jnp.asarray(contrasts(k), sums.score.dtype)
+        v = jnp.asarray(contrasts(k) if basis is None else basis, sums.score.dtype)
         between = v[np.triu_indices(k, 1)[0]] - v[np.triu_indices(k, 1)[1]]  # (pairs, K - 1), V' (e_j - e_k)
-        outer = (between[:, :, None] * between[:, None, :]).reshape(len(between), -1)
-        information = matrices.product(outer.T, _sandwich(t, sums.pairs).reshape(len(between), -1))
+        outer = (between[:, :, None] * between[:, None, :]).reshape(between.shape[0], -1)
+        information = matrices.product(outer.T, _sandwich(t, sums.pairs).reshape(between.shape[0], -1))
         information = information.reshape(k - 1, k - 1, p, p).transpose(0, 2, 1, 3).reshape(((k - 1) * p,) * 2)
         gram = jnp.kron(jnp.eye(k - 1, dtype=v.dtype), _sandwich(t, sums.gram))
         score = matrices.product(matrices.product(v.T, sums.score), t.T).reshape(-1)
@@ -144,12 +146,14 @@ class Softmax:
         unread = 0 * (sums.gram.sum() + sums.total)  # what is NaN there makes Q NaN too
         return (sums.score * d).sum() - 0.5 * curvature + unread
 
-    def start(self, sizes: Array, x: Data) -> SoftmaxParams:
+    def start(self, sizes: Array, x: Data, allowed: Array | None = None) -> SoftmaxParams:
         """No slopes; the intercepts give the classes their sizes."""
         p = protocol.columns(x, self.on, self.intercept, "Softmax")
         log_p = jnp.log(jnp.maximum(sizes / sizes.sum(), jnp.finfo(sizes.dtype).eps))
+        allowed = jnp.ones(sizes.shape, bool) if allowed is None else allowed
+        intercepts = jnp.where(allowed, log_p - log_p.mean(where=allowed), 0)
         coefficients = jnp.zeros((sizes.shape[0], p), sizes.dtype)
-        return SoftmaxParams(coefficients.at[:, 0].set(log_p - log_p.mean()) if self.intercept else coefficients)
+        return SoftmaxParams(coefficients.at[:, 0].set(intercepts) if self.intercept else coefficients)
 
     def check(self, x: Data, title: str) -> None:
         protocol.covariates(x, self.on, f"{title} with the gate Softmax")

@@ -1,4 +1,4 @@
-r"""Transition probabilities of a chain that are the same for all moves, by name.
+r"""Transition probabilities of a chain by name: the same for all moves, unless a kind has a gate (see ``rows.py``).
 
 Each kind says which moves are allowed, and which Dirichlet prior the rows of the transition matrix have. The M-step is
 
@@ -21,11 +21,12 @@ from jax.core import Tracer
 from jax.scipy.special import gammaln
 
 from jaxem.core.arrays import as_array
-from jaxem.core.checks import whole_number
+from jaxem.core.checks import brief, whole_number
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.records import register
 from jaxem.core.spaces import Simplex
+from jaxem.gates.softmax import Softmax
 from jaxem.latent.classes import log_probability, log_times
 
 
@@ -34,10 +35,11 @@ class Kind:
 
     homogeneous: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = ()
+    gate: Any = None  # what the probabilities of the moves that are allowed depend on
     exchangeable: ClassVar[bool] = True  # whether states can be renumbered
     may_return: ClassVar[bool] = True  # whether a state that was left may be entered again
 
-    def mask(self: Any, k: int) -> Array | None:
+    def mask(self: Any, k: int) -> np.ndarray | None:
         """Which moves are allowed.
 
         Arguments:
@@ -106,7 +108,7 @@ class Kind:
             A transition matrix (K, K).
         """
         allowed = self.mask(k)
-        a = jnp.ones((k, k), dtype) if allowed is None else allowed.astype(dtype)
+        a = jnp.ones((k, k), dtype) if allowed is None else jnp.asarray(allowed, dtype)
         return a / a.sum(axis=1, keepdims=True)
 
     def expected(self, c: Any, params: Array, sums: Array) -> Array:
@@ -129,7 +131,7 @@ class Kind:
         extra, allowed = self.extra(k, params.dtype), self.mask(k)
         if extra is None:
             return 0.0
-        allowed = jnp.ones((k, k), bool) if allowed is None else allowed
+        allowed = np.ones((k, k), bool) if allowed is None else allowed
         a = jnp.where(allowed, extra + 1, 1)
         constant = gammaln(jnp.where(allowed, a, 0).sum(axis=1)).sum() - gammaln(a).sum()
         return constant + jnp.where(allowed, log_times(a - 1, params), 0).sum()
@@ -169,6 +171,14 @@ def _checked(kind: Any) -> None:
         if not (isinstance(value, Tracer) or bool(((value >= least) & (value < math.inf)).all())):
             raise ValueError(f"{title} must be finite numbers of at least {least:g}; got {np.asarray(value)}")
         object.__setattr__(kind, name, value)
+    title = f"{type(kind).__name__}: gate"
+    if kind.gate is not None and not isinstance(kind.gate, Softmax):
+        raise ValueError(f"{title} must be a Softmax() of the inputs, or None; got {brief(kind.gate)}")
+    if kind.gate is not None and not (kind.prior is None and kind.stay is None):
+        raise ValueError(
+            f"{title} and prior or stay exclude each other: those are priors of one transition matrix, and with inputs "
+            "there is one for each move. Leave prior and stay out, or see jaxem.with_prior"
+        )
 
 
 @register
@@ -209,9 +219,12 @@ class LeftToRight(Kind):
         skips: how many states a move may skip: 0 (default) allows the next state only, ``None`` all later ones.
         prior: the concentration of the Dirichlet prior of each row; see ``Sticky``. Default ``None``: 1.
         stay: the amount that is added to the concentration of staying; default ``None``: 0.
+        gate: ``Softmax(on=...)``: the probabilities of the moves that are allowed depend on the covariates of the step
+            that is left; default ``None``: they are the same at all steps.
 
     Raises:
-        ValueError: ``skips`` is not a whole number of at least 0 or ``None``, or ``prior`` or ``stay`` is too small.
+        ValueError: ``skips`` is not a whole number of at least 0 or ``None``, ``prior`` or ``stay`` is too small or
+            given beside ``gate``, or ``gate`` is not a ``Softmax``.
 
     Source: Rabiner (1989), section IV.B (Bakis model).
     """
@@ -219,6 +232,7 @@ class LeftToRight(Kind):
     skips: int | None = dataclasses.field(default=0, metadata={"static": True})
     prior: Any = None
     stay: Any = None
+    gate: Any = None
 
     exchangeable: ClassVar[bool] = False
     may_return: ClassVar[bool] = False
@@ -228,9 +242,9 @@ class LeftToRight(Kind):
             whole_number("LeftToRight: skips", self.skips, 0)
         _checked(self)
 
-    def mask(self, k: int) -> Array:
+    def mask(self, k: int) -> np.ndarray:
         ahead = np.arange(k)[None, :] - np.arange(k)[:, None]
-        return jnp.asarray((ahead >= 0) & (ahead <= (k if self.skips is None else 1 + self.skips)))
+        return (ahead >= 0) & (ahead <= (k if self.skips is None else 1 + self.skips))
 
     def segments(self, key: Array, k: int, lengths: Array, t: int, dtype: Any) -> Array:
         """State probabilities of a start: each sequence is cut into K segments of random length, in order.
@@ -260,21 +274,25 @@ class Cyclic(Kind):
     Arguments:
         prior: the concentration of the Dirichlet prior of each row; see ``Sticky``. Default ``None``: 1.
         stay: the amount that is added to the concentration of staying; default ``None``: 0.
+        gate: ``Softmax(on=...)``: the probabilities of the moves that are allowed depend on the covariates of the step
+            that is left; default ``None``: they are the same at all steps.
 
     Raises:
-        ValueError: ``prior`` or ``stay`` is not finite or too small.
+        ValueError: ``prior`` or ``stay`` is not finite, too small, or given beside ``gate``; or ``gate`` is not a
+            ``Softmax``.
     """
 
     prior: Any = None
     stay: Any = None
+    gate: Any = None
 
     exchangeable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _checked(self)
 
-    def mask(self, k: int) -> Array:
-        return jnp.asarray(np.eye(k, dtype=bool) | np.roll(np.eye(k, dtype=bool), 1, axis=1))
+    def mask(self, k: int) -> np.ndarray:
+        return np.eye(k, dtype=bool) | np.roll(np.eye(k, dtype=bool), 1, axis=1)
 
 
 @register
@@ -286,15 +304,18 @@ class Allowed(Kind):
         moves: booleans (K, K), True at [i, j] where a move from state i to state j is allowed; one in each row.
         prior: the concentration of the Dirichlet prior of each row; see ``Sticky``. Default ``None``: 1.
         stay: the amount that is added to the concentration of staying; default ``None``: 0.
+        gate: ``Softmax(on=...)``: the probabilities of the moves that are allowed depend on the covariates of the step
+            that is left; default ``None``: they are the same at all steps.
 
     Raises:
         ValueError: ``moves`` is not a square array of booleans with one True in each row; ``prior`` or ``stay`` is not
-            finite or too small.
+            finite, too small, or given beside ``gate``; or ``gate`` is not a ``Softmax``.
     """
 
     moves: Any = dataclasses.field(metadata={"static": True})
     prior: Any = None
     stay: Any = None
+    gate: Any = None
 
     exchangeable: ClassVar[bool] = False
 
@@ -307,10 +328,10 @@ class Allowed(Kind):
         object.__setattr__(self, "moves", tuple(map(tuple, moves.tolist())))
         _checked(self)
 
-    def mask(self, k: int) -> Array:
+    def mask(self, k: int) -> np.ndarray:
         if len(self.moves) != k:
             raise ValueError(f"Allowed: moves are those of {len(self.moves)} states; the chain has {k}")
-        return jnp.asarray(self.moves)
+        return np.array(self.moves)
 
 
 @register

@@ -74,7 +74,7 @@ class HMM(FromRows, Maskable, Starts, Prediction, Forecasting, Distribution, Sam
             ``Stationary()``; or ``Softmax(on=...)`` of the covariates of the first step.
         transition: where the states go: ``Constant()`` (default), ``Sticky(stay)``, ``LeftToRight()``, ``Cyclic()`` or
             ``Allowed(moves)``, which may have priors; or ``Softmax(on=...)`` of the covariates u, where u_t drives the
-            move from step t to t + 1.
+            move from step t to t + 1. Both: ``Allowed(moves, gate=Softmax(on=...))``.
         parallel: whether each sequence is cut into segments of time that run side by side, at ``k`` times the
             arithmetic. ``None`` (default) chooses by device and shape. The posterior is the same either way.
 
@@ -96,10 +96,18 @@ class HMM(FromRows, Maskable, Starts, Prediction, Forecasting, Distribution, Sam
         instance("HMM: initial", self.initial, "a gate, such as Softmax()", "declare", "log_prob", "statistics")
         what = "a gate, or a kind such as Sticky() or LeftToRight()"
         instance("HMM: transition", self.transition, what, "declare", "log_prob", "statistics")
-        if isinstance(self.initial, Stationary) and not (self.moves.homogeneous and self.moves.may_return):
-            raise ValueError("HMM: Stationary() needs moves that are the same at all steps and lead back to each state")
-        if self.moves.homogeneous:
-            self.moves.mask(self.k)
+        kind = self.moves if self.moves.homogeneous else self.moves.kind
+        if kind is not None:
+            kind.mask(self.k)
+        if isinstance(self.initial, Stationary):
+            if not self.moves.homogeneous:
+                raise ValueError(
+                    "HMM: Stationary() needs moves that are the same at all steps: where they depend on covariates, "
+                    "each step has a transition matrix of its own, and no distribution of the states stays the same "
+                    "from step to step. Use Constant() or Softmax() for the first state"
+                )
+            if kind is not None and not kind.may_return:
+                raise ValueError("HMM: Stationary() needs moves that lead back to each state")
         if self.parallel not in (None, True, False):
             raise ValueError(f"HMM: parallel must be None, True or False; got {self.parallel!r}")
 
@@ -111,7 +119,7 @@ class HMM(FromRows, Maskable, Starts, Prediction, Forecasting, Distribution, Sam
     @property
     def moves(self) -> Any:
         """The gate of the moves: the rows of the transition matrix, all at once."""
-        return of_moves(self.transition)
+        return of_moves(self.transition, self.k)
 
     def declare(self) -> HMMParams:
         return HMMParams(self.initial.declare(), self.moves.declare(), self.family.declare())
@@ -272,7 +280,7 @@ class HMM(FromRows, Maskable, Starts, Prediction, Forecasting, Distribution, Sam
     def degenerate(self, params: HMMParams) -> Array:
         """Whether a state can no longer be entered, or its emissions have collapsed."""
         collapsed = families.degenerate(self.family, params.emissions)
-        if not (self.moves.homogeneous and self.initial.homogeneous):  # probabilities by covariates are all positive
+        if not (self.moves.homogeneous and self.initial.homogeneous):  # probabilities by covariates are positive
             return collapsed
         others = params.transition * (1 - jnp.eye(self.k, dtype=params.transition.dtype))
         entered = jnp.maximum(others.max(axis=0), self._start_params(params))
@@ -296,7 +304,7 @@ class HMM(FromRows, Maskable, Starts, Prediction, Forecasting, Distribution, Sam
             ValueError: the states cannot be renumbered: their moves follow an order, or each has a family of its own.
         """
         if not self.moves.exchangeable:
-            raise ValueError(f"HMM: states that follow {type(self.moves).__name__}() cannot be renumbered")
+            raise ValueError(f"HMM: states that follow {type(self.transition).__name__}() cannot be renumbered")
         return parameters.permuted(self.declare(), params, order)
 
     def label_keys(self, params: HMMParams) -> Array:

@@ -65,8 +65,8 @@ class Starts:
         if weights is not None:
             counts = counts * weights.astype(dtype)[:, None]
         steps, x = x, families.own(self.family, x)
-        if given is None and hasattr(self.moves, "segments"):  # states that follow an order of time
-            start, given = "given", self.moves.segments(key, self.k, lengths, shape(x)[1], dtype)
+        if given is None and hasattr(self.transition, "segments"):  # states that follow an order of time
+            start, given = "given", self.transition.segments(key, self.k, lengths, shape(x)[1], dtype)
         frames = frames_of(x)
         given = None if given is None else frames_of(given)
         of_frames = key, self.family, frames, counts.reshape(-1), self.k, start, given, dtype, active

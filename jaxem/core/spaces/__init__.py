@@ -13,3 +13,4 @@ from jaxem.core.spaces.simplex import Simplex as Simplex
 from jaxem.core.spaces.unit_volume import UnitDeterminant as UnitDeterminant
 from jaxem.core.spaces.unit_volume import UnitProduct as UnitProduct
 from jaxem.core.spaces.zero_sum import ZeroSum as ZeroSum
+from jaxem.core.spaces.zero_sum import ZeroSumWhere as ZeroSumWhere

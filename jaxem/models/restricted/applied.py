@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxem.core.checks import brief
 from jaxem.core.parameters import Param
-from jaxem.core.spaces import Affine, Space, ZeroSum, answers
+from jaxem.core.spaces import Affine, Space, ZeroSum, ZeroSumWhere, answers
 from jaxem.core.spaces.held import Fixed, Held
 from jaxem.core.spaces.linked import Linked, links
 from jaxem.core.spaces.tied import Tied
@@ -52,7 +52,7 @@ def _space(found: Restriction, i: int) -> Any:
     first = sum(sizes[:i])
     held = np.isfinite(found.held[i])
     space = bare(leaf.space)
-    if isinstance(space, ZeroSum):
+    if isinstance(space, ZeroSum | ZeroSumWhere):
         return _within(space, leaf, found, i, shape, first)
     restricted: Any = answers.hold(space, held, np.where(held, found.held[i], 0)) if held.any() else space
     if isinstance(restricted, Held):
