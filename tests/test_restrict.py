@@ -318,7 +318,7 @@ def test_what_is_wrong_is_refused_by_name():
         ((NORMALS, {}, ["weights[0] = weights[1]"]), "must be whole rows"),
         ((NORMALS, {}, "components.means"), "tied a list"),
         ((full, {"components.means[0, 0]": 0.0}), "give parameters of the right shapes"),
-        ((jaxem.Model(lambda p, x: x, lambda q, x: q), {}), "needs a model whose Q is a function of its sums"),
+        ((jaxem.Model(lambda p, x: x, lambda q, x: q), {}), "Model lacks the functions of rows that say so: its own"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             restrict(*arguments)
@@ -332,6 +332,8 @@ def test_what_is_wrong_is_refused_by_name():
         Affine(0.0, [[1.0, 2], [2, 4], [3, 6]])
     with pytest.raises(ValueError, match="log_prior must be a function"):
         with_prior(NORMALS, 3.0)
+    with pytest.raises(ValueError, match="with_prior makes a new M-step.*Put the restriction or the prior into"):
+        with_prior(jaxem.Model(lambda p, x: x, statistics=lambda q, x: q, maximize=lambda s: s), lambda p: 0.0)
 
 
 def test_restrictions_add_up():

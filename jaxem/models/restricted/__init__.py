@@ -104,9 +104,12 @@ def _unwrapped(title: str, model: Any) -> tuple[Any, tuple[Any, ...], tuple[int,
     if isinstance(model, Restricted):
         return model.model, model.spaces, model.touched, model.priors, model.symmetric
     if not isinstance(model, FromRows) or not hasattr(model, "expected"):
+        absent = "the functions of rows" if not isinstance(model, FromRows) else "expected(c, params, sums)"
         raise ValueError(
-            f"{title} needs a model whose Q is a function of its sums, such as a Mixture, an HMM or a FactorAnalysis; "
-            f"got {brief(model)}"
+            f"{title} makes a new M-step, for which Q must be a function of sums about the parameters of the E-step, "
+            f"and {type(model).__name__} lacks {absent} that say so: its own m_step or maximize knows only the maximum "
+            "over all parameters. Put the restriction or the prior into the m_step that you write, or write the model "
+            "as a class with functions of rows (jaxem.core.rows.FromRows), as Mixture, HMM and FactorAnalysis are"
         )
     declared = getattr(model, "declare")()  # noqa: B009
     return model, tuple(param.space for param in parameters.leaves(declared)), (), (), True
