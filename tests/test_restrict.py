@@ -332,7 +332,7 @@ def test_what_is_wrong_is_refused_by_name():
         Affine(0.0, [[1.0, 2], [2, 4], [3, 6]])
     with pytest.raises(ValueError, match="log_prior must be a function"):
         with_prior(NORMALS, 3.0)
-    with pytest.raises(ValueError, match="with_prior makes a new M-step.*Put the restriction or the prior into"):
+    with pytest.raises(ValueError, match=r"with_prior makes a new M-step.*Put the restriction or the prior into"):
         with_prior(jaxem.Model(lambda p, x: x, statistics=lambda q, x: q, maximize=lambda s: s), lambda p: 0.0)
 
 

@@ -2,7 +2,7 @@
 
 from jaxem.models.component import Component as Component
 from jaxem.models.factor_analysis import FactorAnalysis as FactorAnalysis
-from jaxem.models.factor_analysis import FactorAnalysisParams as FactorAnalysisParams
+from jaxem.models.factor_analysis_params import FactorAnalysisParams as FactorAnalysisParams
 from jaxem.models.hmm import HMM as HMM
 from jaxem.models.hmm import HMMParams as HMMParams
 from jaxem.models.item_response import Abilities as Abilities

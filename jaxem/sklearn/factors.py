@@ -10,7 +10,7 @@ from sklearn.utils.extmath import randomized_svd
 from sklearn.utils.validation import check_is_fitted
 
 from jaxem import models
-from jaxem.models.factor_analysis import FactorAnalysisParams
+from jaxem.models.factor_analysis_params import FactorAnalysisParams
 from jaxem.sklearn.base import Estimator, Integral, doubles
 from jaxem.sklearn.scores import Density
 
