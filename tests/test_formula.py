@@ -16,7 +16,7 @@ from jaxem.families import Categorical, Normal, Poisson, Product, Regression
 from jaxem.gates import Constant, Softmax
 from jaxem.gates.softmax import SoftmaxParams
 from jaxem.models import Mixture
-from jaxem.models.mixture import MixtureParams
+from jaxem.models.mixture_params import MixtureParams
 
 LIBRARIES = {"pandas": pd.DataFrame, "polars": pl.DataFrame}
 RNG = np.random.default_rng(0)

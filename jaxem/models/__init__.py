@@ -8,7 +8,7 @@ from jaxem.models.hmm import HMMParams as HMMParams
 from jaxem.models.item_response import Abilities as Abilities
 from jaxem.models.item_response import ItemResponse as ItemResponse
 from jaxem.models.mixture import Mixture as Mixture
-from jaxem.models.mixture import MixtureParams as MixtureParams
+from jaxem.models.mixture_params import MixtureParams as MixtureParams
 from jaxem.models.state_space import StateSpace as StateSpace
 from jaxem.models.state_space import StateSpaceParams as StateSpaceParams
 from jaxem.models.state_space_forms import arma as arma

@@ -2,35 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.core import parameters, trees
-from jaxem.core.checks import instance, prng_key, whole_number
-from jaxem.core.compilation import program
-from jaxem.core.contexts import choose
-from jaxem.core.conversion import admit, as_params, check_shapes, names_of, of_fit
-from jaxem.core.data import (
-    Columns,
-    Data,
-    Dataset,
-    check_counts,
-    count,
-    counted,
-    plain,
-    split_weights,
-    values_of,
-    with_values,
-)
-from jaxem.core.dataset import arrays_of, as_data
-from jaxem.core.parameters import Param
+from jaxem.core import parameters
+from jaxem.core.checks import instance
+from jaxem.core.data import Data
 from jaxem.core.records import register
 from jaxem.core.rows import weighted
-from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import observed
 from jaxem.families import protocol as families
 from jaxem.families.protocol import Family
@@ -41,21 +23,18 @@ from jaxem.models import observations
 from jaxem.models.classes import ClassModel
 from jaxem.models.copies import Copies, MergedMixtures, MixtureSums, Vmapped
 from jaxem.models.masked import Maskable
+from jaxem.models.mixture_classes import Components
+from jaxem.models.mixture_data import Observations
 from jaxem.models.mixture_distribution import Distribution
+from jaxem.models.mixture_params import MixtureParams
+from jaxem.models.mixture_sampling import Sampling
+from jaxem.models.mixture_starts import Starts
 from jaxem.models.observations import real
-from jaxem.models.starts import Start, blame, check_sound, is_sound, read_start, start_components
-
-
-class MixtureParams(NamedTuple):
-    """The parameters of a mixture."""
-
-    weights: Any  # the parameters of the gate; of Constant (K,), non-negative, sum to one
-    components: Any  # the parameters of the family, for K classes
 
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Mixture(ClassModel, Maskable, Distribution):
+class Mixture(ClassModel, Components, Starts, Sampling, Observations, Maskable, Distribution):
     r"""A mixture of ``k`` components of one family.
 
     .. math:: \text{E: } r_{nk} \propto w_k\, p(x_n \mid \theta_k), \qquad
@@ -98,17 +77,6 @@ class Mixture(ClassModel, Maskable, Distribution):
         """The contexts of the gate and of the family."""
         own = None if x is None else self._own(x)
         return MixtureParams(self.gate.prepare(params.weights, x), self.family.prepare(params.components, own))
-
-    def _own(self, x: Data) -> Data:
-        """The observations as the family takes them: covariates that only the gate uses are left out."""
-        if not isinstance(x, Dataset) or x.given is None or "given" in families.takes(self.family):
-            return x
-        return plain(dataclasses.replace(x, given=None))
-
-    def _parts(self, c: MixtureParams, x: Data) -> tuple[Data, Data]:
-        """The observations as the gate and as the family take them, real numbers of the parameters' dtype."""
-        x = real(x, float_dtype(c))
-        return x, self._own(x)
 
     def table(self, c: MixtureParams, x: Data) -> Array:
         """log w_k + log p(x_n | component k), (N, K)."""
@@ -190,168 +158,10 @@ class Mixture(ClassModel, Maskable, Distribution):
         """Whether every class equals another one, so that EM cannot separate them."""
         return families.coincide(self.family, params.components)
 
-    def class_sizes(self, params: MixtureParams, data: Data) -> Array:
-        """The share of each component in the population of the data, (K,): the mean of its probabilities."""
-        data, params = arrays_of(data, names_of(params)), of_fit(params)
-        if self.gate.homogeneous:
-            return self.gate.probability(self.gate.prepare(params.weights, None))
-        x, w = counted(data)
-        p = jnp.exp(_log_gate(self, params, x))
-        w = jnp.ones((p.shape[0],), p.dtype) if w is None else w.astype(p.dtype)
-        return (w[:, None] * p).sum(axis=0) / w.sum()
-
-    def class_means(self, params: MixtureParams) -> list[tuple[Param, Array]]:
-        """E x given each component: arrays with an axis of components, each with its declaration."""
-        return families.means(self.family, params.components)
-
-    def permute(self, params: MixtureParams, order: Array) -> MixtureParams:
-        """The same mixture with its components renumbered.
-
-        Arguments:
-            params: parameters of the mixture.
-            order: a permutation (K,); component ``order[k]`` becomes component k.
-
-        Returns:
-            Parameters of the same shapes.
-        """
-        return parameters.permuted(self.declare(), params, order)
-
-    def label_keys(self, params: MixtureParams) -> Array:
-        """The location of each component, (K, F), by which components are sorted."""
-        return parameters.locations(self.declare(), params)
-
-    def init(self, key: Array, data: Data, start: Start = "kmeans++") -> MixtureParams:
-        """Parameters to start a fit from: one M-step on random or given class probabilities.
-
-        Arguments:
-            key: a random key.
-            data: N observations, with or without weights.
-            start: ``"kmeans++"`` (default): seeds among the observations, far from each other; each observation goes
-                mostly to the nearest seed. ``"points"``: seeds drawn evenly among the observations.
-                ``"responsibilities"``: class probabilities drawn evenly from the simplex. Or given classes (N,), whole
-                numbers from 0 to K - 1, or given class probabilities (N, K).
-
-        Returns:
-            A ``MixtureParams``.
-
-        Raises:
-            ValueError: ``key`` is not a random key; the data do not fit the model, or no start can be made from them
-                (a constant column, for example); ``start`` is none of the above, has the wrong shape, or leaves a
-                class without observations. Values that are traced are not checked.
-
-        Source: Arthur & Vassilvitskii (2007) for k-means++.
-        """
-        prng_key("Mixture.init", key)
-        data = as_data(data)
-        check_shapes(self, None, data)
-        if not is_traced(self, data):
-            self.check_values(data)
-        name, given = read_start(start, self.k, (count(data),), float_dtype(data))
-        params, sound = _init(self, key, data, given, name)
-        check_sound(sound, self, data)
-        return params
-
-    def first(
-        self, key: Array, data: Data, given: Array | None, start: str, active: Array | None = None
-    ) -> tuple[MixtureParams, Array]:
-        """A start, and whether it is sound; ``active (K,)``: the classes that take part."""
-        x, weights = counted(data)
-        dtype = float_dtype(x)
-        x = real(x, dtype)
-        own = self._own(x)
-        of_data = key, self.family, own, weights, self.k, start, given, dtype, active
-        sizes, components = start_components(*of_data)
-        params = MixtureParams(self.gate.start(sizes, x), components)
-        return params, is_sound(self.family, components, own)
-
-    def diagnose(self, data: Data) -> None:
-        """Raise a ``ValueError`` that says why no start can be made from the data, and what to do."""
-        x, weights = split_weights(data)
-        blame(self.family, self._own(x), None if weights is None else weights > 0)
-
-    def sample(self, key: Array, params: MixtureParams, n: int) -> Array:
-        """Observations drawn from the mixture.
-
-        Arguments:
-            key: a random key.
-            params: parameters of the mixture, or a ``Fit``.
-            n: the number of observations, at least 0.
-
-        Returns:
-            Observations (n, ...).
-
-        Raises:
-            ValueError: ``key`` is not a random key, ``n`` is not a whole number of at least 0, the parameters do not
-                fit the model, or the components depend on covariates.
-        """
-        return self.sample_joint(key, params, n)[1]
-
-    def sample_joint(self, key: Array, params: MixtureParams, n: int) -> tuple[Array, Array]:
-        """Classes and observations drawn from the mixture.
-
-        Arguments:
-            key: a random key.
-            params: parameters of the mixture, or a ``Fit``.
-            n: the number of observations, at least 0.
-
-        Returns:
-            Classes (n,) and their observations (n, ...).
-
-        Raises:
-            ValueError: as for ``sample``.
-        """
-        prng_key("Mixture.sample", key)
-        params = as_params(self, params)
-        self.check_shapes(params, None)
-        if "given" in self.takes:
-            raise ValueError("Mixture.sample: draws depend on covariates; use sample_like(key, params, data)")
-        return _draw(self, key, params, whole_number("Mixture.sample: n", n, 0))
-
-    def sample_like(self, key: Array, params: MixtureParams, data: Data) -> Data:
-        """As many observations as ``data`` hold, drawn from the mixture; covariates and missing cells stay as they are.
-
-        Arguments:
-            key: a random key.
-            params: parameters of the mixture, or a ``Fit``.
-            data: N observations, of which only shapes, covariates, lengths and missing cells are used.
-
-        Returns:
-            Observations (N, ...), or a ``Dataset`` where ``data`` have covariates, lengths or missing cells. Weights
-            are left out.
-
-        Raises:
-            ValueError: as for ``sample``, or the data do not fit the model.
-        """
-        data = as_data(data, like=names_of(params), trust="nothing")
-        check_shapes(self, None, data)
-        x, n = split_weights(data)[0], count(data)
-        params, family = as_params(self, params), self.family
-        if self.gate.homogeneous and not hasattr(family, "sample_like"):
-            return with_values(x, _draw(self, key, params, n)[1])
-        return with_values(x, _draw_like(self, key, params, x, n))
-
     @property
     def redundant(self) -> int:
         """The number of directions in which the likelihood is constant whatever the data."""
         return self.k * getattr(self.family, "redundant", 0)
-
-    @property
-    def event_ndim(self) -> int:
-        """The number of axes of one observation."""
-        return self.family.event_ndim
-
-    @property
-    def takes(self) -> tuple[str, ...]:
-        """The parts of the data, beside values, that the model can use."""
-        return (*families.takes(self.family), *self.gate.takes)
-
-    def features(self, x: Data) -> Array:
-        """Real numbers (N, F), close together where observations are alike; used by starts."""
-        return observed.features(self.family, self._own(x))
-
-    def supports(self, x: Data) -> Array:
-        """(N,), whether each observation lies in the support."""
-        return observed.supports(self.family, self._own(x))
 
     def copies(self) -> Copies:
         """Many such mixtures at once."""
@@ -368,75 +178,3 @@ class Mixture(ClassModel, Maskable, Distribution):
     def maskable(self) -> bool:
         """Whether ``masked`` is exact: with a gate on covariates a class cannot have probability zero."""
         return self._plain and super().maskable
-
-    def impute(self, params: MixtureParams, data: Data, key: Array | None = None) -> Any:
-        """The values with missing cells replaced; see ``jaxem.impute``."""
-        params, data = admit(self, params, data)
-        return _impute(self, params, split_weights(data)[0], key)
-
-    def check_shapes(self, params: MixtureParams | None, data: Data | None) -> None:
-        """Raise ``ValueError`` where the shapes of parameters or data do not fit the model; either may be ``None``."""
-        if data is not None:
-            gates.check(self.gate, data, f"Mixture of {type(self.family).__name__}")
-        lengths = gates.sizes(self.gate, data)
-        observations.check(self, params, data, ("N",), *self.gate.takes, lengths=lengths)
-
-    def axis_labels(self, given: Any, columns: Mapping[str, Columns]) -> dict[str, list[str]]:
-        """The names of coefficients: those of the covariates, by the letter of the axis."""
-        of_gate = gates.axis_labels(self.gate, given, columns, 1)
-        return of_gate | families.axis_labels(self.family, given, columns, 1)
-
-    def validate(self, params: MixtureParams, data: Data) -> None:
-        """Raise ``ValueError`` where parameters and data do not fit the model."""
-        self.check_shapes(params, data)
-        self.check_values(data)
-
-    def check_values(self, data: Data) -> None:
-        """Raise ``ValueError`` for data that cannot be fitted, whatever the parameters."""
-        check_counts(data)
-        x, weights = split_weights(trees.at_hand(data))
-        observations.check_enough(self, count(x))
-        observations.check_support(self.family, self._own(x), None if weights is None else weights != 0)
-
-    def allows(self, params: MixtureParams, data: Data) -> Array:
-        """Whether every observation of nonzero weight lies in the support, (); for traced values."""
-        x, weights = split_weights(data)
-        return observations.supported(self.family, self._own(x), None if weights is None else weights != 0).all()
-
-
-@program(quick="few numbers", static_argnames=("start",))
-def _init(model: Mixture, key: Array, data: Data, given: Array | None, start: str) -> tuple[MixtureParams, Array]:
-    return model.first(key, data, given, start)
-
-
-@program
-def _impute(model: Mixture, params: MixtureParams, x: Data, key: Array | None) -> Any:
-    x, own = model._parts(params, x)
-    q = choose(model.prepare(params, x), lambda c: ClassModel.infer(model, c, x))
-    return observed.impute(model.family, params.components, q.probabilities, own, key)
-
-
-@program(static_argnames=("n",))
-def _draw(model: Mixture, key: Array, params: MixtureParams, n: int) -> tuple[Array, Array]:
-    label_key, x_key = jax.random.split(key)
-    labels = jax.random.categorical(label_key, jnp.log(model.gate.probability(params.weights)), shape=(n,))
-    return labels, model.family.sample(x_key, params.components, labels)
-
-
-@program(static_argnames=("n",))
-def _draw_like(model: Mixture, key: Array, params: MixtureParams, x: Data, n: int) -> Any:
-    label_key, x_key = jax.random.split(key)
-    if model.gate.homogeneous:
-        log_w, shape = jnp.log(model.gate.probability(params.weights)), (n,)
-    else:
-        log_w, shape = _log_gate(model, params, x), None
-    labels = jax.random.categorical(label_key, log_w, shape=shape)
-    family: Any = model.family
-    if hasattr(family, "sample_like"):
-        return values_of(family.sample_like(x_key, params.components, labels, model._own(x)))
-    return family.sample(x_key, params.components, labels)
-
-
-@program
-def _log_gate(model: Mixture, params: MixtureParams, x: Data) -> Array:
-    return model.gate.log_prob(model.gate.prepare(params.weights, x), model._parts(params, x)[0])

@@ -7,7 +7,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from jaxem.families import MultivariateNormal, MultivariateNormalParams
 from jaxem.families.forms import FORMS, SAME
-from jaxem.models.mixture import MixtureParams
+from jaxem.models.mixture_params import MixtureParams
 from jaxem.sklearn.base import Real
 from jaxem.sklearn.classes import Classes
 

@@ -10,7 +10,7 @@ from jaxem.families import MultivariateNormal, PriorObservations
 from jaxem.families.multivariate_normal import MultivariateNormalParams
 from jaxem.gates import Constant
 from jaxem.models import Component, Mixture
-from jaxem.models.mixture import MixtureParams
+from jaxem.models.mixture_params import MixtureParams
 from jaxem.sklearn.hmm import Emission, HiddenMarkov
 from jaxem.sklearn.hmm_reading import broadcast, concentration
 
