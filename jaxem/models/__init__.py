@@ -17,4 +17,4 @@ from jaxem.models.state_space_forms import local_level as local_level
 from jaxem.models.state_space_forms import local_trend as local_trend
 from jaxem.models.state_space_forms import seasonal as seasonal
 from jaxem.models.switching_autoregression import SwitchingAutoregression as SwitchingAutoregression
-from jaxem.models.switching_autoregression import SwitchingParams as SwitchingParams
+from jaxem.models.switching_params import SwitchingParams as SwitchingParams
