@@ -91,9 +91,9 @@ def test_the_laws_hold_with_switching_variances():
 
 def test_the_m_step_is_where_its_rounds_end(monkeypatch):
     """Broken: with one round in place of all, the certificate names the M-step."""
-    from jaxem.models import switching_autoregression
+    from jaxem.models import switching_maximum
 
-    monkeypatch.setattr(switching_autoregression, "_MOST", 1)
+    monkeypatch.setattr(switching_maximum, "_MOST", 1)
     model = SwitchingAutoregression(2, 3, "switching", Constant())
     params = SWITCHING._replace(coefficients=jnp.array([0.4, -0.2, 0.1]))
     x = model.sample_like(jax.random.key(3), params, jnp.zeros((2, 50)))

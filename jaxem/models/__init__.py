@@ -10,11 +10,11 @@ from jaxem.models.item_response import ItemResponse as ItemResponse
 from jaxem.models.mixture import Mixture as Mixture
 from jaxem.models.mixture_params import MixtureParams as MixtureParams
 from jaxem.models.state_space import StateSpace as StateSpace
-from jaxem.models.state_space import StateSpaceParams as StateSpaceParams
 from jaxem.models.state_space_forms import arma as arma
 from jaxem.models.state_space_forms import dynamic_factors as dynamic_factors
 from jaxem.models.state_space_forms import local_level as local_level
 from jaxem.models.state_space_forms import local_trend as local_trend
 from jaxem.models.state_space_forms import seasonal as seasonal
+from jaxem.models.state_space_params import StateSpaceParams as StateSpaceParams
 from jaxem.models.switching_autoregression import SwitchingAutoregression as SwitchingAutoregression
 from jaxem.models.switching_params import SwitchingParams as SwitchingParams

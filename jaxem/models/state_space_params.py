@@ -1,0 +1,36 @@
+"""The parameters of a state-space model, its context and its sums."""
+
+from typing import Any, NamedTuple
+
+from jax import Array
+
+from jaxem.latent.gaussian_chain import Dynamics, Information
+from jaxem.models.state_space_equations import EquationSums
+
+
+class StateSpaceParams(NamedTuple):
+    """The parameters of a state-space model; ``None`` where the model has no such part."""
+
+    initial_mean: Any  # (k,), or None
+    initial_covariance: Any  # (k, k), or (k,) where diagonal, or None
+    transition: Array  # (k, k), A
+    state_inputs: Array | None  # (k, P), B
+    process: Array  # (r, r) or (r,), the covariance or variances of w
+    loadings: Array  # (D, k), C
+    output_inputs: Array | None  # (D, P), D
+    noise: Array  # (D,) or (D, D), the variances or covariance of v
+
+
+class StateSpaceSums(NamedTuple):
+    """The sums of the three equations."""
+
+    first: EquationSums | None
+    moves: EquationSums
+    outputs: EquationSums
+
+
+class Prepared(NamedTuple):
+    at: StateSpaceParams
+    dynamics: Dynamics
+    whitened: Array  # (D, k), R^-1/2 C
+    information: Information | None  # where it is the same for all sequences
