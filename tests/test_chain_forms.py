@@ -12,7 +12,7 @@ from closeness import as_dtype, assert_within, eps
 import jaxem
 from jaxem import Dataset, Status
 from jaxem.families import Normal, NormalParams
-from jaxem.latent import chain, scaled
+from jaxem.latent import chain, chain_forward, chain_steps, chain_sums, scaled
 from jaxem.models import HMM, HMMParams
 
 K = 3
@@ -36,14 +36,14 @@ def found(pi: Any, A: Any, log_b: Any, lengths: Any, weights: Any, blocks: int) 
         return (weights * q.log_normalizer).sum(), q
 
     (value, q), gradient = jax.value_and_grad(normalizer, has_aux=True)((pi, A, log_b))
-    steps = chain.within(lengths, log_b.shape[1])[:, :, None]
+    steps = chain_steps.within(lengths, log_b.shape[1])[:, :, None]
     return {
         "log p": value,
         "gradient": gradient,
         "filtered": jnp.where(steps, q.filtered, 0),
         "smoothed": q.smoothed,
         "ahead": q.ahead,
-        "pairs": chain.pair_counts(q, weights),
+        "pairs": chain_sums.pair_counts(q, weights),
     }
 
 
@@ -51,7 +51,7 @@ def found(pi: Any, A: Any, log_b: Any, lengths: Any, weights: Any, blocks: int) 
 def by_the_other_route(pi: Any, A: Any, log_b: Any, lengths: Any, weights: Any) -> dict[str, Any]:
     """The forward algorithm of the likelihood."""
     given = pi, A, log_b
-    value, gradient = jax.value_and_grad(lambda g: (weights * chain.log_likelihood(*g, lengths)).sum())(given)
+    value, gradient = jax.value_and_grad(lambda g: (weights * chain_forward.log_likelihood(*g, lengths)).sum())(given)
     return {"log p": value, "gradient": gradient}
 
 
@@ -95,10 +95,10 @@ def test_the_likelihood_in_plain_numbers_is_that_in_parts(dtype):
         f = lambda pi, A: form(pi, A, log_b)
         return f(pi, A), jax.grad(form, (0, 1, 2))(pi, A, log_b), jax.hessian(f, (0, 1))(pi, A)
 
-    plain = lambda *given: chain.log_likelihood(*given, lengths).sum()
+    plain = lambda *given: chain_forward.log_likelihood(*given, lengths).sum()
 
     def parts(*given: Any) -> Any:
-        _, log_c, end = chain._forward_in_parts(*given, lengths)
+        _, log_c, end = chain_forward.forward_in_parts(*given, lengths)
         return log_c.sum() + jnp.log(end.sum(axis=1)).sum()
 
     wanted = jax.jit(lambda *given: all_of(parts, *given))(pi, A_, log_b)
@@ -139,7 +139,7 @@ def test_what_underflows_is_done_in_logs(kind, blocks, dtype):
     pi, A_, log_b = as_dtype((pi, A_, log_b), dtype)
     lengths = jnp.full((1,), 32, jnp.int32)
     q = posterior(pi, A_, log_b, lengths, blocks)
-    wanted = chain.log_likelihood(pi, A_, log_b, lengths)
+    wanted = chain_forward.log_likelihood(pi, A_, log_b, lengths)
     assert_within(q.log_normalizer, wanted, 10 * np.sqrt(32) * eps(dtype) * (1 + abs(float(wanted[0]))))
     np.testing.assert_allclose(q.smoothed, smoothed_in_logs(pi, A_, log_b), atol=32 * 8 * far * eps(dtype))
 
@@ -207,7 +207,7 @@ def test_many_states(n):
     pi, A_, log_b = as_dtype((pi, A_, log_b), np.dtype("float64"))
     lengths = t - 7 * jnp.arange(n, dtype=jnp.int32)
     q = posterior(pi, A_, log_b, lengths, 1)
-    assert_within(q.log_normalizer, chain.log_likelihood(pi, A_, log_b, lengths), 100 * eps(np.float64) * t)
+    assert_within(q.log_normalizer, chain_forward.log_likelihood(pi, A_, log_b, lengths), 100 * eps(np.float64) * t)
     inside = np.arange(t)[None] < np.asarray(lengths)[:, None]
     assert_within(q.smoothed.sum(axis=2), inside.astype(float), 4 * eps(np.float64))
-    assert_within(chain.pair_counts(q, None).sum(), inside[:, 1:].sum(), 100 * eps(np.float64) * n * t)
+    assert_within(chain_sums.pair_counts(q, None).sum(), inside[:, 1:].sum(), 100 * eps(np.float64) * n * t)

@@ -18,7 +18,7 @@ from jaxem import Dataset, datasets
 from jaxem.core import coordinates
 from jaxem.families import Bernoulli, Normal, NormalParams, Product
 from jaxem.gates import Allowed, Constant, Cyclic, LeftToRight, Softmax, SoftmaxParams, Stationary, Sticky
-from jaxem.latent import chain
+from jaxem.latent import chain_sums
 from jaxem.models import HMM, HMMParams
 
 EPS = eps(np.float64)
@@ -89,7 +89,7 @@ def _answers(params: HMMParams, other: HMMParams, data: Dataset, later: Any, key
         "smoothed": q.smoothed,
         "log_prob": MODEL.log_prob(params, data),
         "normalizer": q.log_normalizer,
-        "pairs": chain.pairs(q),
+        "pairs": chain_sums.pairs(q),
         "q": MODEL.q_function(other, q, data),
         "entropy": MODEL.entropy(q, data),
         "divergence": MODEL.divergence(q, p, data),

@@ -12,7 +12,7 @@ import jaxem
 from jaxem import datasets
 from jaxem.families import Bernoulli, Categorical, Normal, Poisson, PoissonParams
 from jaxem.families.protocol import log_density
-from jaxem.latent import chain
+from jaxem.latent import chain_forward
 from jaxem.models import HMM, FactorAnalysis, Mixture
 
 
@@ -49,7 +49,7 @@ def _log_likelihood_by_hand(theta, start, x):
     a, b = jax.nn.sigmoid(theta[0]), jax.nn.sigmoid(theta[1])
     A = jnp.stack([jnp.stack([1 - a, a]), jnp.stack([b, 1 - b])])
     log_b = log_density(Poisson(), PoissonParams(jnp.exp(theta[2:])), x[0])
-    return chain.log_likelihood(start, A, log_b[None], jnp.array([x.shape[1]]))[0]
+    return chain_forward.log_likelihood(start, A, log_b[None], jnp.array([x.shape[1]]))[0]
 
 
 def test_a_corner_of_the_initial_distribution_is_held_and_the_rest_is_given_it():

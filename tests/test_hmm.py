@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 import jaxem
 from jaxem import Dataset, Status
 from jaxem.families import MultivariateNormal, MultivariateNormalParams, Normal, NormalParams, Poisson, PoissonParams
-from jaxem.latent import chain
+from jaxem.latent import chain, chain_paths, chain_sums
 from jaxem.models import HMM, HMMParams
 
 EPS = eps(np.float64)
@@ -91,8 +91,8 @@ def parts(model, params, other, data):
     return {
         "smoothed": q.smoothed,
         "predict_proba": model.predict_proba(params, data),
-        "pair_counts": chain.pair_counts(q, None),
-        "pair_counts_each": chain.pair_counts_each(q),
+        "pair_counts": chain_sums.pair_counts(q, None),
+        "pair_counts_each": chain_sums.pair_counts_each(q),
         "log_normalizer": model.log_normalizer(q, data),
         "log_likelihood": model.log_likelihood(params, data),
         "log_prob": model.log_prob(params, data),
@@ -490,7 +490,7 @@ def test_the_log_probability_of_a_path(by_move):
     pi, log_b = rng.dirichlet(np.ones(3)), rng.normal(size=(3, 4, 3))
     A = rng.dirichlet(np.ones(3), (3, 3, 3) if by_move else 3)  # (K, K), or (N, T - 1, K, K)
     path = np.array([[2, 0, 1, 1], [1, 1, -1, -1], [-1, -1, -1, -1]])
-    found = chain.log_joint(*map(jnp.asarray, (pi, A, log_b, np.array([4, 2, 4]), path)))
+    found = chain_paths.log_joint(*map(jnp.asarray, (pi, A, log_b, np.array([4, 2, 4]), path)))
     for n, states in enumerate((path[0], path[1, :2])):
         moves = [A[n, t] if by_move else A for t in range(3)]
         wanted = np.log(pi[states[0]]) + sum(log_b[n, t, state] for t, state in enumerate(states))

@@ -15,7 +15,7 @@ from jaxem import SQUAREM, Affine, Positive, Real, Simplex, restrict, with_prior
 from jaxem.core import constraints
 from jaxem.core.coordinates import chart, into, living
 from jaxem.core.spaces import answers
-from jaxem.core.spaces.held import Fixed
+from jaxem.core.spaces.fixed import Fixed
 from jaxem.core.spaces.tied import Tied
 from jaxem.families import Bernoulli, Categorical, Exponential, MultivariateNormal, Normal, Poisson, Product
 from jaxem.gates import Softmax

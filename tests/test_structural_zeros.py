@@ -15,7 +15,7 @@ import jaxem
 from jaxem.core import coordinates
 from jaxem.families import Bernoulli, Categorical, Normal, Poisson
 from jaxem.families.protocol import log_density
-from jaxem.latent import chain
+from jaxem.latent import chain_forward
 from jaxem.models import HMM, Mixture
 
 
@@ -127,7 +127,7 @@ def _flat(f, impossible):
 
 @jax.jit
 def _recursion(v, impossible, length):
-    f = _flat(lambda pi, A, log_b: chain.log_likelihood(pi, A, log_b[None], length[None])[0], impossible)
+    f = _flat(lambda pi, A, log_b: chain_forward.log_likelihood(pi, A, log_b[None], length[None])[0], impossible)
     return f(v), jax.grad(f)(v), jax.hessian(f)(v)
 
 
@@ -178,7 +178,9 @@ def test_derivatives_of_a_chain_over_the_range_of_both_dtypes():
 
 @jax.jit
 def _value_and_slopes(pi, A, log_b, lengths):
-    return jax.value_and_grad(lambda *given: chain.log_likelihood(*given, lengths).sum(), (0, 1, 2))(pi, A, log_b)
+    return jax.value_and_grad(lambda *given: chain_forward.log_likelihood(*given, lengths).sum(), (0, 1, 2))(
+        pi, A, log_b
+    )
 
 
 @jax.jit

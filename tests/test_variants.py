@@ -34,7 +34,7 @@ from jaxem.core import bound, trees
 from jaxem.core.bound import rounding
 from jaxem.core.data import size
 from jaxem.families import Normal, NormalParams, Poisson, PoissonParams
-from jaxem.latent import chain
+from jaxem.latent import chain_steps, chain_sums
 from jaxem.models import Mixture, MixtureParams
 
 KEY = jax.random.key(3)
@@ -154,14 +154,14 @@ def of_paths(model, params, data, beta):
     return {
         "q_function": model.q_function(params, hard, data),
         "entropy": model.entropy(hard, data),
-        "hard_pairs": chain.pair_counts_each(hard),
+        "hard_pairs": chain_sums.pair_counts_each(hard),
         "path": hard.smoothed,
         "divergence": model.divergence(hard, model.e_step(params, data), data),
         "normalizers": jnp.stack([hard.log_normalizer, hot.log_normalizer, draws.log_normalizer[0]]),
         "hot": hot.smoothed,
-        "hot_pairs": chain.pair_counts_each(hot),
+        "hot_pairs": chain_sums.pair_counts_each(hot),
         "drawn": draws.smoothed,
-        "drawn_pairs": jax.vmap(chain.pair_counts_each)(draws),
+        "drawn_pairs": jax.vmap(chain_sums.pair_counts_each)(draws),
     }
 
 
@@ -399,7 +399,7 @@ def test_online_em_weighs_sequences():
     assert fit.trace[6] > fit.trace[0]
     assert_honest(fit, model, data)
     # What has no weight, and what stands behind an end, is never looked at.
-    inside = chain.within(data.lengths, x.shape[1]) & (weights > 0)[:, None]
+    inside = chain_steps.within(data.lengths, x.shape[1]) & (weights > 0)[:, None]
     same(run(dataclasses.replace(data, values=jnp.where(inside[:, :, None], x, jnp.nan))), fit)
 
 

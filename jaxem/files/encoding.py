@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxem.core.checks import brief
-from jaxem.core.spaces.held import Fixed
+from jaxem.core.spaces.fixed import Fixed
 from jaxem.files.classes import CLASSES
 from jaxem.files.spread import is_spread
 

@@ -25,7 +25,7 @@ from jaxem.gates import protocol as gates
 from jaxem.gates.constant import Constant
 from jaxem.gates.rows import of_moves
 from jaxem.gates.stationary import Stationary, distribution
-from jaxem.latent import chain, scaled
+from jaxem.latent import chain, chain_forward, chain_sums, scaled
 from jaxem.latent.chain import Chain
 from jaxem.latent.classes import expected
 from jaxem.models import observations
@@ -207,7 +207,7 @@ class HMM(FromRows, Maskable, Starts, Prediction, Forecasting, Distribution, Sam
         NaN for a sequence with a NaN within its length, -inf for an impossible sequence.
         """
         values, lengths = unpack(x)
-        value = chain.log_likelihood(*self.pi_A(c, values), self.log_b(c, values), lengths)
+        value = chain_forward.log_likelihood(*self.pi_A(c, values), self.log_b(c, values), lengths)
         return jnp.where(is_sequence(lengths, values), value, jnp.nan)
 
     def complete(self, c: HMMParams, q: Chain, x: Data) -> Array:
@@ -215,12 +215,12 @@ class HMM(FromRows, Maskable, Starts, Prediction, Forecasting, Distribution, Sam
         values, _ = unpack(x)
         log_b = self._by_steps(lambda e, x: observed.complete(self.family, e, q.hidden, x), c, values)
         initial = expected(q.smoothed[:, 0], self.initial.log_prob(c.initial, at_starts(values)))
-        transition = chain.expected_log_moves(q, self._log_A(c, values))
+        transition = chain_sums.expected_log_moves(q, self._log_A(c, values))
         return initial + transition + expected(q.smoothed, log_b).sum(axis=1)
 
     def entropy_rows(self, c: HMMParams, q: Chain, x: Data) -> Array:
         """The entropy of the paths plus that of the family's own hidden variables given the states, (N,)."""
-        paths = -chain.expected_log(q, q)
+        paths = -chain_sums.expected_log(q, q)
         if not jax.tree.leaves(q.hidden):
             return paths
         values, _ = unpack(x)
@@ -229,7 +229,7 @@ class HMM(FromRows, Maskable, Starts, Prediction, Forecasting, Distribution, Sam
 
     def divergence_rows(self, q: Chain, p: Chain) -> Array:
         """KL(q || p) between two chains, including the family's own hidden variables given the states, (N,)."""
-        of_paths = chain.expected_log(q, q) - chain.expected_log(q, p)
+        of_paths = chain_sums.expected_log(q, q) - chain_sums.expected_log(q, p)
         if not jax.tree.leaves(q.hidden):
             return of_paths
         own = families.hidden_divergence(self.family, q.hidden, p.hidden).reshape(q.smoothed.shape)
@@ -242,9 +242,9 @@ class HMM(FromRows, Maskable, Starts, Prediction, Forecasting, Distribution, Sam
         frames, r = frames_of(real(families.own(self.family, values), gamma.dtype)), frames_of(gamma)
         of_family = lambda e: observed.statistics(self.family, e, r, q.hidden, frames)
         if self.moves.homogeneous:
-            moves = chain.pair_counts(q, None if w is None else w.astype(gamma.dtype))
+            moves = chain_sums.pair_counts(q, None if w is None else w.astype(gamma.dtype))
         else:
-            moves = frames_of(weighted(chain.pairs(q), w))
+            moves = frames_of(weighted(chain_sums.pairs(q), w))
         return HMMSums(
             self.initial.statistics(c and c.initial, gamma[:, 0], at_starts(values)),
             self.moves.statistics(c and c.transition, moves, at_moves(values)),

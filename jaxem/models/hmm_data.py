@@ -15,7 +15,7 @@ from jaxem.core.trees import float_dtype
 from jaxem.families import observed
 from jaxem.families import protocol as families
 from jaxem.gates import protocol as gates
-from jaxem.latent import chain
+from jaxem.latent import chain_steps
 from jaxem.models import observations
 from jaxem.models.sequences import at_starts, counted_steps, frames_of, shape, unpack
 
@@ -39,7 +39,7 @@ class Sequences:
         steps, lengths = unpack(x)
         n, t = shape(steps)
         each = observed.features(self.family, frames_of(families.own(self.family, steps))).reshape(n, t, -1)
-        seen = chain.within(lengths, t)[:, :, None] & ~jnp.isnan(each)
+        seen = chain_steps.within(lengths, t)[:, :, None] & ~jnp.isnan(each)
         number = seen.sum(axis=1).astype(each.dtype)
         mean = jnp.where(seen, each, 0).sum(axis=1) / number
         square = jnp.where(seen, (each - mean[:, None, :]) ** 2, 0).sum(axis=1) / number
@@ -57,7 +57,7 @@ class Sequences:
         """
         sequences, weights = counted(as_data(data))
         x, lengths = unpack(sequences)
-        seen = chain.within(lengths, shape(x)[1])
+        seen = chain_steps.within(lengths, shape(x)[1])
         for mask in jax.tree.leaves(observed_of(x)):
             seen = seen & mask.reshape(*seen.shape, -1).any(axis=-1)
         return total(seen.sum(axis=1).astype(float_dtype(x)), weights)

@@ -13,7 +13,7 @@ from jaxem.core.data import Data
 from jaxem.core.sizes import of_rows
 from jaxem.families import observed
 from jaxem.families.tails import Tails
-from jaxem.latent import chain
+from jaxem.latent import chain, chain_steps
 from jaxem.models.sequences import is_sequence, shape, unpack
 
 Kind = Literal["forecast", "ordinary"]
@@ -54,7 +54,7 @@ def _distribution(model: Any, params: Any, sequences: Data, kind: Kind) -> Tails
 
     def of(c: Any) -> Tails:
         pi, A = model.pi_A(c, x)
-        log_b, inside = model.log_b(c, x), chain.within(lengths, shape(x)[1])
+        log_b, inside = model.log_b(c, x), chain_steps.within(lengths, shape(x)[1])
         filtered, log_c = chain.filtered_probabilities(pi, A, log_b, lengths)
         before = jnp.broadcast_to(jnp.atleast_2d(pi), filtered[:, 0].shape)[:, None]
         moved = filtered[:, :-1] @ A if A.ndim == 2 else jnp.einsum("nti,ntij->ntj", filtered[:, :-1], A)

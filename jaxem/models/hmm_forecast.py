@@ -17,7 +17,7 @@ from jaxem.core.sizes import of_rows
 from jaxem.families import observed
 from jaxem.families import protocol as families
 from jaxem.gates.stationary import distribution
-from jaxem.latent import chain
+from jaxem.latent import chain, chain_paths, chain_steps
 from jaxem.models.observations import real
 from jaxem.models.sequences import at_moves, frames_of, is_sequence, shape, unpack
 
@@ -215,7 +215,7 @@ def _filter(model: Any, params: Any, sequences: Data) -> FilteredStates:
         return chain.filtered_probabilities(pi, A, model.log_b(c, x), lengths)
 
     probabilities, log_prob = choose(model.prepare(params, x), of)
-    inside, sound = chain.within(lengths, shape(x)[1]), _sound(lengths, x, log_prob)[:, None]
+    inside, sound = chain_steps.within(lengths, shape(x)[1]), _sound(lengths, x, log_prob)[:, None]
     probabilities = jnp.where(inside[:, :, None], jnp.where(sound[:, :, None], probabilities, jnp.nan), 0)
     return FilteredStates(probabilities, jnp.where(inside, jnp.where(sound, log_prob, jnp.nan), 0))
 
@@ -284,5 +284,5 @@ def _forecast_log_prob(model: Any, params: Any, sequences: Data, future: Dataset
 def _sample_forecast(model: Any, key: Array, params: Any, sequences: Data, future: Dataset) -> tuple[Array, Any]:
     h, (state_key, path_key, x_key) = shape(future)[1], jax.random.split(key, 3)
     last, A = choose(model.prepare(params, sequences), lambda c: _of_futures(model, c, sequences, future))
-    path = chain.walk(jax.random.split(path_key, h), jax.random.categorical(state_key, jnp.log(last)), A)
+    path = chain_paths.walk(jax.random.split(path_key, h), jax.random.categorical(state_key, jnp.log(last)), A)
     return path, model.observations_of(x_key, params, path, future)

@@ -10,7 +10,7 @@ from jaxem.core.contexts import choose
 from jaxem.core.conversion import admit
 from jaxem.core.data import Data
 from jaxem.core.sizes import of_rows
-from jaxem.latent import chain
+from jaxem.latent import chain_paths, chain_steps
 from jaxem.models.sequences import is_sequence, shape, unpack
 
 
@@ -84,7 +84,7 @@ def _predict(model: Any, params: Any, sequences: Data) -> Array:
 
     def of(c: Any) -> Array:
         pi, A = model.pi_A(c, x)
-        return chain.viterbi(pi, A, model.log_b(c, x), lengths)
+        return chain_paths.viterbi(pi, A, model.log_b(c, x), lengths)
 
     path = choose(model.prepare(params, x), of)
     return jnp.where(is_sequence(lengths, x)[:, None], path, -1)
@@ -96,8 +96,8 @@ def _decode(model: Any, params: Any, sequences: Data) -> tuple[Array, Array]:
 
     def of(c: Any) -> tuple[Array, Array]:
         (pi, A), log_b = model.pi_A(c, x), model.log_b(c, x)
-        path = chain.viterbi(pi, A, log_b, lengths)
-        return path, chain.log_joint(pi, A, log_b, lengths, path)
+        path = chain_paths.viterbi(pi, A, log_b, lengths)
+        return path, chain_paths.log_joint(pi, A, log_b, lengths, path)
 
     path, value = choose(model.prepare(params, x), of)
     known = is_sequence(lengths, x)
@@ -109,5 +109,5 @@ def _predict_proba(model: Any, params: Any, sequences: Data) -> Array:
     x, lengths = unpack(sequences)
     q = model.e_step(params, sequences)
     known = jnp.isfinite(q.log_normalizer) & is_sequence(lengths, x)
-    unknown = chain.within(lengths, shape(x)[1]) & ~known[:, None]
+    unknown = chain_steps.within(lengths, shape(x)[1]) & ~known[:, None]
     return jnp.where(unknown[:, :, None], jnp.nan, q.smoothed)

@@ -13,7 +13,7 @@ from jaxem.core.data import Data, plain, split_weights, values_of, with_values
 from jaxem.core.dataset import as_data
 from jaxem.families import observed
 from jaxem.families import protocol as families
-from jaxem.latent import chain
+from jaxem.latent import chain_paths, chain_steps
 from jaxem.models.observations import real
 from jaxem.models.sequences import frames_of, is_sequence, shape, unpack
 
@@ -128,7 +128,7 @@ def _draw(model: Any, key: Array, params: Any, n: int, length: int) -> tuple[Arr
     first_key, path_key, x_key = jax.random.split(key, 3)
     c = model.prepare(params, None)
     first = jax.random.categorical(first_key, jnp.log(model.initial.probability(c.initial)), shape=(n,))
-    rest = chain.walk(jax.random.split(path_key, length)[1:], first, model.moves.probability(c.transition))
+    rest = chain_paths.walk(jax.random.split(path_key, length)[1:], first, model.moves.probability(c.transition))
     states = jnp.concatenate([first[:, None], rest], axis=1)
     return states, model.observations_of(x_key, params, states, None)
 
@@ -139,7 +139,7 @@ def _draw_like(model: Any, key: Array, params: Any, sequences: Data) -> Any:
     first_key, path_key, x_key = jax.random.split(key, 3)
     pi, A = model.pi_A(model.prepare(params, None), steps)
     first = jax.random.categorical(first_key, jnp.log(pi), shape=(n,))
-    rest = chain.walk(jax.random.split(path_key, t)[1:], first, A)
+    rest = chain_paths.walk(jax.random.split(path_key, t)[1:], first, A)
     states = jnp.concatenate([first[:, None], rest], axis=1)
     return model.observations_of(x_key, params, states, steps)
 
@@ -151,7 +151,7 @@ def _paths(model: Any, params: Any, sequences: Data, keys: Array) -> Array:
 
     def one(key: Array) -> Array:
         q = model.sample_posterior(key, params, sequences)
-        inside = chain.within(lengths, shape(x)[1]) & (known & jnp.isfinite(q.log_normalizer))[:, None]
+        inside = chain_steps.within(lengths, shape(x)[1]) & (known & jnp.isfinite(q.log_normalizer))[:, None]
         return jnp.where(inside, q.smoothed.argmax(axis=-1).astype(jnp.int32), -1)
 
     return jax.lax.map(one, keys)

@@ -11,7 +11,7 @@ from jaxem.core.data import Data, counted
 from jaxem.core.dataset import as_data
 from jaxem.core.trees import float_dtype, is_traced
 from jaxem.families import protocol as families
-from jaxem.latent import chain
+from jaxem.latent import chain_steps
 from jaxem.models.hmm_params import HMMParams
 from jaxem.models.observations import real
 from jaxem.models.sequences import at_moves, at_starts, counted_steps, frames_of, shape, unpack
@@ -61,7 +61,7 @@ class Starts:
         x, lengths = unpack(sequences)
         dtype = float_dtype(x)
         x = real(x, dtype)
-        counts = chain.within(lengths, shape(x)[1]).astype(dtype)
+        counts = chain_steps.within(lengths, shape(x)[1]).astype(dtype)
         if weights is not None:
             counts = counts * weights.astype(dtype)[:, None]
         steps, x = x, families.own(self.family, x)

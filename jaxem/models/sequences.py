@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core.data import Data, Dataset, Patterns, Spread, lengths_of, plain, split_weights, values_of
-from jaxem.latent import chain
+from jaxem.latent import chain_steps
 
 
 def counted_steps(data: Data) -> tuple[Data, Array]:
@@ -15,7 +15,7 @@ def counted_steps(data: Data) -> tuple[Data, Array]:
     (x, weights), lengths = split_weights(data), lengths_of(data)
     n, t = shape(x)
     xp = jax.tree.leaves(values_of(x))[0].__array_namespace__()
-    within = xp.ones((n, t), bool) if lengths is None else chain.within(lengths, t)
+    within = xp.ones((n, t), bool) if lengths is None else chain_steps.within(lengths, t)
     if weights is not None:
         within = within & (weights != 0)[:, None]
     return frames_of(without_lengths(x)), within.reshape(-1)
@@ -50,7 +50,7 @@ def unpack(sequences: Data) -> tuple[Data, Array]:
     x, lengths, (n, t) = without_lengths(sequences), lengths_of(sequences), shape(sequences)
     if lengths is None:
         return x, jnp.full((n,), t)
-    inside = chain.within(lengths, t)
+    inside = chain_steps.within(lengths, t)
     first = lambda leaf: jnp.where(inside.reshape(n, t, *(1,) * (leaf.ndim - 2)), leaf, leaf[:, :1])
     return jax.tree.map(first, x), lengths
 

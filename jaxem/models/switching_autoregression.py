@@ -18,7 +18,7 @@ from jaxem.core.spaces import Positive, Real
 from jaxem.families.normal import Normal
 from jaxem.gates import Constant, Stationary
 from jaxem.gates.stationary import distribution
-from jaxem.latent import chain, scaled
+from jaxem.latent import chain, chain_forward, chain_sums, scaled
 from jaxem.latent.chain import Chain
 from jaxem.latent.classes import expected, log_probability
 from jaxem.models.observations import real
@@ -143,23 +143,23 @@ class SwitchingAutoregression(FromRows, Maximum, Starts, Prediction, Observation
     def log_marginal(self, c: Prepared, x: Data) -> Array:
         """log p(x_{p+1}, ..., x_T | x_1, ..., x_p) of each sequence, (N,), by a forward algorithm of its own."""
         windows, lengths = self._windows(x, c.means.dtype)
-        value = chain.log_likelihood(c.pi, c.A, self._log_b(c, windows), lengths)
+        value = chain_forward.log_likelihood(c.pi, c.A, self._log_b(c, windows), lengths)
         return jnp.where(is_sequence(lengths + self.order, values_of(x)), value, jnp.nan)
 
     def complete(self, c: Prepared, q: Chain, x: Data) -> Array:
         """sum_c gamma_1 log pi + sum_cd xi_cd log A_cd + sum_tc gamma_tc log p(x_t | c), (N,)."""
         windows, _ = self._windows(x, c.means.dtype)
         starts = expected(q.smoothed[:, 0], log_probability(c.pi)[None, :])
-        moves = chain.expected_log_moves(q, log_probability(c.A))
+        moves = chain_sums.expected_log_moves(q, log_probability(c.A))
         return starts + moves + expected(q.smoothed, self._log_b(c, windows)).sum(axis=1)
 
     def entropy_rows(self, c: Prepared, q: Chain, x: Data) -> Array:
         """The entropy of the paths, (N,)."""
-        return -chain.expected_log(q, q)
+        return -chain_sums.expected_log(q, q)
 
     def divergence_rows(self, q: Chain, p: Chain) -> Array:
         """KL(q || p) between two chains, (N,)."""
-        return chain.expected_log(q, q) - chain.expected_log(q, p)
+        return chain_sums.expected_log(q, q) - chain_sums.expected_log(q, p)
 
     def log_prior(self, params: SwitchingParams) -> Array | float:
         """The log-prior of the first regime, where there is one."""

@@ -13,7 +13,7 @@ from jaxem.core.rows import weighted
 from jaxem.core.trees import relative_change
 from jaxem.gates import Stationary
 from jaxem.gates.transitions import Free
-from jaxem.latent import chain
+from jaxem.latent import chain_sums
 from jaxem.latent.chain import Chain
 from jaxem.models.switching_params import Prepared, SwitchingParams, SwitchingSums, of_errors
 
@@ -33,7 +33,7 @@ class Maximum:
         latest = jnp.asarray(np.eye(k)[z[:, 0]], r.dtype)  # (k^(p+1), K)
         groups = r @ latest if self.variance == "switching" else r.sum(axis=1, keepdims=True)
         first = gamma[:, 0].sum(axis=0)
-        pairs = chain.pair_counts(q, None if w is None else w.astype(gamma.dtype))
+        pairs = chain_sums.pair_counts(q, None if w is None else w.astype(gamma.dtype))
         moves = latest.T @ pairs @ latest
         for j in range(self.order, 0, -1):
             moves = moves.at[z[:, j], z[:, j - 1]].add(first)

@@ -12,7 +12,7 @@ from jaxem.core.conversion import admit, as_params, check_shapes, names_of
 from jaxem.core.data import Data, split_weights, values_of, with_values
 from jaxem.core.dataset import as_data
 from jaxem.core.sizes import of_rows
-from jaxem.latent import chain
+from jaxem.latent import chain_steps
 from jaxem.models.sequences import is_sequence, shape, unpack
 from jaxem.models.switching_params import SwitchingParams
 
@@ -65,7 +65,7 @@ def _predict_proba(model: Any, params: SwitchingParams, x: Data) -> Array:
     found = jnp.concatenate([first, q.smoothed @ latest[:, 0]], axis=1)
     values, lengths = unpack(x)
     known = jnp.isfinite(q.log_normalizer) & is_sequence(lengths, values)
-    unknown = chain.within(lengths, t) & ~known[:, None]
+    unknown = chain_steps.within(lengths, t) & ~known[:, None]
     return jnp.where(unknown[:, :, None], jnp.nan, found)
 
 

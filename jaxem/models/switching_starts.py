@@ -12,7 +12,7 @@ from jaxem.core.conversion import check_shapes
 from jaxem.core.data import Data, counted
 from jaxem.core.dataset import as_data
 from jaxem.core.trees import float_dtype, is_traced
-from jaxem.latent import chain
+from jaxem.latent import chain_steps
 from jaxem.models.starts import Start, start_components
 from jaxem.models.switching_maximum import MOVES
 from jaxem.models.switching_params import SwitchingParams, of_errors
@@ -48,7 +48,7 @@ def _init(model: Any, key: Array, data: Data, start: str) -> SwitchingParams:
     sequences, weights = counted(data)
     dtype = float_dtype(sequences)
     windows, lengths = model._windows(sequences, dtype)
-    k, inside = model.k, chain.within(lengths, windows.shape[1]).astype(dtype)
+    k, inside = model.k, chain_steps.within(lengths, windows.shape[1]).astype(dtype)
     w = inside if weights is None else inside * weights.astype(dtype)[:, None]
     y, w = windows.reshape(-1, model.order + 1), w.reshape(-1)
     centre = (w @ y).sum() / (w.sum() * y.shape[1])

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.core.spaces import answers
-from jaxem.core.spaces.held import Fixed
+from jaxem.core.spaces.fixed import Fixed
 
 
 @jax.tree_util.register_static

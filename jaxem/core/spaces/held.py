@@ -4,7 +4,6 @@ Held elements keep their places in the coordinates. These coordinates are dead: 
 answers each question as its underlying space does, at a point with harmless values in place of the held elements.
 """
 
-import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,38 +12,13 @@ from jax import Array
 
 from jaxem.core import trees
 from jaxem.core.spaces import answers
+from jaxem.core.spaces.fixed import Fixed
 from jaxem.core.spaces.protocol import Edge, Space, space
-
-
-@dataclasses.dataclass(frozen=True)
-class Fixed:
-    """A NumPy array that is compared and hashed by value."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    content: bytes
-
-    @classmethod
-    def of(cls, array: Any) -> "Fixed":
-        array = np.ascontiguousarray(array)
-        return cls(array.shape, array.dtype.str, array.tobytes())
-
-    @property
-    def array(self) -> np.ndarray:
-        return np.frombuffer(self.content, self.dtype).reshape(self.shape)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self.array, dtype)
-
-    def beside(self, x: Any) -> np.ndarray:
-        """The array with as many axes as ``x``, which may have an axis of copies before the others."""
-        own = self.array
-        own = own.astype(x.dtype) if own.dtype.kind == "f" else own
-        return own.reshape((1,) * (x.ndim - own.ndim) + own.shape)
+from jaxem.core.spaces.within import Within, edge_within
 
 
 @space
-class Held:
+class Held(Within):
     """Points x of ``space`` with held elements: x = value where held, else x = scale * y with y in ``space``.
 
     y has ``point`` in place of the held elements, so that what depends only on y does not depend on them.
@@ -64,24 +38,9 @@ class Held:
         return f"{self.space.description}, {int(mask.sum())} of {mask.size} elements held at their values"
 
     @property
-    def event_ndim(self) -> int:
-        """The same as for the underlying space."""
-        return answers.event_ndim(self.space)
-
-    @property
     def edge(self) -> Edge | None:
         """The edge of the elements that are not held."""
         return None if answers.edge(self.space) is None else HeldEdge(self)
-
-    @property
-    def unit(self) -> float | None:
-        """The same as for the underlying space."""
-        return answers.unit(self.space)
-
-    @property
-    def unit_free(self) -> bool:
-        """The same as for the underlying space."""
-        return answers.unit_free(self.space)
 
     def __repr__(self) -> str:
         mask = self.mask.array
@@ -142,15 +101,9 @@ class Held:
         own = self.mask.shape
         return None if shape[len(shape) - len(own) :] == own else f"the shape {own}"
 
-    def names(self, name: str, labels: answers.Labels) -> list[str]:
-        return answers.names(self.space, name, labels)
-
     def interval(self, value: Array, half: Array, free: Array, free_half: Array) -> tuple[Array, Array]:
         lower, upper = answers.interval(self.space, self.inside(value), self.moving(half), free, free_half)
         return self.outside(lower), self.outside(upper)
-
-    def repeated(self, shape: answers.Shape) -> np.ndarray:
-        return answers.repeated(self.space, shape)
 
     def constant(self, shape: answers.Shape) -> np.ndarray:
         return self.mask.array | answers.constant(self.space, shape)
@@ -194,9 +147,7 @@ class HeldEdge:
 
     @property
     def _edge(self) -> Edge:
-        edge = answers.edge(self.held.space)
-        assert edge is not None
-        return edge
+        return edge_within(self.held)
 
     def strays(self, value: Array, rounding: float) -> Array:
         return self._edge.strays(self.held.inside(value), rounding) & ~self.held.mask.beside(value)

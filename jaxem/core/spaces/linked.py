@@ -12,12 +12,14 @@ import numpy as np
 from jax import Array
 
 from jaxem.core.spaces import answers
-from jaxem.core.spaces.held import Fixed, Held
+from jaxem.core.spaces.fixed import Fixed
+from jaxem.core.spaces.held import Held
 from jaxem.core.spaces.protocol import Space, space
+from jaxem.core.spaces.within import Within
 
 
 @space
-class Linked:
+class Linked(Within):
     """Points of ``space`` of which the elements under ``mask`` follow elements of another array."""
 
     space: Space  # the elements under ``mask`` are held in it, at harmless values
@@ -34,21 +36,6 @@ class Linked:
     @property
     def _bare(self) -> Space:
         return self.space.space if isinstance(self.space, Held) else self.space
-
-    @property
-    def event_ndim(self) -> int:
-        """The same as for the underlying space."""
-        return answers.event_ndim(self.space)
-
-    @property
-    def unit(self) -> float | None:
-        """The same as for the underlying space."""
-        return answers.unit(self.space)
-
-    @property
-    def unit_free(self) -> bool:
-        """The same as for the underlying space."""
-        return answers.unit_free(self.space)
 
     def follow(self, value: Array, leaf: Callable[[int], Array]) -> Array:
         """``value`` with the elements that follow; ``leaf(away)`` is another array of the parameters."""
@@ -92,9 +79,6 @@ class Linked:
     def needs(self, shape: answers.Shape) -> str | None:
         return answers.needs(self.space, shape)
 
-    def names(self, name: str, labels: answers.Labels) -> list[str]:
-        return answers.names(self.space, name, labels)
-
     def interval(self, value: Array, half: Array, free: Array, free_half: Array) -> tuple[Array, Array]:
         """That of the underlying space, with the coordinates that the elements would have."""
         if self.event_ndim == 0:
@@ -102,9 +86,6 @@ class Linked:
             mask = self.mask.beside(value)
             free, free_half = jnp.where(mask, own, free), jnp.where(mask, jnp.abs(moved), free_half)
         return answers.interval(self._bare, value, half, free, free_half)
-
-    def repeated(self, shape: answers.Shape) -> np.ndarray:
-        return answers.repeated(self.space, shape)
 
     def constant(self, shape: answers.Shape) -> np.ndarray:
         return answers.constant(self._bare, shape)

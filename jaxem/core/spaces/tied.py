@@ -12,12 +12,13 @@ from jax import Array
 
 from jaxem.core import matrices
 from jaxem.core.spaces import answers
-from jaxem.core.spaces.held import Fixed
+from jaxem.core.spaces.fixed import Fixed
 from jaxem.core.spaces.protocol import Edge, Space, space
+from jaxem.core.spaces.within import Within, edge_within
 
 
 @space
-class Tied:
+class Tied(Within):
     """Points of ``space``, an array of them: x_i = x_j wherever both have the same leader."""
 
     space: Space
@@ -30,24 +31,9 @@ class Tied:
         return f"{self.space.description}, with {leader.size} parts tied to {np.unique(leader).size} values"
 
     @property
-    def event_ndim(self) -> int:
-        """The same as for the underlying space."""
-        return answers.event_ndim(self.space)
-
-    @property
     def edge(self) -> Edge | None:
         """The edge of the underlying space, for the common value."""
         return None if answers.edge(self.space) is None else TiedEdge(self)
-
-    @property
-    def unit(self) -> float | None:
-        """The same as for the underlying space."""
-        return answers.unit(self.space)
-
-    @property
-    def unit_free(self) -> bool:
-        """The same as for the underlying space."""
-        return answers.unit_free(self.space)
 
     def __repr__(self) -> str:
         return f"Tied({self.space!r}, {self.leader.array.tolist()})"
@@ -130,15 +116,9 @@ class Tied:
         fits = shape[len(shape) - rest - len(own) : len(shape) - rest] == own
         return answers.needs(self.space, shape) if fits else f"axes of lengths {own}, which are tied"
 
-    def names(self, name: str, labels: answers.Labels) -> list[str]:
-        return answers.names(self.space, name, labels)
-
     def interval(self, value: Array, half: Array, free: Array, free_half: Array) -> tuple[Array, Array]:
         free, free_half = (self.spread(part, self._inner_ndim) for part in (free, free_half))
         return answers.interval(self.space, value, half, free, free_half)
-
-    def repeated(self, shape: answers.Shape) -> np.ndarray:
-        return answers.repeated(self.space, shape)
 
     def constant(self, shape: answers.Shape) -> np.ndarray:
         return answers.constant(self.space, shape)
@@ -155,9 +135,7 @@ class TiedEdge:
 
     @property
     def _edge(self) -> Edge:
-        edge = answers.edge(self.tied.space)
-        assert edge is not None
-        return edge
+        return edge_within(self.tied)
 
     def strays(self, value: Array, rounding: float) -> Array:
         return self._edge.strays(value, rounding)

@@ -10,7 +10,8 @@ import numpy as np
 from jaxem.core.checks import brief
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Affine, Space, ZeroSum, ZeroSumWhere, answers
-from jaxem.core.spaces.held import Fixed, Held
+from jaxem.core.spaces.fixed import Fixed
+from jaxem.core.spaces.held import Held
 from jaxem.core.spaces.linked import Linked, links
 from jaxem.core.spaces.tied import Tied
 from jaxem.models.restricted.reading import Leaf, Reader, Restriction, Shape, bare
