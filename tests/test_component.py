@@ -11,6 +11,8 @@ from hmmlearn.hmm import GMMHMM
 import jaxem
 from jaxem.core.records import register
 from jaxem.families import MultivariateNormal, Normal, Poisson
+from jaxem.gates import Constant
+from jaxem.gates.rows import Rows
 from jaxem.models import HMM, Component, FactorAnalysis, Mixture
 from jaxem.models.copies import MergedMixtures, Vmapped
 
@@ -190,3 +192,11 @@ def test_emissions_that_are_mixtures_take_sequences_of_unequal_length():
     model.check_shapes(None, data)
     with pytest.raises(ValueError, match="sequences of its own"):
         Mixture(Component(Mixture(MultivariateNormal(), 2)), 2).check_shapes(None, data)
+
+
+def test_a_log_prior_has_the_precision_of_the_parameters():
+    """A flat prior is the number 0, and must not become a float64 that turns the objective into one."""
+    nested = Component(Mixture(Normal(), 2))
+    params = Mixture(nested, 2).init(KEY, numbers(8).astype(np.float32)).components
+    assert nested.log_prior(params).dtype == np.float32
+    assert Rows(Constant()).log_prior(jnp.full((2, 2), 0.5, np.float32)).dtype == np.float32

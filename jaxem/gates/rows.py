@@ -14,6 +14,7 @@ from jaxem.core.parameters import Declared, Param
 from jaxem.core.records import register
 from jaxem.core.spaces import ZeroSumWhere
 from jaxem.core.spaces.zero_sum import basis_where
+from jaxem.core.trees import float_dtype
 from jaxem.gates import protocol
 from jaxem.gates.constant import Constant
 from jaxem.gates.transitions import Free, Kind
@@ -93,7 +94,8 @@ class Rows:
     def log_prior(self, params: Any) -> Array | float:
         if not hasattr(self.gate, "log_prior"):
             return 0.0
-        return jax.vmap(lambda params: jnp.asarray(self.gate.log_prior(params)))(params).sum()
+        dtype = float_dtype(params)
+        return jax.vmap(lambda params: jnp.asarray(self.gate.log_prior(params), dtype))(params).sum()
 
     def check(self, x: Data, title: str) -> None:
         protocol.check(self.gate, x, title)

@@ -212,7 +212,7 @@ def divergence(q: States, p: States, live: Array, first_live: Array) -> Array:
         p.covariances[:, 0],
         q.volumes[:, 0],
         p.volumes[:, 0],
-        jnp.zeros(()),
+        jnp.zeros((), q.means.dtype),
         first_live,
     )
     drift = lambda s: s.means[:, 1:] - apply(s.moves, s.means[:, :-1])

@@ -11,6 +11,7 @@ from jaxem.core import parameters
 from jaxem.core.data import Data, values_of, with_weights
 from jaxem.core.model import Params
 from jaxem.core.records import register
+from jaxem.core.trees import float_dtype
 from jaxem.models.copies import Copies, Vmapped
 from jaxem.models.sequences import without_lengths
 
@@ -134,7 +135,8 @@ class Component:
     def log_prior(self, params: Params) -> Array | float:
         if not hasattr(self.model, "log_prior"):
             return 0.0
-        return jnp.sum(jax.vmap(lambda params: jnp.asarray(self.model.log_prior(params)))(params))
+        dtype = float_dtype(params)
+        return jax.vmap(lambda params: jnp.asarray(self.model.log_prior(params), dtype))(params).sum()
 
     def degenerate(self, params: Params) -> Array:
         return jax.vmap(self.model.degenerate)(params).any()

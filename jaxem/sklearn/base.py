@@ -122,10 +122,10 @@ class Estimator(BaseEstimator):
         except ValueError as error:
             raise ValueError(f"{self._failure}{error}") from error
         found = jax.tree.map(np.asarray, found)
-        self._judge(found, data, limits, warm)
+        n = float(sample_size(model, data))
+        self._judge(found, data, limits, warm, n)
         self.model_, self.fit_ = jax.tree.map(np.asarray, model), found
         self.n_iter_ = steps = int(found.steps)
-        n = float(sample_size(model, data))
         self.lower_bound_ = float(found.objective) / n
         self.lower_bounds_ = (found.trace[1 : steps + 1].astype(float) / n).tolist()
         return self
@@ -143,13 +143,13 @@ class Estimator(BaseEstimator):
         """Whether the fit goes on from the last one."""
         return bool(getattr(self, "warm_start", False)) and hasattr(self, "fit_")
 
-    def _judge(self, found: Any, data: Any, limits: dict[str, Any], warm: bool) -> None:
+    def _judge(self, found: Any, data: Any, limits: dict[str, Any], warm: bool, n: float) -> None:
         """Set ``converged_``. A failed fit is a ``ValueError``; one that did not converge, and what else needs
         attention, are warnings."""
         status, steps = Status(int(found.status)), int(found.steps)
         ended = f"{status.name} after {steps} iterations: {CAUSES[status]}."
         if status not in USABLE:
-            raise ValueError(f"{self._failure}{ended}")
+            raise ValueError(f"{self._failure}With n_samples = {n:g}: {ended}")
         self.converged_ = status is Status.CONVERGED
         if warm and status is Status.MAX_STEPS and steps:
             # A few iterations may be too few to estimate what is left to the maximum; then the last rise counts.

@@ -25,9 +25,6 @@ from jaxem.sklearn.hmm_reading import Reading, concentration
 from jaxem.sklearn.hmm_results import Results
 
 _log = logging.getLogger(__name__)
-_LONGEST = (
-    2**14
-)  # steps; the lengths of shorter sequences are filled up to few sizes, so that a new one seldom compiles
 
 
 class Monitor(NamedTuple):
@@ -123,8 +120,11 @@ class HiddenMarkov(Results, Reading, Estimator):
 
     def _check_and_set_n_features(self, X: np.ndarray) -> None:
         """Raise ``ValueError`` where X cannot come from the emissions."""
+        if self._of_counts and (X < 0).any():
+            raise ValueError("Negative values in data: X holds counts or codes, which are never negative")
 
     _read: ClassVar[dict[str, Any]] = {}  # options by which X is read
+    _of_counts: ClassVar[bool] = False  # whether X holds counts or codes, which are never negative
 
     def _spread_start(self, arrays: dict[str, np.ndarray]) -> None:
         """Change the arrays of a start, by letter, in place."""
@@ -284,5 +284,6 @@ class HiddenMarkov(Results, Reading, Estimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
+        tags.input_tags.allow_nan = self._read.get("ensure_all_finite") is not True
+        tags.input_tags.positive_only = self._of_counts
         return tags

@@ -49,6 +49,7 @@ class CategoricalHMM(HiddenMarkov):
 
     _emitted: ClassVar[dict[str, Emission]] = {"e": Emission("emissionprob_", "emissions.probabilities.0")}
     _read: ClassVar[dict[str, Any]] = {"dtype": "numeric"}
+    _of_counts: ClassVar[bool] = True
 
     emissionprob_prior: Any
     emissionprob_: Any  # (K, L)
@@ -73,6 +74,17 @@ class CategoricalHMM(HiddenMarkov):
     ) -> None:
         self._take(locals())
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments of the constructor, by name; ``n_features`` is what was given, also after a fit.
+
+        Arguments:
+            deep: not used.
+
+        Returns:
+            A dict.
+        """
+        return super().get_params(deep) | {"n_features": self._n_features}
+
     @property
     def n_features(self) -> int | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """L, the number of codes: what was given, else that of ``emissionprob_``."""
@@ -85,12 +97,11 @@ class CategoricalHMM(HiddenMarkov):
         self._n_features = value
 
     def _check_and_set_n_features(self, X: np.ndarray) -> None:
+        super()._check_and_set_n_features(X)
         codes = X[~np.isnan(X)] if X.dtype.kind == "f" else X
         gaps = codes.size < X.size
         if not (np.issubdtype(X.dtype, np.integer) or (gaps and (codes == np.round(codes)).all())):
             raise ValueError("Symbols should be integers")
-        if codes.size and codes.min() < 0:
-            raise ValueError("Symbols should be nonnegative")
         if self._n_features is not None and codes.size and codes.max() >= self._n_features:
             raise ValueError(
                 f"Largest symbol is {codes.max()} but the model only emits symbols up to {self._n_features - 1}"

@@ -46,6 +46,7 @@ class MultinomialHMM(HiddenMarkov):
 
     _emitted: ClassVar[dict[str, Emission]] = {"e": Emission("emissionprob_", "emissions.probabilities")}
     _read: ClassVar[dict[str, Any]] = {"ensure_all_finite": True, "dtype": "numeric"}
+    _of_counts: ClassVar[bool] = True
 
     n_trials: Any
     emissionprob_: Any  # (K, D)
@@ -69,8 +70,9 @@ class MultinomialHMM(HiddenMarkov):
         self._take(locals())
 
     def _check_and_set_n_features(self, X: np.ndarray) -> None:
-        if not np.issubdtype(X.dtype, np.integer) or X.min() < 0:
-            raise ValueError("Symbol counts should be nonnegative integers")
+        super()._check_and_set_n_features(X)
+        if not np.issubdtype(X.dtype, np.integer):
+            raise ValueError("Symbol counts should be integers")
         if hasattr(self, "emissionprob_") and X.shape[1] != self._width():
             raise ValueError(f"Unexpected number of dimensions, got {X.shape[1]} but expected {self._width()}")
         if self.n_trials is not None and not (X.sum(axis=1) == np.asarray(self.n_trials)).all():
@@ -98,8 +100,3 @@ class MultinomialHMM(HiddenMarkov):
 
     def _as_drawn(self, x: np.ndarray) -> np.ndarray:
         return x.astype(int)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = False
-        return tags

@@ -53,6 +53,7 @@ class PoissonHMM(HiddenMarkov):
     """
 
     _emitted: ClassVar[dict[str, Emission]] = {"l": Emission("lambdas_", "emissions.rates")}
+    _of_counts: ClassVar[bool] = True
 
     lambdas_prior: Any
     lambdas_weight: Any
