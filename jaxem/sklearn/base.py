@@ -40,8 +40,8 @@ class Estimator(BaseEstimator):
     """The base of all estimators.
 
     A subclass defines ``as_data(X, ...)``, what jaxem's functions take for X, and ``fit``, which ends with
-    ``self._climb(model, data, starts)``. The arrays of ``model_`` and ``fit_`` are NumPy's, so that they keep their
-    dtype when they are pickled, whatever JAX is set to.
+    ``self._climb(model, data, starts, random)``. The arrays of ``model_`` and ``fit_`` are NumPy's, so that they keep
+    their dtype when they are pickled, whatever JAX is set to.
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -57,6 +57,16 @@ class Estimator(BaseEstimator):
     _failure: ClassVar[str] = ""  # what the message of a failed fit begins with
     _not_converged: ClassVar[str] = _NOT_CONVERGED
 
+    # Arguments that most constructors have
+    n_components: int
+    tol: float
+    max_iter: int
+    n_init: int
+    random_state: Any
+    warm_start: bool
+    algorithm: Any
+    verbose: int
+
     # After a fit, besides what a subclass adds
     model_: Any  # the jaxem model
     fit_: Fit  # of ``model_``
@@ -65,6 +75,11 @@ class Estimator(BaseEstimator):
     lower_bound_: float  # the objective per observation: log-likelihood, with the log-prior and the floor, if any
     lower_bounds_: list[float]  # after each iteration
     n_features_in_: int
+
+    def _take(self, arguments: dict[str, Any]) -> None:
+        """Keep the arguments of the constructor as they are."""
+        for name in self._get_param_names():
+            setattr(self, name, arguments[name])
 
     # Reading
 
@@ -86,7 +101,7 @@ class Estimator(BaseEstimator):
 
     def _random(self) -> np.random.RandomState:
         """``random_state`` as scikit-learn reads it: a generator that was given is advanced."""
-        return check_random_state(self.random_state)  # pyright: ignore[reportAttributeAccessIssue]
+        return check_random_state(self.random_state)
 
     def _key(self, random: np.random.RandomState | None = None) -> Array:
         """A key drawn from ``random``, by default from ``random_state``."""
@@ -94,7 +109,7 @@ class Estimator(BaseEstimator):
 
     # The fit
 
-    def _climb(self, model: Any, data: Any, starts: Any, key: Array) -> Self:
+    def _climb(self, model: Any, data: Any, starts: Any, random: np.random.RandomState) -> Self:
         """Fit ``model`` to ``data`` and keep the result; call it within ``doubles()``.
 
         Arguments:
@@ -103,11 +118,13 @@ class Estimator(BaseEstimator):
             starts: a list with one start for each of ``n_init`` fits: parameters, or what ``model.init`` takes as
                 ``start``. Or a tuple of one kind of start, of which ``n_init`` are made. After an earlier fit with
                 ``warm_start`` the fit starts from its parameters instead.
-            key: a random key.
+            random: where random numbers come from.
         """
-        limits, warm = self._limits(model, data), self._warm()
-        how = {**limits, "key": key, "algorithm": self._algorithm()}
-        lanes = self.get_params(deep=False).get("n_init", 1)
+        # Each row of an array is an observation; sequences and weights are counted otherwise.
+        n = float(len(data) if isinstance(data, np.ndarray) else sample_size(model, data))
+        limits, warm, algorithm, key = self._limits(n), self._warm(), self._algorithm(), self._key(random)
+        how = {**limits, "key": key, "algorithm": algorithm}
+        lanes = getattr(self, "n_init", 1)
         if warm:
             starts = [self.fit_.params]
         elif isinstance(starts, tuple) and lanes == 1:
@@ -121,10 +138,10 @@ class Estimator(BaseEstimator):
                 found = many.best
         except ValueError as error:
             raise ValueError(f"{self._failure}{error}") from error
-        found = jax.tree.map(np.asarray, found)
-        n = float(sample_size(model, data))
+        params, found = found.params, jax.tree.map(np.asarray, found)
         self._judge(found, data, limits, warm, n)
         self.model_, self.fit_ = jax.tree.map(np.asarray, model), found
+        self._plain_model, self._of_device = without_floors(self.model_), (found, params)
         self.n_iter_ = steps = int(found.steps)
         self.lower_bound_ = float(found.objective) / n
         self.lower_bounds_ = (found.trace[1 : steps + 1].astype(float) / n).tolist()
@@ -134,10 +151,10 @@ class Estimator(BaseEstimator):
         """What climbs; ``None``: EM."""
         return getattr(self, "algorithm", None)
 
-    def _limits(self, model: Any, data: Any) -> dict[str, Any]:
-        """The tolerance of the fit, and its greatest number of steps, as ``jaxem.fit`` takes them."""
-        options = self.get_params(deep=False)
-        return {"tol": options["tol"], "max_steps": options["max_iter"]}
+    def _limits(self, n: float) -> dict[str, Any]:
+        """The tolerance of a fit to ``n`` observations, and its greatest number of steps, as ``jaxem.fit`` takes
+        them."""
+        return {"tol": self.tol, "max_steps": self.max_iter}
 
     def _warm(self) -> bool:
         """Whether the fit goes on from the last one."""
@@ -176,10 +193,21 @@ class Estimator(BaseEstimator):
     # Results
 
     @property
+    def _params(self) -> Any:
+        """The parameters of ``fit_``, where they still are, as JAX's arrays, which need no conversion in each call."""
+        of, params = getattr(self, "_of_device", (None, None))
+        return params if of is self.fit_ else self.fit_.params
+
+    def __getstate__(self) -> Any:
+        """What is pickled: NumPy's arrays only, which keep their dtype."""
+        state: Any = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_of_device"}
+
+    @property
     def _density(self) -> Any:
         """The model whose densities integrate to one: ``model_`` without the floor of ``reg_covar``."""
         check_is_fitted(self)
-        return without_floors(self.model_)
+        return self._plain_model
 
     def _criterion(self, criterion: Any, data: Any) -> float:
         """A criterion of ``jaxem.inference`` on data that ``as_data`` made."""

@@ -25,7 +25,6 @@ class Classes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Starting, Densi
         "n_components": [Interval(Integral, 1, None, closed="left")],
     }
 
-    n_components: int
     init_params: str
     weights_: np.ndarray  # (K,), the share of each class
 
@@ -65,7 +64,7 @@ class Classes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Starting, Densi
         with doubles():
             data, model = self._weighted(self._values(X), sample_weight, X), Mixture(self._family(X), self.n_components)
             starts = self._starts(model, data, X, sample_weight, random)
-            self._climb(model, data, starts, self._key(random))
+            self._climb(model, data, starts, random)
         self._publish()
         return self
 
@@ -104,7 +103,7 @@ class Classes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Starting, Densi
         """
         model = self._density
         with doubles():
-            return np.asarray(model.predict(self.fit_, self.as_data(X)))
+            return np.asarray(model.predict(self._params, self._data(X)))
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The probability of each class, given the row.
@@ -117,7 +116,7 @@ class Classes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Starting, Densi
         """
         model = self._density
         with doubles():
-            return np.asarray(model.predict_proba(self.fit_, self.as_data(X)))
+            return np.asarray(model.predict_proba(self._params, self._data(X)))
 
     def transform(self, X: Any) -> np.ndarray:
         """``predict_proba``, as features for a later step of a pipeline.
@@ -148,7 +147,7 @@ class Classes(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Starting, Densi
         # As many as the next power of two: each shape is compiled once.
         many = 1 << (int(n_samples) - 1).bit_length()
         with doubles():
-            labels, X = _draw(model, self._key(), self.fit_.params, many)
+            labels, X = _draw(model, self._key(), self._params, many)
         return self._drawn(X, n_samples), np.asarray(labels)[:n_samples]
 
     def _drawn(self, X: Any, n: int) -> Any:

@@ -57,6 +57,10 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
     noise_variance_: np.ndarray
     mean_: np.ndarray
     loglike_: list[float]
+    noise_variance_init: Any
+    svd_method: str
+    iterated_power: int
+    rotation: str | None
 
     def __init__(
         self,
@@ -73,17 +77,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
         algorithm: Any = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.tol = tol
-        self.max_iter = max_iter
-        self.noise_variance_init = noise_variance_init
-        self.svd_method = svd_method
-        self.iterated_power = iterated_power
-        self.rotation = rotation
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.algorithm = algorithm
-        self.verbose = verbose
+        self._take(locals())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -120,7 +114,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
         random = self._random()
         with doubles():
             data, model = self._weighted(X, sample_weight, X), models.FactorAnalysis(k)
-            self._climb(model, data, [self._start(X, k, sample_weight, random)], self._key(random))
+            self._climb(model, data, [self._start(X, k, sample_weight, random)], random)
             canonical = np.asarray(model.canonical(self.fit_.params).loadings)
         turned = canonical if self.rotation is None else rotated(canonical, self.rotation)
         self.fit_ = dataclasses.replace(self.fit_, params=self.fit_.params._replace(loadings=turned))
@@ -168,7 +162,7 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
         """
         check_is_fitted(self)
         with doubles():
-            return np.asarray(self.model_.predict(self.fit_, self.as_data(X)))
+            return np.asarray(self.model_.predict(self.fit_, self._data(X)))
 
     def get_covariance(self) -> np.ndarray:
         """The covariance matrix of the model.

@@ -69,6 +69,11 @@ class GaussianMixture(Classes):
     covariances_: np.ndarray
     precisions_: np.ndarray  # the inverses of the covariances
     precisions_cholesky_: np.ndarray  # upper triangular U with U U' = precision, or roots of precisions
+    covariance_type: str
+    reg_covar: float
+    weights_init: Any
+    means_init: Any
+    precisions_init: Any
 
     def __init__(
         self,
@@ -88,20 +93,7 @@ class GaussianMixture(Classes):
         algorithm: Any = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.covariance_type = covariance_type
-        self.tol = tol
-        self.reg_covar = reg_covar
-        self.max_iter = max_iter
-        self.n_init = n_init
-        self.init_params = init_params
-        self.weights_init = weights_init
-        self.means_init = means_init
-        self.precisions_init = precisions_init
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.algorithm = algorithm
-        self.verbose = verbose
+        self._take(locals())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

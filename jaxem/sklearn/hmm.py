@@ -10,13 +10,11 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import numpy as np
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from jaxem.core.data import Dataset
 from jaxem.gates import Allowed, Constant
-from jaxem.inference.sample_size import sample_size
 from jaxem.models import HMM
 from jaxem.models.hmm_params import HMMParams
 from jaxem.models.restricted import restrict
@@ -65,25 +63,16 @@ class HiddenMarkov(Results, Reading, Estimator):
     )
 
     # Arguments that all constructors have
-    n_components: int
     startprob_prior: Any
     transmat_prior: Any
-    algorithm: str
-    random_state: Any
+    algorithm: str  # of ``decode``
     n_iter: int
-    tol: float
     params: str
     init_params: str
-    n_init: int
 
     # The parameters, set or fitted
     startprob_: Any  # (K,)
     transmat_: Any  # (K, K), from row to column
-
-    def _take(self, arguments: dict[str, Any]) -> None:
-        """Keep the arguments of the constructor as they are."""
-        for name in self._get_param_names():
-            setattr(self, name, arguments[name])
 
     # What a subclass defines
 
@@ -195,11 +184,10 @@ class HiddenMarkov(Results, Reading, Estimator):
             free = self.params
             known = self._by_letter(starts[0])
             model = self._restricted(self._model(self._width_of(X), free, known), starts[0])
-            random = check_random_state(self.random_state)
             # What is held is that of the first start.
             project = getattr(model, "project", None)
             starts = [starts[0], *(start if project is None else project(start) for start in starts[1:])]
-            self._climb(model, data, starts, self._key(random))
+            self._climb(model, data, starts, self._random())
             self._set(self._by_letter(self.fit_.params))
         return self
 
@@ -244,8 +232,7 @@ class HiddenMarkov(Results, Reading, Estimator):
         if not new:
             return [self._assembled(kept)]
         model = self._model(self._width_of(X), "".join(self._letters), kept)
-        random = check_random_state(self.random_state)
-        starts = []
+        random, starts = self._random(), []
         for _ in range(self.n_init):
             arrays = self._by_letter(model.init(self._key(random), data))
             self._spread_start(arrays)
@@ -265,10 +252,9 @@ class HiddenMarkov(Results, Reading, Estimator):
     def _algorithm(self) -> None:
         """EM; the argument ``algorithm`` is that of ``decode``."""
 
-    def _limits(self, model: Any, data: Any) -> dict[str, Any]:
+    def _limits(self, n: float) -> dict[str, Any]:
         # The rule of jaxem.fit counts per observed value, of at most half a million.
-        size = min(max(float(sample_size(model, data)), 1.0), 5e5)
-        return {"tol": self.tol / size, "max_steps": self.n_iter}
+        return {"tol": self.tol / min(max(n, 1.0), 5e5), "max_steps": self.n_iter}
 
     @property
     def monitor_(self) -> Monitor:

@@ -52,6 +52,8 @@ class LatentClass(Classes):
     probabilities_: dict[str, np.ndarray]
     means_: dict[str, np.ndarray]
     variances_: dict[str, np.ndarray]
+    categorical_features: Any
+    reg_covar: float
 
     def __init__(
         self,
@@ -68,17 +70,7 @@ class LatentClass(Classes):
         algorithm: Any = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.categorical_features = categorical_features
-        self.reg_covar = reg_covar
-        self.tol = tol
-        self.max_iter = max_iter
-        self.n_init = n_init
-        self.init_params = init_params
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.algorithm = algorithm
-        self.verbose = verbose
+        self._take(locals())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -43,6 +43,8 @@ class StudentTMixture(Classes):
     locations_: np.ndarray
     scatters_: np.ndarray
     freedom_: np.ndarray
+    covariance_type: str
+    freedom: Any
 
     def __init__(
         self,
@@ -59,17 +61,7 @@ class StudentTMixture(Classes):
         warm_start: bool = False,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.covariance_type = covariance_type
-        self.freedom = freedom
-        self.algorithm = algorithm
-        self.tol = tol
-        self.max_iter = max_iter
-        self.n_init = n_init
-        self.init_params = init_params
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.verbose = verbose
+        self._take(locals())
 
     def _family(self, X: Any) -> MultivariateStudentT:
         return MultivariateStudentT(self.covariance_type, self.freedom)
@@ -108,6 +100,7 @@ class MixtureModel(Classes):
     }
 
     components_: Any
+    family: Any
 
     def __init__(
         self,
@@ -123,16 +116,7 @@ class MixtureModel(Classes):
         warm_start: bool = False,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.family = family
-        self.algorithm = algorithm
-        self.tol = tol
-        self.max_iter = max_iter
-        self.n_init = n_init
-        self.init_params = init_params
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.verbose = verbose
+        self._take(locals())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -59,6 +59,11 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
     intercept_: np.ndarray
     dispersions_: np.ndarray | None
     weights_: np.ndarray
+    family: Any
+    fit_intercept: bool
+    gate: str
+    reg_covar: float | None
+    init_params: str
 
     def __init__(
         self,
@@ -77,19 +82,7 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
         algorithm: Any = None,
         verbose: int = 0,
     ) -> None:
-        self.n_components = n_components
-        self.family = family
-        self.fit_intercept = fit_intercept
-        self.gate = gate
-        self.reg_covar = reg_covar
-        self.tol = tol
-        self.max_iter = max_iter
-        self.n_init = n_init
-        self.init_params = init_params
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.algorithm = algorithm
-        self.verbose = verbose
+        self._take(locals())
 
     def _regression(self) -> Any:
         family: Any = named_family(self.family)
@@ -120,7 +113,7 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
             data = self._weighted(y, sample_weight, X, X)
             gate = Softmax() if self.gate == "softmax" else Constant()
             model = Mixture(self._regression(), self.n_components, gate)
-            self._climb(model, data, (KINDS[self.init_params],), self._key(random))
+            self._climb(model, data, (KINDS[self.init_params],), random)
             found = self.fit_.params.components
             self.weights_ = np.asarray(model.class_sizes(self.fit_.params, data))
         own = found.coefficients
@@ -174,7 +167,7 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
         """
         check_is_fitted(self)
         with doubles():
-            return np.asarray(_expected(self.model_, *convert(self.model_, self.fit_, self.as_data(X))))
+            return np.asarray(_expected(self.model_, *convert(self.model_, self._params, self.as_data(X))))
 
     def predict_class_proba(self, X: Any, y: Any = None) -> np.ndarray:
         """The probability of each class, given X and y, or given X alone.
@@ -189,8 +182,8 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
         check_is_fitted(self)
         with doubles():
             if y is None:
-                return np.asarray(_gate(self.model_, *convert(self.model_, self.fit_, self.as_data(X))))
-            return np.asarray(self._density.predict_proba(self.fit_, self.as_data(X, y)))
+                return np.asarray(_gate(self.model_, *convert(self.model_, self._params, self.as_data(X))))
+            return np.asarray(self._density.predict_proba(self._params, self.as_data(X, y)))
 
     def predict_class(self, X: Any, y: Any = None) -> np.ndarray:
         """The most probable class, given X and y, or given X alone.
@@ -216,7 +209,7 @@ class MixtureOfRegressions(RegressorMixin, Estimator):
         """
         check_is_fitted(self)
         with doubles():
-            return np.asarray(self._density.log_prob(self.fit_, self.as_data(X, y)))
+            return np.asarray(self._density.log_prob(self._params, self.as_data(X, y)))
 
     def bic(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The Bayesian information criterion, -2 log L + p log n; lower is better.

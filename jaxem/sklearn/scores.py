@@ -31,6 +31,10 @@ class Density(Estimator):
             An array, or a ``jaxem.Dataset``.
         """
         check_is_fitted(self)
+        return self._data(X, sample_weight)
+
+    def _data(self, X: Any, sample_weight: Any = None) -> Any:
+        """``as_data`` of a fitted estimator, without names."""
         X = self._read(X, reset=False)
         return self._weighted(self._values(X), sample_weight, X)
 
@@ -45,7 +49,7 @@ class Density(Estimator):
         """
         model = self._density
         with doubles():
-            return np.asarray(model.log_prob(self.fit_, self.as_data(X)))
+            return np.asarray(model.log_prob(self._params, self._data(X)))
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The mean of ``score_samples``; higher is better.
