@@ -135,7 +135,7 @@ def _column(
     if not texts and not numeric:
         raise ValueError(f"{name} holds neither numbers nor text but {str(kind).lower()}: {_HOW}")
     if levels is None and numeric:
-        array = _numbers(series, observed)
+        array = present(series, observed)
         if array.dtype.kind == "O":
             raise ValueError(f"{name} has dtype {kind}, which JAX does not have: convert it to floats")
         if array.dtype.kind == "f":
@@ -154,7 +154,7 @@ def _column(
             "data coded like those of the fit, by jaxem.dataset(frame, like=data)"
         )
     if numeric:
-        entries = _numbers(series, observed)
+        entries = present(series, observed)
         observed = observed & ~np.isnan(entries.astype(float))
         entries = [_label(entry) if seen else "" for entry, seen in zip(entries.tolist(), observed, strict=True)]
     else:
@@ -169,10 +169,11 @@ def _column(
     return fill(array, observed, name) if array.size else array, observed, order
 
 
-def _numbers(series: Any, observed: np.ndarray) -> np.ndarray:
-    present = series.drop_nulls().to_numpy()
-    array = np.zeros(observed.shape, present.dtype)
-    array[observed] = present
+def present(series: Any, observed: np.ndarray) -> np.ndarray:
+    """A column of numbers in its own dtype, which gaps do not widen; zero where a cell is missing."""
+    values = series.drop_nulls().to_numpy()
+    array = np.zeros(observed.shape, values.dtype)
+    array[observed] = values
     return array
 
 
@@ -183,12 +184,12 @@ def _label(level: Any) -> str:
     )
 
 
-def codes(entries: Sequence[str], observed: np.ndarray, levels: tuple[str, ...], name: str) -> np.ndarray:
+def codes(entries: Sequence[Any], observed: np.ndarray, levels: Sequence[Any], name: str) -> np.ndarray:
     """The index of each entry among the levels; ``ValueError`` for one that is not among them."""
     places = {level: code for code, level in enumerate(levels)}
     found = np.array([places.get(entry, -1) if seen else 0 for entry, seen in zip(entries, observed, strict=True)], int)
     if (found < 0).any():
-        unseen = sorted({entries[int(row)] for row in np.flatnonzero(found < 0)})
+        unseen = sorted({entries[int(row)] for row in np.flatnonzero(found < 0)}, key=str)
         raise ValueError(
             f"{name} has {', '.join(map(repr, unseen[:5]))}{', ...' * (len(unseen) > 5)}, first in row "
             f"{int(np.flatnonzero(found < 0)[0])}; its levels are {', '.join(map(repr, levels))}"

@@ -70,10 +70,7 @@ def pp(found: Residuals, *, ax: "Axes | None" = None) -> "Axes":
     _, u, w = _known(found, "pp")
     order = np.argsort(u)
     share, half = np.cumsum(w[order]) / w.sum(), _KOLMOGOROV / w.sum() ** 0.5
-    ax = new_axes(ax, (4.4, 4.4))
-    ends = np.array([0.0, 1.0])
-    ax.fill_between(ends, ends - half, ends + half, color=SOFT, alpha=0.2, linewidth=0, label="95 %")
-    ax.plot(ends, ends, color=SOFT, linewidth=1)
+    ax = _diagonal(ax, np.array([0.0, 1.0]), half, "95 %")
     steps = np.r_[0, u[order], 1], np.r_[0, share, 1]
     ax.plot(*steps, color=COLOURS[0], drawstyle="steps-post", linewidth=1.6, rasterized=len(u) > 10_000, label="data")
     ax.set(
@@ -110,14 +107,20 @@ def qq(found: Residuals, *, ax: "Axes | None" = None) -> "Axes":
     normal = np.asarray(ndtri(p))
     half = 1.96 * np.sqrt(p * (1 - p) / total) * np.sqrt(2 * np.pi) * np.exp(normal**2 / 2)
     shown = subsample(len(z))
-    ax = new_axes(ax, (4.4, 4.4))
-    ax.fill_between(normal, normal - half, normal + half, color=SOFT, alpha=0.2, linewidth=0, label="95 % of each")
-    ax.plot(normal[[0, -1]], normal[[0, -1]], color=SOFT, linewidth=1)
+    ax = _diagonal(ax, normal, half, "95 % of each")
     dots: Any = {"color": COLOURS[0], "markersize": 5, "rasterized": len(shown) > 1000}
     ax.plot(normal[shown], z[order][shown], ".", label="data", **dots)
     ax.set(xlabel="standard normal quantile", ylabel=f"{found.kind} residual")
     ax.legend(frameon=False, loc="upper left")
     return plain(ax)
+
+
+def _diagonal(ax: "Axes | None", x: np.ndarray, half: Any, label: str) -> "Axes":
+    """Square axes with the line y = x, on which the data lie where the model is right, and a band about it."""
+    ax = new_axes(ax, (4.4, 4.4))
+    ax.fill_between(x, x - half, x + half, color=SOFT, alpha=0.2, linewidth=0, label=label)
+    ax.plot(x[[0, -1]], x[[0, -1]], color=SOFT, linewidth=1)
+    return ax
 
 
 def _known(found: Residuals, function: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

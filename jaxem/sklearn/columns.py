@@ -1,4 +1,8 @@
-"""The columns of a table of numbers and categories as one array of numbers, by levels learned once."""
+"""The columns of a table of numbers and categories as one array of numbers, by levels learned once.
+
+Levels keep their type (``core/frames.py`` turns them into text), and arrays of objects are tables too, as for
+scikit-learn.
+"""
 
 from typing import Any, NamedTuple
 
@@ -34,10 +38,7 @@ def _of_series(series: Any, name: str) -> Column:
         levels = series.cat.get_categories().to_list()
     elif series.dtype.is_numeric() or series.dtype == nw.Boolean:
         observed = ~np.asarray(series.is_null().to_numpy(), bool)
-        present = series.drop_nulls().to_numpy()
-        values = np.zeros(observed.shape, present.dtype)
-        values[observed] = present
-        found = _of_array(values, name)
+        found = _of_array(frames.present(series, observed), name)
         return found._replace(observed=found.observed & observed)
     values = np.empty(len(series), object)
     values[:] = series.to_list()
@@ -81,18 +82,8 @@ def _order(level: Any) -> tuple[bool, Any]:
 
 
 def codes(column: Column, levels: list[Any], name: str) -> np.ndarray:
-    """The place of each value among ``levels`` as floats, NaN where it is missing.
-
-    Raises ``ValueError`` that names a level not among them.
-    """
-    place = {level: float(code) for code, level in enumerate(levels)}
-    found = np.full(column.values.shape, np.nan)
-    for n in np.flatnonzero(column.observed):
-        code = place.get(column.values[n])
-        if code is None:
-            raise ValueError(f"{name}: {column.values[n]!r} is not one of the levels of the fit: {levels}")
-        found[n] = code
-    return found
+    """The place of each value among ``levels`` as floats, NaN where it is missing; see ``frames.codes``."""
+    return np.where(column.observed, frames.codes(column.values.tolist(), column.observed, levels, name), np.nan)
 
 
 def numbers(column: Column, name: str) -> np.ndarray:

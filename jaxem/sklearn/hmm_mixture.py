@@ -28,39 +28,25 @@ class GMMHMM(HiddenMarkov):
         n_components: the number of states K.
         n_mix: the number of components M of each mixture.
         min_covar: what is added to the variances of the start, in squared units of X.
-        startprob_prior: concentration of the Dirichlet prior of ``startprob_``, at least 1; a number or (K,).
-        transmat_prior: likewise of each row of ``transmat_``; a number, (K,) or (K, K).
-        weights_prior: likewise of the weights of each state; a number or (M,).
+        weights_prior: concentration of the Dirichlet prior of the weights of each state, at least 1; a number or (M,).
         means_prior: the mean of the prior of the means; broadcasts to (M, D).
         means_weight: how many observations it is worth; a number or (M,).
         covars_prior, covars_weight: for ``"diag"`` and ``"spherical"`` shape alpha (a number) and rate beta of the
             inverse gamma prior of each variance; for ``"full"`` and ``"tied"`` the matrix (a number, (D, D) or
             (M, D, D)) and the degrees of freedom (a number) of the inverse Wishart prior. Default ``None``: maximum
             likelihood.
-        algorithm: how ``predict`` and ``decode`` find states: ``"viterbi"`` (default) or ``"map"``.
         covariance_type: ``"diag"`` (default), ``"spherical"``, ``"full"``, or ``"tied"``: one matrix for all components
             of a state.
-        random_state: a seed or a generator, for starts and samples.
-        n_iter: the greatest number of EM iterations.
-        tol: EM ends where it estimates that at most so much objective is left to win.
-        verbose: whether progress is printed.
         params: the letters of what is fitted: ``s`` startprob, ``t`` transmat, ``m`` means, ``c`` covars, ``w``
             weights. What is left out is held at its value.
-        init_params: the letters of what is initialised; what is left out starts at its attribute, where that is set.
-        implementation: ``"log"`` or ``"scaling"``; no effect.
-        n_init: how many starts are tried; the best fit is kept.
+        startprob_prior, transmat_prior, algorithm, random_state, n_iter, tol: as for ``GaussianHMM``.
+        verbose, init_params, implementation, n_init: likewise.
 
     Attributes:
-        startprob_: (K,).
-        transmat_: (K, K).
         weights_: (K, M).
         means_: (K, M, D).
         covars_: (K, M) spherical, (K, M, D) diag, (K, M, D, D) full, (K, D, D) tied.
-        monitor_: the objective after each iteration, and whether EM converged.
-        model_: what jaxem fitted.
-        fit_: its ``Fit``.
-        n_features_in_: the number of columns of the X of the fit.
-        feature_names_in_: their names, where X had some.
+        startprob_, transmat_, monitor_, model_, fit_, n_features_in_, feature_names_in_: as of ``GaussianHMM``.
 
     Source: Rabiner (1989), section IV.A; hmmlearn 0.3.3 for the interface.
     """

@@ -18,28 +18,14 @@ class MultinomialHMM(HiddenMarkov):
     Arguments:
         n_components: the number of states K.
         n_trials: the total of each row, a number or (N,); default ``None``: whatever it is. Samples need one number.
-        startprob_prior: concentration of the Dirichlet prior of ``startprob_``, at least 1; a number or (K,).
-        transmat_prior: likewise of each row of ``transmat_``; a number, (K,) or (K, K).
-        algorithm: how ``predict`` and ``decode`` find states: ``"viterbi"`` (default) or ``"map"``.
-        random_state: a seed or a generator, for starts and samples.
-        n_iter: the greatest number of EM iterations.
-        tol: EM ends where it estimates that at most so much objective is left to win.
-        verbose: whether progress is printed.
         params: the letters of what is fitted: ``s`` startprob, ``t`` transmat, ``e`` emissionprob. What is left out is
             held at its value.
-        init_params: the letters of what is initialised; what is left out starts at its attribute, where that is set.
-        implementation: ``"log"`` or ``"scaling"``; no effect.
-        n_init: how many starts are tried; the best fit is kept.
+        startprob_prior, transmat_prior, algorithm, random_state, n_iter, tol: as for ``GaussianHMM``.
+        verbose, init_params, implementation, n_init: likewise.
 
     Attributes:
-        startprob_: (K,).
-        transmat_: (K, K).
         emissionprob_: (K, D).
-        monitor_: the objective after each iteration, and whether EM converged.
-        model_: what jaxem fitted.
-        fit_: its ``Fit``.
-        n_features_in_: the number of columns of the X of the fit.
-        feature_names_in_: their names, where X had some.
+        startprob_, transmat_, monitor_, model_, fit_, n_features_in_, feature_names_in_: as of ``GaussianHMM``.
 
     Source: Rabiner (1989); hmmlearn 0.3.3 for the interface.
     """

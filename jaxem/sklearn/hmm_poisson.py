@@ -23,31 +23,17 @@ class PoissonHMM(HiddenMarkov):
 
     Arguments:
         n_components: the number of states K.
-        startprob_prior: concentration of the Dirichlet prior of ``startprob_``, at least 1; a number or (K,).
-        transmat_prior: likewise of each row of ``transmat_``; a number, (K,) or (K, K).
         lambdas_prior: a, at least 1, a number or one for each column (D,), the same for all states; 0 together with
             ``lambdas_weight=0``: no prior.
         lambdas_weight: b, positive, likewise.
-        algorithm: how ``predict`` and ``decode`` find states: ``"viterbi"`` (default) or ``"map"``.
-        random_state: a seed or a generator, for starts and samples.
-        n_iter: the greatest number of EM iterations.
-        tol: EM ends where it estimates that at most so much objective is left to win.
-        verbose: whether progress is printed.
         params: the letters of what is fitted: ``s`` startprob, ``t`` transmat, ``l`` lambdas. What is left out is held
             at its value.
-        init_params: the letters of what is initialised; what is left out starts at its attribute, where that is set.
-        implementation: ``"log"`` or ``"scaling"``; no effect.
-        n_init: how many starts are tried; the best fit is kept.
+        startprob_prior, transmat_prior, algorithm, random_state, n_iter, tol: as for ``GaussianHMM``.
+        verbose, init_params, implementation, n_init: likewise.
 
     Attributes:
-        startprob_: (K,).
-        transmat_: (K, K).
         lambdas_: (K, D), the rates.
-        monitor_: the objective after each iteration, and whether EM converged.
-        model_: what jaxem fitted.
-        fit_: its ``Fit``.
-        n_features_in_: the number of columns of the X of the fit.
-        feature_names_in_: their names, where X had some.
+        startprob_, transmat_, monitor_, model_, fit_, n_features_in_, feature_names_in_: as of ``GaussianHMM``.
 
     Source: Rabiner (1989); hmmlearn 0.3.3 for the interface.
     """
