@@ -16,6 +16,7 @@ import jaxem
 SCRIPTS = Path(__file__).parent.parent / "guide"
 ORDER = (
     "choose_a_model",
+    "frames_and_names",
     "gaps",
     "how_many_classes",
     "covariates_and_states",
@@ -24,6 +25,7 @@ ORDER = (
     "more_data_than_memory",
     "many_long_devices",
     "edges",
+    "save_load_serve",
     "own_e_step",
     "coming_from",
 )

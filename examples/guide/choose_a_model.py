@@ -44,68 +44,31 @@ import jax
 import numpy as np
 
 import jaxem
-from jaxem import datasets
-from jaxem.families import (
-    Bernoulli,
-    Beta,
-    Binomial,
-    Categorical,
-    Censored,
-    Gamma,
-    LogNormal,
-    Multinomial,
-    MultivariateNormal,
-    MultivariateStudentT,
-    NegativeBinomial,
-    Normal,
-    PerClass,
-    Poisson,
-    Product,
-    Regression,
-    StudentT,
-    VonMises,
-    Weibull,
-    ZeroInflated,
-)
+from jaxem import datasets, families, models
 from jaxem.gates import Allowed, LeftToRight, Softmax, Sticky
-from jaxem.models import (
-    HMM,
-    Component,
-    FactorAnalysis,
-    ItemResponse,
-    Mixture,
-    SwitchingAutoregression,
-    dynamic_factors,
-    local_level,
-    local_trend,
-    seasonal,
-)
+from jaxem.models import HMM, Component, Mixture
 
 jax.config.update("jax_enable_x64", True)
-moves = np.array([[True, True], [False, True]])
-models = [
-    Mixture(MultivariateNormal("VVE"), 3),
-    Mixture(Categorical((2, 5)), 3, gate=Softmax(on="age")),
-    *(HMM(Poisson(), 2, transition=kind) for kind in (Sticky(5.0), LeftToRight(), Allowed(moves), Softmax(on="u"))),
-    FactorAnalysis(2),
-    ItemResponse("2pl"),
-    local_level(),
-    local_trend(),
-    seasonal(12),
-    dynamic_factors(2, 8),
-    SwitchingAutoregression(2, 4),
-    Mixture(Component(HMM(Poisson(), 2)), 3),
+moves = Softmax(on="u"), Sticky(5.0), LeftToRight(), Allowed(np.array([[True, True], [False, True]]))
+built = [
+    Mixture(families.MultivariateNormal("VVE"), 3),
+    Mixture(families.Categorical((2, 5)), 3, gate=Softmax(on="age")),
+    *(HMM(families.Poisson(), 2, transition=kind) for kind in moves),
+    models.FactorAnalysis(2),
+    models.ItemResponse("2pl"),
+    models.local_level(),
+    models.local_trend(),
+    models.seasonal(12),
+    models.dynamic_factors(2, 8),
+    models.SwitchingAutoregression(2, 4),
+    Mixture(Component(HMM(families.Poisson(), 2)), 3),
 ]
-numbers = Normal(), StudentT(), LogNormal(), Gamma(), MultivariateNormal(), MultivariateStudentT(), Beta(), VonMises()
-counts = Poisson(), NegativeBinomial(), ZeroInflated(Poisson()), Binomial(10), Multinomial()
-mixed = (
-    Bernoulli(),
-    Categorical((3,)),
-    Censored(Weibull()),
-    Regression(Poisson(), on="x"),
-    PerClass([Normal(), Normal()]),
-)
-models += [Mixture(family, 2) for family in (*numbers, *counts, *mixed, Product({"a": Normal(), "b": Bernoulli()}))]
+names = "Normal StudentT LogNormal Gamma MultivariateNormal MultivariateStudentT Beta VonMises Poisson NegativeBinomial"
+seen = [getattr(families, name)() for name in (names + " Multinomial Bernoulli").split()]
+seen += [families.ZeroInflated(families.Poisson()), families.Censored(families.Weibull())]
+seen += [families.Binomial(10), families.Categorical((3,)), families.Regression(families.Poisson(), on="x")]
+seen += [families.PerClass([families.Normal()] * 2), families.Product({"a": families.Normal()})]
+built += [Mixture(family, 2) for family in seen]
 
 # %% [markdown]
 # ## What a model can do
@@ -114,21 +77,21 @@ models += [Mixture(family, 2) for family in (*numbers, *counts, *mixed, Product(
 # offers, and what it lacks.
 
 # %%
-for model in models:
+for model in built:
     able = jaxem.core.capabilities(model)
     assert able.lacking["bound"] == able.lacking["sums"] == ()
-print(jaxem.core.capabilities(models[0]))
+print(jaxem.core.capabilities(built[0]))
 
 # %% [markdown]
 # ## Then
 #
-# The order of work is the same for all: data ([with gaps](gaps.py) or without), several starts, a look at
-# [the status](what_a_fit_tells.py), [errors](edges.py), a picture.
+# The order of work is the same for all: data ([a frame](frames_and_names.py), [with gaps](gaps.py) or without), several
+# starts, a look at [the status](what_a_fit_tells.py), [errors](edges.py), a picture, [a file](save_load_serve.py).
 
 # %%
 years, quakes = datasets.earthquakes()
 x = quakes[None].astype(float)
-chain = HMM(Poisson(), 2)
+chain = HMM(families.Poisson(), 2)
 found = jaxem.fit_restarts(chain, x, key=jax.random.key(0), restarts=4)
 best = jaxem.check(found.best)
 print(f"log-likelihood {best.objective:.4f}, found by {found.times_best_found} of 4 starts")

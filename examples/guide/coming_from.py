@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Coming from mclust, poLCA, flexmix, depmixS4, hmmlearn or dynamax
+# # Coming from scikit-learn, mclust, poLCA, flexmix, depmixS4, hmmlearn or dynamax
 #
 # Three things differ from all of them. The model, the parameters and the data are three objects: a fit returns parameters,
 # and functions take `(model, params, data)`. Classes and codes count from 0. Criteria are -2 log-likelihood plus a
@@ -11,21 +11,31 @@ import numpy as np
 
 import jaxem
 from jaxem import datasets
-from jaxem.families import (
-    Bernoulli,
-    Categorical,
-    MultivariateNormal,
-    Normal,
-    NormalInverseWishart,
-    Poisson,
-    Product,
-    Regression,
-)
+from jaxem.families import Bernoulli, Categorical, MultivariateNormal, Normal, Poisson, Product, Regression
 from jaxem.gates import Constant, Softmax
 from jaxem.models import HMM, Component, Mixture, StateSpace
 
 jax.config.update("jax_enable_x64", True)
 key = jax.random.key(0)
+
+# %% [markdown]
+# ## scikit-learn
+#
+# | scikit-learn | jaxem |
+# |---|---|
+# | `GaussianMixture(2).fit(X)` | `jaxem.sklearn.GaussianMixture(2).fit(X)`: the same parameters and attributes; or `Mixture(MultivariateNormal(), k=2)` |
+# | `predict`, `predict_proba`, `score_samples`, `bic`, `sample` | the same, of the estimator |
+# | `reg_covar=1e-6` | the same, or `MultivariateNormal(floor=1e-6)`: part of the objective |
+# | `tol`: the last change | `tol`: what is left to the maximum |
+# | `n_init=10` | the same, or `jaxem.fit_restarts(model, x, key=key, restarts=10)` |
+# | `FactorAnalysis(2)` | `jaxem.sklearn.FactorAnalysis(2)`, or `models.FactorAnalysis(2)` |
+# | `estimator.fit(X)` inside `Pipeline`, `GridSearchCV` | the same; `jaxem.summary(estimator.model_, estimator.fit_, estimator.as_data(X))` has standard errors |
+
+# %%
+x = datasets.old_faithful()
+estimator = jaxem.sklearn.GaussianMixture(2, reg_covar=0, random_state=0).fit(x)
+print(f"BIC {estimator.bic(x):.3f}, sizes", np.bincount(estimator.predict(x)))
+assert abs(estimator.bic(x) - 2322.192) < 1e-3
 
 # %% [markdown]
 # ## mclust
@@ -42,7 +52,6 @@ key = jax.random.key(0)
 # | `prior = priorControl()` | `MultivariateNormal(prior=NormalInverseWishart.from_data(x, k))` |
 
 # %%
-x = datasets.old_faithful()
 model = Mixture(MultivariateNormal("VVV"), k=2)
 fit = jaxem.check(jaxem.fit(model, model.init(key, x), x))
 bic = jaxem.inference.bic(model, fit, x)
@@ -50,7 +59,7 @@ print(f"log-likelihood {fit.objective:.4f}, BIC {-bic:.3f} in mclust's sign")
 print("sizes", np.bincount(model.predict(fit, x)))
 assert abs(float(fit.objective) + 1130.264) < 1e-3 and abs(float(bic) - 2322.192) < 1e-3  # as mclust
 assert model.predict_proba(fit, x).shape == (272, 2) and model.log_prob(fit, x).shape == (272,)
-assert Mixture(MultivariateNormal(prior=NormalInverseWishart.from_data(x, 2)), k=2) is not None
+assert jaxem.families.NormalInverseWishart.from_data(x, 2) is not None
 
 # %% [markdown]
 # ## poLCA
@@ -148,12 +157,7 @@ years, counts = datasets.earthquakes()
 x = counts[None].astype(float)  # one sequence of 107 years: (N, T)
 model = HMM(Poisson(), 2, transition=Constant(prior=2.0))
 fit = jaxem.check(jaxem.fit(model, model.init(key, x), x))
-print(
-    "filtered",
-    model.filter(fit, x).probabilities.shape,
-    "log-likelihood",
-    round(float(model.log_likelihood(fit, x)), 3),
-)
+print("filtered", model.filter(fit, x).probabilities.shape, f"log-likelihood {model.log_likelihood(fit, x):.3f}")
 still = jaxem.restrict(HMM(Poisson(), 2), fixed={"transition": np.array([[0.9, 0.1], [0.1, 0.9]])})
 held = jaxem.check(jaxem.fit(still, still.init(key, x), x))
 assert np.allclose(held.params.transition, [[0.9, 0.1], [0.1, 0.9]])

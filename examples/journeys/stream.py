@@ -35,7 +35,7 @@ def run(file, checkpoint):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--part", nargs=2, type=Path, help="the data and the checkpoint of the run that is killed")
     options = parser.parse_args()
@@ -46,12 +46,10 @@ def main():
         write(file, options.rows)
         command = [sys.executable, __file__, "--part", file, checkpoint]
         victim = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        for _ in range(3):
-            print(victim.stdout.readline(), end="")
+        print("".join(victim.stdout.readline() for _ in range(3)), end="")
         victim.kill()
-        print("killed; going on from the file")
         fit = jaxem.check(jaxem.resume(checkpoint, MODEL, file))
-        print(fit)
+        print(f"killed; went on from the file\n{fit}")
         jaxem.save(saved, MODEL, fit)
         serve = "import sys, jaxem; s = jaxem.load(sys.argv[1]); print(s.model.predict(s.fit, [[4.0, 0, 2, 0]]))"
         print("class of a new row:", subprocess.check_output([sys.executable, "-c", serve, saved], text=True))
