@@ -17,7 +17,13 @@ from jaxem.core.dataset import as_data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import answers
 from jaxem.families import Categorical, MultivariateNormal, Normal, Poisson, Product, Regression
+from jaxem.fitting import Status
 from jaxem.gates import Softmax
+from jaxem.inference.selection.cross_validation import CrossValidation
+from jaxem.inference.selection.likelihood_ratio import LikelihoodRatio
+from jaxem.inference.uncertainty.bootstrap import Bootstrap
+from jaxem.inference.uncertainty.rate import ConvergenceRate
+from jaxem.inference.verify.certificate import Certificate, Check, Verdict
 from jaxem.models import HMM, FactorAnalysis, ItemResponse, Mixture, StateSpace, SwitchingAutoregression
 
 RNG = np.random.default_rng(0)
@@ -153,6 +159,9 @@ def test_other_models_take_frames(name):
     wanted = function(model, fit, array)
     for make in LIBRARIES.values():
         assert close(function(model, fit, frame_of(make, array, NAMES, reverse=True)), wanted)
+    if name == "abilities":
+        drawn = jaxem.plot.item_curves(model, fit).get_legend().get_texts()
+        assert [text.get_text() for text in drawn] == NAMES
 
 
 def test_regimes_by_step_with_the_index_of_the_frames():
@@ -373,3 +382,24 @@ def test_streams_know_their_columns():
     assert fit.names == (("values", Columns(tuple(NAMES), (None,) * 3)),)
     with pytest.raises(ValueError, match="holds text, whose codes depend on the rows"):
         jaxem.fit_stream(CATEGORIES, fit, lambda: iter([pd.DataFrame({"a": ["x"], "b": ["y"]})]), max_steps=2)
+
+
+def test_the_other_tables_become_frames_too(mixture):
+    model, fit = mixture
+    one = np.ones(2)
+    names = ("a", "b")
+    bootstrap = Bootstrap(one, np.ones((3, 2)), one, np.zeros(3, int), "parametric", True, one < 0, names, "polars")
+    check = Check("touch", "L = ELBO", 0.1, 1.0, "", None, Verdict.HOLDS)
+    tables = [
+        (bootstrap, 2, "parameter", list(names)),
+        (CrossValidation(-one, one, np.array([Status.CONVERGED] * 2), "polars"), 2, "held_out", [-1.0, -1.0]),
+        (LikelihoodRatio(one[0], one, 0.5 * one[1], 0, fit, fit, 1, (1, 1), 0, 0, "polars"), 1, "p_value", [0.5]),
+        (ConvergenceRate(one[0], one, one[1], one < 0, one, one[0], names), 1, "along", ["a, b"]),
+        (Certificate((check,), "float64", 3.0), 1, "ratio", [0.1]),
+        (jaxem.explain(model, fit, X), 1, "rows", [len(X)]),
+    ]
+    for table, rows, column, values in tables:
+        found = table.to_frame("polars")
+        assert isinstance(found, pl.DataFrame) and found.shape == (rows, len(table.as_dict()))
+        assert found[column].to_list() == values
+    assert isinstance(bootstrap.to_frame(), pl.DataFrame)  # the library of the data

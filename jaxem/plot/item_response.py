@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxem.core.checks import number, whole_number
+from jaxem.core.conversion import names_of
 from jaxem.core.data import Data
 from jaxem.core.model import Params
 from jaxem.plot.data import bare, read, weights_of
@@ -37,8 +38,8 @@ def item_curves(
         model: an ``ItemResponse``.
         params: its parameters, or a ``Fit``.
         item: the place of one item, from 0 on; default: all.
-        names: a name for each item, such as ``data.columns().names``, or with ``item`` for each of its levels; default:
-            item 0, item 1, ..., or level 0, level 1, ...
+        names: a name for each item, or with ``item`` for each of its levels; default: the columns of the data frame of
+            a ``Fit``, else item 0, item 1, ...; level 0, level 1, ...
         ax: the axes to draw on; default: those of a new figure.
 
     Returns:
@@ -54,7 +55,7 @@ def item_curves(
         raise ValueError(f"plot.item_curves: item must be one of 0 to {len(curves) - 1}; got {item}")
     if item is None:
         lines = [one @ np.arange(one.shape[1]) / (one.shape[1] - 1) for one in curves]
-        called = class_names(len(lines), names, "item_curves", "item")
+        called = _items(params, len(lines), names, "item_curves")
         label = "probability of a right answer" if model.levels is None else "expected share of the highest level"
     else:
         lines = list(curves[item].T)
@@ -81,7 +82,7 @@ def item_information(
     Arguments:
         model: an ``ItemResponse``.
         params: its parameters, or a ``Fit``.
-        names: a name for each item; default: item 0, item 1, ...
+        names: a name for each item; default: the columns of the data frame of a ``Fit``, else item 0, item 1, ...
         ax: the axes to draw on; default: those of a new figure.
 
     Returns:
@@ -93,7 +94,7 @@ def item_information(
     """
     model = _model("item_information", model)
     each = np.asarray(model.item_information(params, _GRID))
-    called = class_names(each.shape[1], names, "item_information", "item")
+    called = _items(params, each.shape[1], names, "item_information")
     ax = new_axes(ax, (6.4, 4.0))
     for k, name in enumerate(called):
         own = look(k)
@@ -155,3 +156,10 @@ def _model(function: str, model: Any) -> Any:
     if not hasattr(found, "item_information"):
         raise ValueError(f"plot.{function} draws an ItemResponse; got {type(found).__name__}")
     return found
+
+
+def _items(params: Params, d: int, names: Sequence[str] | None, function: str) -> list[str]:
+    """The names of d items: those that were given, those of the columns that a ``Fit`` knows, or numbers."""
+    columns = dict(names_of(params) or ()).get("values")
+    known = columns is not None and len(columns.names) == d
+    return class_names(d, columns.names if names is None and known else names, function, "item")
