@@ -252,7 +252,7 @@ def test_gem_is_accelerated_too():
 def test_what_cannot_be_accelerated_says_why():
     with pytest.raises(ValueError, match="SQUAREM cannot wrap Anderson: its step is not a map"):
         SQUAREM(Anderson())
-    with pytest.raises(ValueError, match="may fall by themselves"):
+    with pytest.raises(ValueError, match="may fall in a correct step"):
         Anderson(GEM(optax.sgd(0.1), batch_size=10))
     with pytest.raises(ValueError, match="scheme must be 1, 2 or 3; it is 4"):
         SQUAREM(scheme=4)

@@ -139,7 +139,7 @@ def test_a_family_for_each_class():
     forecast = mixed.forecast(params, sequences(), 3)
     means = jnp.concatenate([params.emissions[0].means, params.emissions[1].locations])
     assert_within(forecast.means, forecast.probabilities @ means, 100 * EPS)
-    with pytest.raises(ValueError, match="families of their own cannot be renumbered"):
+    with pytest.raises(ValueError, match="cannot be renumbered where each has a family of its own"):
         mixed.permute(params, jnp.array([1, 0]))
     with pytest.raises(ValueError, match="PerClass has 2 classes; k is 3"):
         HMM(PerClass((Normal(), StudentT())), 3)
@@ -153,7 +153,7 @@ def test_errors_say_what_is_wrong():
     driven = HMM(Normal(), 2, transition=Softmax())
     params = driven.init(jax.random.key(0), data)
     for make, says in [
-        (lambda: HMM(Normal(), 2, initial=Stationary(), transition=LeftToRight()), "lead back to each state"),
+        (lambda: HMM(Normal(), 2, initial=Stationary(), transition=LeftToRight()), "a way back to each state"),
         (lambda: HMM(Normal(), 2, initial=Stationary(), transition=Softmax()), "same at all steps"),
         (lambda: HMM(Normal(), 3, transition=Allowed(np.eye(2, dtype=bool))), "those of 2 states; the chain has 3"),
         (lambda: Allowed(np.zeros((2, 2), bool)), "one True in each row"),

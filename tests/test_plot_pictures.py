@@ -87,7 +87,7 @@ def test_pairs():
 
 def test_pairs_say_what_is_wrong():
     model, params = Mixture(MultivariateNormal(), 2), MixtureParams(WEIGHTS, MultivariateNormalParams(MEANS, SPREADS))
-    with pytest.raises(ValueError, match="'weight' is no column; there are 3"):
+    with pytest.raises(ValueError, match="there is no column 'weight'; the columns are"):
         plot.pairs(model, params, SOLID, columns=["weight"])
     with pytest.raises(ValueError, match="ax must be an array of 3 x 3 axes"):
         plot.pairs(model, params, SOLID, ax=Figure().subplots(2, 2))

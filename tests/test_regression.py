@@ -410,7 +410,7 @@ REFUSED = {
     r"link must be one of \['identity'\]; got 'log'": lambda: Regression(Normal(), "log"),
     "on must be the name": lambda: Regression(Normal(), on=3),
     "say which parts": lambda: Regression(Normal(), offset="a"),
-    "no intercept to be tied": lambda: Regression(Normal(), intercept=False, tied="intercept"),
+    "tied names the intercept": lambda: Regression(Normal(), intercept=False, tied="intercept"),
     "tied must be": lambda: Regression(Normal(), tied=(-1,)),
     "dispersion must be": lambda: Regression(Normal(), dispersion="one"),
     "needs covariates": lambda: Mixture(Regression(Normal()), 2).init(KEY, LINE),
@@ -423,7 +423,7 @@ REFUSED = {
     r"given\['e'\] of shape \(N\)": lambda: Mixture(Regression(Normal(), on="a", offset="e"), 2).init(
         KEY, jaxem.dataset(LINE, given={"a": X, "e": X})
     ),
-    "there are 2 covariates": lambda: Mixture(Regression(Normal(), tied=2), 2).init(KEY, LINE_DATA),
+    "tied names column 2, and there are 2": lambda: Mixture(Regression(Normal(), tied=2), 2).init(KEY, LINE_DATA),
     "tied names 'c'": lambda: Mixture(Regression(Normal(), tied="c"), 2).init(KEY, LINE_DATA),
     "every column is tied": lambda: Mixture(Regression(Normal(), tied=(0, 1, "intercept")), 2).init(KEY, LINE_DATA),
     r"coefficients of shape \(2, 2\); got \(2, 3\)": lambda: Mixture(Regression(Normal()), 2).log_prob(

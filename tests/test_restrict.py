@@ -309,7 +309,7 @@ def test_what_is_wrong_is_refused_by_name():
         ((NORMALS, {"components.means": np.inf}), "finite numbers"),
         ((NORMALS, {"components.variances": -1.0}), "must be positive"),
         ((NORMALS, {"weights[:2]": 0.6}), "sum to more than one"),
-        ((NORMALS, {"weights": Affine(0.0, EVEN)}), "an affine map is of a whole array of real numbers"),
+        ((NORMALS, {"weights": Affine(0.0, EVEN)}), "an affine map needs a whole array of real numbers"),
         ((NORMALS, {"components.means[0]": 0.0, "components.means[:2]": [1.0, 1.0]}), "is fixed at 0 and at 1"),
         ((NORMALS, {"components.means[:2]": [0.0, 1.0]}, ["components.means"]), "what it is tied to at"),
         ((NORMALS, {}, ["components.means = components.variances"]), "must be of one kind"),

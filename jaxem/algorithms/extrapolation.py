@@ -56,6 +56,6 @@ def check_inner(name: str, inner: Climber) -> None:
         raise ValueError(f"{name} cannot wrap {type(inner).__name__}: its step is not a map of the parameters alone")
     if inner.random() or not inner.monotone:
         raise ValueError(
-            f"{name} compares objectives to judge its steps, and those of this {type(inner).__name__} may fall by "
-            "themselves; give it a monotone algorithm without random numbers, such as EM()"
+            f"{name} compares objectives to judge its steps, and the objective of {type(inner).__name__} may fall in a "
+            "correct step; give it a monotone algorithm without random numbers, such as EM()"
         )

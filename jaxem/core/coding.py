@@ -66,7 +66,7 @@ def as_before(data: Dataset, like: Named | None, spread: bool = False) -> Datase
         return data
     if spread:
         raise ValueError(
-            f"{different[0]}: the columns or levels are not those of the fit: jaxem.dataset(..., like=fit)"
+            f"{different[0]}: the columns or levels are not those of the fit; change that: jaxem.dataset(..., like=fit)"
         )
 
     def again(tree: Any, masks: Any, part: str) -> tuple[Any, Any]:

@@ -199,7 +199,7 @@ def permuted(declared: Declared, params: Any, order: Array) -> Any:
     Raises ``ValueError`` where a declaration belongs to one class alone (see ``of_class``).
     """
     if any(isinstance(axis, str) and axis.startswith(_ONE) for param in leaves(declared) for axis in param.axes):
-        raise ValueError("classes with families of their own cannot be renumbered")
+        raise ValueError("classes cannot be renumbered where each has a family of its own")
 
     def each(param: Param, leaf: Array) -> Array:
         for place, axis in enumerate(param.axes):

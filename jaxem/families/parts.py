@@ -30,7 +30,7 @@ def check(name: str, family: Any) -> None:
     """Raise ``ValueError`` where the family cannot be seen in part; ``name`` says by what."""
     instance(f"{name}: family", family, "a family that can be seen in part", "log_density", *NEEDED)
     if getattr(family, "floor", None) is not None:
-        raise ValueError(f"{name}: a floor is for observations that are seen; use {type(family).__name__}() without it")
+        raise ValueError(f"{name}: a floor needs exact observations; use {type(family).__name__}() without it")
 
 
 class Part(NamedTuple):

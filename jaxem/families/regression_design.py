@@ -140,9 +140,9 @@ class Design:
         columns = self._columns(given, len(leading))
         for place in self.tied:
             if isinstance(place, int) and place >= len(columns):
-                raise ValueError(f"{title}: there are {len(columns)} covariates, so that tied column {place} is none")
+                raise ValueError(f"{title}: tied names column {place}, and there are {len(columns)}, counted from 0")
             if isinstance(place, str) and place not in ("all", "intercept", *(self.on or ())):
-                raise ValueError(f"{title}: tied names {place!r}, which is none of its covariates")
+                raise ValueError(f"{title}: tied names {place!r}, which is not one of its covariates")
         if not columns and not self.intercept:
             raise ValueError(f"{title} needs a covariate or an intercept")
         if self.has_own and self.widths(given, len(leading))["own"] == 0:
@@ -163,7 +163,7 @@ def design(on: Any, intercept: Any, offset: Any, tied: Any) -> Design:
     if not isinstance(tied, tuple | list) or not all(_is_column(place) for place in tied):
         raise ValueError(f"Regression: tied must be names or numbers of covariates, or 'all'; got {brief(tied)}")
     if "intercept" in tied and not intercept:
-        raise ValueError("Regression: there is no intercept to be tied")
+        raise ValueError("Regression: tied names the intercept, and there is none")
     return Design((on,) if isinstance(on, str) else None if on is None else tuple(on), intercept, offset, tuple(tied))
 
 

@@ -82,7 +82,7 @@ class ZeroInflated:
         instance("ZeroInflated: family", self.family, "a family, such as Poisson()", "declare", "log_density")
         if self.family.event_ndim != 0:
             name = type(self.family).__name__
-            raise ValueError(f"ZeroInflated: family must be one of single numbers; {name} has rows of several")
+            raise ValueError(f"ZeroInflated: family must be of single numbers; an observation of {name} holds several")
 
     @property
     def accurate(self) -> bool:

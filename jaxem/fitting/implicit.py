@@ -275,8 +275,8 @@ def _trouble(status: Array, quality: _Quality) -> str | None:
     ended = Status(int(status))
     if ended != Status.CONVERGED:
         raise FitError(
-            f"the fit did not converge ({ended.name}), so it has no derivative: {CAUSES[ended]}. Where none is wanted, "
-            "wrap the arguments of fit in jax.lax.stop_gradient."
+            f"the fit did not converge ({ended.name}), so it has no derivative: {CAUSES[ended]}. If you need no "
+            "derivative, wrap the arguments of fit in jax.lax.stop_gradient."
         )
     if not quality.same:
         raise FitError(

@@ -38,7 +38,7 @@ CAUSES = {
     Status.CONVERGED: "the stopping rule was met",
     Status.MAX_STEPS: (
         "max_steps was reached before the stopping rule was met. EM slows down where much information is missing "
-        "(components that overlap): raise max_steps, or accelerate; a rule tighter than rounding error allows "
+        "(components that overlap): raise max_steps, or accelerate. A rule that is tighter than rounding error "
         "is never met"
     ),
     Status.NON_FINITE: (
@@ -47,17 +47,17 @@ CAUSES = {
     ),
     Status.DECREASED: (
         "the objective fell by more than rounding error, which no correct EM step does. Likely: an M-step that "
-        "does not maximise the Q of this E-step (jaxem.verify names the law it breaks), a prior that is in one of "
-        "log_prior and the M-step only, or covariances so near singular that 32 bits do not resolve them (use 64)"
+        "does not maximise the Q of this E-step (jaxem.verify names the law it breaks), a prior that is in only one "
+        "of log_prior and the M-step, or covariances so near singular that 32 bits do not resolve them (use 64)"
     ),
     Status.DEGENERATE: (
         "a component emptied or its covariance became singular; the likelihood may have no maximum there. Use fewer "
         "components, another start, a simpler covariance, or a prior"
     ),
     Status.PRECISION: (
-        "rounding error moves the parameters and nothing else does, though by the rate at which the fit came there "
-        "more than a hundredth of a standard error may be left (fit.left: log-likelihood still to win). Use 64 bits, "
-        "take a large offset out of the data, or accelerate"
+        "each step is now rounding error, and at the rate at which EM converged here the maximum may be more than a "
+        "hundredth of a standard error away (fit.left: log-likelihood still to win). Use 64 bits, subtract a large "
+        "offset from the data, or accelerate"
     ),
     Status.INVALID: (
         "the data or the start lie outside what the model allows: a weight that is negative or NaN (or none above "

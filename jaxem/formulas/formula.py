@@ -159,7 +159,7 @@ def formula(
     right = right.root if isinstance(right, f.formula.StructuredFormula) else right
     right = right if isinstance(right, tuple) else (right,)
     if len(right) > len(_PARTS):
-        raise ValueError(f"formula: {text!r} has {len(right)} parts between |; components and a gate are two")
+        raise ValueError(f"formula: {text!r} has {len(right)} parts separated by |; at most two: components | gate")
     terms = {part: list(side) for part, side in itertools.zip_longest(_PARTS, right, fillvalue=())}
     covariates = [term for side in terms.values() for term in side]
     offsets = [term for term in terms["components"] if is_offset(term)]

@@ -161,5 +161,6 @@ def _model(function: str, model: Any) -> Any:
 def _items(params: Params, d: int, names: Sequence[str] | None, function: str) -> list[str]:
     """The names of d items: those that were given, those of the columns that a ``Fit`` knows, or numbers."""
     columns = dict(names_of(params) or ()).get("values")
-    known = columns is not None and len(columns.names) == d
-    return class_names(d, columns.names if names is None and known else names, function, "item")
+    if names is None and columns is not None and len(columns.names) == d:
+        names = columns.names
+    return class_names(d, names, function, "item")

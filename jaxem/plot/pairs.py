@@ -98,7 +98,7 @@ def _places(columns: Any, titles: list[str]) -> list[int]:
     found = [titles.index(one) if one in titles else one for one in wanted]
     for one in found:
         if isinstance(one, bool) or not isinstance(one, int | np.integer) or not 0 <= one < len(titles):
-            raise ValueError(f"plot.pairs: {one!r} is no column; there are {len(titles)}: {', '.join(titles)}")
+            raise ValueError(f"plot.pairs: there is no column {one!r}; the columns are {', '.join(titles)}")
     if not 1 <= len(found) <= _MOST:
         raise ValueError(f"plot.pairs draws 1 to {_MOST} columns; got {len(found)}: choose some by columns=[...]")
     return [int(one) for one in found]

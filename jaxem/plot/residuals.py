@@ -127,5 +127,5 @@ def _known(found: Residuals, function: str) -> tuple[np.ndarray, np.ndarray, np.
     instance(f"plot.{function}: the argument", found, "a Residuals", "values", "probabilities", "known")
     known = found.known
     if not len(known[0]):
-        raise ValueError(f"plot.{function}: there is no residual: no observation is known, or each is impossible")
+        raise ValueError(f"plot.{function}: there is no residual: every observation is missing or impossible")
     return known

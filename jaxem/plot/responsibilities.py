@@ -132,5 +132,5 @@ def _rows(function: str, model: Any, params: Params, data: Data) -> tuple[np.nda
     found = np.asarray(given.model.predict_proba(given.params, given.data))
     r, w = rows_and_weights(found, split_weights(given.data)[1])
     if not len(r):
-        raise ValueError(f"plot.{function}: each observation is impossible under these parameters")
+        raise ValueError(f"plot.{function}: every observation is impossible under these parameters")
     return r, w

@@ -31,7 +31,9 @@ def trace(fit: Fit, *, gap: bool = False, ax: "Axes | None" = None) -> "Axes":
     """
     instance("plot.trace: the first argument", fit, "a Fit", "trace", "steps")
     if fit.trace is None:
-        raise ValueError("plot.trace: the fit has no trace: its model has no bound. Write q_function and entropy.")
+        raise ValueError(
+            "plot.trace: the fit has no trace, as its model has no objective: write q_function and entropy"
+        )
     traces = np.asarray(fit.trace).reshape(-1, fit.trace.shape[-1])
     steps = np.asarray(fit.steps).ravel()
     ax = new_axes(ax, (6.0, 4.0))
@@ -71,7 +73,7 @@ def convergence(fit: Fit, *, ax: "Axes | None" = None) -> "Axes":
     instance("plot.convergence: the argument", fit, "a Fit", "trace", "steps", "status", "left")
     if fit.trace is None:
         raise ValueError(
-            "plot.convergence: the fit has no trace: its model has no bound. Write q_function and entropy."
+            "plot.convergence: the fit has no trace, as its model has no objective: write q_function and entropy"
         )
     traces = np.asarray(fit.trace).reshape(-1, fit.trace.shape[-1])
     of_lanes = (np.broadcast_to(part, fit.steps.shape).ravel() for part in (fit.steps, fit.status, fit.left))

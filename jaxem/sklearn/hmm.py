@@ -105,7 +105,7 @@ class HiddenMarkov(Results, Reading, Estimator):
     @n_features.setter
     def n_features(self, value: int) -> None:
         if hasattr(self, "n_features") and value != self.n_features:
-            raise ValueError(f"n_features is that of the parameters, {self.n_features}; it cannot be {value}")
+            raise ValueError(f"n_features is {self.n_features}, as the parameters are; it cannot be set to {value}")
 
     def _check_and_set_n_features(self, X: np.ndarray) -> None:
         """Raise ``ValueError`` where X cannot come from the emissions."""
@@ -266,7 +266,9 @@ class HiddenMarkov(Results, Reading, Estimator):
 
     @monitor_.setter
     def monitor_(self, value: Any) -> None:
-        raise AttributeError("monitor_ reports the fit and cannot be set; rules of one's own: jaxem.fit(..., stop=...)")
+        raise AttributeError(
+            "monitor_ reports the fit and cannot be set; your own stopping rule: jaxem.fit(..., stop=...)"
+        )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -153,7 +153,7 @@ class GaussianHMM(HiddenMarkov):
             prior = PriorObservations(mean, kappa, size, scatter)
             prior.check(self.covariance_type)
         except ValueError as error:
-            raise ValueError(f"covars_prior, or another prior, is none of this covariance_type: {error}") from None
+            raise ValueError(f"covars_prior, or another prior, does not fit the covariance_type: {error}") from None
         return prior
 
     def _emissions(self, arrays: dict[str, np.ndarray]) -> MultivariateNormalParams:

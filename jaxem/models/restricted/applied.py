@@ -102,7 +102,7 @@ def _within(space: Any, leaf: Leaf, found: Restriction, i: int, shape: Shape, fi
         return space
     u = np.linalg.lstsq(rows, right)[0]
     if np.abs(rows @ u - right).max() > np.finfo(np.float32).eps * (1 + np.abs(right).max()):
-        raise ValueError(f"restrict: no {leaf.name}, {space.description}, has all these values")
+        raise ValueError(f"restrict: {leaf.name} is {space.description}, and cannot have all these values")
     _, sizes, turned = np.linalg.svd(rows, full_matrices=True)
     rank = int((sizes > 1e-10 * sizes.max()).sum())
     return Affine((basis @ u).reshape(shape), (basis @ turned[rank:].T).reshape(*shape, n - rank))

@@ -103,12 +103,12 @@ class Reader:
             shape = self.shape(i, value.shape)
             if index != () or shape != value.shape or answers.unit_free(self.leaves[i].space):
                 raise ValueError(
-                    f"restrict: an affine map is of a whole array of real numbers; {reference!r} has shape {shape} and "
+                    f"restrict: an affine map needs a whole array of real numbers; {reference!r} has shape {shape} and "
                     f"is {self.leaves[i].space.description}, the map has shape {value.shape}"
                 )
             base, f, d = self.leaves[i].space, value.offset.array, value.design.array
             if not all(bool(base.contains(jax.numpy.asarray(f + each))) for each in [0 * f, *np.moveaxis(d, -1, 0)]):
-                raise ValueError(f"restrict: {name} must be {base.description}, and this affine map is not")
+                raise ValueError(f"restrict: {name} must be {base.description}, and this affine map has other values")
             self.affine[i] = value
             return
         mask = None
