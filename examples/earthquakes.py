@@ -4,8 +4,8 @@ The data are the yearly numbers of earthquakes of magnitude 7 or more, 1900 to 2
 whose rate follows a Markov chain of three states. The initial distribution is free, so the chain need not start in
 equilibrium.
 
-Source: Zucchini, MacDonald & Langrock (2016), *Hidden Markov Models for Time Series*, chapter 4. Fitted by EM without
-assuming stationarity, minus the log-likelihood is 328.5275. (Their stationary model has 329.4603.)
+Source: Zucchini, MacDonald & Langrock (2016), *Hidden Markov Models for Time Series*, chapter 4. Their fit by EM, which
+does not assume stationarity, has minus the log-likelihood 328.5275; their stationary model has 329.4603.
 """
 
 from collections.abc import Sequence

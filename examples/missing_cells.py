@@ -1,10 +1,11 @@
-"""Missing cells: what a model makes of rows that were seen in part.
+"""Missing cells: rows that are only partly observed are used, not dropped.
 
 New York's air in the summer of 1973: 42 of 153 days lack the ozone, the radiation, or both. Dropping those days throws
 away their wind and temperature. EM keeps them: the missing cells are hidden variables, and each is counted by its mean
 and variance given the cells that were seen. The log-likelihood and the standard errors are those of R's lavaan
-(-1896.171507, by direct maximisation). In the second part a fifth
-of the cells of Fisher's irises is hidden, and in the third cells and whole steps of two sequences.
+(-1896.171507, by direct maximisation).
+
+The second part hides a fifth of the cells of Fisher's irises; the third hides cells and whole steps of two sequences.
 
 Source: Dempster, Laird & Rubin (1977), section 4.1; Little & Rubin (2019), chapter 11.
 """
@@ -49,7 +50,7 @@ def air() -> None:
     print(f"log-likelihood {float(fit.objective):.6f}")
     filled = np.asarray(jaxem.impute(model, fit, data))
     print(f"day 5, ozone not measured: {np.exp(filled[4, OZONE]):.1f} ppb expected")
-    require(bool((errors[0] < errors[1]).all()), "the days seen in part make every mean more precise")
+    require(bool((errors[0] < errors[1]).all()), "the incomplete days make every mean more precise")
 
 
 def irises() -> None:

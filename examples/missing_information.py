@@ -1,8 +1,8 @@
 """Observed, complete and missing information in Rao's genetic linkage data.
 
-The first of four classes of animals combines two classes (see ``genetic_linkage.py``). If these were observed apart,
-the data would hold the complete information about t. The share of it that is missing determines how slow EM is: it is
-the share of the distance to the maximum that remains after an iteration.
+The first of four classes of animals combines two classes (see ``genetic_linkage.py``). If they were observed
+separately, the data would hold the complete information about t. The share of it that is missing determines how slow EM
+is: it is the share of the distance to the maximum that remains after an iteration.
 
 Source: Louis (1982), *Finding the observed information matrix when using the EM algorithm*: complete information
 435.3, missing 57.8, observed 377.5; Dempster, Laird & Rubin (1977) for the rate, 0.1328.

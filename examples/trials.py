@@ -1,7 +1,7 @@
-"""Trials of unequal length with gaps: a hidden Markov model with what is known put into it.
+"""Trials of unequal length with gaps: a hidden Markov model that uses what is known beforehand.
 
 In each trial an animal rests, then waits for a cue, then moves; a sensor records one number a step and misses some.
-What is known is that the sensor reads 0 at rest, that an animal at rest does not move without waiting first, and that
+It is known that the sensor reads 0 at rest, that an animal at rest does not move without waiting first, and that
 states last. So one mean is held at 0, one transition is forbidden, and a sticky prior adds stays. Cross-validation
 over whole trials chooses the number of states. A second model lets the cue drive the transitions.
 
