@@ -64,9 +64,7 @@ def check(model: Any) -> None:
     check_covariance("process", model.process, r)
     check_covariance("noise", model.noise, d)
     if isinstance(model.noise, tuple) and not isinstance(model.noise[0], tuple) and 0.0 in model.noise:
-        raise ValueError(
-            "StateSpace: noise must have positive variances; give the state that is seen exactly a small one"
-        )
+        raise ValueError("StateSpace: noise must have positive variances; give a column without noise a small one")
     still = list(range(r, k)) + [i for i in range(r) if not is_live(model.process, r)[i]]
     for name, spec in (("transition", model.transition), ("state_inputs", model.state_inputs)):
         if spec is not None and still and (spec == "free" or not all(is_fixed(spec[i]) for i in still)):
