@@ -10,19 +10,27 @@ from scipy import optimize, stats
 
 import jaxem
 from jaxem.families import (
+    Bernoulli,
+    Beta,
+    BetaParams,
     Binomial,
     BinomialParams,
+    Categorical,
     Censored,
     Exponential,
     ExponentialParams,
     Gamma,
     GammaParams,
     LogNormal,
+    NegativeBinomial,
+    NegativeBinomialParams,
     Normal,
     NormalParams,
     Poisson,
     PoissonParams,
+    StudentT,
     Truncated,
+    VonMises,
     Weibull,
     WeibullParams,
     grouped,
@@ -62,6 +70,34 @@ def positive(n=120):
     return np.where(rng.random(n) < 0.5, rng.gamma(2.0, 1.0, n), rng.gamma(20.0, 0.5, n))
 
 
+def shares(n=120):
+    rng = np.random.default_rng(6)
+    return np.where(rng.random(n) < 0.5, rng.beta(2.0, 8.0, n), rng.beta(9.0, 3.0, n))
+
+
+def shares_in_part():
+    """Exact, left-censored, right-censored and grouped observations, and one of which nothing is known."""
+    x = shares()
+    found = np.stack([x, x], axis=1)
+    found[::3] = np.floor(found[::3] * 10) / 10 + np.array([0, 0.1])
+    found[1::7, 0], found[2::9, 1], found[5] = 0, 1, (0, 1)
+    return found
+
+
+def spread_counts(n=120):
+    rng = np.random.default_rng(7)
+    return rng.poisson(rng.gamma(2.0, np.where(rng.random(n) < 0.5, 1.0, 7.0))).astype(float)
+
+
+def counts_in_part():
+    """Exact and grouped counts; some of which only a bound is known."""
+    x = spread_counts()
+    found = np.stack([x, x], axis=1)
+    found[::3] = grouped(x[::3], [0, 1, 2, 4, 8, 16, np.inf], whole=True)
+    found[1::7, 0], found[2::9, 1], found[5] = 0, np.inf, (0, np.inf)
+    return found
+
+
 def inside(x, low, high=np.inf):
     return x[(x >= low) & (x <= high)]
 
@@ -82,6 +118,10 @@ ROWS = {
     "truncated log-normal": (Truncated(LogNormal(), 0.5, 14.0), lambda: inside(positive(), 0.5, 14)),
     "truncated weibull": (Truncated(Weibull(), 0.5, 14.0), lambda: inside(positive(), 0.5, 14)),
     "truncated binomial": (Truncated(Binomial(20), low=1), lambda: inside(counts(), 1)),
+    "beta": (Censored(Beta()), lambda: shares_in_part()),
+    "truncated beta": (Truncated(Beta(), 0.05, 0.9), lambda: inside(shares(), 0.05, 0.9)),
+    "negative binomial": (Censored(NegativeBinomial()), lambda: counts_in_part()),
+    "truncated negative binomial": (Truncated(NegativeBinomial(), low=1), lambda: inside(spread_counts(), 1)),
     "truncated groups": (
         Truncated(Censored(Normal()), -2.0),
         lambda: np.asarray(grouped(inside(normals(), -2, 9), np.arange(-2.0, 10.0))),
@@ -200,8 +240,12 @@ def test_impossible_data_are_refused():
         model.init(jax.random.key(0), np.array([[3.0, 2.0], [1.0, 1.0]]))
     with pytest.raises(ValueError, match="no value lies between"):
         Truncated(Poisson(), 1.2, 1.8)
-    with pytest.raises(ValueError, match="seen in part"):
-        Censored(jaxem.families.Bernoulli())
+    for family, why in ((Bernoulli(), "zeros and ones"), (Categorical((3,)), "order"), (VonMises(), "no ends")):
+        for seen in (Censored, lambda family: Truncated(family, 0, 1)):
+            with pytest.raises(ValueError, match=f"cannot be seen in part: .*{why}"):
+                seen(family)
+    with pytest.raises(ValueError, match="has no bounds"):
+        Censored(StudentT())
 
 
 @pytest.mark.parametrize("name", list(ROWS))
@@ -290,6 +334,37 @@ def test_the_maximum_of_truncated_observations_is_that_of_a_direct_search(name):
 
     value, _ = direct_in_part(density, lambda u, *ends: np.ones(0), np.stack([x, x], axis=1), np.array([0.5, 0.3]))
     assert float(fit.objective) == pytest.approx(value, rel=1e-8)
+
+
+SEEN_SHARES = np.stack([LOW, HIGH], axis=1).clip(0, 5) / 5
+SEEN_COUNTS = np.array(
+    [(0, 1), (2, 2), (0, 4), (5, np.inf), (7, 7), (3, 6), (0, 0), (1, 2), (12, np.inf), (4, 4), (0, 2), (9, 14)]
+)
+
+
+def test_the_maximum_of_intervals_of_shares_and_counts_is_that_of_a_direct_search():
+    """Of a beta and of a negative binomial variable, alone and truncated; the latter hides a seating beside the count."""
+    beta = lambda u: stats.beta(np.exp(u[0]), np.exp(u[1]))
+    counts = lambda u: stats.nbinom(np.exp(-u[1]), 1 / (1 + np.exp(u[0] + u[1])))  # log mean, log dispersion
+    exact = SEEN_COUNTS[:, 0] == SEEN_COUNTS[:, 1]
+    for family, x, dist, step in (
+        (Censored(Beta()), SEEN_SHARES, beta, 0),
+        (Censored(NegativeBinomial()), SEEN_COUNTS, counts, 1),
+        (Truncated(NegativeBinomial(), low=1), SEEN_COUNTS[exact & (SEEN_COUNTS[:, 0] > 0)].repeat([5, 3, 4], 0), counts, 1),
+    ):
+        truncated = isinstance(family, Truncated)
+        model = Mixture(family, 1)
+        data = x[:, 0] if truncated else x
+        start = model.init(jax.random.key(0), data)
+        fit = jaxem.fit(model, start, data, algorithm=jaxem.SQUAREM(), tol=1e-14, max_steps=2000)
+        part = lambda u, low, high, dist=dist, step=step: dist(u).cdf(high) - dist(u).cdf(low - step)
+        log_inside = lambda u, x, dist=dist, cut=truncated: np.log(dist(u).sf(0)) if cut else 0
+        density = lambda u, x, dist=dist, step=step, log_inside=log_inside: (
+            (dist(u).logpmf(x) if step else dist(u).logpdf(x)) - log_inside(u, x)
+        )
+        value, at = direct_in_part(density, part, x, np.zeros(2))
+        assert float(fit.objective) == pytest.approx(value, rel=1e-10), family
+        np.testing.assert_allclose([float(np.log(leaf[0])) for leaf in fit.params.components], at, atol=1e-5)
 
 
 def test_the_weibull_fit_of_survreg():

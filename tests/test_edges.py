@@ -10,7 +10,15 @@ from closeness import assert_within
 
 import jaxem
 from jaxem import datasets
-from jaxem.families import Bernoulli, Categorical, Normal, Poisson, PoissonParams
+from jaxem.families import (
+    Bernoulli,
+    Categorical,
+    MultivariateNormal,
+    Normal,
+    Poisson,
+    PoissonParams,
+    StudentT,
+)
 from jaxem.families.protocol import log_density
 from jaxem.latent import chain_forward
 from jaxem.models import HMM, FactorAnalysis, Mixture
@@ -183,3 +191,20 @@ def test_factors_beyond_the_bound_are_flat_along_loadings_and_noise():
     with pytest.raises(jaxem.inference.InformationError, match=r"(singular|share).*(loadings|noise)") as caught:
         jaxem.inference.information(model, fit.params, x)
     assert "mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [Normal(), Normal(floor=0.0), StudentT(5.0), *(MultivariateNormal(form) for form in ("diag", "spherical", "full"))],
+    ids=lambda family: f"{type(family).__name__} {getattr(family, 'covariance', '')}",
+)
+def test_a_class_without_weight_adds_nothing_however_far_its_mean_has_moved(family):
+    """In 32 bits the square of the move overflows, and zero times infinity is no number."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(20, 2)), "float32")
+    x = x if family.event_ndim else x[:, 0]
+    r = jnp.ones((20, 2), "float32").at[:, 1].set(0)
+    params = Mixture(family, 2).init(jax.random.key(0), x).components
+    c = family.prepare(params, x)
+    u = family.hidden(c, x) if hasattr(family, "hidden") else ()
+    moved = params._replace(**{params._fields[0]: params[0].at[1].set(1e25)})
+    assert np.isfinite(float(family.expected(c, moved, family.statistics(c, r, u, x))))

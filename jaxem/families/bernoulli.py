@@ -58,6 +58,9 @@ class Bernoulli:
     accurate: ClassVar[bool] = True
     support: ClassVar[str] = "zeros and ones"
     takes: ClassVar[tuple[str, ...]] = ("observed",)
+    never_in_part: ClassVar[str] = (
+        "an interval of zeros and ones holds one of them, or both; give that value, or a missing cell"
+    )
 
     def __post_init__(self) -> None:
         conjugate.check(self, BetaPrior, self.prior, by_column=True)

@@ -11,7 +11,7 @@ from jax import Array
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive
-from jaxem.families import scales, stirling, unbounded
+from jaxem.families import beta_between, scales, stirling, unbounded
 from jaxem.families.newton import settle
 from jaxem.families.protocol import impossible
 from jaxem.families.stirling import deviance, log_minus_digamma
@@ -65,6 +65,7 @@ class Beta:
     accurate: ClassVar[bool] = True
     centred: ClassVar[bool] = True
     support: ClassVar[str] = "a number strictly between 0 and 1"
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def declare(self) -> BetaParams:
         alphas, betas = (Param.of(Positive(), "K", location=True) for _ in range(2))
@@ -139,6 +140,27 @@ class Beta:
         a, b = params.alphas[labels], params.betas[labels]
         limits = jnp.finfo(a.dtype)  # small shapes give numbers so near to an end that they are rounded to it
         return jnp.clip(jax.random.beta(key, a, b), float(limits.tiny), 1 - float(limits.epsneg))
+
+    def log_interval(self, c: Prepared, low: Array, high: Array) -> Array:
+        return beta_between.log_interval(c, low, high)
+
+    def between(self, c: Prepared, low: Array, high: Array) -> beta_between.Moments:
+        return beta_between.between(c, low, high)
+
+    def mean_between(self, c: Prepared, low: Array, high: Array) -> Array:
+        u = beta_between.between(c, low, high)
+        return u.origin * (1 + u.rest * u.slope)
+
+    def expected_log_density(self, c: Prepared, moments: beta_between.Moments) -> Array:
+        return beta_between.expected_log_density(c, moments)
+
+    def expected_statistics(self, c: Prepared, r: Array, moments: beta_between.Moments) -> BetaStatistics:
+        parts = beta_between.deviation(c, moments), *beta_between.deviances(c, moments)
+        return BetaStatistics(r.sum(axis=0), *((r * part).sum(axis=0) for part in parts))
+
+    def sample_between(self, key: Array, params: BetaParams, labels: Array, low: Array, high: Array) -> Array:
+        of_each = jax.tree.map(lambda leaf: leaf[labels][:, None], self.prepare(params, None))
+        return beta_between.sample(key, of_each, *(jnp.broadcast_to(a, labels.shape)[:, None] for a in (low, high)))
 
 
 def _deviances(c: Prepared, x: Array) -> tuple[Array, Array]:

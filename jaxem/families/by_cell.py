@@ -18,9 +18,9 @@ from jaxem.families.sums import weighted_sums
 
 # The forms of variances, for class sizes n (K, D).
 FORMS: dict[str, Form] = {
-    "diag": covariance.FORMS["diag"]._replace(outer=lambda d, n: n * d**2, divisor=lambda n, d: n),
+    "diag": covariance.FORMS["diag"]._replace(outer=lambda d, n: n * d * d, divisor=lambda n, d: n),
     "spherical": covariance.FORMS["spherical"]._replace(
-        outer=lambda d, n: (n * d**2).sum(axis=-1), divisor=lambda n, d: n.sum(axis=-1)
+        outer=lambda d, n: (n * d * d).sum(axis=-1), divisor=lambda n, d: n.sum(axis=-1)
     ),
 }
 

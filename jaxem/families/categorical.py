@@ -56,6 +56,7 @@ class Categorical:
     event_ndim: ClassVar[int] = 1
     accurate: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = ("observed",)
+    never_in_part: ClassVar[str] = "levels have no order, so that there is none between two of them"
     support: ClassVar[str] = "codes from 0 to levels - 1 in each dimension"
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from jax import Array
 from jaxem.core.contexts import Context, choose
 from jaxem.core.data import Data
 from jaxem.core.records import register
-from jaxem.families import coarse, parts, protocol
+from jaxem.families import coarse, observed, parts, protocol
 from jaxem.families.protocol import impossible
 
 
@@ -46,8 +47,8 @@ class Censored(parts.SeenInPart):
 
     Arguments:
         family: ``Normal()``, ``LogNormal()``, ``Exponential()``, ``Gamma()``, ``Weibull()``, ``Poisson()``,
-            ``Binomial(n)``, or another family with the functions named in ``families/protocol.py`` for observations
-            seen in part.
+            ``NegativeBinomial()``, ``Binomial(n)``, ``Beta()``, or another family with the functions named in
+            ``families/protocol.py`` for observations seen in part.
         edges: increasing cut points, if that is how the intervals arise: edges[i] <= x < edges[i + 1], or x lies
             below the first, or from the last on. Simulations use it, the likelihood does not. Default: not known.
         limits: (low, high), if x is seen exactly between them and censored outside, as by ``limited``. Default: not
@@ -102,6 +103,12 @@ class Censored(parts.SeenInPart):
     def whole(self) -> bool:
         return getattr(self.family, "whole", False)
 
+    @property
+    def _some(self) -> float:
+        """Some value that the family supports."""
+        bottom, top = self.bounds
+        return (bottom + top) / 2 if math.isfinite(top - bottom) and not self.whole else 1.0
+
     def declare(self) -> Any:
         return self.family.declare()
 
@@ -115,7 +122,7 @@ class Censored(parts.SeenInPart):
         exact = x[:, 0] == x[:, 1]
         possible = self.supports(x)
         middle = self.features(x)[:, 0]
-        point = jnp.where(exact & possible, low, jnp.where(jnp.isnan(middle), 1, middle))
+        point = jnp.where(exact & possible, low, jnp.where(jnp.isnan(middle), self._some, middle))
         partly = possible & ~exact & ((low > bottom) | (high < top))
         return Read(jnp.where(partly, low, bottom), jnp.where(partly, high, top), point, exact, possible, partly)
 
@@ -131,40 +138,50 @@ class Censored(parts.SeenInPart):
         """(N, K), 0 where nothing is known."""
         return jnp.where(seen.partly[:, None], partly, jnp.where(seen.exact[:, None], exact, 0))
 
-    def hidden(self, c: Context, x: Array) -> parts.Part:
-        """The posterior of x in its interval; all ones where it is no interval, so that divergences are zero."""
-        seen = self.read(x, jax.tree.leaves(c)[0].dtype)
-        found = parts.infer(self.family, c, seen.low, seen.high)
-        return jax.tree.map(lambda leaf: jnp.where(seen.partly[:, None], leaf, 1), found)
+    def hidden(self, c: Context, x: Array) -> tuple[Any, parts.Part]:
+        """What the family hides behind exact observations, and the posterior of x in its interval.
 
-    def complete(self, c: Context, hidden: parts.Part, x: Array) -> Array:
+        All ones where they do not apply, so that divergences are zero.
+        """
         seen = self.read(x, jax.tree.leaves(c)[0].dtype)
-        expected = self.expected_log_density(parts.by_rows(c), hidden.moments)
-        density = self._by_kind(seen, self.family.log_density(c, seen.point), expected)
+        where = lambda kind, tree: jax.tree.map(lambda leaf: jnp.where(kind[:, None], leaf, 1), tree)
+        own = observed.hidden(self.family, c, seen.point)
+        return where(seen.exact, own), where(seen.partly, parts.infer(self.family, c, seen.low, seen.high))
+
+    def complete(self, c: Context, hidden: tuple[Any, parts.Part], x: Array) -> Array:
+        own, part = hidden
+        seen = self.read(x, jax.tree.leaves(c)[0].dtype)
+        expected = self.expected_log_density(parts.by_rows(c), part.moments)
+        density = self._by_kind(seen, observed.complete(self.family, c, own, seen.point), expected)
         return jnp.where(seen.possible[:, None], density, impossible(x, density.dtype)[:, None])
 
-    def hidden_entropy(self, c: Context, hidden: parts.Part, x: Array) -> Array:
-        seen = self.read(x, hidden.log_mass.dtype)
-        return self._by_kind(seen, 0, parts.entropy(self.family, hidden))
+    def hidden_entropy(self, c: Context, hidden: tuple[Any, parts.Part], x: Array) -> Array:
+        own, part = hidden
+        seen = self.read(x, part.log_mass.dtype)
+        exact = observed.hidden_entropy(self.family, c, own, seen.point) if jax.tree.leaves(own) else 0
+        return self._by_kind(seen, exact, parts.entropy(self.family, part))
 
-    def hidden_divergence(self, hidden: parts.Part, other: parts.Part) -> Array:
-        return parts.divergence(self.family, hidden, other)
+    def hidden_divergence(self, hidden: tuple[Any, parts.Part], other: tuple[Any, parts.Part]) -> Array:
+        (own, part), (other_own, other_part) = hidden, other
+        between = parts.divergence(self.family, part, other_part)
+        return between + self.family.hidden_divergence(own, other_own) if jax.tree.leaves(own) else between
 
     def statistics(self, c: Context | None, r: Array, hidden: Any, x: Array) -> Any:
         """The family's sums; at a start, with some point of each interval in place of x."""
         if c is None:
             r, middle = self.stand_in(r, x)
             return self.family.statistics(None, r, (), middle)
+        own, part = hidden
         seen = self.read(x, r.dtype)
-        exact = self.family.statistics(c, jnp.where(seen.exact[:, None], r, 0), (), seen.point)
+        exact = self.family.statistics(c, jnp.where(seen.exact[:, None], r, 0), own, seen.point)
         partly = jnp.where(seen.partly[:, None], r, 0)
-        return jax.tree.map(jnp.add, exact, self.expected_statistics(parts.by_rows(c), partly, hidden.moments))
+        return jax.tree.map(jnp.add, exact, self.expected_statistics(parts.by_rows(c), partly, part.moments))
 
     def stand_in(self, r: Array, x: Array) -> tuple[Array, Array]:
         """The middles of the intervals in place of observations; no weight where nothing is known."""
         middle = self.features(x)[:, 0]
         known = ~jnp.isnan(middle)
-        return jnp.where(known[:, None], r, 0), jnp.where(known, middle, 1).astype(r.dtype)
+        return jnp.where(known[:, None], r, 0), jnp.where(known, middle, self._some).astype(r.dtype)
 
     def features(self, x: Array) -> Array:
         """The middle of an interval, its finite end where there is one only, NaN where nothing is known."""

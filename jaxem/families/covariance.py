@@ -152,7 +152,7 @@ _diag = Form(
     axes="K D",
     distance=lambda c, y: (_over_dimensions((y * scales.inverse_root(c)[:, :, None]) ** 2), scales.log(c).sum(axis=-1)),
     second=_diag_second,
-    outer=lambda d, n: n[:, None] * d**2,
+    outer=lambda d, n: n[:, None] * d * d,  # in this order 0 where n is, even where d^2 overflows
     cross=lambda f, d: 2 * f * d,
     divisor=lambda n, d: n[:, None],
     variances=lambda c, d: c,
@@ -166,7 +166,7 @@ _spherical = Form(
         y.shape[1] * scales.log(c),
     ),
     second=lambda weights, y: _diag_second(weights, y).sum(axis=-1),
-    outer=lambda d, n: n * (d**2).sum(axis=-1),
+    outer=lambda d, n: (n[:, None] * d * d).sum(axis=-1),
     cross=lambda f, d: 2 * (f * d).sum(axis=-1),
     divisor=lambda n, d: n * d,
     variances=lambda c, d: jnp.broadcast_to(c[:, None], (c.shape[0], d)),
@@ -252,8 +252,8 @@ def lost_to_floor(form: Form, covariances: Array, d: int, floor: Any) -> Array:
     half = 0.5 * jnp.asarray(floor, covariances.dtype)
     if form.of_matrices:
         inverse = matrices.inverse(matrices.cholesky(covariances.reshape(-1, d, d)))
-        return half * (inverse**2).sum(axis=(-2, -1))
-    return half * form.variances(scales.reciprocal(covariances), d).sum(axis=-1)
+        return (half * inverse * inverse).sum(axis=(-2, -1))
+    return (half * form.variances(scales.reciprocal(covariances), d)).sum(axis=-1)
 
 
 def is_degenerate(form: Form, means: Array, covariances: Any) -> Array:

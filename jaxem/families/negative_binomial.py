@@ -1,6 +1,7 @@
 """The negative binomial distribution."""
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jax import Array
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive
-from jaxem.families import restaurant
+from jaxem.families import negative_binomial_between, restaurant
 from jaxem.families.protocol import impossible
 from jaxem.families.restaurant import Seating
 from jaxem.families.sums import weighted_sum
@@ -56,6 +57,8 @@ class NegativeBinomial:
     event_ndim: ClassVar[int] = 0
     accurate: ClassVar[bool] = True
     support: ClassVar[str] = "a non-negative whole number"
+    bounds: ClassVar[tuple[float, float]] = (0.0, math.inf)
+    whole: ClassVar[bool] = True
 
     def declare(self) -> NegativeBinomialParams:
         means, dispersions = Param.of(Positive(), "K", location=True), Param.of(Positive(), "K")
@@ -118,3 +121,26 @@ class NegativeBinomial:
         log_gamma = jax.random.loggamma(of_rates, size, dtype=m.dtype)
         rates = jnp.where(phi == 0, m, m * jnp.exp(log_gamma - jnp.log(size)))
         return jax.random.poisson(of_counts, rates).astype(m.dtype)
+
+    def log_interval(self, c: NegativeBinomialParams, low: Array, high: Array) -> Array:
+        return negative_binomial_between.log_interval(c, low, high)
+
+    def between(self, c: NegativeBinomialParams, low: Array, high: Array) -> negative_binomial_between.Moments:
+        return negative_binomial_between.between(c, low, high)
+
+    def mean_between(self, c: NegativeBinomialParams, low: Array, high: Array) -> Array:
+        return negative_binomial_between.between(c, low, high).mean
+
+    def expected_log_density(self, c: NegativeBinomialParams, moments: negative_binomial_between.Moments) -> Array:
+        return negative_binomial_between.expected_log_density(c, moments)
+
+    def expected_statistics(
+        self, c: Any, r: Array, moments: negative_binomial_between.Moments
+    ) -> NegativeBinomialStatistics:
+        sums = ((r * a).sum(axis=0) for a in (moments.mean, moments.joined))
+        return NegativeBinomialStatistics(r.sum(axis=0), *sums)
+
+    def sample_between(
+        self, key: Array, params: NegativeBinomialParams, labels: Array, low: Array, high: Array
+    ) -> Array:
+        return negative_binomial_between.sample(key, *(leaf[labels] for leaf in params), low, high)

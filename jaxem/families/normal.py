@@ -85,7 +85,10 @@ class Normal:
     def log_density(self, c: Prepared, x: Array) -> Array:
         # The deviation is divided before it is squared, so that the square neither overflows nor vanishes.
         z = (x[:, None] - c.means[None, :]) * c.inverse_roots[None, :]
-        return -0.5 * (math.log(2 * math.pi) + (c.logs + self._floor(c.logs) * c.inverse_roots**2)[None, :] + z**2)
+        of_class = c.logs
+        if self.floor is not None:  # a floor of 0 times a square that overflows would be NaN
+            of_class = of_class + self._floor(c.logs) * c.inverse_roots * c.inverse_roots
+        return -0.5 * (math.log(2 * math.pi) + of_class[None, :] + z**2)
 
     def _floor(self, like: Array) -> Array | float:
         return 0.0 if self.floor is None else jnp.asarray(self.floor, like.dtype)
@@ -107,7 +110,7 @@ class Normal:
     def expected(self, c: Prepared, params: NormalParams, sums: NormalStatistics) -> Array:
         n, first, second = sums
         d = params.means - c.means
-        scatter = second - 2 * d * first + n * (d**2 + self._floor(d))
+        scatter = second - 2 * d * first + n * d * d + n * self._floor(d)  # 0 where n is, even where d^2 overflows
         return -0.5 * (n * jnp.log(params.variances) + scatter / params.variances).sum()
 
     def contrasts(self, params: NormalParams) -> Array:

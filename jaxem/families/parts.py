@@ -28,6 +28,9 @@ NEEDED = "bounds", "log_interval", "between", "mean_between", "expected_log_dens
 
 def check(name: str, family: Any) -> None:
     """Raise ``ValueError`` where the family cannot be seen in part; ``name`` says by what."""
+    reason = getattr(family, "never_in_part", None)
+    if reason is not None and not isinstance(family, type):
+        raise ValueError(f"{name}: {type(family).__name__}() cannot be seen in part: {reason}")
     instance(f"{name}: family", family, "a family that can be seen in part", "log_density", *NEEDED)
     if getattr(family, "floor", None) is not None:
         raise ValueError(f"{name}: a floor needs exact observations; use {type(family).__name__}() without it")

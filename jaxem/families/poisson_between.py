@@ -4,7 +4,6 @@ With p the most probable count of the interval, P is the probability of p times 
 goes both ways until terms no longer count: of the order of the root of the rate, and fewer in a tail.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from jaxem.families import parts, stirling
+from jaxem.families.count_loops import elementwise, search
 
 
 class Moments(NamedTuple):
@@ -61,23 +61,7 @@ def _sum(rate: Array, low: Array, high: Array, peak: Array) -> _Ratios:
     return _Ratios(total, first / total, logs / total)
 
 
-def _elementwise(f: Callable[..., Any]) -> Callable[..., Any]:
-    """``f`` of ``rate`` and other arrays, element by element. Derivatives in the rate are found in the forward mode
-    alone, so that loops have derivatives of any order and in either mode."""
-
-    @jax.custom_jvp
-    def g(rate: Array, *others: Array) -> Any:
-        return f(rate, *others)
-
-    @g.defjvp
-    def _(primals: Any, tangents: Any) -> Any:
-        slope = _elementwise(lambda rate, *rest: jax.jvp(lambda r: f(r, *rest), (rate,), (jnp.ones_like(rate),))[1])
-        return g(*primals), jax.tree.map(lambda leaf: leaf * tangents[0], slope(*primals))
-
-    return g
-
-
-_ratios = _elementwise(_sum)
+_ratios = elementwise(_sum, 1)
 
 
 def _log_probability(x: Array, rate: Array) -> Array:
@@ -118,14 +102,5 @@ def sample(key: Array, rates: Array, low: Array, high: Array) -> Array:
     """One draw from each distribution given low <= x <= high, by a search from low upwards."""
     low, high = (jnp.broadcast_to(jnp.asarray(end, rates.dtype), rates.shape) for end in (jnp.maximum(low, 0), high))
     ends = low[:, None], high[:, None]
-    mass = jnp.exp(log_interval(rates[:, None], *ends))[:, 0]
-    left = jax.random.uniform(key, rates.shape, rates.dtype) * mass
-
-    def step(carry: Any) -> Any:
-        x, left = carry
-        p = jnp.exp(_log_probability(x, rates))
-        go = (left > p) & (x < high) & ((p > 0) | (x < rates))
-        return jnp.where(go, x + 1, x), jnp.where(go, left - p, -1)
-
-    x, _ = jax.lax.while_loop(lambda carry: (carry[1] > 0).any(), step, (low, left))
-    return x
+    log_mass = log_interval(rates[:, None], *ends)[:, 0]
+    return search(key, lambda x: _log_probability(x, rates), log_mass, rates, low, high)

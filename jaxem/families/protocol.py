@@ -76,7 +76,9 @@ class Family(Protocol):
     * ``start(key, r, x) -> params`` -- where sums cannot be taken without parameters: a start with class weights r.
 
     A family of single numbers whose observations may be seen in part (``Censored``, ``Truncated``) also has these. In
-    them the arrays of c are (1, K) or (N, K), ends of intervals are (N, 1), and ``parts.py`` has the equations.
+    them the arrays of c are (1, K) or (N, K), ends of intervals are (N, 1), and ``parts.py`` has the equations. Where
+    the family hides variables u of its own, expectations are over x and u. One for which intervals make no sense has
+    ``never_in_part``, a text that says why.
 
     * ``bounds``, the ends of the support; and ``whole = True`` where x is a whole number: intervals then include both
       of their ends.

@@ -60,7 +60,7 @@ def squares(r: Array, u: Array, z: Split, e: Array, spread: Array | float, exces
         r.sum(axis=0),
         second_moments(ru, z.joined()),
         z.like(first),
-        (ru * e**2 + r * spread).sum(axis=0),
+        (ru * e * e + r * spread).sum(axis=0),
         excess,
     )
 
@@ -169,7 +169,7 @@ class NormalResponse:
     def log_density(self, c: Prepared, eta: Array, y: Array) -> Array:
         roots = scales.inverse_root(c.dispersions)[None, :]
         e = (y[:, None] - eta) * roots
-        lost = 0.0 if self.floor is None else self._floor(e) * roots**2  # the square of a root may overflow
+        lost = 0.0 if self.floor is None else self._floor(e) * roots * roots  # the square of a root may overflow
         return -0.5 * (math.log(2 * math.pi) + scales.log(c.dispersions)[None, :] + lost + e**2)
 
     def _floor(self, like: Array) -> Array | float:

@@ -132,7 +132,7 @@ class StudentT:
         n, w, first, second, excess = sums
         d = params.locations - c.locations
         normal = -0.5 * (
-            n * jnp.log(params.squared_scales) + (second - 2 * d * first + d**2 * w) / params.squared_scales
+            n * jnp.log(params.squared_scales) + (second - 2 * d * first + w * d * d) / params.squared_scales
         )
         tails = freedom.of_classes(self.freedom, params.tails, d)
         return (normal + gamma_scale.expected_prior(tails, n, excess)).sum()

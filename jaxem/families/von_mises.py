@@ -55,6 +55,7 @@ class VonMises:
     accurate: ClassVar[bool] = True
     centred: ClassVar[bool] = True
     support: ClassVar[str] = "a finite number, an angle in radians"
+    never_in_part: ClassVar[str] = "a circle has no ends, so that no angle lies below a limit or above it"
 
     def declare(self) -> VonMisesParams:
         directions = Param.of(Real(), "K", location=True)
