@@ -340,31 +340,101 @@ SEEN_SHARES = np.stack([LOW, HIGH], axis=1).clip(0, 5) / 5
 SEEN_COUNTS = np.array(
     [(0, 1), (2, 2), (0, 4), (5, np.inf), (7, 7), (3, 6), (0, 0), (1, 2), (12, np.inf), (4, 4), (0, 2), (9, 14)]
 )
+COUNTS_ABOVE_ZERO = np.array([2, 2, 7, 4, 9, 1, 1, 3])[:, None].repeat(2, axis=1)
+SLOW = pytest.mark.everything
 
 
-def test_the_maximum_of_intervals_of_shares_and_counts_is_that_of_a_direct_search():
-    """Of a beta and of a negative binomial variable, alone and truncated; the latter hides a seating beside the count."""
-    beta = lambda u: stats.beta(np.exp(u[0]), np.exp(u[1]))
-    counts = lambda u: stats.nbinom(np.exp(-u[1]), 1 / (1 + np.exp(u[0] + u[1])))  # log mean, log dispersion
-    exact = SEEN_COUNTS[:, 0] == SEEN_COUNTS[:, 1]
-    for family, x, dist, step in (
-        (Censored(Beta()), SEEN_SHARES, beta, 0),
-        (Censored(NegativeBinomial()), SEEN_COUNTS, counts, 1),
-        (Truncated(NegativeBinomial(), low=1), SEEN_COUNTS[exact & (SEEN_COUNTS[:, 0] > 0)].repeat([5, 3, 4], 0), counts, 1),
-    ):
-        truncated = isinstance(family, Truncated)
-        model = Mixture(family, 1)
-        data = x[:, 0] if truncated else x
-        start = model.init(jax.random.key(0), data)
-        fit = jaxem.fit(model, start, data, algorithm=jaxem.SQUAREM(), tol=1e-14, max_steps=2000)
-        part = lambda u, low, high, dist=dist, step=step: dist(u).cdf(high) - dist(u).cdf(low - step)
-        log_inside = lambda u, x, dist=dist, cut=truncated: np.log(dist(u).sf(0)) if cut else 0
-        density = lambda u, x, dist=dist, step=step, log_inside=log_inside: (
-            (dist(u).logpmf(x) if step else dist(u).logpdf(x)) - log_inside(u, x)
-        )
-        value, at = direct_in_part(density, part, x, np.zeros(2))
-        assert float(fit.objective) == pytest.approx(value, rel=1e-10), family
-        np.testing.assert_allclose([float(np.log(leaf[0])) for leaf in fit.params.components], at, atol=1e-5)
+def beta_of(u):
+    return stats.beta(np.exp(u[0]), np.exp(u[1]))
+
+
+def counts_of(u):
+    """From log mean and log dispersion."""
+    return stats.nbinom(np.exp(-u[1]), 1 / (1 + np.exp(u[0] + u[1])))
+
+
+@pytest.mark.parametrize(
+    ("family", "x", "dist"),
+    [
+        pytest.param(Censored(Beta()), SEEN_SHARES, beta_of, id="beta"),
+        pytest.param(Censored(NegativeBinomial()), SEEN_COUNTS, counts_of, id="negative binomial"),
+        pytest.param(Truncated(NegativeBinomial(), 1), COUNTS_ABOVE_ZERO, counts_of, marks=SLOW, id="truncated"),
+    ],
+)
+def test_the_maximum_of_shares_and_counts_is_that_of_a_direct_search(family, x, dist):
+    """A negative binomial count hides its seating too."""
+    whole, cut = dist is counts_of, isinstance(family, Truncated)
+    model = Mixture(family, 1)
+    data = x[:, 0] if cut else x
+    fit = jaxem.fit(model, model.init(jax.random.key(0), data), data, tol=1e-15, max_steps=5000)
+
+    def density(u, x):
+        return (dist(u).logpmf(x) if whole else dist(u).logpdf(x)) - (np.log(dist(u).sf(0)) if cut else 0)
+
+    value, at = direct_in_part(
+        density, lambda u, low, high: dist(u).cdf(high) - dist(u).cdf(low - whole), x, np.zeros(2)
+    )
+    assert float(fit.objective) == pytest.approx(value, rel=1e-10)
+    np.testing.assert_allclose([float(np.log(leaf[0])) for leaf in fit.params.components], at, atol=1e-5)
+
+
+def log_of_shares(low, high):
+    """log P of a beta variable, as a function of its shapes; from the nearer end."""
+    ends = (low, high) if low + high < 1 else (1 - high, 1 - low)
+    shapes = (lambda a, b: (a, b)) if low + high < 1 else (lambda a, b: (b, a))
+    return lambda a, b: mpmath.log(mpmath.betainc(*shapes(a, b), *ends, regularized=True))
+
+
+def log_of_counts(low, high):
+    def of(m, phi):
+        size, share = 1 / phi, phi * m / (1 + phi * m)
+        first = mpmath.gamma(low + size) / mpmath.gamma(low + 1) / mpmath.gamma(size) * (1 - share) ** size
+        term, total, x = first * share**low, mpmath.mpf(0), low
+        while x <= high and term > total * mpmath.mpf(10) ** -36:
+            total, term, x = total + term, term * (x + size) / (x + 1) * share, x + 1
+        return mpmath.log(total)
+
+    return of
+
+
+SHAPES = (0.001, 0.002), (0.5, 0.25), (2.0, 5.0), (32.0, 3.0), (1e-6, 1.0)
+SHARES = (0, 0.25), (0.25, 1), (0.25, 0.75), (1 - 2**-10, 1), (2**-20, 2**-17), (0.25, 0.25 + 2**-20)
+SPREADS = (3.0, 0.5), (40.0, 0.125), (0.25, 3.0), (7.0, 2**-30)
+COUNTS = (0, 2), (1, np.inf), (5, 9), (60, np.inf), (200, 210)
+IN_PART = {
+    "beta": (Beta(), BetaParams, log_of_shares, [(*p, *ends) for p in SHAPES for ends in SHARES]),
+    "negative binomial": (
+        *(NegativeBinomial(), NegativeBinomialParams, log_of_counts),
+        [(*p, *ends) for p in SPREADS for ends in COUNTS],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(IN_PART))
+def test_probabilities_of_intervals_of_shares_and_counts(name, dtype):
+    """log P and its derivatives in the parameters against 40 digits."""
+    family, params, exact, rows = IN_PART[name]
+    first, second, low, high = (jnp.asarray(np.array(column), dtype)[:, None] for column in zip(*rows, strict=True))
+    of = lambda *p: family.log_interval(family.prepare(params(*p), None), low, high)
+    both = jax.jit(lambda *p: (of(*p), jax.grad(lambda *p: of(*p).sum(), (0, 1))(*p)))
+    found, slopes = both(first, second)
+    with mpmath.workdps(40):
+        for i, row in enumerate(rows):
+            *p, start, end = (mpmath.mpf(float(column[i, 0])) for column in (first, second, low, high))
+            f = exact(start, end)
+            value, step = f(*p), mpmath.mpf(10) ** -12
+            ahead = [(f(p[0] * (1 + s), p[1]), f(p[0], p[1] * (1 + s))) for s in (step, -step)]
+            wanted = [float((a - b) / (2 * step)) for a, b in zip(*ahead, strict=True)]  # in the logarithms
+            moved = sum(map(abs, wanted))  # what errors of eps in the parameters change
+            if name == "beta":  # and in the ends
+                a, b = p
+                log_f = lambda x, a=a, b=b: (
+                    a * mpmath.log(x) + (b - 1) * mpmath.log(1 - x) - mpmath.log(mpmath.beta(a, b))
+                )
+                moved += sum(float(mpmath.exp(log_f(x) - value)) for x in (start, end) if 0 < x < 1)
+            assert_within(found[i, 0], float(value), 16 * eps(dtype) * (abs(float(value)) + moved))
+            for own, slope, at in zip(slopes, wanted, p, strict=True):
+                assert_within(own[i, 0] * float(at), slope, 16 * eps(dtype) * (1 + moved)), row
 
 
 def test_the_weibull_fit_of_survreg():
@@ -382,6 +452,7 @@ def test_the_weibull_fit_of_survreg():
 
 # The family, its parameters for one class, and the same distribution of scipy.
 ONE = {
+    "beta": (Beta(), BetaParams(jnp.array([2.5]), jnp.array([0.75])), stats.beta(2.5, 0.75)),
     "normal": (Normal(), NormalParams(jnp.array([0.5]), jnp.array([0.6])), stats.norm(0.5, 0.6**0.5)),
     "exponential": (Exponential(), ExponentialParams(jnp.array([0.5])), stats.expon(scale=2)),
     "gamma": (Gamma(), GammaParams(jnp.array([2.5]), jnp.array([0.7])), stats.gamma(2.5, scale=1 / 0.7)),
@@ -398,7 +469,8 @@ ONE = {
 def test_draws_and_means_within_limits(name):
     """Draws by their distribution function, means by quadrature."""
     family, params, dist = ONE[name]
-    low, high = np.array([1.0, 0.0, 3.0])[:, None], np.array([4.0, 2.0, 8.0])[:, None]
+    unit = 0.1 if name == "beta" else 1.0
+    low, high = unit * np.array([1.0, 0.0, 3.0])[:, None], unit * np.array([4.0, 2.0, 8.0])[:, None]
     c = jax.tree.map(lambda leaf: leaf[None], family.prepare(params, None))
     means = np.asarray(jax.jit(family.mean_between)(c, jnp.asarray(low), jnp.asarray(high)))[:, 0]
     draws = jax.jit(lambda a, b: family.sample_between(jax.random.key(1), params, jnp.zeros(800, int), a, b))
@@ -408,6 +480,24 @@ def test_draws_and_means_within_limits(name):
         x = np.asarray(draws(a, b))
         u = (dist.sf(a) - dist.sf(x)) / (dist.sf(a) - dist.sf(b))
         assert stats.kstest(u, "uniform").pvalue > 1e-3
+
+
+def test_draws_and_means_of_counts_within_limits():
+    params, dist = NegativeBinomialParams(jnp.array([6.0]), jnp.array([0.5])), stats.nbinom(2, 0.25)
+    low, high = jnp.array([[2.0], [0.0]]), jnp.array([[7.0], [jnp.inf]])
+    means = jax.jit(NegativeBinomial().mean_between)(jax.tree.map(lambda leaf: leaf[None], params), low, high)[:, 0]
+    draws = jax.jit(
+        lambda a, b: NegativeBinomial().sample_between(jax.random.key(1), params, jnp.zeros(800, int), a, b)
+    )
+    for a, b, mean in zip(low[:, 0], high[:, 0], means, strict=True):
+        x = np.arange(float(a), min(float(b), 400) + 1)
+        p = dist.pmf(x) / dist.pmf(x).sum()
+        np.testing.assert_allclose(mean, p @ x, rtol=1e-13)
+        found = np.asarray(draws(a, b))
+        wanted = np.r_[p[:8], 1 - p[:8].sum()].clip(1e-300) * len(found)
+        seen = np.r_[[(found == i).sum() for i in x[:8]], 0][: len(wanted)]
+        seen[-1] = len(found) - seen[:-1].sum()
+        assert (((seen - wanted) ** 2 / wanted)[wanted > 1]).sum() < stats.chi2(8).ppf(0.999)
 
 
 def test_probabilities_of_intervals_of_a_gamma_variable(dtype):
