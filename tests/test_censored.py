@@ -127,6 +127,8 @@ ROWS = {
         lambda: np.asarray(grouped(inside(normals(), -2, 9), np.arange(-2.0, 10.0))),
     ),
 }
+SLOW = pytest.mark.everything
+DEAR = ("truncated beta", "truncated negative binomial")
 CHEAP = ("normal", "truncated normal", "poisson")
 PRECISIONS = ("float64", "float32")
 TABLE = [
@@ -248,7 +250,7 @@ def test_impossible_data_are_refused():
         Censored(StudentT())
 
 
-@pytest.mark.parametrize("name", list(ROWS))
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW if name in DEAR else ()) for name in ROWS])
 def test_samples_are_possible(name):
     family, draw = ROWS[name]
     model = Mixture(family, 2)
@@ -341,7 +343,6 @@ SEEN_COUNTS = np.array(
     [(0, 1), (2, 2), (0, 4), (5, np.inf), (7, 7), (3, 6), (0, 0), (1, 2), (12, np.inf), (4, 4), (0, 2), (9, 14)]
 )
 COUNTS_ABOVE_ZERO = np.array([2, 2, 7, 4, 9, 1, 1, 3])[:, None].repeat(2, axis=1)
-SLOW = pytest.mark.everything
 
 
 def beta_of(u):

@@ -27,7 +27,7 @@ from jaxem.families import (
     Poisson,
     Product,
 )
-from jaxem.models import HMM, Mixture, MixtureParams
+from jaxem.models import HMM, Component, FactorAnalysis, Mixture, MixtureParams
 
 PARTS = {
     "visits": Poisson(),
@@ -380,7 +380,7 @@ def test_profiles_of_other_families():
     np.testing.assert_allclose(profile.means[:, 0], [waits["a"].mean(), waits["b"].mean()], rtol=1e-7)
     assert profile.columns == ("a", "b") and not profile.bounded.any()
     with pytest.raises(ValueError, match="needs a Mixture"):
-        jaxem.inference.profile(HMM(Normal(), 2), fit, x)
+        jaxem.inference.profile(FactorAnalysis(1), fit, x)
 
 
 def test_a_profile_says_where_errors_are_missing():
@@ -459,3 +459,48 @@ def test_the_published_classes_of_the_election_survey(k, published):
     data = {"gore": items[:, :6], "bush": items[:, 6:]}
     found = jaxem.fit_restarts(model, data, key=jax.random.key(0), restarts=3)
     assert float(found.best.objective) == pytest.approx(published, abs=0.006)
+
+
+def test_the_profile_of_the_states_of_a_chain():
+    """Sizes are the shares of the steps that each state is expected to take; padding counts nowhere."""
+    rng = np.random.default_rng(0)
+    z = (rng.random((4, 30)) < 0.2).cumsum(axis=1) % 2
+    age, item = rng.normal(4.0 * z), (rng.random((4, 30, 2)) < np.where(z, 0.8, 0.3)[..., None]).astype(float)
+    age[0, :4] = np.nan
+    lengths, weights = np.array([30, 20, 12, 30]), np.array([1.0, 2.0, 1.0, 0.5])
+    data = jaxem.dataset({"age": age, "item": item}, lengths=lengths, weights=weights, missing="nan")
+    model = HMM(Product({"age": Normal(), "item": Bernoulli()}), 2)
+    fit = jaxem.fit(model, model.init(jax.random.key(0), data), data, max_steps=2000, tol=1e-12)
+    found = jaxem.inference.profile(model, fit, data)
+    (pi, A), share = (np.asarray(leaf) for leaf in (fit.params.initial, fit.params.transition)), np.zeros(2)
+    for length, weight in zip(lengths, weights, strict=True):
+        share += weight * sum(pi @ np.linalg.matrix_power(A, t) for t in range(length))
+    np.testing.assert_allclose(found.sizes, share / 97, rtol=1e-12)
+    np.testing.assert_array_equal(found.means[0], fit.params.emissions["age"].means)
+    errors = jaxem.inference.standard_errors(model, fit, data).emissions["age"].means
+    np.testing.assert_allclose(found.errors[0], errors, rtol=1e-9)
+    assert found.observations == 97 and str(found).startswith("2 states, 97 observations") and "state 1" in str(found)
+    np.testing.assert_allclose(found.missing, [4 / 97, 0, 0], atol=1e-15)
+    assert {"state_0", "error_1"} <= set(found.as_dict())
+
+
+def test_a_part_may_be_a_model_of_its_own():
+    """Factors behind one part, beside a part in closed form; some cells are missing. Every law holds at a start."""
+    rng = np.random.default_rng(0)
+    z = rng.integers(0, 2, 50)
+    block = rng.normal(size=(50, 1)) @ np.ones((1, 3)) + 0.5 * rng.normal(size=(50, 3)) + 2 * z[:, None]
+    block[rng.random(block.shape) < 0.1] = np.nan
+    data = jaxem.dataset({"age": rng.normal(4.0 * z), "block": block}, missing="nan")
+    model = Mixture(Product({"age": Normal(), "block": Component(FactorAnalysis(1))}), 2)
+    start = model.init(jax.random.key(0), data)
+    assert start.components["block"].loadings.shape == (2, 3, 1)
+    certificate = jaxem.verify(model, start, data)
+    assert certificate.ok, certificate
+    # With a single class the two parts are two models.
+    one = Mixture(Product({"age": Normal(), "block": Component(FactorAnalysis(1))}), 1)
+    params = one.init(jax.random.key(0), data)
+    factors = jax.tree.map(lambda leaf: leaf[0], params.components["block"])
+    alone = FactorAnalysis(1).log_likelihood(factors, jaxem.dataset(block, missing="nan"))
+    ages = Mixture(Normal(), 1)
+    of_ages = ages.log_likelihood(ages.init(jax.random.key(0), data.values["age"]), data.values["age"])
+    np.testing.assert_allclose(one.log_likelihood(params, data), alone + of_ages, rtol=1e-12)

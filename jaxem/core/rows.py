@@ -48,7 +48,8 @@ class Rows(Protocol):
       part.
     * ``check_values(data)`` -- raises ``ValueError`` for data that cannot be fitted, whatever the parameters.
     * ``class_sizes(params, data) -> (K,)`` and ``class_means(params)`` -- the share of each class, and E x given each,
-      arrays with their declarations.
+      arrays with their declarations. Where a row is no single observation also ``single_observations(data)``, which
+      returns these and their weights, and ``class_noun``, what a class is called.
     * ``masked(active)``, with ``fewer(params, k)`` -- the same model with only those classes, and the parameters of the
       first k classes.
     * ``copies()`` -- many such models at once.

@@ -1,6 +1,6 @@
 r"""A beta variable of which only low <= x <= high is known: log P(low <= x <= high), E x, E log x and E log(1 - x).
 
-By quadrature over t = logit x. Its density is log-concave: with s = a + b, the mean m = a / s and x(t) = 1 / (1 + e^-t),
+By quadrature over t = logit x. Its density is log-concave: with s = a + b and the mean m = a / s,
 
 .. math:: \log f(t) = \text{const} - s \left( D(m, x) + D(1 - m, 1 - x) \right),
 

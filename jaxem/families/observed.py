@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.core.contexts import Context
+from jaxem.core.contexts import Context, choose
 from jaxem.core.data import Data, observed_of, plain, values_of
 from jaxem.families.tails import Tails, of_family
 
@@ -47,6 +47,18 @@ def statistics(family: Any, c: Context, r: Array, u: Any, x: Data) -> Any:
     """The family's sums, weighted by r (N, K)."""
     x, seen = _split(family, x)
     return family.statistics(c, _where(seen, r, 0), u, x)
+
+
+def start(family: Any, key: Array, r: Array, x: Data) -> Any:
+    """Parameters to start from, given class weights r (N, K)."""
+    if hasattr(family, "start"):
+        x, seen = _split(family, x)
+        return family.start(key, _where(seen, r, 0), x)
+    params = family.maximize(None, statistics(family, None, r, (), x))
+    if not getattr(family, "centred", False):
+        return params
+    c = family.prepare(params, x)
+    return family.maximize(c, choose(c, lambda c: statistics(family, c, r, hidden(family, c, x), x)))
 
 
 def features(family: Any, x: Data) -> Array:

@@ -40,7 +40,7 @@ class Product:
 
     Arguments:
         parts: the family of each part: a dict from names to families, or pairs of a name and a family. A family may
-            have hidden variables of its own, or be a ``Product``.
+            have hidden variables of its own, or be a ``Product`` or a ``Component``.
 
     Raises:
         ValueError: there is no part, two parts have one name, a name is not a text, or a part is not a family.
@@ -172,6 +172,18 @@ class Product:
     def contrasts(self, params: Parts) -> Array | None:
         found = self._each(families.contrasts, params)
         return None if any(part is None for part in found.values()) else _joined(found)
+
+    @property
+    def start(self) -> Callable[[Array, Array, Data], Parts]:
+        """A start of each part; the attribute is missing where no part has a start of its own."""
+        if not any(hasattr(family, "start") for family in self.parts.values()):
+            raise AttributeError("start")
+
+        def of_parts(key: Array, r: Array, x: Data) -> Parts:
+            of = lambda family, key, part: observed.start(family, key, r, part)
+            return self._each(of, self._keys(key), self._rows(x))
+
+        return of_parts
 
     # Observations
 

@@ -35,6 +35,7 @@ from jaxem.models.hmm_forecast import Forecasting
 from jaxem.models.hmm_params import HMMParams as HMMParams
 from jaxem.models.hmm_params import HMMSums
 from jaxem.models.hmm_prediction import Prediction
+from jaxem.models.hmm_profile import Profiled
 from jaxem.models.hmm_sampling import Sampling
 from jaxem.models.hmm_starts import Starts
 from jaxem.models.masked import Maskable
@@ -52,7 +53,7 @@ from jaxem.models.sequences import (
 
 @register
 @dataclasses.dataclass(frozen=True)
-class HMM(FromRows, Maskable, Starts, Prediction, Forecasting, Distribution, Sampling, Sequences):
+class HMM(FromRows, Maskable, Starts, Prediction, Profiled, Forecasting, Distribution, Sampling, Sequences):
     r"""A hidden Markov model of ``k`` states with emissions of one family.
 
     .. math:: \text{E: } \gamma_t(i) = p(z_t = i \mid x),\;

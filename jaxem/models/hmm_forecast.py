@@ -243,7 +243,7 @@ def _of_futures(model: Any, c: Any, sequences: Data, future: Dataset) -> tuple[A
     return last, jnp.exp(log_A).reshape(n, h, k, k)
 
 
-def _states(last: Array, A: Array, horizon: int) -> Array:
+def states_ahead(last: Array, A: Array, horizon: int) -> Array:
     """p(z_{T + h}), (N, H, K)."""
 
     def step(p: Array, A_t: Array | None) -> tuple[Array, Array]:
@@ -260,7 +260,7 @@ def _forecast(model: Any, params: Any, sequences: Data, future: Dataset) -> Fore
     n, h = shape(future)
 
     def of(c: Any) -> Array:
-        return _states(*_of_futures(model, c, sequences, future), h)
+        return states_ahead(*_of_futures(model, c, sequences, future), h)
 
     p = choose(model.prepare(params, sequences), of)
     unseen = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, bool), future.values)
@@ -274,7 +274,7 @@ def _forecast(model: Any, params: Any, sequences: Data, future: Dataset) -> Fore
 
 @program
 def _forecast_log_prob(model: Any, params: Any, sequences: Data, future: Dataset) -> Array:
-    of = lambda c: _states(*_of_futures(model, c, sequences, future), shape(future)[1])
+    of = lambda c: states_ahead(*_of_futures(model, c, sequences, future), shape(future)[1])
     p, later = choose(model.prepare(params, sequences), of), plain(future)
     log_b = choose(model.prepare(params, later), lambda c: model.log_b(c, later))
     return jax.nn.logsumexp(jnp.log(p) + log_b, axis=-1)

@@ -45,6 +45,7 @@ class Profile:
     note: str | None = None  # why there are no standard errors
     classes: tuple[str, ...] = ()  # (K,), the names of the classes
     library: str | None = None  # of the data frame that the data came as
+    noun: str = "class"  # what a class is called
 
     to_frame = frame_output.to_frame
 
@@ -66,7 +67,8 @@ class Profile:
             )
             rows.append(pick([*cells, *values]))
         lines = tables.columns(rows, "".join(pick("<<>" + ">" * (k + 1))))
-        title = f"{k} class{'es' * (k > 1)}, {tables.number(self.observations)} observations; mean ± standard error"
+        plural = ("es" if self.noun.endswith("s") else "s") * (k > 1)
+        title = f"{k} {self.noun}{plural}, {tables.number(self.observations)} observations; mean ± standard error"
         note = [] if self.note is None else [f"Without standard errors: {self.note}"]
         return "\n".join([title, *lines, *note])
 
@@ -82,9 +84,9 @@ class Profile:
         nothing = [np.nan]
         found: dict[str, Any] = {"column": ["size", *self.columns], "level": [None, *self.levels]}
         found["missing"] = np.r_[nothing, self.missing]
-        plain = self.classes == class_names(len(self.sizes), None)
+        plain = self.classes == class_names(len(self.sizes), None, self.noun)
         for j, (size, error) in enumerate(zip(self.sizes, self.size_errors, strict=True)):
-            head, tail = (f"class_{j}", f"error_{j}") if plain else (self.classes[j], f"{self.classes[j]}_error")
+            head, tail = (f"{self.noun}_{j}", f"error_{j}") if plain else (self.classes[j], f"{self.classes[j]}_error")
             found[head] = np.r_[size, self.means[:, j]]
             found[tail] = np.r_[error, self.errors[:, j]]
         found["overall"] = np.r_[nothing, self.overall]
@@ -108,19 +110,20 @@ def profile(
     clusters: ArrayLike | None = None,
     names: Sequence[str] | None = None,
 ) -> Profile:
-    r"""The profile of the classes of a mixture: sizes, and the mean of each column in each class, with standard errors.
+    r"""The profile of the classes of a mixture, or of the states of an HMM: sizes and means, with standard errors.
 
     .. math:: m_{kd} = E[x_d \mid k], \qquad m_d = \textstyle\sum_k w_k\, m_{kd}
 
+    The size of a state is the share of all steps that it is expected to take, w_k = mean of p(z_t = k).
     For a column with levels the means are the probabilities of its levels. Columns and levels of a data frame appear by
     their names. Standard errors follow from ``jaxem.inference.covariance`` by the delta method.
 
     Arguments:
-        model: a ``Mixture`` of any family.
+        model: a ``Mixture`` or an ``HMM``, of any family.
         params: the maximum, or its ``Fit``.
         data: the data of the fit.
         route, robust, clusters: as in ``jaxem.inference.covariance``.
-        names: the names of the classes; default: ``class 0``, ``class 1``, ...
+        names: the names of the classes; default: ``class 0``, ``class 1``, ..., or ``state 0``, ...
 
     Returns:
         A ``Profile``; ``print`` it, or turn it into a data frame by ``to_frame()``. A value that is held at an edge of
@@ -136,11 +139,14 @@ def profile(
     if trees.is_traced(params, data):
         raise ValueError("jaxem.inference.profile needs concrete values: it cannot run inside jit, vmap or grad")
     if not has(model, "class_means"):
-        raise ValueError(f"jaxem.inference.profile needs a Mixture, which has class_means; got {type(model).__name__}")
+        raise ValueError(
+            f"jaxem.inference.profile needs a Mixture or an HMM, which have class_means; got {type(model).__name__}"
+        )
     params, data, named = convert_named(model, params, data)
     labels = labels_of(model, data, named)
     rows, k = _rows(model, params, labels.columns), model.k
-    of_classes = class_names(k, names)
+    noun = getattr(model, "class_noun", "class")
+    of_classes = class_names(k, names, noun)
     note, deviations = None, np.full(k + len(rows) * (k + 1), np.nan)
     try:
         spread = spread_of(model, params, data, route, robust, clusters)
@@ -153,15 +159,16 @@ def profile(
     (sizes, means, overall), (size_errors, errors, overall_errors) = map(
         split, (np.asarray(_table(model, params, data)), deviations)
     )
-    weights = split_weights(data)[1]
-    shares = _missing(data, weights)
+    single = model.single_observations if has(model, "single_observations") else split_weights
+    observations, weights = single(data)
+    shares = _missing(observations, weights)
     return Profile(
         sizes, size_errors, tuple(row.column for row in rows), tuple(row.level for row in rows), means, errors,
         overall[:, 0], overall_errors[:, 0],
         np.array([shares[row.part][row.place] if row.part in shares else 0.0 for row in rows]),
         np.array([row.bounded for row in rows], bool),
-        float(count(data) if weights is None else weights.sum()),
-        note, of_classes, labels.library,
+        float(count(observations) if weights is None else weights.sum()),
+        note, of_classes, labels.library, noun,
     )  # fmt: skip
 
 
