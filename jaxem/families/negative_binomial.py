@@ -143,4 +143,5 @@ class NegativeBinomial:
     def sample_between(
         self, key: Array, params: NegativeBinomialParams, labels: Array, low: Array, high: Array
     ) -> Array:
-        return negative_binomial_between.sample(key, *(leaf[labels] for leaf in params), low, high)
+        m, phi = params.means[labels], params.dispersions[labels]
+        return negative_binomial_between.sample(key, m, phi, low, high)
