@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
-from jax.extend.core import get_opaque_trace_state
 
 from jaxem.core.tables import one_line
 
@@ -27,18 +26,11 @@ def is_traced(*trees: Tree) -> bool:
 
 
 def _results_are_traced() -> bool:
-    """Whether a result computed here would be traced. To compute one takes 30 microseconds, to ask where we are one."""
-    global _untraced
-    here = get_opaque_trace_state()
-    if here == _untraced:
-        return False
-    traced = isinstance(jnp.zeros(()), Tracer)
-    if not traced:
-        _untraced = here
-    return traced
+    """Whether a result computed here would be traced: by the cheapest one there is, since every program asks this."""
+    return isinstance(jax.lax.neg_p.bind(_ZERO), Tracer)
 
 
-_untraced: Any = None  # where the last result was not traced
+_ZERO = np.float32(0)
 
 
 def holds_tracers(tree: Tree) -> bool:
