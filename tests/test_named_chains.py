@@ -153,7 +153,10 @@ def test_errors_say_what_is_wrong():
     driven = HMM(Normal(), 2, transition=Softmax())
     params = driven.init(jax.random.key(0), data)
     for make, says in [
-        (lambda: HMM(Normal(), 2, initial=Stationary(), transition=LeftToRight()), "moves that lead back to each state"),
+        (
+            lambda: HMM(Normal(), 2, initial=Stationary(), transition=LeftToRight()),
+            "moves that lead back to each state",
+        ),
         (lambda: HMM(Normal(), 2, initial=Stationary(), transition=Softmax()), "moves that are the same at all steps"),
         (lambda: HMM(Normal(), 3, transition=Allowed(np.eye(2, dtype=bool))), "those of 2 states; the chain has 3"),
         (lambda: Allowed(np.zeros((2, 2), bool)), "one True in each row"),
