@@ -443,23 +443,28 @@ def of_hidden(m, change):
     return {"e_step": e_step}
 
 
+def of_part(m, change):
+    """The same for the part of it that is due to the interval."""
+    return of_hidden(m, lambda u: (u[0], change(u[1])))
+
+
 def intervals_for_points(m, amount):
     """The spread inside the intervals is left out."""
-    return of_hidden(m, lambda u: u._replace(moments=u.moments._replace(variance=0 * u.moments.variance)))
+    return of_part(m, lambda u: u._replace(moments=u.moments._replace(variance=0 * u.moments.variance)))
 
 
 def whole_mass(m, amount):
     """The posterior density is not divided by the probability of the interval."""
-    return of_hidden(m, lambda u: u._replace(log_mass=0 * u.log_mass))
+    return of_part(m, lambda u: u._replace(log_mass=0 * u.log_mass))
 
 
 def shifted_moments(m, amount):
-    return of_hidden(m, lambda u: u._replace(moments=u.moments._replace(deviation=u.moments.deviation + 1e-3)))
+    return of_part(m, lambda u: u._replace(moments=u.moments._replace(deviation=u.moments.deviation + 1e-3)))
 
 
 def of_tails(m, change):
     """An E-step whose unrecorded draws are ``change(tails)``."""
-    return of_hidden(m, lambda u: (u[0], u[1]._replace(tails=change(u[1].tails))))
+    return of_part(m, lambda part: part._replace(tails=change(part.tails)))
 
 
 def one_tail(m, amount):
