@@ -120,7 +120,10 @@ def same_fit(found, plain, size, dtype, slack=64.0):
     steps = min(int(found.steps), int(plain.steps)) + 1
     rounding = slack * eps(dtype) * (np.abs(np.asarray(plain.trace[:steps], np.float64)) + size)
     assert_within(found.trace[:steps], plain.trace[:steps], rounding)
-    assert abs(int(found.steps) - int(plain.steps)) <= (1 if dtype == np.float64 else 4)
+    # Where only rounding errors are left to climb, how many more steps are taken is chance.
+    below = lambda fit: np.asarray(fit.trace[: int(fit.steps) + 1]) < float(fit.objective) - rounding[-1]
+    climbing = [int(below(fit).sum()) for fit in (found, plain)]
+    assert abs(climbing[0] - climbing[1]) <= (1 if dtype == np.float64 else 4)
 
 
 @pytest.mark.parametrize("name", CASES)
