@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closeness import assert_within, eps
 
 import jaxem
 from jaxem.families import MultivariateNormal, Normal
 from jaxem.families.normal import NormalParams
 from jaxem.latent import scaled
 from jaxem.models import HMM, FactorAnalysis, HMMParams, Mixture, StateSpace
-from tests.closeness import assert_within, eps
 
 STEPS = jaxem.fitting.parameter_change(0.0)
 

@@ -245,7 +245,7 @@ def test_trace_of_lanes():
 
 def test_trace_needs_a_bound():
     fit = jaxem.fit(jaxem.Model(lambda theta, x: theta, lambda q, x: q), 1.0, COUNTS)
-    with pytest.raises(ValueError, match="no bound"):
+    with pytest.raises(ValueError, match="no objective"):
         plot.trace(fit)
 
 

@@ -338,7 +338,7 @@ def test_convergence():
     ax = plot.convergence(both)
     assert [len(line.get_xdata()) for line in ax.get_lines()] == [6, 4]
     assert {text.get_text() for text in ax.get_legend().get_texts()} == {"CONVERGED (1)", "MAX_STEPS (1)"}
-    with pytest.raises(ValueError, match="no bound"):
+    with pytest.raises(ValueError, match="no objective"):
         plot.convergence(dataclasses.replace(fit, trace=None))
 
 
