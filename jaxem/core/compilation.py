@@ -109,15 +109,19 @@ def _program(function: Any, static: tuple[str, ...], donated: tuple[str, ...], q
     fixed = [i for i, name in enumerate(names) if name in static]
     donate = tuple(i for i, place in enumerate(traced) if names[place] in donated)
 
+    def divided(arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+        """The operands, and all else: structures and what is compared."""
+        flat = [jax.tree.flatten(arguments[i]) for i in traced]
+        rest = tuple(structure for _, structure in flat), tuple(arguments[i] for i in fixed)
+        return [leaves for leaves, _ in flat], rest
+
     def prepared(arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
         """The program for these arguments, its operands, and, where it is new, the function that keeps it."""
         if named or len(arguments) != len(names):
             bound = signature.bind(*arguments, **named)
             bound.apply_defaults()
             arguments = tuple(bound.arguments.values())
-        flat = [jax.tree.flatten(arguments[i]) for i in traced]
-        leaves = [leaves for leaves, _ in flat]
-        rest = tuple(structure for _, structure in flat), tuple(arguments[i] for i in fixed)
+        leaves, rest = divided(arguments)
         every = list(chain(*leaves))
         options = _options(quick, every, seconds and (lambda: seconds(*arguments)))
         kept = _TRACES if any(isinstance(leaf, Tracer) for leaf in every) else _PROGRAMS
@@ -142,44 +146,22 @@ def _program(function: Any, static: tuple[str, ...], donated: tuple[str, ...], q
                 compiled.begin(leaves, rest)
                 keep(compiled)
 
-    def again() -> Callable[..., Any]:
-        known: list[_Compiled] = []
-
-        def repeat(*arguments: Any) -> Any:
-            if not known:
-                compiled, leaves, rest, keep = prepared(arguments, {})
-                if keep is not None:
-                    keep(compiled)
-                known.append(compiled)
-                return compiled(leaves, rest)
-            flat = [jax.tree.flatten(arguments[i]) for i in traced]
-            rest = tuple(structure for _, structure in flat), tuple(arguments[i] for i in fixed)
-            return known[0]([leaves for leaves, _ in flat], rest)
-
-        return repeat
-
     def abreast(calls: list[tuple[Any, ...]]) -> list[Any]:
-        repeat = again()
-        if len(calls) < 2 or cores() == 1 or is_traced(calls):
-            return [repeat(*each) for each in calls]
-        compiled, leaves, rest, keep = prepared(calls[0], {})
+        if not calls:
+            return []
+        compiled, _, _, keep = prepared(calls[0], {})
+        found = [divided(each) for each in calls]
+        if len(calls) == 1 or cores() == 1 or is_traced(calls):
+            results = [compiled(*each) for each in found]
+        else:
+            run = compiled.executable(*found[0])
+            given = _for_threads([leaves for leaves, _ in found])
+            results = list(_workers(os.getpid()).map(lambda leaves: _ended(run(*leaves)), given))
         if keep is not None:
             keep(compiled)
-        run = compiled.executable(leaves, rest)
-        known: dict[int, Any] = {}
+            _look_at_maps()
+        return results
 
-        def array(leaf: Any) -> Any:
-            """What means the same in each thread: 64 bits are made an array of JAX here, once where calls share it."""
-            if isinstance(leaf, jax.Array) or (isinstance(leaf, (np.ndarray, np.generic)) and leaf.itemsize <= 4):
-                return leaf
-            if id(leaf) not in known:
-                known[id(leaf)] = jnp.asarray(leaf)
-            return known[id(leaf)]
-
-        given = [[[array(leaf) for leaf in jax.tree.leaves(each[i])] for i in traced] for each in calls]
-        return list(_workers(os.getpid()).map(lambda leaves: _ended(run(*leaves)), given))
-
-    call.again = again  # pyright: ignore[reportFunctionMemberAccess]
     call.abreast = abreast  # pyright: ignore[reportFunctionMemberAccess]
     call.begin = begin  # pyright: ignore[reportFunctionMemberAccess]
     call.__name__, call.__qualname__, call.__module__ = function.__name__, function.__qualname__, function.__module__
@@ -190,11 +172,6 @@ def _program(function: Any, static: tuple[str, ...], donated: tuple[str, ...], q
 def ahead(program: Callable[..., Any], *arguments: Any) -> None:
     """Begin to compile a program for these arguments, or their shapes, beside what follows; its next call waits."""
     program.begin(*arguments)  # pyright: ignore[reportFunctionMemberAccess]
-
-
-def repeated(program: Callable[..., R]) -> Callable[..., R]:
-    """The program for calls with arguments of the same structures, shapes and dtypes: it is looked up only once."""
-    return program.again()  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def on_all_cores(program: Callable[..., R], calls: list[tuple[Any, ...]]) -> list[R]:
@@ -357,6 +334,21 @@ def precise(function: F) -> F:
             return function(*arguments, **named)
 
     return call  # pyright: ignore[reportReturnType]
+
+
+def _for_threads(calls: Any) -> Any:
+    """The operands as they mean the same in each thread, whatever its settings of JAX are: numbers of 64 bits are made
+    arrays of JAX here, once where calls share them."""
+    known: dict[int, Any] = {}
+
+    def array(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) or (isinstance(leaf, (np.ndarray, np.generic)) and leaf.itemsize <= 4):
+            return leaf
+        if id(leaf) not in known:
+            known[id(leaf)] = jnp.asarray(leaf)
+        return known[id(leaf)]
+
+    return [[[array(leaf) for leaf in leaves] for leaves in call] for call in calls]
 
 
 def _ended(result: R) -> R:
