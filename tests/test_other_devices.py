@@ -66,7 +66,8 @@ def test_starts_run_side_by_side_and_their_program_is_compiled_once(monkeypatch,
     elsewhere(monkeypatch)
     with count_compilations() as compiled:
         there = jaxem.fit_restarts(model, x, key=key, restarts=12, max_steps=301)
-    assert_within(there.best.objective, here.best.objective, 1e-6)
+    # Both end with at most 1e-10 left to climb for each of 434 values.
+    assert_within(there.best.objective, here.best.objective, 1e-7)
     assert compiled.names.count("jit(_climb)") == 1
 
 

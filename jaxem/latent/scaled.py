@@ -125,8 +125,8 @@ def segments(parallel: bool | None, n: int, t: int, k: int) -> int:
 
     By timings on a CPU, the loop over the steps of one sequence takes no longer than K times the arithmetic in fewer,
     longer steps (4 to 16 states; in float32 it takes up to a fifth longer with 4, 5 and 12). On other devices each step
-    costs some ten kernel launches, however little it computes (an H200: 30 microseconds), so that segments are as short
-    as memory allows.
+    costs several kernel launches, however little it computes (an H200: 10 to 20 microseconds a step), so that segments
+    are as short as memory allows.
     """
     if is_symbol(n) or parallel is False:
         return 1
