@@ -6,6 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.lax import stop_gradient
+
+from jaxem.families import parts
 
 
 def elementwise(f: Callable[..., Any], parameters: int) -> Callable[..., Any]:
@@ -51,3 +54,12 @@ def search(key: Array, log_p: Callable[[Array], Array], log_mass: Array, mean: A
         return jnp.where(go, x + 1, x), jnp.where(go, left - p, -1)
 
     return jax.lax.while_loop(lambda carry: (carry[1] > 0).any(), step, (low, left))[0]
+
+
+def log_interval(log_mass: Callable[[Any, Array, Array], Array], c: Any, low: Array, high: Array) -> Array:
+    """log P(low <= x <= high) from ``log_mass(c, low, high)``: near one by the mass of what lies outside."""
+    log_p, fixed = log_mass(c, low, high), stop_gradient(c)
+    some, more = low > 0, high < jnp.inf
+    below = log_mass(fixed, jnp.zeros_like(low), jnp.where(some, low - 1, 0))
+    above = log_mass(fixed, jnp.where(more, high + 1, 0), jnp.where(more, jnp.inf, 0))
+    return parts.near_one(log_p, jnp.where(some, jnp.exp(below), 0) + jnp.where(more, jnp.exp(above), 0))

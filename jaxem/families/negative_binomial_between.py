@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from jaxem.families import count_loops, parts, restaurant, stirling
+from jaxem.families import count_loops, restaurant, stirling
 
 
 class Moments(NamedTuple):
@@ -107,11 +107,7 @@ def _log_mass(c: Any, low: Array, high: Array) -> Array:
 
 def log_interval(c: Any, low: Array, high: Array) -> Array:
     """log P(low <= x <= high), (N, K)."""
-    log_p, fixed = _log_mass(c, low, high), stop_gradient(c)
-    some, more = low > 0, high < jnp.inf
-    below = _log_mass(fixed, jnp.zeros_like(low), jnp.where(some, low - 1, 0))
-    above = _log_mass(fixed, jnp.where(more, high + 1, 0), jnp.where(more, jnp.inf, 0))
-    return parts.near_one(log_p, jnp.where(some, jnp.exp(below), 0) + jnp.where(more, jnp.exp(above), 0))
+    return count_loops.log_interval(_log_mass, c, low, high)
 
 
 def between(c: Any, low: Array, high: Array) -> Moments:

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from jaxem.families import parts, stirling
+from jaxem.families import stirling
 from jaxem.families.count_loops import elementwise, search
+from jaxem.families.count_loops import log_interval as count_log_interval
 
 
 class Moments(NamedTuple):
@@ -79,11 +80,7 @@ def _of_interval(rates: Array, low: Array, high: Array) -> tuple[Array, Array, _
 
 def log_interval(rates: Array, low: Array, high: Array) -> Array:
     """log P(low <= x <= high), (N, K)."""
-    log_p, fixed = _log_mass(rates, low, high), stop_gradient(rates)
-    some, more = low > 0, high < jnp.inf
-    below = _log_mass(fixed, jnp.zeros_like(low), jnp.where(some, low - 1, 0))
-    above = _log_mass(fixed, jnp.where(more, high + 1, 0), jnp.where(more, jnp.inf, 0))
-    return parts.near_one(log_p, jnp.where(some, jnp.exp(below), 0) + jnp.where(more, jnp.exp(above), 0))
+    return count_log_interval(_log_mass, rates, low, high)
 
 
 def _log_mass(rates: Array, low: Array, high: Array) -> Array:
