@@ -254,15 +254,16 @@ def test_latent_classes_of_a_table() -> None:
 
 
 def test_regressions_of_two_classes() -> None:
-    x, truth = RNG.normal(size=(200, 1)), RNG.integers(0, 2, 200)
-    y = np.where(truth, 1 + 2 * x[:, 0], -1 - 2 * x[:, 0]) + 0.2 * RNG.normal(size=200)
+    rng = np.random.default_rng(4)
+    x, truth = rng.normal(size=(200, 1)), rng.integers(0, 2, 200)
+    y = np.where(truth, 1 + 2 * x[:, 0], -1 - 2 * x[:, 0]) + 0.2 * rng.normal(size=200)
     ours = MixtureOfRegressions(2, random_state=0, gate="softmax").fit(x, y)
     order = np.argsort(ours.coef_[:, 0])
-    np.testing.assert_allclose(ours.coef_[order, 0], [-2, 2], atol=0.1)
+    np.testing.assert_allclose(ours.coef_[order, 0], [-2, 2], atol=0.1)  # five standard errors
     np.testing.assert_allclose(ours.intercept_[order], [-1, 1], atol=0.1)
     assert (ours.predict_class(x, y) == order[truth]).mean() > 0.9
     w = ours.predict_class_proba(x)
-    np.testing.assert_allclose(ours.predict(x), (w * (ours.intercept_ + x @ ours.coef_.T)).sum(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(ours.predict(x), (w * (ours.intercept_ + x @ ours.coef_.T)).sum(axis=1), atol=1e-14)
     m, v = ours.intercept_ + x @ ours.coef_.T, ours.dispersions_
     density = (w * stats.norm(m, np.sqrt(v)).pdf(y[:, None])).sum(axis=1)
     np.testing.assert_allclose(ours.log_density(x, y), np.log(density), rtol=1e-10)
@@ -270,15 +271,16 @@ def test_regressions_of_two_classes() -> None:
 
 
 def test_factors_of_scikit_learn() -> None:
-    loadings = RNG.normal(size=(2, 6))
-    x = RNG.normal(size=(300, 2)) @ loadings + RNG.normal(size=(300, 6))
-    ours = FactorAnalysis(2, tol=1e-14, algorithm=jaxem.SQUAREM()).fit(x)
-    peer = TheirFactorAnalysis(2, tol=1e-10, max_iter=20000, svd_method="lapack").fit(x)
+    rng = np.random.default_rng(6)
+    loadings = rng.normal(size=(2, 6))
+    x = rng.normal(size=(300, 2)) @ loadings + rng.normal(size=(300, 6))
+    ours = FactorAnalysis(2, tol=1e-13, algorithm=jaxem.SQUAREM()).fit(x)
+    peer = TheirFactorAnalysis(2, tol=1e-12, max_iter=20000, svd_method="lapack").fit(x)
     np.testing.assert_allclose(ours.noise_variance_, peer.noise_variance_, rtol=1e-4)
     sign = np.sign((ours.components_ * peer.components_).sum(axis=1))
     np.testing.assert_allclose(ours.components_ * sign[:, None], peer.components_, atol=2e-4)
-    np.testing.assert_allclose(ours.transform(x) * sign, peer.transform(x), atol=1e-3)
-    np.testing.assert_allclose(ours.get_covariance(), peer.get_covariance(), rtol=1e-3)
+    np.testing.assert_allclose(ours.transform(x) * sign, peer.transform(x), atol=2e-4)
+    np.testing.assert_allclose(ours.get_covariance(), peer.get_covariance(), rtol=1e-4)
     np.testing.assert_allclose(ours.get_covariance() @ ours.get_precision(), np.eye(6), atol=1e-12)
     np.testing.assert_allclose(ours.score(x), peer.score(x), rtol=1e-9)
     assert FactorAnalysis(rotation="varimax").get_params()["rotation"] == "varimax"
@@ -286,7 +288,10 @@ def test_factors_of_scikit_learn() -> None:
         turned = rotated(ours.components_.T, method)
         np.testing.assert_allclose(turned @ turned.T, ours.components_.T @ ours.components_, atol=1e-12)
         peer = TheirFactorAnalysis(2, rotation=method)._rotate(ours.components_)
-        np.testing.assert_allclose(np.abs(turned.T), np.abs(peer), atol=1e-3)
+        even = method == "varimax"  # the variance of the squares in each column, or the sum of all fourth powers
+        value = lambda b, even=even: (b**4).sum() - even * ((b**2).sum(axis=0) ** 2).sum() / len(b)
+        # The peer ends where the sum of singular values changes by 1e-6 of itself.
+        assert value(turned) * (1 + 1e-12) >= value(peer.T) >= value(turned) * (1 - 1e-5)
     with pytest.raises(ValueError, match="6 factors need more than 6 columns"):
         FactorAnalysis(6).fit(x)
     with pytest.raises(ValueError, match="noise_variance_init dimension"):
