@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.algorithms import schedules
-from jaxem.algorithms.em import met, unmet
+from jaxem.algorithms.em import blank, met
 from jaxem.algorithms.protocol import State
 from jaxem.algorithms.schedules import Schedule
 from jaxem.core import expectation
@@ -72,8 +72,13 @@ class AnnealedEM:
     def requires(self) -> tuple[str, ...]:
         return ("tempered_e_step", "m_step")
 
+    def before(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
+        beta = self._beta(jnp.int32(0), float_dtype(params))
+        state = blank(model, params, data, self.block_size, "tempered", (beta,))
+        return state._replace(memory=Memory(state.memory, jnp.int32(-1)))
+
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
-        return self._met(model, unmet(params), params, data, jnp.int32(0))
+        return self.move(model, self.before(model, params, data, key), params, data)
 
     def step(self, model: Any, state: State, data: Data) -> State:
         params, state = self.propose(model, state, data)
@@ -87,15 +92,13 @@ class AnnealedEM:
         return params, state._replace(settled=cold)
 
     def move(self, model: Any, state: State, params: Params, data: Data) -> State:
-        return self._met(model, state, params, data, state.memory.met + 1)
-
-    def sums(self, state: State) -> tuple[Params, Any]:
-        return (state.params, state.memory.summary)
-
-    def _met(self, model: Any, state: State, params: Params, data: Data, count: Array) -> State:
+        count = state.memory.met + 1
         beta = self._beta(count, float_dtype(params))
         new = met(model, state, params, data, self.block_size, "tempered", (beta,))
         return new._replace(memory=Memory(new.memory, count))
+
+    def sums(self, state: State) -> tuple[Params, Any]:
+        return (state.params, state.memory.summary)
 
     def _beta(self, count: Array, dtype: jnp.dtype) -> Array:
         return schedules.value(self.schedule, count, dtype)

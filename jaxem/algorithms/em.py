@@ -54,8 +54,11 @@ class EM:
     def requires(self) -> tuple[str, ...]:
         return ("e_step", "m_step")
 
+    def before(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
+        return blank(model, params, data, self.block_size)
+
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
-        return self.move(model, unmet(params), params, data)
+        return self.move(model, self.before(model, params, data, key), params, data)
 
     def step(self, model: Any, state: State, data: Data) -> State:
         params, found = self.propose(model, state, data)
@@ -76,9 +79,24 @@ def unmet(params: Params) -> State:
     return State(params, None, jnp.int32(0), jnp.int32(0), jnp.bool_(True), None)
 
 
-# Programs of their own, so that the start, the check of a step and the loop trace them only once.
+# Programs of their own, so that the check of a step and the loop trace them only once.
 _expect = program(static_argnames=("block_size", "by"))(expectation.expect)
 _maximize = program(expectation.maximize)
+
+
+def blank(
+    model: Any,
+    params: Params,
+    data: Data,
+    block_size: int | None,
+    by: expectation.By = "infer",
+    more: tuple[Any, ...] = (),
+) -> State:
+    """The initial state in the form that it has after an E-step: its summary is zero, and its objective NaN."""
+    summary, objective = jax.eval_shape(lambda: _expect(model, params, data, block_size, by, more))
+    summary = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), summary)
+    objective = None if objective is None else jnp.full((), jnp.nan, objective.dtype)
+    return unmet(params)._replace(objective=objective, memory=summary)
 
 
 def met(
@@ -107,7 +125,8 @@ def climbed(algorithm: Climber, model: Any, state: State, params: Params, data: 
     .. math:: u \leftarrow u_t + 2^{-m} (u_{t+1} - u_t), \qquad m = 0, 1, \dots \text{ until } L \ge L(\theta_t)
 
     for the coordinates u of the leaves that an M-step only improves (``Param.improves``); others keep their maximum.
-    Models that maximise are not touched. Each part that is tried costs an E-step, and counts as a step refused.
+    Models that maximise are not touched, and neither is the start (``Climber.before``), which has nothing to fall from.
+    Each part that is tried costs an E-step, and counts as a step refused.
     """
     new = algorithm.move(model, state, params, data)
     improving = parameters.improving_of(model)
@@ -126,7 +145,8 @@ def climbed(algorithm: Climber, model: Any, state: State, params: Params, data: 
     def lower(carry: tuple[Array, State]) -> Array:
         share, tried = carry
         assert tried.objective is not None
-        return ~(tried.objective >= least) & (share > _SHORTEST)  # NaN is lower
+        fell = ~(tried.objective >= least) & ~jnp.isnan(least)  # NaN is lower
+        return fell & (share > _SHORTEST)
 
     return jax.lax.while_loop(lower, shorter, (jnp.ones((), least.dtype), new))[1]
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from jax import Array
 
-from jaxem.algorithms.em import climbed, met, unmet
+from jaxem.algorithms.em import blank, climbed, met
 from jaxem.algorithms.protocol import State
 from jaxem.core import expectation
 from jaxem.core.checks import whole_field
@@ -55,8 +55,11 @@ class HardEM:
     def requires(self) -> tuple[str, ...]:
         return ("c_step", "q_function", "entropy", "m_step")
 
+    def before(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
+        return blank(model, params, data, self.block_size, "mode")
+
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
-        return self.move(model, unmet(params), params, data)
+        return self.move(model, self.before(model, params, data, key), params, data)
 
     def step(self, model: Any, state: State, data: Data) -> State:
         params, found = self.propose(model, state, data)

@@ -53,10 +53,16 @@ class Algorithm(Protocol):
 
 
 class Climber(Algorithm, Protocol):
-    """An algorithm that accelerators can wrap: its step is a map of the parameters, ``step = move(propose)``.
+    """An algorithm whose step is a map of the parameters: ``init = move(before)``, ``step = climbed(propose)``.
 
-    An accelerator may put other parameters between the two, and still pays for one E-step.
+    ``climbed`` (see ``algorithms.em``) is ``move``, nearer to the old parameters where the objective would fall. So the
+    start and the steps can share one compiled E-step, and an accelerator may put other parameters between ``propose``
+    and ``move``, and still pays for one E-step.
     """
+
+    def before(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
+        """The state before the first E-step, in the form of those after it; its objective is NaN."""
+        ...
 
     def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:
         """The next parameters, not yet evaluated, and the state after finding them."""

@@ -155,11 +155,11 @@ def _settled(space: Space, leaf: Array, eps: float) -> Array:
 def contains(spaces: Spaces, params: Any) -> Any:
     """For each leaf, whether it lies in its space, and equals the elements of other arrays that it follows."""
 
-    def own(space: Space, leaf: Array, followed: Array) -> Array:
+    def own(space: Space, leaf: Any, followed: Any) -> Any:
         inside = space.contains(leaf)
         if not hasattr(space, "follow"):
             return inside
-        return inside & (jnp.abs(leaf - followed) <= float(jnp.finfo(leaf.dtype).eps) ** 0.5 * jnp.abs(followed)).all()
+        return inside & (abs(leaf - followed) <= float(jnp.finfo(leaf.dtype).eps) ** 0.5 * abs(followed)).all()
 
     return each(own, spaces, params, linked(spaces, params))
 

@@ -8,6 +8,7 @@ as many such calls run at a time as there are threads (two, on a machine with tw
 (jaxlib 0.10.2). So on a CPU the matrices are given to LAPACK one by one, even those that ``vmap`` made a batch of.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,8 @@ def cholesky(a: Array) -> Array:
 
     Source: Golub & Van Loan (2013), section 4.2.
     """
+    if isinstance(a, np.ndarray):
+        return _on_host(a)  # pyright: ignore[reportReturnType]
     d = a.shape[-1]
     if not is_small(a):
         return _each(_cholesky, a)
@@ -88,12 +91,23 @@ def eigh(a: Array) -> tuple[Array, Array]:
 
 def log_determinant(lower: Array) -> Array:
     """log|L L'|, (...), for ``lower (..., D, D)``."""
-    return 2 * jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(axis=-1)
+    return 2 * lower.__array_namespace__().log(lower.diagonal(axis1=-2, axis2=-1)).sum(axis=-1)
 
 
 def product(a: Array, b: Array) -> Array:
     """The matrix product a b in full precision, on accelerators too, because terms that cancel need it."""
+    if isinstance(a, np.ndarray):
+        return a @ b
     return jnp.matmul(a, b, precision=None if jax.default_backend() == "cpu" else "highest")
+
+
+def _on_host(a: np.ndarray) -> np.ndarray:
+    """The Cholesky factors of arrays of NumPy, by NumPy."""
+    found = np.full_like(a, np.nan)
+    for place in np.ndindex(a.shape[:-2]):
+        with contextlib.suppress(np.linalg.LinAlgError):
+            found[place] = np.linalg.cholesky((a[place] + a[place].T) / 2)
+    return found
 
 
 def _dot(a: list[Array], b: list[Array]) -> Array | float:

@@ -1,4 +1,8 @@
-"""The climb of a fit: its state, one judged step, and the loop. No other file of the library has such a loop."""
+"""The climb of a fit: its state, one judged step, and the loop. No other file of the library has such a loop.
+
+The E-step at the start is the first thing that the loop does, where the algorithm allows it: it is then compiled once
+for the start and all steps.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.algorithms.em import climbed
 from jaxem.algorithms.protocol import Algorithm, State
 from jaxem.core import bound, trees
 from jaxem.core.compilation import program
@@ -27,7 +32,7 @@ class Climb(NamedTuple):
 
     state: State
     trace: Array | None
-    steps: Array
+    steps: Array  # -1 before the E-step at the start
     status: Array  # a Status, or RUNNING
     noise: Array  # rounding error of the objective beyond ``rounding``
     remaining: Remaining
@@ -37,7 +42,7 @@ class Climb(NamedTuple):
 def first(
     model: Any, params: Params, data: Data, algorithm: Any, max_steps: int, key: Array | None, unchecked: bool
 ) -> Climb:
-    """The climb before its first step; ``INVALID`` where it is ``unchecked`` and data or start turn out to be so."""
+    """The climb before it begins; ``INVALID`` where it is ``unchecked`` and data or start turn out to be so."""
     climb = start(model, params, data, algorithm, max_steps, key)
     if not unchecked:
         return climb
@@ -66,38 +71,35 @@ def choose_rule(stop: Rule | None, tol: Any, algorithm: Algorithm, has_objective
 
 
 def start(model: Any, params: Params, data: Data, algorithm: Any, max_steps: int, key: Array | None) -> Climb:
-    """The climb before its first step, with the status of the start."""
-    state = algorithm.init(model, params, data, key)
+    """The climb before it begins: the E-step at the start is still to come where the algorithm has ``before``."""
+    state = getattr(algorithm, "before", algorithm.init)(model, params, data, key)
     check_step(algorithm, model, state, data)
-    trace = None
-    if state.objective is not None:
-        trace = jnp.full((max_steps + 1,), jnp.nan, state.objective.dtype).at[0].set(state.objective)
+    trace = None if state.objective is None else jnp.full((max_steps + 1,), jnp.nan, state.objective.dtype)
     noise = jnp.zeros((), trees.float_dtype(params))
     if state.objective is not None and not getattr(model, "accurate", False):
         noise = rounding_noise.of_objective(model, params, data, algorithm, key, state.objective)
-    data_size = size(data, trees.float_dtype(params))
-    failure = _failure(model, state, None, algorithm.monotone, data_size, noise)
-    no_steps = jnp.where(max_steps == 0, Status.MAX_STEPS, RUNNING)
-    status = jnp.where(failure == RUNNING, no_steps, failure).astype(jnp.int32)
-    unknown = jnp.full_like(noise, jnp.nan)
-    return Climb(state, trace, jnp.int32(0), status, noise, remaining.nothing_known(model, algorithm, params), unknown)
+    unknown = remaining.nothing_known(model, algorithm, params), jnp.full_like(noise, jnp.nan)
+    return Climb(state, trace, jnp.int32(-1), jnp.int32(RUNNING), noise, *unknown)
 
 
 def stepper(model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, max_steps: int) -> Callable[[Climb], Climb]:
-    """The function that makes one step and judges it; a climb that has ended is returned unchanged."""
+    """The function that makes one step and judges it; a climb that has ended is returned unchanged.
+
+    Where the climb begins, the new state is that of the start: it may fail, but there is no step to measure.
+    """
 
     def step(climb: Climb) -> Climb:
-        old, running = climb.state, climb.status == RUNNING
-        data_size = size(data, trees.float_dtype(old.params))
-        rule = choose_rule(stop, tol, algorithm, old.objective is not None)
-        new = algorithm.step(model, old, data)
-        new = new._replace(params=trees.stored(new.params, climb.steps >> 31))
+        running = climb.status == RUNNING
+        begins = running & (climb.steps < 0)
+        data_size = size(data, trees.float_dtype(climb.state.params))
+        rule = choose_rule(stop, tol, algorithm, climb.state.objective is not None)
+        old, new = climb.state, _next(model, algorithm, climb.state, data, begins)
         failure = _failure(model, new, old, algorithm.monotone, data_size, climb.noise)
         good = running & (failure == RUNNING)
         # A bad step counts as evaluations; everything else stays as before it.
-        state = trees.select(good, new, old)
+        state = trees.select(good | begins, new, old)
         state = state._replace(evaluations=jnp.where(running, new.evaluations, old.evaluations))
-        steps = climb.steps + good.astype(jnp.int32)
+        steps = jnp.where(begins, 0, climb.steps + good.astype(jnp.int32))
         trace = climb.trace
         if trace is not None:
             trace = trace.at[steps].set(state.objective)  # after a failure or the end this changes nothing
@@ -108,21 +110,34 @@ def stepper(model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, max_ste
                 blur = bound.rounding(old.objective, data_size) + climb.noise
             by, measured, relative = remaining.measure(model, algorithm, old, new, data, known, blur)
             finite = getattr(algorithm, "finite", False)
-            known, more, blurred = remaining.estimate(known, steps, by, measured, new.settled, relative, finite)
-            left = left if relative else jnp.where(good, known.last, left)
+            seen, more, blurred = remaining.estimate(known, steps, by, measured, new.settled, relative, finite)
+            known = trees.select(begins, known, seen)
+            left = left if relative else jnp.where(good & ~begins, known.last, left)
             leaps = hasattr(algorithm, "inner") and measured.rest is None
         progress = Progress(
             new.params, old.params, trace, steps, data_size, climb.noise, more, blurred, relative, leaps
         )
-        stopped = rule.met(progress) & new.settled
+        settled = new.settled & ~begins
+        stopped = rule.met(progress) & settled
         ended = jnp.where(steps == max_steps, Status.MAX_STEPS, RUNNING)
         if hasattr(rule, "blocked"):
-            ended = jnp.where(rule.blocked(progress) & new.settled, Status.PRECISION, ended)  # pyright: ignore
+            ended = jnp.where(rule.blocked(progress) & settled, Status.PRECISION, ended)  # pyright: ignore
         failed = jnp.where(running, failure, climb.status)
         status = jnp.where(good, jnp.where(stopped, Status.CONVERGED, ended), failed).astype(jnp.int32)
         return Climb(state, trace, steps, status, climb.noise, known, left)
 
     return step
+
+
+def _next(model: Any, algorithm: Any, state: State, data: Data, begins: Array) -> State:
+    """The state after one more step; that of the start where the climb ``begins``."""
+    if hasattr(algorithm, "before"):
+        here = lambda: (state.params, state)
+        params, found = jax.lax.cond(begins, here, lambda: algorithm.propose(model, state, data))
+        new = climbed(algorithm, model, found, params, data)
+    else:
+        new = jax.lax.cond(begins, lambda: state, lambda: algorithm.step(model, state, data))
+    return new._replace(params=trees.stored(new.params, new.evaluations >> 31))
 
 
 def noisy(algorithm: Algorithm) -> bool:
@@ -131,7 +146,10 @@ def noisy(algorithm: Algorithm) -> bool:
 
 
 def advance(step: Callable[[Climb], Climb], climb: Climb, steps: Array) -> Climb:
-    """The climb after at most ``steps`` more steps; fewer where it (every lane of it) ends sooner."""
+    """The climb after at most ``steps`` more steps; fewer where it (every lane of it) ends sooner.
+
+    Where it has not begun, the E-step at the start comes first.
+    """
 
     def running(carry: tuple[Array, Climb]) -> Array:
         taken, climb = carry
@@ -141,14 +159,15 @@ def advance(step: Callable[[Climb], Climb], climb: Climb, steps: Array) -> Climb
         taken, climb = carry
         return taken + 1, step(climb)
 
-    return jax.lax.while_loop(running, again, (jnp.int32(0), climb))[1]
+    begun = jnp.minimum(climb.steps, 0).min()
+    return jax.lax.while_loop(running, again, (begun, climb))[1]
 
 
 def result(model: Any, climb: Climb) -> Fit:
     """The climb as a ``Fit``."""
     state = climb.state
     alike = model.coincide(state.params) if has(model, "coincide") else jnp.bool_(False)
-    counts = climb.steps, state.evaluations, state.fallbacks
+    counts = jnp.maximum(climb.steps, 0), state.evaluations, state.fallbacks
     return Fit(state.params, state.objective, climb.trace, *counts, climb.status, _or_nan(climb.left), alike)
 
 
@@ -156,12 +175,10 @@ def _or_nan(left: Array) -> Array:
     return jnp.where(jnp.isfinite(left), left, jnp.nan)
 
 
-def _failure(
-    model: Any, new: State, old: State | None, monotone: bool, data_size: Array, noise: Array | float
-) -> Array:
+def _failure(model: Any, new: State, old: State, monotone: bool, data_size: Array, noise: Array) -> Array:
     """The status of a failed step, or ``RUNNING``. Of several causes the last one tested counts, as the root cause."""
     status = jnp.int32(RUNNING)
-    if old is not None and old.objective is not None and new.objective is not None and monotone:
+    if old.objective is not None and new.objective is not None and monotone:
         fell = new.objective < old.objective - bound.rounding(old.objective, data_size) - noise
         status = jnp.where(fell, Status.DECREASED, status)
     finite = trees.all_finite(new.params)

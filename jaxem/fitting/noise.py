@@ -13,7 +13,9 @@ from jaxem.core.passes import accumulate
 
 
 def of_objective(model: Any, params: Params, data: Data, algorithm: Any, key: Array | None, objective: Array) -> Array:
-    """The rounding error of the ``objective`` at ``params`` beyond ``bound.rounding``; it takes nine evaluations.
+    """The rounding error of the objective at ``params`` beyond ``bound.rounding``; it takes nine evaluations.
+
+    ``objective`` is that of the state which the climb starts from, NaN before its first E-step.
 
     A stream is read once for all of them, and devices add up their parts one by one. The log-prior is then counted once
     a part, which overstates its rounding error.
@@ -33,7 +35,7 @@ def of_objective(model: Any, params: Params, data: Data, algorithm: Any, key: Ar
     operands = (model, algorithm, params, key)
     if isinstance(data, Spread):
         # By this the pass follows the one that found the objective: two at a time would share the chunks of one.
-        at = jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(objective), leaf, jnp.nan), params)
+        at = jax.tree.map(lambda leaf: jnp.where(jnp.isinf(objective), jnp.nan, leaf), params)
         found, terms = data.total(of_part, (model, algorithm, at, key))
     else:
         found, terms = values(operands, data), bound.terms(model, params, data)

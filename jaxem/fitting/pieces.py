@@ -99,6 +99,8 @@ def _objective(climb: Any) -> float | None:
 
 def _report(climb: Any, before: float | None, seconds: float) -> Report:
     objective = _objective(climb)
+    if before != before:  # the run began with this piece
+        before = float(climb.trace[0])
     gain = None if objective is None or before is None else objective - before
     left = float(climb.left) if np.isfinite(climb.left) else float("nan")
     return Report(int(climb.steps), objective, gain, left, int(climb.state.evaluations), seconds)

@@ -138,7 +138,7 @@ class Pattern:
     def free(self, value: Array) -> Array:
         return self.base.free(self.reduce(value))
 
-    def contains(self, value: Array) -> Array:
+    def contains(self, value: Any) -> Any:
         eps = float(jnp.finfo(value.dtype).eps)
         return self.base.contains(self.reduce(value)) & self._near(value, eps).all()
 

@@ -90,8 +90,8 @@ class Affine:
         """The nearest point, by least squares."""
         return self.forward(self.inverse(value))
 
-    def contains(self, value: Array) -> Array:
-        return jnp.isfinite(value).all() & self._near(value, float(jnp.finfo(value.dtype).eps))
+    def contains(self, value: Any) -> Any:
+        return value.__array_namespace__().isfinite(value).all() & self._near(value, float(jnp.finfo(value.dtype).eps))
 
     def _near(self, value: Array, eps: float) -> Array:
         size = jnp.maximum(jnp.abs(value).max(initial=0.0), float(np.abs(self.offset.array).max(initial=0.0)))

@@ -1,5 +1,7 @@
 """Vectors whose entries decrease, such as the thresholds of ordered levels."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -27,8 +29,8 @@ class Decreasing:
     def free(self, value: Array) -> Array:
         return jnp.ones(jnp.shape(value), bool)
 
-    def contains(self, value: Array) -> Array:
-        return jnp.isfinite(value).all() & (value[..., :-1] >= value[..., 1:]).all()
+    def contains(self, value: Any) -> Any:
+        return value.__array_namespace__().isfinite(value).all() & (value[..., :-1] >= value[..., 1:]).all()
 
     def names(self, name: str, labels: answers.Labels) -> list[str]:
         found = answers.elements(name, labels)

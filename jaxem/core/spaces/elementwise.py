@@ -48,8 +48,8 @@ class Real:
     def free(self, value: Array) -> Array:
         return jnp.ones(jnp.shape(value), bool)
 
-    def contains(self, value: Array) -> Array:
-        return jnp.isfinite(value).all()
+    def contains(self, value: Any) -> Any:
+        return value.__array_namespace__().isfinite(value).all()
 
     def hold(self, mask: Any, value: Any) -> Space:
         """The space with some elements held at finite numbers.
@@ -89,8 +89,8 @@ class Positive:
     def free(self, value: Array) -> Array:
         return value != 0  # NaN is free: it must not look like an edge
 
-    def contains(self, value: Array) -> Array:
-        return (jnp.isfinite(value) & (value >= 0)).all()
+    def contains(self, value: Any) -> Any:
+        return (value.__array_namespace__().isfinite(value) & (value >= 0)).all()
 
     def names(self, name: str, labels: answers.Labels) -> list[str]:
         return answers.elements(f"log {name}", labels)
@@ -136,7 +136,7 @@ class UnitInterval:
     def free(self, value: Array) -> Array:
         return (value != 0) & (value != 1)
 
-    def contains(self, value: Array) -> Array:
+    def contains(self, value: Any) -> Any:
         return ((value >= 0) & (value <= 1)).all()
 
     def names(self, name: str, labels: answers.Labels) -> list[str]:

@@ -78,7 +78,7 @@ class Held(Within):
         free = self.space.free(self.inside(value))
         return free & ~self.dead.beside(free)
 
-    def contains(self, value: Array) -> Array:
+    def contains(self, value: Any) -> Any:
         return self.space.contains(self.inside(value)) & self._near(value, float(jnp.finfo(value.dtype).eps)).all()
 
     def _near(self, value: Any, eps: float) -> Any:

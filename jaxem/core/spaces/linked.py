@@ -37,15 +37,15 @@ class Linked(Within):
     def _bare(self) -> Space:
         return self.space.space if isinstance(self.space, Held) else self.space
 
-    def follow(self, value: Array, leaf: Callable[[int], Array]) -> Array:
+    def follow(self, value: Any, leaf: Callable[[int], Any]) -> Any:
         """``value`` with the elements that follow; ``leaf(away)`` is another array of the parameters."""
-        own = self.mask.array
+        xp, own = value.__array_namespace__(), self.mask.array
         lead = value.shape[: value.ndim - own.ndim]
         for away in np.unique(self.away.array[own]):
             here = own & (self.away.array == away)
             other = leaf(int(away)).reshape(*lead, -1)
-            copied = jnp.take(other, jnp.asarray(np.where(here, self.source.array, 0).ravel()), axis=-1)
-            value = jnp.where(Fixed.of(here).beside(value), copied.reshape(value.shape), value)
+            copied = xp.take(other, xp.asarray(np.where(here, self.source.array, 0).ravel()), axis=-1)
+            value = xp.where(Fixed.of(here).beside(value), copied.reshape(value.shape), value)
         return value
 
     def _harmless(self, value: Any) -> Any:
@@ -66,7 +66,7 @@ class Linked(Within):
         """Which coordinates are not dead."""
         return answers.live(self.space, shape)
 
-    def contains(self, value: Array) -> Array:
+    def contains(self, value: Any) -> Any:
         return self._bare.contains(value)
 
     def settle(self, value: Any, eps: float) -> Any:

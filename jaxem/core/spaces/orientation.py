@@ -1,5 +1,7 @@
 """Orthogonal matrices whose columns are axes: a column and its negative are the same axis."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,12 +94,11 @@ class Orientation:
         d = value.shape[-1]
         return jnp.ones((*value.shape[:-2], d * (d - 1) // 2), bool)
 
-    def contains(self, value: Array) -> Array:
+    def contains(self, value: Any) -> Any:
         slack = float(jnp.finfo(value.dtype).eps) ** 0.5
-        gram = matrices.product(jnp.swapaxes(value, -1, -2), value)
-        return (
-            jnp.abs(gram - jnp.broadcast_to(jnp.eye(value.shape[-1], dtype=value.dtype), gram.shape)) <= slack
-        ).all()
+        gram = matrices.product(value.swapaxes(-1, -2), value)
+        identity = np.broadcast_to(np.eye(value.shape[-1], dtype=value.dtype), gram.shape)
+        return (abs(gram - identity) <= slack).all()
 
     def settle(self, value: Array, eps: float) -> Array:
         """The orthogonal matrix next to one that is orthogonal to the precision ``eps`` of its source only."""

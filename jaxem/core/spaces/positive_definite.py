@@ -54,12 +54,12 @@ class PositiveDefinite:
         d = value.shape[-1]
         return jnp.ones((*value.shape[:-2], d * (d + 1) // 2), bool)
 
-    def contains(self, value: Array) -> Array:
-        slack = float(jnp.finfo(value.dtype).eps) ** 0.5
-        scale = jnp.sqrt(jnp.diagonal(value, axis1=-2, axis2=-1))
-        gap = jnp.abs(value - jnp.swapaxes(value, -1, -2))
+    def contains(self, value: Any) -> Any:
+        xp, slack = value.__array_namespace__(), float(jnp.finfo(value.dtype).eps) ** 0.5
+        scale = xp.sqrt(value.diagonal(axis1=-2, axis2=-1))
+        gap = abs(value - value.swapaxes(-1, -2))
         symmetric = (gap <= slack * scale[..., :, None] * scale[..., None, :]).all()
-        return symmetric & jnp.isfinite(matrices.cholesky(value)).all()
+        return symmetric & xp.isfinite(matrices.cholesky(value)).all()
 
     def settle(self, value: Array, eps: float) -> Array:
         """The symmetric part of matrices that are symmetric to the precision ``eps`` of their source; others as is."""

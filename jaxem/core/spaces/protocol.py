@@ -11,7 +11,7 @@ says which coordinates are live.
 """
 
 import dataclasses
-from typing import Protocol, TypeVar, dataclass_transform, runtime_checkable
+from typing import Any, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
 from jax import Array
@@ -56,8 +56,11 @@ class Space(Protocol):
         """Which coordinates of the chart made at ``value`` are live: booleans shaped like the coordinates."""
         ...
 
-    def contains(self, value: Array) -> Array:
-        """Whether the point lies in the space or on its edge, to rounding error; a scalar."""
+    def contains(self, value: Any) -> Any:
+        """Whether the point lies in the space or on its edge, to rounding error; a scalar.
+
+        The point is an array of JAX, or of NumPy where nothing is to be compiled.
+        """
         ...
 
 

@@ -69,9 +69,9 @@ class Simplex:
         live = positive & (count > 0)
         return positive, count, jnp.where(live, jax.lax.rsqrt(jnp.where(live, count * (count + 1), 1)), 0)
 
-    def contains(self, value: Array) -> Array:
+    def contains(self, value: Any) -> Any:
         slack = float(jnp.finfo(value.dtype).eps) ** 0.5
-        return (value >= 0).all() & (jnp.abs(value.sum(axis=-1) - 1) <= slack).all()
+        return (value >= 0).all() & (abs(value.sum(axis=-1) - 1) <= slack).all()
 
     def settle(self, value: Array, eps: float) -> Array:
         """The values divided by their sum, where that is one to the precision ``eps`` of their source only."""

@@ -100,7 +100,7 @@ class Tied(Within):
         led = self.spread(value, self.event_ndim)
         return abs(value - led) <= eps**0.5 * abs(led)
 
-    def contains(self, value: Array) -> Array:
+    def contains(self, value: Any) -> Any:
         return self.space.contains(value) & self._near(value, float(jnp.finfo(value.dtype).eps)).all()
 
     def settle(self, value: Any, eps: float) -> Any:

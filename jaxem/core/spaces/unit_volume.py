@@ -53,9 +53,9 @@ class UnitProduct:
     def free(self, value: Array) -> Array:
         return jnp.ones((*value.shape[:-1], value.shape[-1] - 1), bool)
 
-    def contains(self, value: Array) -> Array:
-        slack = float(jnp.finfo(value.dtype).eps) ** 0.5
-        return (value > 0).all() & (jnp.abs(jnp.log(value).sum(axis=-1)) <= slack).all()
+    def contains(self, value: Any) -> Any:
+        xp, slack = value.__array_namespace__(), float(jnp.finfo(value.dtype).eps) ** 0.5
+        return (value > 0).all() & (abs(xp.log(value).sum(axis=-1)) <= slack).all()
 
     def settle(self, value: Array, eps: float) -> Array:
         """The values divided by their geometric mean, where that is one to the precision ``eps`` of their source."""
@@ -100,9 +100,9 @@ class UnitDeterminant:
     def free(self, value: Array) -> Array:
         return PositiveDefinite().free(value)[..., 1:]
 
-    def contains(self, value: Array) -> Array:
+    def contains(self, value: Any) -> Any:
         slack = float(jnp.finfo(value.dtype).eps) ** 0.5
-        size = jnp.abs(matrices.log_determinant(matrices.cholesky(value)))
+        size = abs(matrices.log_determinant(matrices.cholesky(value)))
         return PositiveDefinite().contains(value) & (size <= slack).all()
 
     def settle(self, value: Array, eps: float) -> Array:

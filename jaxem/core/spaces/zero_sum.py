@@ -1,6 +1,7 @@
 """Arrays whose rows sum to zero, such as the coefficients of classes relative to their mean."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -43,10 +44,10 @@ class ZeroSum:
         *leading, k, p = jnp.shape(value)
         return jnp.ones((*leading, k - 1, p), bool)
 
-    def contains(self, value: Array) -> Array:
+    def contains(self, value: Any) -> Any:
         slack = float(jnp.finfo(value.dtype).eps) ** 0.5
-        total, size = jnp.abs(value.sum(axis=-2)), jnp.abs(value).sum(axis=-2)
-        return jnp.isfinite(value).all() & (total <= slack * size).all()
+        total, size = abs(value.sum(axis=-2)), abs(value).sum(axis=-2)
+        return value.__array_namespace__().isfinite(value).all() & (total <= slack * size).all()
 
     def names(self, name: str, labels: answers.Labels) -> list[str]:
         contrast = [str(j) for j in range(len(labels[-2]) - 1)]  # each compares a class with those before it
@@ -105,11 +106,11 @@ class ZeroSumWhere:
     def free(self, value: Array) -> Array:
         return jnp.ones((int(np.sum(self.allowed)) - len(self.allowed), jnp.shape(value)[-1]), bool)
 
-    def contains(self, value: Array) -> Array:
-        slack = float(jnp.finfo(value.dtype).eps) ** 0.5
-        total, size = jnp.abs(value.sum(axis=-2)), jnp.abs(value).sum(axis=-2)
-        apart = jnp.where(jnp.asarray(self.allowed)[:, :, None], 0, value)
-        return jnp.isfinite(value).all() & (total <= slack * size).all() & (apart == 0).all()
+    def contains(self, value: Any) -> Any:
+        xp, slack = value.__array_namespace__(), float(jnp.finfo(value.dtype).eps) ** 0.5
+        total, size = abs(value.sum(axis=-2)), abs(value).sum(axis=-2)
+        apart = xp.where(np.array(self.allowed)[:, :, None], 0, value)
+        return xp.isfinite(value).all() & (total <= slack * size).all() & (apart == 0).all()
 
     def names(self, name: str, labels: answers.Labels) -> list[str]:
         each = zip(labels[0], self.allowed, strict=True)
