@@ -161,4 +161,4 @@ def holds_nan(state: Any) -> Array:
 
 
 def _flat(tree: Any) -> Array:
-    return trees.concatenate(jax.tree.leaves(tree))
+    return trees.concatenate(tree)

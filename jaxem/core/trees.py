@@ -1,6 +1,5 @@
 """Small operations on parameter trees: names of leaves, dtypes, norms, selection, accurate sums."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -101,15 +100,14 @@ def _stored_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return _stored(*primals), tangents[0]
 
 
-def dot(a: Tree, b: Tree) -> Array:
-    """The inner product of two trees, over all elements."""
-    return jnp.stack(jax.tree.leaves(jax.tree.map(lambda x, y: (x * y).sum(), a, b))).sum()
-
-
 def largest(tree: Tree) -> Array:
     """The largest absolute value in the tree."""
-    leaves = [jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(tree)]
-    return jnp.max(jnp.stack(leaves))
+    return jnp.max(_sizes(tree))
+
+
+def _sizes(tree: Tree) -> Array:
+    """The largest absolute value in each leaf; 0 where it is empty."""
+    return jnp.stack([jnp.abs(leaf).max() if leaf.size else jnp.zeros((), leaf.dtype) for leaf in jax.tree.leaves(tree)])
 
 
 def relative_change(new: Tree, old: Tree) -> Array:
@@ -120,14 +118,11 @@ def relative_change(new: Tree, old: Tree) -> Array:
     Each leaf is measured against itself, so that its units do not affect the other leaves. A leaf below ``eps`` times
     the largest absolute value in ``new`` counts as unchanged: a leaf of pure rounding error would never settle.
     """
-    rounding = jnp.finfo(float_dtype(new)).eps * largest(new)
+    now, before, moved = _sizes(new), _sizes(old), _sizes(jax.tree.map(jnp.subtract, new, old))
+    rounding = jnp.finfo(now.dtype).eps * now.max()
     rounding = jnp.where(jnp.isfinite(rounding), rounding, 0)  # an infinite leaf makes no other negligible
-
-    def change(a: Array, b: Array) -> Array:
-        size = jnp.maximum(largest(a), largest(b))
-        return jnp.where(size <= rounding, 0, largest(a - b) / size)  # NaN stays NaN, which is not a small change
-
-    return jnp.max(jnp.stack(jax.tree.leaves(jax.tree.map(change, new, old))))
+    size = jnp.maximum(now, before)
+    return jnp.where(size <= rounding, 0, moved / size).max()  # NaN stays NaN, which is not a small change
 
 
 def two_sum(total: Tree, lost: Tree, term: Tree) -> tuple[Tree, Tree]:
@@ -144,6 +139,6 @@ def two_sum(total: Tree, lost: Tree, term: Tree) -> tuple[Tree, Tree]:
     return jax.tree.map(jnp.add, total, term), lost
 
 
-def concatenate(leaves: Sequence[Array]) -> Array:
+def concatenate(tree: Tree) -> Array:
     """All leaves as one flat vector."""
-    return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
+    return jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(tree)])

@@ -59,6 +59,9 @@ _ULPS = 4  # units in the last place by which a step may be longer than it looks
 _FINE = 64  # a step this many times longer than rounding error is real
 
 
+# Steps and gradients are measured as flat vectors: an operation on each of many small leaves takes longer to compile.
+
+
 class Measured(NamedTuple):
     """Measures of one step; after a leap, of the step that EM would take next."""
 
@@ -85,7 +88,7 @@ class Remaining(NamedTuple):
     older: Landmark
     newer: Landmark
     log_d: Array  # of the last step
-    step: Params  # the last step, or the one EM would take after the last leap
+    step: Array  # the last step, or the one EM would take after the last leap, as one vector
     along: Array  # of the last step
     unit: Array | None  # of the last step; None where a gradient is always known
     still: Array  # steps of rounding error since d last fell or rose
@@ -105,7 +108,7 @@ def nothing_known(model: Any, algorithm: Any, params: Params) -> Remaining:
     """The record before the first step."""
     dtype = trees.float_dtype(params)
     unknown, zero = jnp.asarray(jnp.inf, dtype), jnp.zeros((), dtype)
-    mark, step = Landmark(jnp.int32(0), -unknown), jax.tree.map(jnp.zeros_like, params)
+    mark, step = Landmark(jnp.int32(0), -unknown), jnp.zeros_like(trees.concatenate(params))
     return Remaining(
         last=unknown,
         older=mark,
@@ -122,12 +125,13 @@ def nothing_known(model: Any, algorithm: Any, params: Params) -> Remaining:
 
 
 def estimate(
-    known: Remaining, steps: Array, step: Params, m: Measured, settled: Array, relative: bool, finite: bool
+    known: Remaining, steps: Array, step: Array, m: Measured, settled: Array, relative: bool, finite: bool
 ) -> tuple[Remaining, Array, Array]:
     """What is left to climb after one more step.
 
     Arguments:
         steps: the number of this step in the fit.
+        step: as ``measure`` returns it.
         settled: whether the algorithm regards itself as settled.
         relative: whether d is a squared relative distance.
         finite: whether the algorithm ends after finitely many steps, so that one that changes nothing is the last.
@@ -146,7 +150,7 @@ def estimate(
     newer = trees.select(rose | fell, here, known.newer)
     still = jnp.where(fell | rose, 0, known.still + (~clear & settled).astype(jnp.int32))
     level = jnp.where(fell | rose, 0, jnp.where(clear, known.level, jnp.maximum(known.level, m.d)))
-    frozen = (trees.largest(step) == 0) & (trees.largest(known.step) == 0)
+    frozen = ((step == 0) & (known.step == 0)).all()
     blurred = (still >= _BLURRED) | (frozen & settled)
 
     fall = jnp.minimum(_fall(older, here), known.log_d - log_d)  # fall of log d per step, -2 log r
@@ -166,7 +170,7 @@ def estimate(
     if slowest is not None:  # these estimates hold at the end of a leap: they need not fall, the larger of two counts
         left = jnp.maximum(last, known.last)
     if finite:
-        ended = (trees.largest(step) == 0) & settled
+        ended = (step == 0).all() & settled
         left, blurred = jnp.where(ended, 0, left), blurred & ~ended
     return Remaining(last, older, newer, log_d, step, m.along, m.unit, still, level, slowest, falling), left, blurred
 
@@ -180,26 +184,25 @@ def _fall(older: Landmark, newer: Landmark) -> Array:
 
 def measure(
     model: Any, algorithm: Any, old: State, new: State, data: Data, known: Remaining, blur: Array
-) -> tuple[Params, Measured, bool]:
-    """The step from ``old`` to ``new``, its measures, and whether d is a squared relative distance.
+) -> tuple[Array, Measured, bool]:
+    """The step from ``old`` to ``new`` as one vector, its measures, and whether d is a squared relative distance.
 
     ``blur`` is the rounding error of the objective.
     """
-    step = jax.tree.map(jnp.subtract, new.params, old.params)
+    before = trees.concatenate(old.params)
+    step = trees.concatenate(new.params) - before
     if by_sums(model, algorithm):
-        sums = algorithm.sums(old)
-        gradient = expectation.slope_from_sums(model, old.params, *sums)
         if hasattr(algorithm, "inner"):
-            step, measured = _after_a_leap(
-                model, new.params, algorithm.sums(new), old.params, sums, gradient, step, known
-            )
+            step, measured = _after_a_leap(model, algorithm, old, new, step, known)
         else:
+            gradient = expectation.slope_from_sums(model, old.params, *algorithm.sums(old))
             measured = _by_gradient(model, old.params, gradient, None, step, known)
         return step, measured, False
     eps = jnp.finfo(blur.dtype).eps
     # Without a gradient, lengths are relative to the size of each array.
-    scaled = jax.tree.map(lambda x, by: x / (trees.largest(by) ** 2 + jnp.finfo(x.dtype).tiny), step, old.params)
-    along, turn = trees.dot(scaled, step), trees.dot(scaled, known.step)
+    sizes = trees.concatenate(jax.tree.map(lambda leaf: jnp.broadcast_to(trees.largest(leaf), leaf.shape), old.params))
+    scaled = step / (sizes**2 + jnp.finfo(sizes.dtype).tiny)
+    along, turn = (scaled * step).sum(), (scaled * known.step).sum()
     change = trees.relative_change(new.params, old.params)
     if old.objective is None:
         return step, Measured((change + _ULPS * eps) ** 2, along, turn, change > _FINE * eps, known.unit), True
@@ -222,30 +225,26 @@ def measure(
 
 
 def _after_a_leap(
-    model: Any,
-    params: Params,
-    sums: Any,
-    before: Params,
-    sums_before: Any,
-    gradient: Params,
-    leap: Params,
-    known: Remaining,
-) -> tuple[Params, Measured]:
+    model: Any, algorithm: Any, old: State, new: State, leap: Array, known: Remaining
+) -> tuple[Array, Measured]:
     """The step EM would take from the end of a leap, and its measures.
 
     A leap itself tells nothing: far from the optimum it may be short, go sideways or end no higher than it began. 1 - r
     is I_o / I_c along the leap, where I_o comes from the change of the gradient. A gradient from sums is known as well
     as the parameters of its M-step, so it has an error of I_c times a few units in the last place of them.
     """
-    here = expectation.slope_from_sums(model, params, *sums)
-    step = jax.tree.map(jnp.subtract, expectation.maximize_sums(model, *sums), params)
+    sums_before, sums = algorithm.sums(old), algorithm.sums(new)
     slope = lambda at: expectation.slope_from_sums(model, at, *sums_before)
-    curved = jax.jvp(slope, (before,), (leap,))[1]  # -I_c times the leap
-    complete = -trees.dot(leap, curved)
-    observed = trees.dot(leap, jax.tree.map(jnp.subtract, gradient, here))
+    moved = jax.tree.map(jnp.subtract, new.params, old.params)
+    before, curved = map(trees.concatenate, jax.jvp(slope, (old.params,), (moved,)))  # curved: -I_c times the leap
+    here = expectation.slope_from_sums(model, new.params, *sums)
+    params = trees.concatenate(new.params)
+    step = trees.concatenate(expectation.maximize_sums(model, *sums)) - params
+    complete = -(leap * curved).sum()
+    observed = (leap * (before - trees.concatenate(here))).sum()
     blur = _ULPS * _rounded(params, curved)
     rest = jnp.where(jnp.abs(observed) > 2 * blur, jnp.clip((observed - blur) / complete, _SLOWEST, 1), jnp.nan)
-    return step, _by_gradient(model, params, here, None, step, known)._replace(rest=rest, moved=trees.largest(leap) > 0)
+    return step, _by_gradient(model, new.params, here, None, step, known)._replace(rest=rest, moved=(leap != 0).any())
 
 
 def _has_slope(model: Any, params: Params, data: Data) -> bool:
@@ -259,31 +258,27 @@ def _has_slope(model: Any, params: Params, data: Data) -> bool:
 
 
 def _by_gradient(
-    model: Any, params: Params, gradient: Params, beside: Params | None, step: Params, known: Remaining
+    model: Any, params: Params, gradient: Params, beside: Params | None, step: Array, known: Remaining
 ) -> Measured:
     """The measures of a step from ``params``, where the objective has the gradient ``gradient``.
 
     ``beside`` is the gradient at a point that differs by rounding only; it shows the rounding error of the gradient.
     """
     spaces = spaces_of(model) if has(model, "constraints") else None
-    tangential = lambda slope: _tangential(spaces, params, slope)
-    gradient = tangential(gradient)
-    along = trees.dot(gradient, step)
-    turn, unit = trees.dot(gradient, known.step), known.unit
-    rounded = _rounded(params, gradient)
+    tangential = lambda slope: trees.concatenate(_tangential(spaces, params, slope))
+    at, slope = trees.concatenate(params), tangential(gradient)
+    along, turn = (slope * step).sum(), (slope * known.step).sum()
+    rounded = _rounded(at, slope)
     if beside is not None:
-        noise = jax.tree.map(lambda a, b: jnp.abs(a - b), tangential(beside), gradient)
-        eps = jnp.finfo(along.dtype).eps
-        reach = jax.tree.map(lambda s, leaf: jnp.abs(s) + eps * jnp.abs(leaf), step, params)
-        rounded = rounded + trees.dot(noise, reach)
-    d = (jnp.maximum(along, 0) + _ULPS * rounded) / 2
-    return Measured(d, jnp.maximum(along, 0), turn, along > _FINE * rounded, unit)
+        noise, eps = jnp.abs(tangential(beside) - slope), jnp.finfo(along.dtype).eps
+        rounded = rounded + (noise * (jnp.abs(step) + eps * jnp.abs(at))).sum()
+    uphill = jnp.maximum(along, 0)
+    return Measured((uphill + _ULPS * rounded) / 2, uphill, turn, along > _FINE * rounded, known.unit)
 
 
-def _rounded(params: Params, slope: Params) -> Array:
+def _rounded(params: Array, slope: Array) -> Array:
     """The largest change of a function with this slope by one unit in the last place of each parameter."""
-    each = jax.tree.map(lambda leaf, by: jnp.finfo(leaf.dtype).eps * jnp.abs(leaf * by).sum(), params, slope)
-    return jnp.stack(jax.tree.leaves(each)).sum()
+    return jnp.finfo(params.dtype).eps * jnp.abs(params * slope).sum()
 
 
 def _tangential(spaces: Any, params: Params, gradient: Params) -> Params:

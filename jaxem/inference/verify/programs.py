@@ -127,7 +127,7 @@ def step(model: Any, params: Params, data: Data, q: Posterior, u: Array) -> Step
     if has(model, "statistics", "maximize", "m_step"):
         pairs = model.maximize(model.statistics(q, data)), model.m_step(q, data)
         relative = jax.tree.map(lambda a, b: (a - b) / jnp.maximum(_size(a, pairs), _size(b, pairs)), *pairs)
-        maximized = trees.concatenate(jax.tree.leaves(relative))
+        maximized = trees.concatenate(relative)
     return Step(new, maximized, statistics, into(model, whole, params) - u)
 
 
