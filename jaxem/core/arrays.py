@@ -143,3 +143,11 @@ def _is_number(entry: Any) -> bool:
     if isinstance(entry, bool | int | float | complex | np.number | np.bool_):
         return True
     return isinstance(entry, numbers.Number) or type(entry).__name__ == "Decimal"
+
+
+def anywhere(condition: Array) -> Array:
+    """``condition.any()`` for as many values as there are observations.
+
+    XLA reduces booleans by way of windows, which take four times as long to compile and to run as a largest number.
+    """
+    return jnp.where(condition, 1.0, 0.0).max() > 0

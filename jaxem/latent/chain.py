@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.arrays import anywhere
 from jaxem.latent import scaled
 from jaxem.latent.chain_forward import forward_in_parts, log_likelihood
 from jaxem.latent.chain_paths import viterbi
@@ -134,7 +135,7 @@ def _is_lost(predicted: Array, A: Array, found: Filtered, log_b: Callable[[], Ar
     other one, a state that underflows at one step recovers at the next, so that single states need not be checked.
     """
     safe = float(jnp.finfo(found.c.dtype).tiny) ** 0.5
-    step = (steps.inside & ~(found.c >= safe)).any()
+    step = anywhere(steps.inside & ~(found.c >= safe))
 
     moves = steps.moves(A)
 
@@ -145,7 +146,7 @@ def _is_lost(predicted: Array, A: Array, found: Filtered, log_b: Callable[[], Ar
         later = of_one(before) if own is None else jax.vmap(scaled.times)(own[:-1], before)
         possible = (jnp.concatenate([predicted[None], later]) > 0) & (scaled.cut(log_b(), steps.whole[2]) > -jnp.inf)
         joint = found.filtered * found.c[:, None]
-        return (steps.inside[:, None] & possible & (joint < safe)).any()
+        return anywhere(steps.inside[:, None] & possible & (joint < safe))
 
     return jax.lax.cond(step | (moves.min() >= safe), lambda: step, any_state)
 

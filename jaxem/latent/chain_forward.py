@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.core.arrays import anywhere
 from jaxem.latent import scaled
 from jaxem.latent.chain_steps import rows, to_steps, within
 
@@ -121,8 +122,8 @@ def log_likelihood(pi: Array, A: Array, log_b: Array, lengths: Array) -> Array:
     # The most likely state of a step has b = 1 below and is entered with probability min A at least: c >= min A.
     safe = float(jnp.finfo(log_b.dtype).tiny) ** 0.5
     start = jnp.where(largest[:, 0] > -jnp.inf, rows(pi) * jnp.exp(log_b[:, 0] - largest[:, 0]), 0).sum(axis=1)
-    possible = (jnp.abs(largest[:, :, 0]) < jnp.inf) | ~inside
-    plain = jax.lax.stop_gradient((A.min() >= safe) & (start.min() >= safe) & possible.all())
+    impossible = anywhere(inside & ~(jnp.abs(largest[:, :, 0]) < jnp.inf))
+    plain = jax.lax.stop_gradient((A.min() >= safe) & (start.min() >= safe) & ~impossible)
 
     def in_plain_numbers() -> Array:
         b = jnp.where(inside[:, :, None], jnp.exp(log_b - largest), 1)
