@@ -19,6 +19,8 @@ from jax import Array
 from jax.custom_batching import sequential_vmap
 from jax.scipy import linalg
 
+from jaxem.core.compilation import program
+
 UNROLLED = 4
 
 
@@ -37,9 +39,13 @@ def cholesky(a: Array) -> Array:
     """
     if isinstance(a, np.ndarray):
         return _on_host(a)  # pyright: ignore[reportReturnType]
+    return _small_cholesky(a) if is_small(a) else _each(_cholesky, a)
+
+
+# Programs of their own, because a model asks for many factors of one shape: each formula is traced once.
+@program(quick="few numbers")
+def _small_cholesky(a: Array) -> Array:
     d = a.shape[-1]
-    if not is_small(a):
-        return _each(_cholesky, a)
     lower: list[list[Array]] = [[] for _ in range(d)]
     definite = jnp.ones(a.shape[:-2], bool)
     for j in range(d):
@@ -57,9 +63,12 @@ def cholesky(a: Array) -> Array:
 
 def solve_lower(lower: Array, b: Array) -> Array:
     """L^-1 b by forward substitution, for ``lower (..., D, D)`` and ``b (..., D, M)`` with equal leading axes."""
+    return _small_solve_lower(lower, b) if is_small(lower) else _each(_solve_lower, lower, b)
+
+
+@program(quick="few numbers")
+def _small_solve_lower(lower: Array, b: Array) -> Array:
     d = lower.shape[-1]
-    if not is_small(lower):
-        return _each(_solve_lower, lower, b)
     x: list[Array] = []
     for i in range(d):
         x.append((b[..., i, :] - _dot([lower[..., i, j, None] for j in range(i)], x)) / lower[..., i, i, None])
@@ -68,9 +77,12 @@ def solve_lower(lower: Array, b: Array) -> Array:
 
 def solve(lower: Array, b: Array) -> Array:
     """(L L')^-1 b, for ``lower (..., D, D)`` and ``b (..., D, M)`` with equal leading axes."""
+    return _small_solve(lower, b) if is_small(lower) else _each(_solve, lower, b)
+
+
+@program(quick="few numbers")
+def _small_solve(lower: Array, b: Array) -> Array:
     d = lower.shape[-1]
-    if not is_small(lower):
-        return _each(_solve, lower, b)
     y = solve_lower(lower, b)
     x: list[Array] = []
     for i in reversed(range(d)):
