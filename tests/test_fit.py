@@ -56,6 +56,25 @@ NORMAL_START = MixtureParams(np.array([0.5, 0.5]), NormalParams(np.array([-1.0, 
 jitted_fit = jax.jit(jaxem.fit, static_argnames="max_steps")
 
 
+@pytest.mark.parametrize("algorithm", [EM(), jaxem.HardEM(), jaxem.AnnealedEM()], ids=lambda a: type(a).__name__)
+def test_the_start_and_all_steps_share_one_e_step(algorithm):
+    def e_steps(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "jit" and equation.params["name"] == "expect":
+                yield equation
+            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
+                if hasattr(inner := getattr(inner, "jaxpr", inner), "eqns"):
+                    yield from e_steps(inner)
+
+    fit = lambda params: jaxem.fit(NORMAL, params, X, algorithm=algorithm, max_steps=30)
+    assert len(list(e_steps(jax.make_jaxpr(fit)(NORMAL_START).jaxpr))) == 1
+    # Each step costs one E-step, and so does the start; the first objective is that of the start.
+    found = fit(NORMAL_START)
+    assert found.evaluations == found.steps + 1
+    state = algorithm.init(NORMAL, as_dtype(NORMAL_START, np.float64), jnp.asarray(X), None)
+    assert_within(found.trace[0], state.objective, 4 * EPS * abs(state.objective))
+
+
 def same(a: Any, b: Any) -> None:
     """To the bit; NaN is NaN."""
     jax.tree.map(np.testing.assert_array_equal, a, b)

@@ -107,7 +107,9 @@ def largest(tree: Tree) -> Array:
 
 def _sizes(tree: Tree) -> Array:
     """The largest absolute value in each leaf; 0 where it is empty."""
-    return jnp.stack([jnp.abs(leaf).max() if leaf.size else jnp.zeros((), leaf.dtype) for leaf in jax.tree.leaves(tree)])
+    return jnp.stack(
+        [jnp.abs(leaf).max() if leaf.size else jnp.zeros((), leaf.dtype) for leaf in jax.tree.leaves(tree)]
+    )
 
 
 def relative_change(new: Tree, old: Tree) -> Array:
