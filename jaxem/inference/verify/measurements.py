@@ -115,8 +115,9 @@ class _Place(NamedTuple):
 class _Instrument:
     """Runs the compiled programs of one model and its data at a place, and returns double precision."""
 
-    def __init__(self, model: Any, data: Data) -> None:
+    def __init__(self, model: Any, params: Params, data: Data) -> None:
         self.model, self.data = model, data
+        self._has_prior = programs.has_prior(model, params)
 
     def _derivatives(self, function: Any, place: _Place, direction: np.ndarray | None, *more: Any) -> Any:
         direction = np.zeros_like(place.u) if direction is None else direction.astype(place.u.dtype)
@@ -134,7 +135,7 @@ class _Instrument:
         return None
 
     def log_prior(self, place: _Place, direction: np.ndarray | None = None) -> programs.Derivatives:
-        if has(self.model, "log_prior"):
+        if self._has_prior:
             return self._derivatives(programs.log_prior, place, direction)
         return programs.Derivatives(np.float64(0), *[np.zeros(place.u.shape)] * 2)
 
@@ -307,7 +308,7 @@ def _value(found: Any) -> Any:
 
 def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> Measured:
     """Measure ``model`` at ``params``, with ``probes`` random points around it."""
-    run = _Instrument(model, data)
+    run = _Instrument(model, params, data)
     first = run.start(params)
     place = _Place(params, np.asarray(first.u))
     p, eps = place.u.shape[0], float(np.finfo(place.u.dtype).eps)

@@ -152,7 +152,7 @@ def looks_behind(run: Any, place: Any, around: np.ndarray) -> tuple[float, float
 
     def at(by: Any, values: Any, lengths: Any) -> float:
         data = dataclasses.replace(observations, values=values, lengths=lengths, weights=weights)
-        return float(type(run)(run.model, data).log_likelihood(place.moved(by)).value)
+        return float(type(run)(run.model, place.params, data).log_likelihood(place.moved(by)).value)
 
     shorter = np.where(counts, lengths - 1, lengths).astype(lengths.dtype)
     behind = at(0 * around[0], changed, shorter) - at(0 * around[0], values, shorter)

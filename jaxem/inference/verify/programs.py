@@ -74,6 +74,15 @@ def q_function(model: Any, params: Params, data: Data, q: Posterior, u: Array, d
     return _derivatives(lambda w: model.q_function(at(w), q, data), u, direction)
 
 
+def has_prior(model: Any, params: Params) -> bool:
+    """Whether the log-prior depends on the parameters: ready-made models without one return the number 0."""
+    if not has(model, "log_prior"):
+        return False
+    found: list[Any] = []
+    jax.eval_shape(lambda at: found.append(model.log_prior(at)), params)
+    return not (isinstance(found[0], float) and found[0] == 0)
+
+
 @program(quick="always")
 def log_prior(model: Any, params: Params, u: Array, direction: Array) -> Derivatives:
     """The log-prior, its gradient, and its Hessian times a direction."""
@@ -108,7 +117,7 @@ def divergence(model: Any, data: Data, q: Posterior, p: Posterior) -> Array:
 
 class Step(NamedTuple):
     params: Any  # after one EM iteration
-    maximized: Any  # (T,), maximize(statistics) - m_step, each leaf relative to its size
+    maximized: Any  # (T,), the maximiser of the sums minus that of the posterior, each leaf relative to its size
     statistics: Any  # the sums over all data
     proposed: Any  # (P,), the whole step of the M-step, in the chart made at ``params``
 
@@ -124,18 +133,20 @@ def step(model: Any, params: Params, data: Data, q: Posterior, u: Array) -> Step
         new = trees.cast(em.step(model, em.init(model, at, data, None), data).params, u.dtype)
     statistics = expectation.sums_of(model.statistics(q, data)) if is_additive(model) else None
     maximized = None
-    if has(model, "statistics", "maximize", "m_step"):
-        pairs = model.maximize(model.statistics(q, data)), model.m_step(q, data)
-        relative = jax.tree.map(lambda a, b: (a - b) / jnp.maximum(_size(a, pairs), _size(b, pairs)), *pairs)
-        maximized = trees.concatenate(relative)
+    if is_additive(model) and has(model, "m_step"):  # ``whole`` is the maximiser of the sums
+        maximized = _relative(whole, trees.cast(model.m_step(q, data), u.dtype))
     return Step(new, maximized, statistics, into(model, whole, params) - u)
 
 
-def _size(leaf: Array, pairs: Any) -> Array:
-    """The size of a leaf, at least the rounding error of the largest leaf."""
-    floor = jnp.finfo(leaf.dtype).eps * trees.largest(pairs)
-    scale = jnp.maximum(trees.largest(leaf), floor)
-    return jnp.where(scale == 0, 1, scale)
+def _relative(a: Params, b: Params) -> Array:
+    """a - b, (T,), each leaf relative to its size, at least the rounding error of the largest leaf."""
+    floor = jnp.finfo(trees.float_dtype(a)).eps * trees.largest((a, b))
+
+    def each(a: Array, b: Array) -> Array:
+        size = jnp.maximum(trees.largest((a, b)), floor)
+        return (a - b) / jnp.where(size == 0, 1, size)
+
+    return trees.concatenate(jax.tree.map(each, a, b))
 
 
 @program(quick="always")
