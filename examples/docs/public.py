@@ -1,7 +1,7 @@
 """The public names of jaxem, and what a docstring says: read by the reference and by its test.
 
-A module exports what it defines without a leading underscore and what it imports as itself (``from a import b as b``).
-The modules are ``jaxem``, those that it exports or loads on demand, and the packages inside them that export something.
+A module exports what it defines without a leading underscore and what it imports as itself (``from a import b as b``),
+at once or on demand. The modules are ``jaxem``, those that it exports, and packages inside them that export something.
 """
 
 import ast
@@ -34,10 +34,9 @@ PROTOCOLS: tuple[Any, ...] = (Rows, Family, Gate, Space, Edge, Algorithm, Climbe
 @functools.cache
 def modules() -> dict[str, ModuleType]:
     """The public modules by name."""
-    names = [name for name in _bound(jaxem) if inspect.ismodule(getattr(jaxem, name))]
     inner = "jaxem.core.spaces", "jaxem.inference.verify"
     found = {"jaxem": jaxem, **{name: importlib.import_module(name) for name in inner}}
-    for name in (*names, *jaxem._ON_DEMAND):
+    for name in _bound(jaxem):
         thing = getattr(jaxem, name)
         if inspect.ismodule(thing):
             found[thing.__name__] = thing
@@ -47,7 +46,7 @@ def modules() -> dict[str, ModuleType]:
 def _bound(module: ModuleType) -> list[str]:
     """The names that a module imports as themselves, or defines without a leading underscore."""
     names = []
-    for node in _tree(module).body:
+    for node in _run_or_not(_tree(module)):
         if isinstance(node, ast.ImportFrom):
             names += [alias.name for alias in node.names if alias.asname == alias.name]
         elif isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
@@ -58,8 +57,7 @@ def _bound(module: ModuleType) -> list[str]:
 @functools.cache
 def exports(module: ModuleType) -> dict[str, Any]:
     """The objects that a module exports, in the order of its file, without modules and constants."""
-    names = [*_bound(module), *getattr(module, "_FUNCTIONS", ())]  # the latter are loaded on demand
-    found = {name: getattr(module, name) for name in names}
+    found = {name: getattr(module, name) for name in _bound(module)}
     return {name: thing for name, thing in found.items() if inspect.isclass(thing) or inspect.isroutine(thing)}
 
 
@@ -264,6 +262,12 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
         if not isinstance(child, ast.FunctionDef | ast.Lambda | ast.ClassDef):
             yield child
             yield from _walk(child)
+
+
+def _run_or_not(tree: ast.Module) -> list[ast.stmt]:
+    """The statements of a module, with those of a block that never runs: what is imported there loads on demand."""
+    unpacked = [node.body if isinstance(node, ast.If) else [node] for node in tree.body]
+    return [node for nodes in unpacked for node in nodes]
 
 
 def _tree(module: ModuleType) -> ast.Module:

@@ -23,7 +23,12 @@ def _is_record(kind: Any) -> bool:
     return isinstance(kind, type) and (hasattr(kind, "__dataclass_fields__") or hasattr(kind, "_fields"))
 
 
-_PUBLIC = [kind for module in (families, gates, models, spaces) for kind in vars(module).values() if _is_record(kind)]
+_PUBLIC = [
+    kind
+    for module in (families, gates, models, spaces)
+    for name in dir(module)
+    if _is_record(kind := getattr(module, name))
+]
 _INNER = [Columns, Fit, Free, Held, Items, Linked, Pattern, Restricted, Tied]  # made by public functions, not by users
 
 CLASSES: dict[str, Any] = {kind.__name__: kind for kind in (*_PUBLIC, *_INNER)}

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem import algorithms
 from jaxem.algorithms.em import EM
-from jaxem.algorithms.generalized import GEM
 from jaxem.algorithms.protocol import Algorithm
 from jaxem.core import bound, missing_cells, parameters, trees
 from jaxem.core.checks import instance, number, prng_key, whole_number
@@ -162,7 +162,7 @@ def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:
     check_model(model)
     if algorithm is None:
         bounded = has(model, "q_function", "entropy")
-        algorithm = GEM() if bounded and not has_m_step(model) else EM()
+        algorithm = algorithms.GEM() if bounded and not has_m_step(model) else EM()
     instance("algorithm", algorithm, "an algorithm, such as jaxem.EM()", "init", "step", "requires")
     name = type(algorithm).__name__
     for needed in algorithm.requires():

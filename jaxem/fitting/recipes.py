@@ -5,6 +5,7 @@ own) has no such form; who resumes the run passes it again.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -15,13 +16,17 @@ from jaxem.algorithms import schedules
 from jaxem.fitting import stopping
 
 _RULES = ("_ParameterChange", "_ObjectiveChange", "_Aitken", "_Plateau", "_AllOf", "_AnyOf")
-_RECORDS = {
-    **{name: kind for name, kind in vars(algorithms).items() if isinstance(kind, type)},
-    **{name: vars(stopping)[name] for name in _RULES},
-}
 _FUNCTIONS = {name: getattr(schedules, name) for name in ("heating", "decaying", "averaging")}
 
 Recipe = Any  # a JSON value
+
+
+@functools.cache
+def _records() -> dict[str, type]:
+    """The table, which loads all algorithms."""
+    public = {name: getattr(algorithms, name) for name in dir(algorithms)}
+    kinds = {name: kind for name, kind in public.items() if isinstance(kind, type)}
+    return {**kinds, **{name: vars(stopping)[name] for name in _RULES}}
 
 
 class Unwritable(Exception):
@@ -60,7 +65,7 @@ def _write(value: Any) -> Recipe:
         return {"float": float(number).hex()} if number.dtype.kind == "f" else int(number)
     if isinstance(value, tuple):
         return [_write(part) for part in value]
-    if _RECORDS.get(type(value).__name__) is type(value):
+    if _records().get(type(value).__name__) is type(value):
         names = [field.name for field in dataclasses.fields(value)]  # pyright: ignore[reportArgumentType]
         fields = {name: _write(getattr(value, name)) for name in names}
         return {"record": type(value).__name__, "fields": fields}
@@ -79,4 +84,4 @@ def _read(recipe: Recipe) -> Any:
         return float.fromhex(recipe["float"])
     if "function" in recipe:
         return _FUNCTIONS[recipe["function"]]
-    return _RECORDS[recipe["record"]](**{name: _read(value) for name, value in recipe["fields"].items()})
+    return _records()[recipe["record"]](**{name: _read(value) for name, value in recipe["fields"].items()})

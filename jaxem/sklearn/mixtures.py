@@ -161,8 +161,11 @@ def named_family(family: Any) -> Any:
         return family
     known = sorted(
         name
-        for name, kind in vars(families).items()
-        if isinstance(kind, type) and hasattr(kind, "log_density") and not name.startswith("_") and name != "Family"
+        for name in dir(families)
+        if isinstance(kind := getattr(families, name), type)
+        and hasattr(kind, "log_density")
+        and not name.startswith("_")
+        and name != "Family"
     )
     if family not in known:
         raise ValueError(f"family must be a family of jaxem.families, or the name of one: {', '.join(known)}")
