@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxem.core import constraints, parameters
+from jaxem.core import constraints, parameters, trees
 from jaxem.core.compilation import program
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, Dataset, given_of
@@ -93,6 +93,11 @@ def coordinate_names(model: Any, params: Params, labels: Labels = NO_LABELS) -> 
     """
     leaves = zip(parameter_spaces(model, params), _named(model, params, labels), strict=True)
     return tuple(each for space, (name, labels) in leaves for each in answers.names(space, name, labels))
+
+
+def coordinates_like(model: Any, params: Params) -> jax.ShapeDtypeStruct:
+    """The shape (P,) and the dtype of the coordinates."""
+    return jax.ShapeDtypeStruct(edged(model, params).shape, trees.float_dtype(params))
 
 
 def edged(model: Any, params: Params) -> np.ndarray:

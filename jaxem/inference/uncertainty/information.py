@@ -31,7 +31,7 @@ from jaxem.core.data import Data, size
 from jaxem.core.model import Params, has, has_m_step, require
 from jaxem.core.records import register
 from jaxem.fitting.validation import check_start
-from jaxem.inference.coordinates import along_all, coordinate_names, edged, labels_of
+from jaxem.inference.coordinates import along_all, coordinate_names, coordinates_like, edged, labels_of
 from jaxem.inference.regularity import Regularity, Verdict, judge, refuse, without
 from jaxem.inference.uncertainty import edges
 
@@ -240,8 +240,12 @@ def _measure(
 ) -> tuple[Measured, Array]:
     """The information, the verdict on it, and what is converging to an edge; one small program for each matrix."""
     gradient = complete = None
+    # While one program is traced, another core compiles those before it.
+    ahead(_derivative, model, params, data, route)
+    u = coordinates_like(model, params)
+    matrix = jax.ShapeDtypeStruct(u.shape * 2, u.dtype)
+    ahead(_look, model, params, data, matrix, matrix if has(model, "q_function") else None, u, held, rising)
     if has(model, "q_function"):
-        ahead(_derivative, model, params, data, route)  # beside the next line
         gradient, complete = _derivative(model, params, data, "complete")
     value, observed = _derivative(model, params, data, route)
     if route == "sem":

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxem.core import constraints
 from jaxem.core.checks import number
-from jaxem.core.compilation import program
+from jaxem.core.compilation import ahead, program
 from jaxem.core.conversion import convert
 from jaxem.core.coordinates import into
 from jaxem.core.data import Data
@@ -18,7 +18,7 @@ from jaxem.core.model import Params, spaces_of
 from jaxem.core.spaces import answers
 from jaxem.inference.coordinates import parameter_spaces
 from jaxem.inference.uncertainty.information import Route
-from jaxem.inference.uncertainty.standard_errors import Spread, errors, shaped_like, spread_of
+from jaxem.inference.uncertainty.standard_errors import Spread, errors, shaped_like, spread_like, spread_of
 
 
 class Intervals(NamedTuple):
@@ -67,8 +67,22 @@ def confidence_intervals(
     """
     check_level(level)
     params, data = convert(model, params, data)
+    return wald_of(model, params, data, level, route, robust, clusters)[1]
+
+
+def wald_of(
+    model: Any,
+    params: Params,
+    data: Data,
+    level: float,
+    route: Route | None,
+    robust: bool,
+    clusters: ArrayLike | None,
+) -> tuple[Spread, Intervals]:
+    """The covariance in coordinates, and the intervals from it; raises as ``covariance`` does."""
+    ahead(_wald, model, params, spread_like(model, params), level)  # beside what gives the covariance
     spread = spread_of(model, params, data, route, robust, clusters)
-    return wald(model, params, spread, level)
+    return spread, _wald(model, params, spread, level)
 
 
 def check_level(level: Any) -> None:
@@ -77,7 +91,7 @@ def check_level(level: Any) -> None:
 
 
 @program(quick="few numbers")
-def wald(model: Any, params: Params, spread: Spread, level: ArrayLike) -> Intervals:
+def _wald(model: Any, params: Params, spread: Spread, level: ArrayLike) -> Intervals:
     """The intervals, from the covariance in coordinates."""
     dtype = spread.free.dtype
     z = ndtri((1 + jnp.asarray(level, dtype)) / 2)

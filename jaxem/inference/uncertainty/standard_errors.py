@@ -11,13 +11,13 @@ from jax.typing import ArrayLike
 
 from jaxem.core import matrices, trees
 from jaxem.core.checks import flag
-from jaxem.core.compilation import program
+from jaxem.core.compilation import ahead, program
 from jaxem.core.conversion import convert
 from jaxem.core.coordinates import into
 from jaxem.core.data import Data, count
 from jaxem.core.model import Params
 from jaxem.fitting.validation import check_start
-from jaxem.inference.coordinates import along_all, constant, coordinate_names, flat_chart
+from jaxem.inference.coordinates import along_all, constant, coordinate_names, coordinates_like, flat_chart
 from jaxem.inference.regularity import STATIONARY, without
 from jaxem.inference.uncertainty.information import Route, choose_route, regular
 from jaxem.inference.uncertainty.scores import filling, groups_that_count, prior_score, scores
@@ -134,6 +134,9 @@ def spread_of(
     flag("robust", robust)
     params, data = convert(model, params, data)
     check_start(model, params, data)
+    if not robust and clusters is None:
+        like = spread_like(model, params)
+        ahead(_spread, model, params, like.free, like.lives, None)  # beside what gives the information
     found = regular(model, params, data, choose_route(model, route))
     params, lives, observed = found.params, found.lives, found.observed
     traced = trees.is_traced(observed)
@@ -193,6 +196,13 @@ def _check_scores(observed: Array, each: Array, weights: Array, prior: Array, li
             "standard errors): the rows of these data are not independent observations, so the robust covariance is "
             "undefined. Use robust=False (without clusters)"
         )
+
+
+def spread_like(model: Any, params: Params) -> Spread:
+    """The shapes and dtypes of a ``Spread``."""
+    u, t = coordinates_like(model, params), sum(jnp.size(leaf) for leaf in jax.tree.leaves(params))
+    like: Any = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
+    return Spread(like(u.dtype, *u.shape, *u.shape), like(u.dtype, t, *u.shape), like(bool, *u.shape), like(bool, t))
 
 
 @program(quick="few numbers")

@@ -15,8 +15,8 @@ from jaxem.fitting.result import Fit
 from jaxem.inference.coordinates import labels_of, parameter_names, repeated
 from jaxem.inference.sample_size import sample_size
 from jaxem.inference.uncertainty.information import Route
-from jaxem.inference.uncertainty.intervals import check_level, wald
-from jaxem.inference.uncertainty.standard_errors import errors, spread_of
+from jaxem.inference.uncertainty.intervals import check_level, wald_of
+from jaxem.inference.uncertainty.standard_errors import errors
 
 _NAMED = 8  # held parameters that the note lists, at most
 
@@ -110,8 +110,7 @@ def summary(
     fitted = params
     params, data, names = convert_named(model, params, data)
     labels = labels_of(model, data, names)
-    spread = spread_of(model, params, data, route, robust, clusters)
-    ends = wald(model, params, spread, level)
+    spread, ends = wald_of(model, params, data, level, route, robust, clusters)
     shown = ~repeated(model, params)
     estimates, deviations, lower, upper = (
         np.asarray(column)[shown] for column in (_flat(params), errors(spread), *map(_flat, ends))

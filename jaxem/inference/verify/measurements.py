@@ -309,21 +309,22 @@ def _value(found: Any) -> Any:
 def measure(model: Any, params: Params, data: Data, key: Array, probes: int) -> Measured:
     """Measure ``model`` at ``params``, with ``probes`` random points around it."""
     run = _Instrument(model, params, data)
+    programs.begin(model, params, data)
     first = run.start(params)
     place = _Place(params, np.asarray(first.u))
     p, eps = place.u.shape[0], float(np.finfo(place.u.dtype).eps)
     random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
     known = programs.posterior(model, params, data, place.u)
-    programs.begin(model, params, data, place.u, known.q)
     q, values = known.q, float(known.size)
+    portions = Portions(model, data, values)
+    programs.begin_rest(model, params, data, place.u, q, portions.data[0][0] if portions.data else None)
     complete = run.hessian(lambda at, row=None: run.penalized(at, q, row), place, values)
     delta = _natural_step(place.u, complete, values)
     # Probes at three distances, from well inside an error bar to outside it.
     factors = np.array([0.1, 1.0, 3.0])[np.arange(probes) % 3, None]
     around = random.normal(size=(probes, p)) * delta * factors / max(p, 1) ** 0.5
 
-    portions = Portions(model, data, values)
     looker = _Looker(run, portions, around)
     here, there = looker.at(place, near=probes, parts=True)
     rounding = eps * (np.abs(np.asarray(first.rounded, np.float64)) + np.abs(place.u) + delta)

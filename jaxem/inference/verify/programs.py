@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxem.algorithms.em import EM
@@ -18,6 +17,7 @@ from jaxem.core.constraints import contains
 from jaxem.core.coordinates import chart, into
 from jaxem.core.data import Data, size
 from jaxem.core.model import Params, Posterior, has, has_m_step, is_additive, spaces_of
+from jaxem.inference.coordinates import coordinates_like
 
 
 class Start(NamedTuple):
@@ -182,15 +182,27 @@ def slope_from_sums(model: Any, params: Params, data: Data, q: Posterior, u: Arr
     return jax.grad(lambda w: model.expected_log_joint(at(w), found))(u)
 
 
-def begin(model: Any, params: Params, data: Data, u: Any, q: Posterior) -> None:
-    """Begin to compile the larger programs beside each other."""
-    direction = np.zeros_like(u)
-    if has(model, "q_function"):
-        ahead(q_function, model, params, data, q, u, direction)
+def begin(model: Any, params: Params, data: Data) -> None:
+    """Begin to compile what needs no posterior: while one program is traced, another core compiles those before it."""
+    u = coordinates_like(model, params)
+    ahead(start, model, params, params)
+    ahead(posterior, model, params, data, u)
     if has(model, "log_likelihood"):
-        ahead(log_likelihood, model, params, data, u, direction)
+        ahead(log_likelihood, model, params, data, u, u)
+
+
+def begin_rest(model: Any, params: Params, data: Data, u: Any, q: Posterior, part: Data | None) -> None:
+    """Begin to compile the rest, given a posterior and a part of the data; first what is called first."""
+    if has_prior(model, params):
+        ahead(log_prior, model, params, u, u)
+    if has(model, "q_function"):
+        ahead(q_function, model, params, data, q, u, u)
     if has_m_step(model):
         ahead(step, model, params, data, q, u)
+    if has(model, "statistics", "maximize", "expected_log_joint"):
+        ahead(from_sums, model, params, data, q, u)
+    if part is not None:
+        ahead(portion, model, params, part, u)
 
 
 @program(quick="always")
