@@ -83,7 +83,20 @@ def _order(level: Any) -> tuple[bool, Any]:
 
 def codes(column: Column, levels: list[Any], name: str) -> np.ndarray:
     """The place of each value among ``levels`` as floats, NaN where it is missing; see ``frames.codes``."""
+    found = _places(column.values, levels)
+    if found is not None and (found[column.observed] >= 0).all():
+        return np.where(column.observed, found, np.nan)
     return np.where(column.observed, frames.codes(column.values.tolist(), column.observed, levels, name), np.nan)
+
+
+def _places(values: np.ndarray, levels: list[Any]) -> np.ndarray | None:
+    """The place of each number among levels that are numbers, -1 where it is not one of them; ``None`` for texts."""
+    known = np.asarray(levels)
+    if not levels or values.dtype.kind not in "iufb" or known.dtype.kind not in "iufb":
+        return None
+    order = np.argsort(known, kind="stable")
+    place = order[np.searchsorted(known, values, sorter=order).clip(max=len(levels) - 1)]
+    return np.where(known[place] == values, place, -1)
 
 
 def numbers(column: Column, name: str) -> np.ndarray:

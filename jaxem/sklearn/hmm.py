@@ -112,6 +112,7 @@ class HiddenMarkov(Results, Reading, Estimator):
         if self._of_counts and (X < 0).any():
             raise ValueError("Negative values in data: X holds counts or codes, which are never negative")
 
+    _shaping: ClassVar[tuple[str, ...]] = ("n_components",)  # arguments that the model without priors depends on
     _read: ClassVar[dict[str, Any]] = {}  # options by which X is read
     _of_counts: ClassVar[bool] = False  # whether X holds counts or codes, which are never negative
 
@@ -187,7 +188,9 @@ class HiddenMarkov(Results, Reading, Estimator):
             # What is held is that of the first start.
             project = getattr(model, "project", None)
             starts = [starts[0], *(start if project is None else project(start) for start in starts[1:])]
-            self._climb(model, data, starts, self._random())
+            # Steps at which every cell is missing are no observations.
+            n = float((~np.isnan(X)).any(axis=1).sum()) if X.dtype.kind == "f" else float(len(X))
+            self._climb(model, data, starts, self._random(), n)
             self._set(self._by_letter(self.fit_.params))
         return self
 

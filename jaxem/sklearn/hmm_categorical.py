@@ -37,6 +37,7 @@ class CategoricalHMM(HiddenMarkov):
     _emitted: ClassVar[dict[str, Emission]] = {"e": Emission("emissionprob_", "emissions.probabilities.0")}
     _read: ClassVar[dict[str, Any]] = {"dtype": "numeric"}
     _of_counts: ClassVar[bool] = True
+    _shaping: ClassVar[tuple[str, ...]] = ("n_components", "n_features")
 
     emissionprob_prior: Any
     emissionprob_: Any  # (K, L)

@@ -79,6 +79,8 @@ class GaussianHMM(HiddenMarkov):
         "min_covar": [Interval(Real, 0, None, closed="left")],
     }
 
+    _shaping: ClassVar[tuple[str, ...]] = ("n_components", "covariance_type")
+
     covariance_type: str
     min_covar: float
     means_prior: Any

@@ -63,6 +63,8 @@ class GMMHMM(HiddenMarkov):
         "min_covar": [Interval(Real, 0, None, closed="left")],
     }
 
+    _shaping: ClassVar[tuple[str, ...]] = ("n_components", "n_mix", "covariance_type")
+
     n_mix: int
     covariance_type: str
     min_covar: float

@@ -26,25 +26,30 @@ class Reading:
         Returns:
             A ``jaxem.Dataset`` of sequences.
         """
-        return self._sequences(self._checked_matrix(X, False), lengths)[0]
+        data, _ = self._sequences(self._checked_matrix(X, False), lengths)
+        return dataset(data.values, lengths=data.lengths) if data.observed is None else data
 
     def _checked_matrix(self: Any, X: Any, reset: bool) -> np.ndarray:
         X = self._matrix(X, reset, **({"ensure_all_finite": "allow-nan", "ensure_min_samples": 1} | self._read))
         if not reset:
-            self._check()
+            self._known_model()
         self._check_and_set_n_features(X)
         return X
 
     def _sequences(self: Any, X: np.ndarray, lengths: Any) -> tuple[Dataset, np.ndarray]:
-        """The sequences as one record (N, T, D), and which of its steps lie within a sequence, (N, T)."""
+        """The sequences as one record (N, T, D), and which of its steps lie within a sequence, (N, T).
+
+        Where nothing is missing its arrays are NumPy's, and the function that takes it converts them, once.
+        """
         lengths = checked_lengths(lengths, len(X))
         longest = int(lengths.max())
         inside = np.arange(padded_size(longest, 1) if longest <= _LONGEST else longest)[None, :] < lengths[:, None]
         values = np.zeros((*inside.shape, *X.shape[1:]), X.dtype)
         values[inside] = X
-        missing = X.dtype.kind == "f" and bool(np.isnan(X).any())
-        ends = None if inside.all() else lengths
-        return dataset(values, lengths=ends, missing="nan" if missing else "refuse"), inside
+        ends: Any = None if inside.all() else lengths
+        if X.dtype.kind == "f" and bool(np.isnan(X).any()):
+            return dataset(values, lengths=ends, missing="nan"), inside
+        return Dataset(values, lengths=ends), inside
 
     def _check(self: Any) -> None:
         """Raise ``ValueError`` where the attributes are no parameters of this model."""

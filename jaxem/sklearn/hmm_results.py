@@ -1,8 +1,10 @@
 """What a hidden Markov model tells about sequences, from the parameters in its attributes."""
 
-from typing import Any
+import copy
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -17,13 +19,47 @@ from jaxem.models.hmm_params import HMMParams
 from jaxem.sklearn.base import doubles
 
 
+class InUse(NamedTuple):
+    """A model for results, and what it was made of."""
+
+    made_of: tuple[dict[str, np.ndarray], dict[str, Any]]
+    model: HMM
+    params: HMMParams
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two models are made of the same arrays, bit by bit, and the same arguments."""
+    (arrays, arguments), (others, further) = a, b
+    same = arguments == further and arrays.keys() == others.keys()
+    alike = lambda x, y: x.dtype == y.dtype and np.array_equal(x, y)
+    return same and all(alike(array, others[letter]) for letter, array in arrays.items())
+
+
 class Results:
     """The functions of a hidden Markov model that use its parameters."""
 
     def _known(self: Any, X: Any, lengths: Any) -> tuple[HMM, HMMParams, Dataset, np.ndarray]:
         """The model without priors, its parameters from the attributes, and the sequences."""
         X = self._checked_matrix(X, False)
-        return self._plain(), self._assembled(self._current()), *self._sequences(X, lengths)
+        return *self._known_model(), *self._sequences(X, lengths)
+
+    def _known_model(self: Any) -> tuple[HMM, HMMParams]:
+        """The model without priors, and its parameters as JAX's arrays, made anew where an attribute has changed.
+
+        Raises ``ValueError`` where the attributes are no parameters of this model.
+        """
+        kept = getattr(self, "_in_use", None)
+        if kept is None or not _same(kept.made_of, self._made_of()):
+            self._check()
+            made_of = jax.tree.map(copy.copy, self._made_of())  # an array may be changed in place
+            with doubles():
+                kept = InUse(made_of, self._plain(), jax.tree.map(jnp.array, self._assembled(made_of[0])))
+            self._in_use = kept
+        return kept.model, kept.params
+
+    def _made_of(self: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """What the model without priors follows from: the attributes by letter, and arguments by name."""
+        return self._current(), {name: getattr(self, name) for name in self._shaping}
 
     def _plain(self: Any) -> HMM:
         return self._model(self._width(), "", {})
@@ -52,7 +88,10 @@ class Results:
         Returns:
             The log-likelihood, and probabilities (N, K).
         """
-        return self.score(X, lengths), self.predict_proba(X, lengths)
+        with doubles():
+            model, params, data, inside = self._known(X, lengths)
+            score = float(np.asarray(model.log_prob(params, data)).sum())
+            return score, np.asarray(model.predict_proba(params, data))[inside]
 
     def predict_proba(self: Any, X: Any, lengths: Any = None) -> np.ndarray:
         """The posterior probability of each state at each step, given the whole sequence.
@@ -180,4 +219,4 @@ class Results:
         """
         check_is_fitted(self, "transmat_")
         with doubles():
-            return np.asarray(distribution(jax.numpy.asarray(self._floats("transmat_"))))
+            return np.asarray(distribution(jnp.asarray(self._floats("transmat_"))))

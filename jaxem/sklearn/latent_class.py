@@ -138,7 +138,10 @@ class LatentClass(Classes):
     def _values(self, X: np.ndarray) -> Any:
         def coded() -> np.ndarray:
             own = X[:, self._places(_CATEGORICAL)]
-            return np.ma.masked_array(np.nan_to_num(own).astype(np.int32), np.isnan(own))
+            missing = np.isnan(own)
+            if not missing.any():
+                return own.astype(np.int32)
+            return np.ma.masked_array(np.where(missing, 0, own).astype(np.int32), missing)
 
         return self._parts({_CATEGORICAL: coded, _CONTINUOUS: lambda: X[:, self._places(_CONTINUOUS)]})
 
