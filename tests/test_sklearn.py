@@ -249,6 +249,12 @@ def test_latent_classes_of_a_table() -> None:
     unseen = frame.assign(say="perhaps")
     with pytest.raises(ValueError, match=r"column 'say' has 'perhaps', first in row 0; its levels are 'no', 'yes'"):
         ours.predict(unseen)
+    codes = np.array([[0, 30], [1, 10], [1, 30], [0, 20]] * 5)
+    numbers = LatentClass(1, random_state=0).fit(codes)
+    assert numbers.categories_ == {"x0": [0, 1], "x1": [10, 20, 30]}
+    np.testing.assert_array_equal(numbers._read(codes[:4], False), [[0, 2], [1, 0], [1, 2], [0, 1]])
+    with pytest.raises(ValueError, match=r"column 'x1' has 15, first in row 1; its levels are 10, 20, 30"):
+        numbers.predict(np.array([[0, 30], [1, 15]]))
     with pytest.raises(ValueError, match="there is no column 'age'"):
         LatentClass(categorical_features=["age"]).fit(frame)
 

@@ -196,6 +196,27 @@ def test_conventions_of_scikit_learn(count_compilations):
     np.testing.assert_array_equal(again.means_, model.means_)
 
 
+def test_results_are_those_of_the_attributes_as_they_are():
+    """Set anew, changed in place, or of another type since the last result."""
+    model = GaussianHMM(2, random_state=0).fit(NORMAL, LENGTHS)
+    model.score(NORMAL, LENGTHS)
+    for change in (
+        lambda: model.means_.__iadd__(1.0),
+        lambda: setattr(model, "startprob_", np.array([0.25, 0.75])),
+        lambda: model.set_params(covariance_type="full").__setattr__("covars_", FULL[:2]),
+    ):
+        change()
+        fresh = GaussianHMM(2, covariance_type=model.covariance_type)
+        for name in model._letters.values():
+            setattr(fresh, name, getattr(model, name).copy())
+        fresh.n_features_in_ = 2
+        assert model.score(NORMAL, LENGTHS) == fresh.score(NORMAL, LENGTHS)
+        np.testing.assert_array_equal(model.predict_proba(NORMAL, LENGTHS), fresh.predict_proba(NORMAL, LENGTHS))
+    model.transmat_[0] = 2.0
+    with pytest.raises(ValueError, match="transmat_ must be probabilities"):
+        model.predict(NORMAL, LENGTHS)
+
+
 def test_gaps_are_left_out_of_everything():
     """Against sums over all paths, with a density of the cells that are seen."""
     own, _, x = pair("diag")

@@ -135,7 +135,7 @@ class HiddenMarkov(Results, Reading, Estimator):
 
     def _set(self, arrays: dict[str, np.ndarray]) -> None:
         for letter, name in self._letters.items():
-            setattr(self, name, arrays[letter])
+            setattr(self, name, np.array(arrays[letter]))  # which can be changed in place
 
     def _current(self) -> dict[str, np.ndarray]:
         """The attributes that are set, by letter."""

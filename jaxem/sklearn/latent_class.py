@@ -15,6 +15,7 @@ from jaxem.sklearn.base import Real
 from jaxem.sklearn.classes import Classes
 from jaxem.sklearn.columns import codes, columns, levels_of, library, numbers
 
+_NUMBERS = (np.int64, np.int32, np.float64, np.float32)
 _CATEGORICAL, _CONTINUOUS = "categorical", "continuous"
 
 
@@ -83,9 +84,9 @@ class LatentClass(Classes):
         if frames.is_table(X):
             validate_data(self, X, reset=reset, skip_check_array=True)
         else:
-            X = validate_data(
-                self, X, reset=reset, dtype=None, ensure_all_finite=False, ensure_min_samples=2 if reset else 1
-            )
+            least = 2 if reset else 1
+            if not self._is_ready(X, reset, _NUMBERS, least):
+                X = validate_data(self, X, reset=reset, dtype=None, ensure_all_finite=False, ensure_min_samples=least)
         found = columns(X)
         names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(len(found))])
         if reset:
