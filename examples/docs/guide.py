@@ -27,7 +27,8 @@ ORDER = (
     "edges",
     "save_load_serve",
     "own_e_step",
-    "coming_from",
+    "coming_from_python",
+    "coming_from_r",
 )
 
 

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Choose a model
 #
-# A model has two parts: what is hidden (a class, a chain of classes, a number, a path) and the distribution of what is
-# seen given that (the *family*). They are chosen one by one.
+# A model says what is hidden (a class, a chain of states, a factor) and how the observations are distributed given that.
+# For classes and states you choose the two separately: any *family* of distributions below goes into `Mixture` and `HMM`.
+# Models of factors, abilities and time series bring their own distribution.
 #
 # ## What is hidden
 #
@@ -12,13 +13,13 @@
 # | Which kinds, depending on what I know of each row? | `Mixture(family, k, gate=Softmax(on=...))` | |
 # | Which state is a process in, and when does it change? | `HMM(family, k)` | `examples/earthquakes.py` |
 # | What moves it between states? | `HMM(family, k, transition=Softmax(on=...))` | [Covariates](covariates_and_states.py) |
-# | States that last, or follow an order | `transition=Sticky(...)`, `LeftToRight()`, `Cyclic()` | `examples/trials.py` |
-# | Moves that cannot be | `transition=Allowed(moves)` | `examples/trials.py` |
+# | As `HMM`, with states that last or follow an order | `transition=Sticky(...)`, `LeftToRight()`, `Cyclic()` | `examples/trials.py` |
+# | As `HMM`, with moves that are impossible | `transition=Allowed(moves)` | `examples/trials.py` |
 # | Which few factors explain many columns? | `FactorAnalysis(k)` | |
-# | How able is each person, how hard each item? | `ItemResponse("2pl")` | |
-# | A level that drifts, a trend, seasons | `local_level()`, `local_trend()`, `seasonal(period)` | `examples/nile.py` |
-# | Few common movements of many series | `dynamic_factors(k, outputs)` | |
-# | A series with two regimes (booms and recessions) | `SwitchingAutoregression(k, order)` | |
+# | How able is each person, and how hard is each item? | `ItemResponse("2pl")` | |
+# | What are the level, trend and seasons of a noisy series? | `local_level()`, `local_trend()`, `seasonal(period)` | `examples/nile.py` |
+# | Which few movements do many series share? | `dynamic_factors(k, outputs)` | |
+# | Which regime is a series in (boom or recession)? | `SwitchingAutoregression(k, order)` | |
 # | Which kinds of whole sequences are there? | `Mixture(Component(HMM(family, j)), k)` | |
 # | None of these | `jaxem.from_log_joint`, `jaxem.Model` | [Is my own E-step right?](own_e_step.py) |
 #
@@ -28,16 +29,16 @@
 # |---|---|
 # | a number; with outliers; positive and skewed | `Normal()`; `StudentT()`; `LogNormal()`, `Gamma()` |
 # | several numbers; with outliers | `MultivariateNormal(...)`; `MultivariateStudentT(...)` |
-# | a count; spread more than Poisson; with too many zeros | `Poisson()`; `NegativeBinomial()`; `ZeroInflated(Poisson())` |
-# | successes among trials; counts that add up | `Binomial(trials)`; `Multinomial()` |
+# | a count; with more spread than Poisson; with more zeros | `Poisson()`; `NegativeBinomial()`; `ZeroInflated(Poisson())` |
+# | successes among trials; counts with a given total | `Binomial(trials)`; `Multinomial()` |
 # | yes or no; one of several answers | `Bernoulli()`; `Categorical(levels)` |
-# | a lifetime, some cut off | `Censored(Weibull())` |
+# | a lifetime, censored for some rows | `Censored(Weibull())` |
 # | a share; an angle | `Beta()`; `VonMises()` |
 # | a response with covariates | `Regression(family, on=...)` |
 # | columns of several kinds | `Product({"age": Normal(), "answers": Bernoulli()})` |
 # | a different kind in each class | `PerClass([...])` |
 #
-# Each line of the tables, written out:
+# Most lines of the two tables as code:
 
 # %%
 import jax
@@ -74,7 +75,7 @@ built += [Mixture(family, 2) for family in seen]
 # ## What a model can do
 #
 # Every model is fitted, verified and summarised by the same functions. `jaxem.core.capabilities` lists what a model
-# offers, and what it lacks.
+# offers and what it lacks.
 
 # %%
 for model in built:
@@ -85,8 +86,9 @@ print(jaxem.core.capabilities(built[0]))
 # %% [markdown]
 # ## Then
 #
-# The order of work is the same for all: data ([a frame](frames_and_names.py), [with gaps](gaps.py) or without), several
-# starts, a look at [the status](what_a_fit_tells.py), [errors](edges.py), a picture, [a file](save_load_serve.py).
+# The steps are the same for every model: prepare the data ([a frame](frames_and_names.py), perhaps [with
+# gaps](gaps.py)), fit from several starts, look at [the status](what_a_fit_tells.py), at standard errors (and
+# [what they mean at an edge](edges.py)) and at a picture, and [save the fit](save_load_serve.py).
 
 # %%
 years, quakes = datasets.earthquakes()

@@ -2,10 +2,11 @@
 # # Error bars at an edge
 #
 # An estimate may lie at the edge of what is possible: a probability of 0, a variance of 0, a transition that never
-# happens. There the log-likelihood has a slope and no curvature, so a standard error does not exist. jaxem then prints
-# NaN and names the parameter, rather than a number that looks like an error.
+# happens. At an inner maximum the log-likelihood is flat and its curvature gives the standard error. At an edge it need
+# not be flat, and no standard error exists. `jaxem.summary` then prints NaN and names the parameter.
 #
-# Five items of a law school admission test, 1,000 persons; three classes of persons.
+# The data are five items of a law school admission test, answered by 1,000 persons. The model has three classes of
+# persons.
 
 # %%
 import jax
@@ -28,13 +29,14 @@ print(table)
 assert len(table.held) == 2
 
 # %% [markdown]
-# In the smallest class nobody solves the first item or the last. These two probabilities have no error bar and are not
-# counted as free parameters. The other errors are *given that these two are 0*, as the last line of the table says.
+# In the smallest class nobody solves the first item or the last. These two probabilities have no standard error and are
+# not counted as free parameters. The other standard errors hold *given that these two are 0*, as the table says below.
 #
 # ## How far from the edge could it be?
 #
-# Ask the likelihood: hold the probability at a value, fit everything else, and see how much is lost. Values that lose less
-# than 1.35 (half of 2.71) are inside a one-sided 95 % bound. The chance of a first item solved in the smallest class:
+# Hold the probability at a value, fit everything else, and see how much log-likelihood is lost. The values that lose less
+# than 1.35 are below a one-sided 95 % bound (1.35 is half of 2.71, the 90 % point of chi-squared with one degree of
+# freedom). For the probability that the smallest class solves the first item:
 
 # %%
 name = "components.probabilities[0, 0]"
@@ -51,13 +53,14 @@ losses = {value: lost(value) for value in (0.1, 0.2, 0.3, 0.4)}
 for value, loss in losses.items():
     print(f"{value:.1f}: {loss:.2f}")
 bound = min(value for value, loss in losses.items() if loss > 1.35)
-print(f"the 95 % bound is below {bound}")
+print(f"the 95 % bound is at most {bound}")
 
 # %% [markdown]
 # ## A prior
 #
-# A weak prior says that no probability is exactly 0 or 1: `BetaPrior(2, 2)` is worth one solved and one failed answer in
-# each class. All parameters then have errors; the objective is the log-likelihood plus the log-prior.
+# A weak prior excludes probabilities of exactly 0 and 1: `BetaPrior(2, 2)` weighs as much as one solved and one failed
+# answer to each item in each class. All parameters then have standard errors. The objective is the log-likelihood plus
+# the log-prior.
 
 # %%
 careful = Mixture(Bernoulli(prior=BetaPrior(2.0, 2.0)), k=3)
@@ -69,11 +72,11 @@ assert np.isfinite(found.standard_errors).all() and found.held == ()
 # %% [markdown]
 # ## Other routes
 #
-# * `jaxem.inference.bootstrap` gives percentile intervals without curvature. Where no replicate leaves the edge, it says
-#   NaN too, as resampling knows nothing of what was never seen.
-# * `jaxem.inference.profile_interval` is the same idea as above for a parameter inside its space: an interval that is not
-#   symmetric, near an edge.
-# * A parameter that is at an edge by design (a forbidden transition, a variance that is 0) belongs into
-#   `jaxem.restrict` or the gate (`Allowed`), and is then not a parameter at all.
-# * `InformationError` is another matter: the point is not a maximum, or labels or factors can turn freely. It names the
-#   direction.
+# * `jaxem.inference.bootstrap` gives percentile intervals, which need no curvature. Where every replicate is at the edge,
+#   they are NaN too, because resampling cannot show what was never observed.
+# * `jaxem.inference.profile_interval` does what was done above for a parameter near an edge but not at it. Its interval
+#   need not be symmetric.
+# * If a value is at an edge by design (a forbidden transition, a variance of 0), fix it by `jaxem.restrict` or by the gate
+#   (`Allowed`). It is then not a parameter.
+# * An `InformationError` means something else: the point is not a maximum, or some direction leaves the likelihood as it
+#   is (factors that can be rotated, for example). The message names the direction.

@@ -4,8 +4,8 @@
 # Give the frame itself: pandas, polars, pyarrow, or what else narwhals reads. The names of columns, the levels of
 # categories and the index go in with the data and come back in every result.
 #
-# The voters of the American National Election Study of 2000: how well three traits describe Gore, for whom they voted,
-# and their age.
+# The example is the American National Election Study of 2000: how well three traits describe Gore, for whom a person
+# voted, and the person's age.
 
 # %%
 import jax
@@ -34,8 +34,8 @@ print(frame.head(3))
 # %% [markdown]
 # ## Names in, names out
 #
-# A family reads one part of the data: columns of one kind, by name. A category becomes its place among the levels that
-# its dtype declares; text becomes its place among its own values, sorted.
+# `Product` takes the data in parts, by name, and models each part by a family of its own: here categories and a number.
+# Categories are coded 0, 1, ... in the order that their dtype declares, text in sorted order.
 
 # %%
 parts = lambda frame: {"opinion": frame[[*traits, "vote"]], "age": frame["age"]}
@@ -48,7 +48,8 @@ print(profile)
 assert "Gore" in str(profile) and "not at all" in str(profile)
 
 # %% [markdown]
-# Every table becomes a frame of the library that the data came from, with its index.
+# Every table has `to_frame()`, which makes a frame of the library that the data came from. Results for rows keep the
+# index.
 
 # %%
 classes = jaxem.classes(model, fit, data).to_frame()
@@ -58,8 +59,8 @@ assert isinstance(classes, pd.DataFrame) and list(classes.index[:2]) == ["voter 
 # %% [markdown]
 # ## New data
 #
-# The fit knows its columns. New frames may have them in another order, and other columns besides; a category is coded as
-# it was in the fit, and one that was not there is refused by name.
+# The fit remembers its columns. A new frame may have them in another order, and further columns. Categories get the codes
+# that they had in the fit, and an unknown category is refused by name.
 
 # %%
 new = frame.sample(5, random_state=0)[["age", "vote", *reversed(traits)]].assign(remark="")
@@ -74,6 +75,8 @@ except ValueError as error:
 # %% [markdown]
 # ## A formula instead
 #
-# `jaxem.formula("y ~ x + spline(age) | party", frame)` makes responses, covariates and what the class depends on out of
-# one frame, and keeps the terms for new data (extra `formula`). Parameters alone know no names: with `fit.params`
-# instead of `fit`, categories are refused, since their codes could be others.
+# `jaxem.formula("y ~ x + spline(age) | party", frame)` makes the response, its covariates and the covariates of the class
+# (after `|`) from one frame, and keeps the terms for new data (extra `formula`).
+#
+# Pass the `Fit` to functions that take new frames, not `fit.params`: parameters alone have no names or levels, so that
+# categories are refused.

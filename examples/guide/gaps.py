@@ -1,12 +1,12 @@
 # %% [markdown]
 # # My data have gaps
 #
-# A missing cell is a hidden variable like any other: EM fills in what it needs of it (its mean and variance given the
-# cells that were seen), and the fit maximises the likelihood of what was seen. No row is dropped and no value is
-# invented. The assumption is that a cell is *missing at random*: whether it is missing may depend on what was seen, not
-# on the value that is missing.
+# EM treats a missing cell as one more hidden variable, and maximises the likelihood of the cells that were observed. No
+# row is dropped, and no value is put in place of a missing one. The assumption is that cells are *missing at random*:
+# whether a cell is missing may depend on observed values, but not on the value that is missing.
 #
-# The air of New York on 153 days: ozone, radiation, wind and temperature. 42 days lack the ozone or the radiation.
+# The example is the air of New York on 153 days: ozone, radiation, wind and temperature. On 42 days the ozone or the
+# radiation is missing.
 
 # %%
 import jax
@@ -23,7 +23,7 @@ air[:, 0] = np.log(air[:, 0])
 print(f"{np.isnan(air).any(axis=1).sum()} of {len(air)} days have a gap")
 
 # %% [markdown]
-# NaN is refused until you say that it means "missing", since NaN is as often a fault as a gap.
+# NaN is refused until you say that it means "missing", because it may as well come from a mistake.
 
 # %%
 model = Mixture(MultivariateNormal(), k=1)
@@ -41,8 +41,7 @@ assert abs(float(fit.objective) + 1896.1715) < 1e-4  # that of R's lavaan, by di
 # %% [markdown]
 # ## What the rows with gaps are worth
 #
-# The alternative is to drop them. Every mean then has a larger standard error, also those of the columns that were never
-# missing.
+# The alternative is to drop them. Here every mean then has a larger standard error, even of the columns without gaps.
 
 # %%
 whole = air[~np.isnan(air).any(axis=1)]
@@ -55,8 +54,9 @@ assert (errors < alone).all()
 # %% [markdown]
 # ## Values in the gaps
 #
-# `jaxem.impute` fills in means given what was seen. They are too regular to be analysed as if they were data; for that,
-# draw several completed data sets with `key=` and combine what they say (multiple imputation).
+# `jaxem.impute` fills in the conditional means given the observed cells. They vary less than data do, so do not analyse
+# them as data: draw several completed data sets with `key=`, analyse each, and combine the results (multiple
+# imputation).
 
 # %%
 filled = jaxem.impute(model, fit, data)
@@ -68,8 +68,8 @@ assert np.array_equal(filled[~np.isnan(air)], air[~np.isnan(air)])
 # %% [markdown]
 # ## Gaps in a sequence
 #
-# The same, and whole steps may be missing. The path goes through them. Here the years 1940 to 1949 of the earthquakes
-# are hidden.
+# Sequences work in the same way, and whole steps may be missing: the model still has a state there. Here the earthquakes
+# of the years 1940 to 1949 are hidden.
 
 # %%
 years, counts = datasets.earthquakes()
@@ -83,11 +83,12 @@ print("P(second state), 1939 to 1950:", np.round(states[39:51, 1], 2))
 assert np.allclose(states.sum(axis=1), 1)
 
 # %% [markdown]
-# ## Other forms of "missing"
+# ## Other kinds of missing data
 #
-# * Data frames: `None`, `NA` and NaN count as gaps with `missing="nan"`, in numbers and in categories.
-# * Parts: `jaxem.dataset({"age": ..., "items": ...}, missing="nan")` for a `Product`, with gaps in any part.
-# * Sequences of unequal length are not gaps: give a list of arrays.
-# * A value known to lie in an interval: `Censored`. Values below a limit never recorded: `Truncated`.
-# * Missing because of the value itself (the rich hide their income): no setting mends that; it needs a model of who
-#   answers.
+# * In data frames `None`, `NA` and NaN count as gaps with `missing="nan"`, in numbers and in categories.
+# * A `Product` may have gaps in any part: `jaxem.dataset({"age": ..., "items": ...}, missing="nan")`.
+# * Sequences of unequal length have no gaps: give a list of arrays.
+# * For a value that is known to lie in an interval, use `Censored`. Where rows beyond a limit never came into the data,
+#   use `Truncated`.
+# * If a value is missing because of what it is (high incomes are not reported), the results are biased. That needs a model
+#   of who answers, which is beyond this page.

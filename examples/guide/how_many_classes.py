@@ -1,11 +1,11 @@
 # %% [markdown]
 # # How many classes?
 #
-# More classes always fit better. A criterion charges for them; a test asks whether the gain is more than chance;
-# cross-validation asks whether rows that were left out are predicted better. None of them knows how many classes there
-# *are*: they say how many the data can support.
+# A further class never lowers the maximum of the likelihood, so the likelihood cannot choose. A criterion adds a penalty
+# for each parameter, a test asks whether the gain could be chance, and cross-validation asks whether rows that were left
+# out are predicted better. None of them finds how many classes there *are*; they say how many the data support.
 #
-# The velocities of 82 galaxies, in 1000 km/s.
+# The example is the velocities of 82 galaxies, in 1000 km/s.
 
 # %%
 import jax
@@ -24,17 +24,18 @@ print(table)
 assert table.best.name == "3 classes"
 
 # %% [markdown]
-# Read the column "found" first: how many starts found the best fit. A fit that one start found may not be the best there
-# is, and its criterion is then too high. The floor keeps single galaxies from becoming classes.
+# Read the column "found" first: it counts the starts that reached the best fit. If only one did, there may be a better
+# fit, with a lower criterion. The floor under the variances keeps a class from shrinking onto a single galaxy.
 #
 # | criterion | its penalty | use it |
 # |---|---|---|
 # | `bic` | log n per parameter | to choose the number of classes; the default |
-# | `icl` | and the entropy of the classes | where classes should be well separated |
-# | `aic` | 2 per parameter | for density and prediction; it tends to more classes |
-# | `aicc` | as AIC, corrected for few rows | below some 40 rows per parameter |
+# | `icl` | that of `bic`, plus twice the entropy of the classes | where classes should be well separated |
+# | `aic` | 2 per parameter | for density estimates and prediction; it tends to more classes |
+# | `aicc` | that of `aic`, corrected for few rows | below about 40 rows per parameter |
 #
-# All are -2 log-likelihood plus a penalty: lower is better, and differences below 2 say little.
+# All are -2 log-likelihood plus the penalty: lower is better, and differences below 2 say little. The differences from
+# the lowest BIC:
 
 # %%
 values = {one.model.k: one.criteria["bic"] for one in table.candidates}
@@ -43,41 +44,42 @@ print({k: round(float(value - min(values.values())), 1) for k, value in values.i
 # %% [markdown]
 # ## Cross-validation
 #
-# It needs no theory. Rows are left out at random; of sequences, whole ones. It costs a fit per fold and start.
+# Cross-validation needs no approximation for large samples. Rows are left out at random, or whole sequences. The cost is
+# one fit for each fold and start.
 
 # %%
 held_out = {}
 for name in ("2 classes", "3 classes"):
     found = jaxem.inference.cross_validate(models[name], x, key=jax.random.key(1), folds=5, restarts=3)
     held_out[name] = np.asarray(found.held_out)
-gain = held_out["3 classes"] - held_out["2 classes"]  # by folds, which are the same for both
+gain = held_out["3 classes"] - held_out["2 classes"]  # of each fold; the folds are the same for both
 error = np.sqrt(len(gain)) * gain.std(ddof=1)
 print(f"three classes predict better by {gain.sum():.1f}, with a standard error of {error:.1f}")
 assert abs(gain.sum()) < 2 * error
 
 # %% [markdown]
-# The difference is smaller than its error: 82 galaxies do not decide between two classes and three, which is worth knowing
-# before BIC is quoted.
+# The difference is less than two standard errors: 82 galaxies do not decide between two classes and three, although BIC
+# does.
 
 # %% [markdown]
 # ## A test
 #
-# The likelihood ratio of k against k + 1 classes does not follow the chi-square distribution of textbooks, since the
-# smaller model lies on the edge of the larger one. The parametric bootstrap draws data from the smaller fit and repeats
-# both fits.
+# The likelihood ratio of k against k + 1 classes does not have the chi-squared distribution of textbooks, because the
+# smaller model lies on the edge of the larger one. The parametric bootstrap draws data sets from the smaller fit and fits
+# both models to each.
 
 # %%
 one, two = models["1 classes"], models["2 classes"]
 test = jaxem.inference.likelihood_ratio_test(one, two, x, key=jax.random.key(2), replicates=19, restarts=2)
 print(test)
-assert test.p_value == 1 / 20  # none of 19 replicates comes near
+assert test.p_value == 1 / 20  # none of the 19 replicates has as large a ratio
 
 # %% [markdown]
 # ## Then look at the classes
 #
-# Two classes that differ by less than a standard deviation are one class with a shape that the family does not have.
-# Before a further class, try another family: `StudentT()` where classes have tails, another covariance form
-# (`MultivariateNormal("VVE")`), or a `Regression` where the mean moves with a covariate.
+# Two classes whose means differ by less than a standard deviation may be one class with a shape that the family does not
+# have. Before you add a class, try another family: `StudentT()` for outliers, another covariance form
+# (`MultivariateNormal("VVE")`), or a `Regression` where the mean depends on a covariate.
 
 # %%
 best = table.best

@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Many data sets, long runs, several devices
 #
-# `jaxem.fit` is a function of JAX: it can be jitted, vmapped and differentiated. For work on a larger scale there are
-# functions that do better than a plain `vmap` or a plain loop.
+# `jaxem.fit` works under `jax.jit`, `jax.vmap` and `jax.grad`. For many data sets, long runs and several devices there
+# are functions that do more than a plain `vmap` or loop.
 #
 # ## Many data sets at once
 #
-# `fit_many` returns what `vmap(fit)` returns, without waiting in every lane for the slowest one. Here: how much would
-# the means differ between samples of 100 waiting times?
+# `fit_many` returns what `vmap(fit)` returns. Under `vmap` every fit is continued until the slowest has ended; `fit_many`
+# ends each by itself. The example: how much do the estimated means vary between samples of 100 waiting times?
 
 # %%
 import tempfile
@@ -32,7 +32,7 @@ print("standard deviations of the means:", fits.params.components.means.std(axis
 
 # %% [markdown]
 # `fits` is a `Fit` whose arrays have a leading axis: a status, an objective and parameters for each data set.
-# `fit_many_restarts` runs several starts for each, and takes data sets of different lengths.
+# `fit_many_restarts` runs several starts for each data set. The data sets may have different numbers of rows.
 
 # %%
 found = jaxem.fit_many_restarts(model, [waiting[:100], waiting[100:]], key=jax.random.key(2), restarts=3)
@@ -42,12 +42,14 @@ print(found.best.params.components.means)
 # %% [markdown]
 # ## Runs that take hours
 #
-# `progress` is `True` for a bar (extra `progress`), or a function of a `jaxem.fitting.Report`: steps, objective, gain,
-# what is left, E-steps, seconds. `checkpoint` names a file that is replaced every `every` seconds, whole or not at all.
-# After Ctrl-C the fit so far is returned with the status `INTERRUPTED`; `jaxem.resume` goes on, in this process or in
-# another one, and ends with the bits of a run that was never interrupted. It refuses a damaged file, another model,
-# other data and another dtype, and says what differs. What a file cannot hold, such as an optax optimiser, is passed
-# again. `fit_many`, `fit_restarts`, `fit_many_restarts` and `fit_stream` have the same options.
+# With `progress=True` a bar is drawn (extra `progress`). A function is called with a `jaxem.fitting.Report` instead:
+# steps, objective, gain, what is left, E-steps and seconds.
+#
+# `checkpoint` names a file that is replaced about every `every` seconds. After Ctrl-C the fit so far is returned, with the
+# status `INTERRUPTED`. `jaxem.resume` continues from the file, in this process or another, and ends with exactly the
+# numbers of a run that was not interrupted. It refuses a damaged file, another model, other data or another dtype, and
+# says what differs. What a file cannot hold, such as an optax optimiser, is passed to it again. `fit_many`,
+# `fit_restarts`, `fit_many_restarts` and `fit_stream` have the same options.
 
 # %%
 pair = Mixture(MultivariateNormal(), k=2)
@@ -61,10 +63,10 @@ assert fit.converged and again.objective == fit.objective
 # %% [markdown]
 # ## Several devices
 #
-# `jaxem.shard` spreads the rows over all devices, or over those of a mesh. Each device adds up its own rows in blocks,
-# and only the sums of the M-step pass between devices. With several processes (`jax.distributed.initialize`) each gives
-# its own rows and runs the same lines. `EM`, `HardEM`, `AnnealedEM` and their accelerators work on such data; the other
-# algorithms say why not.
+# `jaxem.shard` spreads the rows over all devices, or over those of a mesh. Each device sums over its own rows, and only the
+# sums for the M-step pass between devices. With several processes (`jax.distributed.initialize`) each process gives its
+# own rows and runs the same code. `EM`, `HardEM`, `AnnealedEM` and accelerators of them work on such data. Other algorithms
+# raise an error that says why not.
 
 # %%
 spread = jaxem.check(jaxem.fit(pair, begin, jaxem.shard(eruptions)))

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # More data than memory
 #
-# EM needs sums over the rows, not the rows themselves. `jaxem.fit_stream` reads the data chunk by chunk, once for each
-# E-step, and ends with the fit that `jaxem.fit` would find. A thread reads the next chunk while one is worked on.
+# The M-step needs only sums over the rows. `jaxem.fit_stream` therefore reads the data in chunks, once for each E-step, and
+# finds the fit that `jaxem.fit` would find. A thread reads the next chunk during the computation.
 #
-# A file of 40,000 numbers stands in for one that does not fit.
+# A file of 40,000 numbers stands in for one that does not fit into memory.
 
 # %%
 import tempfile
@@ -30,7 +30,7 @@ np.save(folder / "rows.npy", rows)
 # %% [markdown]
 # ## A start, then the stream
 #
-# A start comes from a sample of the rows that fits in memory.
+# The start is made from a sample of the rows that fits into memory.
 
 # %%
 start = model.init(jax.random.key(2), rows[:2000])
@@ -61,8 +61,8 @@ assert abs(float(again.objective - fit.objective)) < 1e-6
 # %% [markdown]
 # ## A run that takes hours
 #
-# With `checkpoint=` the run is saved every minute, and a process that was killed goes on where it stopped, to the same
-# bits. `progress=True` draws a bar.
+# With `checkpoint=` the run is saved every minute (here, with `every=0`, after each piece). After the process was killed,
+# `jaxem.resume` continues from the last save and ends with exactly the same numbers. `progress=True` draws a bar.
 
 # %%
 path = folder / "run"
@@ -72,19 +72,20 @@ assert resumed.objective == watched.objective
 print("resumed:", jaxem.Status(int(resumed.status)).name)
 
 # %% [markdown]
-# ## Memory that is only nearly enough
+# ## Data that fit into memory
 #
-# Data that fit, while what EM computes from them does not, need nothing: `EM()` works in blocks of rows. Several
-# devices share the rows by `jaxem.shard` (or `mesh=` of `fit_stream`).
+# `EM()` works in blocks of rows, so that its intermediate arrays stay small. You need no stream for them. Several devices
+# share the rows by `jaxem.shard` (or `mesh=` of `fit_stream`).
 #
-# ## Passes that are too dear
+# ## When each pass is expensive
 #
-# One pass of EM is one M-step. `OnlineEM` takes an M-step after each batch, and is near the optimum after a pass or two;
-# it reads rows in memory (or mapped into it) in random order. See `examples/online.py`.
+# EM takes one M-step in each pass over the data. `OnlineEM` takes one after each batch, and is often near the optimum
+# after a pass or two. It draws rows in random order, from an array in memory or a `numpy.memmap`. See
+# `examples/online.py`.
 
 # %%
 online = jaxem.OnlineEM(batch_size=1000)
 near = jaxem.fit(model, start, rows, algorithm=online, max_steps=2, key=jax.random.key(3))
 left = float(fit.objective - model.log_likelihood(near, rows)) / len(rows)
-print(f"after 2 passes of OnlineEM {left:.1e} of log-likelihood are left per row")
+print(f"after 2 passes of OnlineEM the log-likelihood per row is {left:.1e} below the maximum")
 assert 0 < left < 1e-2

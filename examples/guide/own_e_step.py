@@ -1,11 +1,12 @@
 # %% [markdown]
 # # Is my own E-step right?
 #
-# A wrong E-step or M-step seldom crashes. It converges, to the wrong place. `jaxem.verify` compares what you wrote with
-# what the theory says of every correct EM, by automatic differentiation, and names the law that fails.
+# A wrong E-step or M-step seldom crashes; often the fit converges to a wrong result. `jaxem.verify` checks your functions
+# by automatic differentiation against laws that hold for every correct EM, and names the law that fails.
 #
-# The model: waiting times, exponential with one of two rates. Two functions are enough to fit it; the other three
-# state what they should be maximising, which is what there is to check against.
+# In the example waiting times are exponential, with one of two rates. The E-step and the M-step are enough for a fit. The
+# three other functions (the expected log-joint, the entropy and the log-likelihood) define what the two should do, and
+# `verify` compares them with it.
 
 # %%
 import jax
@@ -56,8 +57,8 @@ assert certificate.ok
 # %% [markdown]
 # ## A mistake in the M-step
 #
-# A likely one: the sums are divided by N where they should be divided by the size of the class. The fit
-# ends with the status `DECREASED`, as the objective fell; the certificate says why.
+# The rates are computed from the number of all rows, where it should be the expected number in each class. The fit ends
+# with the status `DECREASED` because the objective fell, and the certificate says why.
 
 # %%
 
@@ -75,7 +76,8 @@ assert "M-step stationary" in jaxem.verify(wrong, start, x).violated
 # %% [markdown]
 # ## A mistake in the E-step
 #
-# The weights are forgotten. The M-step is right for the posterior that it gets, so it is the bound that does not touch.
+# The weights are left out. The M-step is still right for the posterior that it gets, but the bound no longer touches the
+# log-likelihood.
 
 # %%
 
@@ -90,13 +92,13 @@ print(jaxem.verify(wrong, start, x).violated)
 assert not jaxem.verify(wrong, start, x).ok
 
 # %% [markdown]
-# `verify(..., strict=True)` raises `LawViolationError`: one line in your tests. A law that needs a function which you did
-# not write is reported as not checked, never as holding; with `e_step` and `m_step` alone nothing can be told.
+# In a test, `verify(..., strict=True)` raises `LawViolationError` where a law fails. A law that needs a function which you
+# did not write is reported as not checked.
 #
 # ## Fewer functions, fewer mistakes
 #
-# With one discrete latent variable per observation the log-joint of a row is the whole model: `jaxem.from_log_joint`
-# derives the E-step, the bound and the likelihood from it.
+# With one discrete latent variable per observation the log-joint density of a row defines the model.
+# `jaxem.from_log_joint` derives the E-step, the bound and the likelihood from it.
 
 # %%
 row = lambda params, y: log_joint(params, y[None])[0]

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # How do I keep a fit, and serve it?
 #
-# `jaxem.save` writes a model and its fit as one file; `jaxem.load` gives both back, equal to the bit. The file holds
-# numbers and a description, no pickle and no code, so that opening a stranger's file runs nothing. `jaxem.export` writes
-# one function as a compiled artefact, for a server that has JAX and no jaxem.
+# `jaxem.save` writes a model and its fit to one file, and `jaxem.load` returns both with exactly the same numbers. The file
+# holds numbers and a description, no pickle and no code, so that loading a file from a stranger runs nothing.
+# `jaxem.export` writes one function as a compiled artefact, for a server that has JAX but not jaxem.
 
 # %%
 import subprocess
@@ -26,7 +26,8 @@ fit = jaxem.check(jaxem.fit(model, model.init(jax.random.key(0), x), x))
 # %% [markdown]
 # ## Save and load
 #
-# With the data given, the card of the file says what they were: shapes, names and a fingerprint, no values.
+# The file has a card that describes it. If you pass the data, the card has their shapes, names and a fingerprint, but no
+# values.
 
 # %%
 jaxem.save("eruptions.jaxem", model, fit, x, notes="Old Faithful, August 1985")
@@ -38,14 +39,14 @@ print(saved.card)
 # %% [markdown]
 # `python -m jaxem show eruptions.jaxem` prints the same card in a shell.
 #
-# A loaded fit is a fit like any other: `jaxem.summary(saved.model, saved.fit, x)` has standard errors, and
-# `jaxem.fit(saved.model, saved.fit, new)` starts from it. A model with functions of your own (`jaxem.Model`,
-# `from_log_joint`) is not in the file: give it to `load` again, which checks that its code has not changed. To go on
-# with a fit that was killed is another matter: [More data than memory](more_data_than_memory.py) has checkpoints.
+# A loaded fit is used like any other: `jaxem.summary(saved.model, saved.fit, x)` has standard errors, and
+# `jaxem.fit(saved.model, saved.fit, new)` starts from it. Functions of your own (`jaxem.Model`, `from_log_joint`) are not
+# in the file: give the model to `load` again, which checks that its code has not changed. To continue a fit that was
+# interrupted, use a checkpoint: [Many data sets, long runs, several devices](many_long_devices.py).
 #
 # ## Serve
 #
-# The artefact takes any number of rows. `like` shows what a row looks like.
+# The artefact takes any number of rows; `like` gives their shape and dtype.
 
 # %%
 artefact = jaxem.export(model, fit, "predict_proba", "eruptions.bin", like=x)
@@ -62,7 +63,7 @@ assert np.allclose(artefact.call(x[:7]), model.predict_proba(fit, x[:7]), atol=1
 assert np.allclose(export.deserialize(artefact.serialize()).call(x), model.predict_proba(fit, x), atol=1e-12)
 
 # %% [markdown]
-# * Other functions: `"predict"`, `"log_prob"`, and `"filter"`, `"smooth"` and `"forecast"` of sequences.
-# * Other machines: `platforms=("cpu", "cuda")`.
-# * Missing cells: make `like` a data set with gaps; NaN is then a gap in every input.
-# * The artefact checks nothing: what jaxem refuses with a message, it answers with NaN. Check inputs before it.
+# * Other functions are `"predict"`, `"log_prob"`, and for sequences `"filter"`, `"smooth"` and `"forecast"`.
+# * `platforms=("cpu", "cuda")` compiles for other devices.
+# * For inputs with missing cells make `like` a data set with gaps. NaN then means a gap in every input.
+# * The artefact does not check its input. Where jaxem would refuse a value with a message, the answer is NaN.

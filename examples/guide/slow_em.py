@@ -1,10 +1,11 @@
 # %% [markdown]
 # # My EM is slow
 #
-# EM takes many small steps where much information is missing: overlapping classes, small classes, tails. Near the end
-# each step leaves the same share of the distance, the *rate*. The number of steps follows from it.
+# EM takes many small steps where the data say little about what is hidden, for example where classes overlap. Near the
+# maximum each step leaves the same share of the remaining distance, the *rate*, and the rate determines the number of
+# steps.
 #
-# The death notices in the London Times are the standard slow example: two Poisson classes that overlap.
+# The death notices in the London Times are a standard example: two Poisson classes that overlap.
 
 # %%
 import jax
@@ -27,19 +28,19 @@ print(f"EM: {em.evaluations} E-steps, {jaxem.Status(int(em.status)).name}, log-l
 # %% [markdown]
 # ## How slow, and why
 #
-# `convergence_rate` computes the rate at a fit, and the direction in which EM is slowest.
+# `convergence_rate` computes the rate, and the direction in the parameters in which EM is slowest.
 
 # %%
 rate = jaxem.inference.convergence_rate(model, em, data)
 print(rate)
-print(f"steps for one more digit: {rate.iterations(0.1):.0f}")
+print(f"steps that reduce the distance to a tenth: {rate.iterations(0.1):.0f}")
 assert rate.rate > 0.99
 
 # %% [markdown]
 # ## First remedy: an accelerator
 #
-# `SQUAREM()` and `Anderson()` put an extrapolation between two EM steps. A leap that would lower the objective is
-# refused, so nothing is lost but its E-step (`fit.fallbacks` counts them). The end is the same.
+# `SQUAREM()` and `Anderson()` extrapolate from EM steps. An extrapolation that would lower the objective is refused, which
+# costs one E-step (`fit.fallbacks` counts them). The maximum reached here is the same.
 
 # %%
 for algorithm in (jaxem.SQUAREM(), jaxem.Anderson()):
@@ -49,13 +50,12 @@ for algorithm in (jaxem.SQUAREM(), jaxem.Anderson()):
     assert abs(float(fit.objective - em.objective)) < 1e-4
 
 # %% [markdown]
-# Where EM needs only some twenty steps an accelerator saves little. `Anderson()` is the better of the two where EM is
-# very slow, such as the tails of a `StudentT` towards the normal distribution.
+# Where EM needs only about twenty steps, an accelerator saves little.
 #
-# ## Second remedy: stop when it no longer matters
+# ## Second remedy: a larger tolerance
 #
-# The default rule stops when about 1e-10 of log-likelihood is left per observed value. `fit.left` is the estimate of what
-# is left in all; a hundredth would seldom change a conclusion.
+# By default a fit stops when the log-likelihood is estimated to be within 1e-10 per observed value of its maximum.
+# `fit.left` is the estimate of the whole difference. A difference of 0.01 seldom changes a conclusion.
 
 # %%
 early = jaxem.fit(model, start, data, tol=1e-6)
@@ -69,14 +69,14 @@ assert early.evaluations < em.evaluations
 #
 # | what is slow | what to do |
 # |---|---|
-# | many starts | `jaxem.fit_restarts`: short fits from all starts, the best few to the end |
+# | many starts | `jaxem.fit_restarts`: short fits from all starts, of which the best few are continued |
 # | many data sets | `jaxem.fit_many`: all of them in one program |
 # | each pass over many rows | `jaxem.OnlineEM(...)` and `jaxem.IncrementalEM(...)`: an M-step after each batch |
-# | a random walk of the noise | `jaxem.MonteCarloEM(...)` stops by `jaxem.fitting.plateau` |
-# | the first call | it compiles. Equal shapes compile once; `jaxem.fitting.effort` trades compilation for speed |
+# | `jaxem.MonteCarloEM(...)`, whose objective is noisy | it stops where only noise moves the objective; `stop=jaxem.fitting.plateau(window)` looks at more or fewer steps |
+# | the first call, which compiles | data of equal shapes compile once; `jaxem.fitting.effort` trades compilation for speed |
 # | an M-step without a closed form | `jaxem.GEM(...)` with an optax optimiser |
 #
-# `jaxem.explain` prints what a call would choose, and how to force something else.
+# `jaxem.explain` prints what `fit` chooses for a model and data, and how to choose otherwise.
 
 # %%
 print(jaxem.explain(model, start, data))

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # What a fit tells
 #
-# A `Fit` has the parameters, the objective at exactly these parameters, and a status that says how it ended. Only
-# `CONVERGED` is convergence. `jaxem.check` returns the fit if it converged and raises `FitError` with the likely causes if
-# not; use it where a failed fit must not pass unseen.
+# A `Fit` has the parameters, the objective at exactly these parameters, and a status that says how the fit ended. Only
+# `CONVERGED` means convergence. `jaxem.check` returns a converged fit as it is, and raises `FitError` with the likely
+# causes for any other.
 
 # %%
 import jax
@@ -22,9 +22,9 @@ fit = jaxem.check(jaxem.fit(model, start, x, max_steps=200))
 print(fit)
 
 # %% [markdown]
-# `objective` is the log-likelihood, plus the log-prior where the model has one. `trace` holds that of each iterate.
-# `left` estimates how much of it is still to gain: the fit stopped because that no longer matters. `evaluations`, shown
-# where it differs from `steps + 1`, counts E-steps, and `fallbacks` the steps that were refused.
+# `objective` is the log-likelihood, plus the log-prior where the model has one. `trace` holds the objective after each
+# step. `left` estimates how far the objective is below its maximum. `evaluations` counts E-steps (it is printed where it
+# differs from `steps + 1`), and `fallbacks` counts steps that were refused because the objective would have fallen.
 
 # %%
 steps = int(fit.steps)
@@ -44,8 +44,8 @@ assert fit.left < 1e-6
 # | `DEGENERATE` | a class emptied, or shrank onto a point | fewer classes, another start, a prior, `floor=` |
 # | `DECREASED` | the objective fell | your own step is wrong: [`jaxem.verify`](own_e_step.py) says where |
 # | `NON_FINITE` | NaN or infinity in parameters or objective | look for impossible data, a division by zero |
-# | `INVALID` | input that a trace cannot refuse | call without `jit` or `vmap`: the error says where |
-# | `SCREENED` | another start was ahead | nothing; raise `finalists` to run more of them |
+# | `INVALID` | bad input under `jit` or `vmap`, where no error can be raised | call without them: the error says where |
+# | `SCREENED` | `fit_restarts` stopped this start because others were ahead | nothing, or raise `finalists` |
 # | `INTERRUPTED` | Ctrl-C in a watched run | `jaxem.resume` |
 #
 # ## Too few steps
@@ -53,16 +53,16 @@ assert fit.left < 1e-6
 # %%
 short = jaxem.fit(model, start, x, max_steps=5)
 print(jaxem.Status(int(short.status)).name, f"with about {short.left:.1g} still to gain")
-longer = jaxem.fit(model, short.params, x, max_steps=200)  # a fit goes on from another's end
+longer = jaxem.fit(model, short.params, x, max_steps=200)  # continues where the other ended
 assert short.status == jaxem.Status.MAX_STEPS
 assert longer.converged and abs(float(longer.objective - fit.objective)) < 1e-6
 
 # %% [markdown]
 # ## A class that shrinks onto a point
 #
-# The likelihood of a normal mixture has no maximum: a class that sits on one observation has a density without bound. A start
-# near such a point ends `DEGENERATE`, with the last good parameters. A floor under the variances, or a prior,
-# removes these points.
+# The likelihood of this mixture is unbounded: it grows without limit as a class shrinks onto one observation. A start near
+# such a point ends `DEGENERATE`, with the last good parameters. A floor under the variances, or a prior, makes the
+# objective bounded.
 
 # %%
 lonely = x[77]  # far from its neighbours
@@ -81,7 +81,8 @@ print("with a floor: variances", np.round(mended.params.components.variances, 2)
 # %% [markdown]
 # ## Classes that are the same
 #
-# A start in which all classes are equal is a saddle: EM cannot part them. The fit converges, and a warning says so.
+# If all classes are equal at the start, EM keeps them equal. The fit converges, usually to a saddle point, and a warning
+# says so.
 
 # %%
 same = MixtureParams(np.array([0.5, 0.5]), NormalParams(np.full(2, 20.0), np.full(2, 20.0)))
@@ -91,5 +92,5 @@ assert jaxem.fit(model, same, x, max_steps=200).coincident
 # %% [markdown]
 # ## Is it the best optimum?
 #
-# A status cannot tell: EM climbs to the next summit. `jaxem.fit_restarts` tries many starts; `times_best_found` says how
-# often the best was found. If only one start found it, there may be better ones.
+# The status cannot say, because EM finds a local maximum. `jaxem.fit_restarts` tries many starts, and `times_best_found`
+# counts those that reached the best maximum. If only one did, there may be a better one.
