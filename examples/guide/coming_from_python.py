@@ -56,7 +56,9 @@ assert abs(estimator.bic(x) - 2322.192) < 1e-3
 # %%
 years, counts = datasets.earthquakes()
 estimator = jaxem.sklearn.PoissonHMM(2, random_state=0, tol=1e-6).fit(counts[:, None])
-print("log-likelihood", round(estimator.score(counts[:, None]), 3), "rates", np.sort(estimator.lambdas_.ravel()).round(2))
+print(
+    "log-likelihood", round(estimator.score(counts[:, None]), 3), "rates", np.sort(estimator.lambdas_.ravel()).round(2)
+)
 
 # %% [markdown]
 # ## dynamax
