@@ -1,7 +1,7 @@
-"""The picture of EM for a model of one's own: lower bounds that touch the log-likelihood.
+"""The picture of EM for your own model: lower bounds that touch the log-likelihood.
 
-One of two coins is drawn five times and thrown ten times each, as in a first lecture. Two functions are the model; the
-expected log-joint, the entropy and the log-likelihood buy the picture and the certificate.
+Five times one of two coins is drawn and thrown ten times. The E-step and the M-step are enough for a fit; the picture
+and the certificate also need the expected log-joint, the entropy and the log-likelihood.
 """
 
 import argparse

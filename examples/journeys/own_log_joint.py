@@ -1,7 +1,7 @@
-"""A model of one's own with a deliberate mistake: the certificate names it; mended, accelerated, and differentiated.
+"""Your own model with a deliberate mistake: the certificate shows it; the mended model is accelerated and differentiated.
 
-Two kinds of light bulb burn for exponential times. The mistake is one that is easily made: an M-step that divides by
-the number of all bulbs in place of the number of bulbs of each kind.
+Light bulbs of two kinds burn for exponential times. The mistake is a likely one: the M-step divides by the number of all
+bulbs instead of the number of bulbs of each kind.
 """
 
 import jax
@@ -46,7 +46,7 @@ assert jaxem.verify(model(right), start, hours).ok
 fit = jaxem.check(jaxem.fit(model(right), start, hours, algorithm=jaxem.SQUAREM()))
 print(jaxem.summary(model(right), fit, hours))
 
-# Through the fit: how the longer mean time moves with the longest observation (the implicit function theorem).
+# The gradient through the fit: how the longer mean time depends on the longest observation.
 longest = jnp.argmax(hours)
 slope = jax.grad(lambda x: jaxem.fit(model(right), start, x, algorithm=jaxem.SQUAREM()).params[1].max())(hours)
 print(f"one hour more for the longest bulb adds {slope[longest]:.4f} hours to the longer mean")

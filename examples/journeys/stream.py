@@ -1,6 +1,6 @@
 """Two million rows on disk: streamed, watched, killed, resumed, saved, then loaded and served by another process.
 
-The script starts itself twice more: once as the run that is killed, once as the process that serves.
+The script starts two more processes: one whose run is killed, and one that serves.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main():
         print("".join(victim.stdout.readline() for _ in range(3)), end="")
         victim.kill()
         fit = jaxem.check(jaxem.resume(checkpoint, MODEL, file))
-        print(f"killed; went on from the file\n{fit}")
+        print(f"killed, and resumed from the checkpoint\n{fit}")
         jaxem.save(saved, MODEL, fit)
         serve = "import sys, jaxem; s = jaxem.load(sys.argv[1]); print(s.model.predict(s.fit, [[4.0, 0, 2, 0]]))"
         print("class of a new row:", subprocess.check_output([sys.executable, "-c", serve, saved], text=True))

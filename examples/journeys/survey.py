@@ -25,7 +25,7 @@ jax.config.update("jax_enable_x64", True)
 table = pd.DataFrame(datasets.election())
 traits = table.columns[:6]  # of Gore: 1 and 2 of 4 say that a trait describes him well
 frame = pd.DataFrame({name: (table[name] <= 2).astype(float).where(table[name].notna()) for name in traits})
-frame["vote"] = table["vote3"].map({1: "Gore", 2: "Bush", 3: "other"})  # text: it is coded at the door
+frame["vote"] = table["vote3"].map({1: "Gore", 2: "Bush", 3: "other"})  # text, which jaxem.dataset codes
 frame["age"] = table["age"]
 frame.index = [f"voter {i}" for i in range(len(frame))]
 weights = np.where(frame["age"] < 30, 1.5, 1.0)
