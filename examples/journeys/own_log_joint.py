@@ -1,7 +1,7 @@
-"""Your own model with a deliberate mistake: the certificate shows it; the mended model is accelerated and differentiated.
+"""Your own model with a deliberate mistake, which the certificate shows; mended, it is accelerated and differentiated.
 
-Light bulbs of two kinds burn for exponential times. The mistake is a likely one: the M-step divides by the number of all
-bulbs instead of the number of bulbs of each kind.
+Light bulbs of two kinds burn for exponential times. The mistake is a likely one: the M-step divides by the number of
+all bulbs instead of the number of bulbs of each kind.
 """
 
 import jax

@@ -1,7 +1,7 @@
 """Trials of unequal length with gaps: how many states, which ones, where is each trial now, and what comes next?
 
-The readings are of a mouse that rests, walks or runs. Known beforehand: the mean reading at rest is 0, a mouse never goes
-from rest to running without walking, and states last. A cue that is on or off is a covariate of the moves between states.
+The readings are of a mouse that rests, walks or runs. Known beforehand: the mean reading at rest is 0, a mouse never
+goes from rest to running without walking, and states last. A cue that is on or off is a covariate of the moves.
 """
 
 import jax
