@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closeness import assert_within, eps
-from scipy import optimize, stats
+from scipy import linalg, optimize, stats
 
 import jaxem
 from jaxem import datasets
@@ -16,9 +16,17 @@ from jaxem.core import constraints, coordinates, parameters
 from jaxem.core.contexts import choose
 from jaxem.core.data import Columns
 from jaxem.core.parameters import Param
-from jaxem.families import MultivariateNormal, MultivariateNormalParams, NormalInverseWishart, hidden_cells
+from jaxem.families import (
+    MultivariateNormal,
+    MultivariateNormalParams,
+    NormalInverseWishart,
+    covariance,
+    forms,
+    hidden_cells,
+)
 from jaxem.families.forms import FORMS, NAMES
 from jaxem.families.multivariate_normal import MultivariateNormalStatistics
+from jaxem.families.principal_axes import principal_axes
 from jaxem.models import HMM, Mixture, MixtureParams
 
 NEW = [name for name in NAMES if name in FORMS]  # those that have no longer name
@@ -437,3 +445,101 @@ def test_params_of_a_mixture_move_with_their_classes():
     assert_within(model.log_likelihood(other, x), model.log_likelihood(params, x), 1e-9)
     np.testing.assert_array_equal(other.components.covariances.orientations, params.components.covariances.orientations)
     np.testing.assert_array_equal(other.components.covariances.volumes, params.components.covariances.volumes[::-1])
+
+
+# Variables of very different units: axes and lengths, not entries of matrices, have the digits.
+
+
+def in_units(seed: int, d: int, units: float, dtype) -> np.ndarray:
+    """A scatter whose variables have standard deviations from 1 / ``units`` to ``units``."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(6 * d, d)) @ rng.normal(size=(d, d)) * units ** np.linspace(-1, 1, d)[rng.permutation(d)]
+    x = x.astype(dtype)
+    return x.T @ x
+
+
+@pytest.mark.parametrize("units", [1.0, 1e3, 1e6])
+def test_axes_of_a_scatter_in_any_units(units, dtype):
+    """O' W O is diagonal to rounding relative to its own diagonal, and O w O' is W, entry by entry in units of each."""
+    of, worst = jax.jit(principal_axes), 0.0
+
+    def along(axes, w):
+        turned = axes.astype(np.longdouble).T @ w @ axes
+        lengths = np.sqrt(np.abs(np.diagonal(turned)))
+        return turned / lengths[:, None] / lengths, lengths
+
+    for d, seed in itertools.product((2, 3, 5, 9), range(6)):
+        w = in_units(seed, d, units, dtype)
+        axes, rough = np.asarray(of(jnp.asarray(w)), np.float64), np.linalg.eigh(w)[1]
+        w = w.astype(np.longdouble)
+        (turned, lengths), sizes = along(axes, w), np.sqrt(np.diagonal(w))
+        assert (np.diff(lengths) <= 0).all()
+        correlations = w / sizes[:, None] / sizes
+        small = (32 * d + 4 * np.linalg.cond(correlations.astype(float))) * eps(dtype)
+        assert_within(turned, np.eye(d), small)
+        assert_within((axes * lengths**2) @ axes.T / sizes[:, None] / sizes, correlations, small)
+        worst = max(worst, np.abs(along(rough, w)[0] - np.eye(d)).max())
+    assert worst > 1e3 * eps(dtype) or units == 1  # of the axes that LAPACK alone has
+
+
+def test_densities_by_axes_keep_their_digits(dtype):
+    """Axes a little off those of their lengths: correlations of condition 1e5, of which eps of an entry is much."""
+    rng, lengths = np.random.default_rng(3), np.array([1e3, 1.0, 1e-3])
+    angles = np.array([[0, 0.01, 1e-4], [0, 0, 0.01], [0, 0, 0]])
+    axes = linalg.expm(angles - angles.T)
+    x = (rng.normal(size=(40, 3)) * lengths).astype(dtype)
+    log = np.log(lengths**2)
+    at = forms.Oriented(np.exp(log.mean()), np.exp(log - log.mean()), axes)
+    at = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), at)
+    family = MultivariateNormal("EEV")
+    params = MultivariateNormalParams(jnp.zeros((1, 3), dtype), at._replace(orientations=at.orientations[None]))
+    exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), at)
+    variances = exact.volumes * exact.shapes
+    y = x.astype(np.float64) @ exact.orientations
+    wanted = -0.5 * ((y**2 / variances).sum(axis=1) + np.log(2 * np.pi * variances).sum())
+    matrices = np.asarray(family.covariances(params), np.float64)[0]
+    sizes = np.sqrt(np.diagonal(matrices))
+    condition = np.linalg.cond(matrices / sizes[:, None] / sizes)
+    assert 1e4 < condition < 1e6
+    density = lambda params: family.log_density(family.prepare(params, None), jnp.asarray(x))[:, 0]
+    found = np.asarray(jax.jit(density)(params), np.float64)
+    tolerance = 2 * condition**0.5 * eps(dtype) * np.abs(wanted)
+    assert_within(found, wanted, tolerance)
+    rough = MultivariateNormalParams(params.means, jnp.asarray(matrices, dtype)[None])
+    family = MultivariateNormal("full")  # of the same matrices, rounded
+    found = np.asarray(jax.jit(density)(rough), np.float64)
+    assert (np.abs(found - wanted) > tolerance).any()
+
+
+UNITS = {"small and large": (1e-3, 1, 1e3), "large": (1, 1e3, 1e6), "middle small": (1e3, 1e-3, 1)}
+
+
+@pytest.mark.parametrize("units", [pytest.param(name, marks=slow) for name in UNITS])
+@pytest.mark.parametrize("name", ["EVE", "VVE", "EEV", "VEV"])
+def test_every_law_in_single_precision_for_variables_in_other_units(name, units):
+    x, start = datasets.diabetes()
+    x, model = jnp.asarray(x * np.array(UNITS[units]), jnp.float32), Mixture(MultivariateNormal(name), 3)
+    params = model.init(jax.random.key(0), x, start=start)
+    end = jaxem.fit(model, params, x, tol=1e-6, max_steps=100)
+    for point in (params, end.params):
+        assert jaxem.verify(model, point, x, strict=True).ok
+
+
+@slow
+def test_laws_tell_axes_from_rounded_matrices(monkeypatch):
+    """Mutants: covariances that are formed and factored again, and axes as LAPACK has them."""
+    x, start = datasets.diabetes()
+    x = x * np.array(UNITS["small and large"])
+
+    def holds(name: str, rows: int) -> bool:  # of other shapes: compiled anew
+        data, model = jnp.asarray(x[:rows], jnp.float32), Mixture(MultivariateNormal(name), 3)
+        return jaxem.verify(model, model.init(jax.random.key(0), data, start=start[:rows]), data).ok
+
+    assert holds("VVE", 144) and holds("EEV", 144)
+    with monkeypatch.context() as patch:
+        formed = lambda half: covariance.Factored(half @ half.mT, jnp.linalg.cholesky(half @ half.mT))
+        patch.setattr(forms, "factored", formed)
+        assert not holds("VVE", 143)
+    with monkeypatch.context() as patch:
+        patch.setattr(forms, "principal_axes", lambda w: jnp.linalg.eigh(w)[1][:, ::-1])
+        assert not holds("EEV", 142)

@@ -23,6 +23,7 @@ from jax import Array
 
 from jaxem.core import matrices
 from jaxem.core.spaces.orientation import orthonormal, rotation, skew
+from jaxem.families.principal_axes import principal_axes, turned
 
 _MOST = 60  # steps
 _LENGTHS = 4.0 ** -np.arange(8)  # of a step, relative to Newton's
@@ -69,7 +70,7 @@ def common_axes(objective: Objective, n: Array, w: Array, start: Array | None) -
 
     def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         axes, last, _, steps = carry
-        gradient, inverse = _slopes(objective, n, _turned(w, axes))
+        gradient, inverse = _slopes(objective, n, turned(w, axes))
         move = -matrices.product(inverse, gradient[:, None])[:, 0]
         gain = -(move * gradient).sum()  # about twice what the step gains
         move = move / jnp.maximum(jnp.abs(move).max(), 1)
@@ -98,38 +99,17 @@ def _common_axes_jvp(
         return axes, jnp.zeros_like(axes)
 
     def gradient(n: Array, w: Array) -> Array:
-        return jax.grad(lambda free: _rotated(objective, n, _turned(_seen(n, w), axes), free))(_nothing(w))
+        return jax.grad(lambda free: _rotated(objective, n, turned(_seen(n, w), axes), free))(_nothing(w))
 
     change = jax.jvp(gradient, primals[:2], tangents[:2])[1]
-    inverse = _slopes(objective, primals[0], _turned(_seen(*primals[:2]), axes))[1]
+    inverse = _slopes(objective, primals[0], turned(_seen(*primals[:2]), axes))[1]
     move = -matrices.product(inverse, change[:, None])[:, 0]
     return axes, matrices.product(axes, skew(move, axes.shape[0]))
-
-
-@jax.custom_jvp
-def principal_axes(w: Array) -> Array:
-    """The eigenvectors (D, D) of a symmetric ``w (D, D)``, in columns, that of the largest eigenvalue first."""
-    return matrices.eigh(w)[1][:, ::-1]
-
-
-@principal_axes.defjvp
-def _principal_axes_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """dO = O X with X_ij = (O' dW O)_ij / (w_j - w_i); 0 in a plane of equal eigenvalues, where there is none."""
-    (w,), (dw,) = primals, tangents
-    axes = principal_axes(w)
-    values = jnp.diagonal(_turned(w, axes))
-    apart = values[None, :] - values[:, None]
-    known = jnp.abs(apart) > 4 * w.shape[-1] * float(jnp.finfo(w.dtype).eps) * jnp.abs(values).max()
-    return axes, matrices.product(axes, jnp.where(known, _turned(dw, axes) / jnp.where(known, apart, 1), 0))
 
 
 def _seen(n: Array, w: Array) -> Array:
     """The scatters, with the identity for an empty class, which has no weight: a logarithm is taken of them."""
     return jnp.where((n > 0)[:, None, None], w, jnp.eye(w.shape[-1], dtype=w.dtype)[None])
-
-
-def _turned(w: Array, axes: Array) -> Array:
-    return matrices.product(matrices.product(axes.T, w), axes)
 
 
 def _nothing(w: Array) -> Array:

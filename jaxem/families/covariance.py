@@ -30,13 +30,47 @@ class Distance(NamedTuple):
         return -0.5 * (self.squares + self.constants)
 
 
+class Factored(NamedTuple):
+    """Covariance matrices with Cholesky factors that were not computed from them.
+
+    The entries of a matrix are rounded, which changes its smallest eigenvalues by eps times its condition. Factors that
+    are computed from axes and lengths along them have errors of eps times the root of that condition.
+    """
+
+    matrices: Array  # (K, D, D)
+    lower: Array  # (K, D, D)
+
+
+def factored(half: Array) -> Factored:
+    """The matrices half half' (..., D, D) and their Cholesky factors, those of L^-1 half half' L^-T times L.
+
+    L is the Cholesky factor of the rounded matrix. L^-1 half is nearly orthogonal, so that its own factor is accurate.
+
+    Source: Yamamoto et al. (2015), *Roundoff error analysis of the CholeskyQR2 algorithm*.
+    """
+    square = lambda half: matrices.product(half, jnp.swapaxes(half, -1, -2))
+    rough = matrices.cholesky(square(half))
+    rest = matrices.cholesky(square(matrices.solve_lower(rough, half)))
+    return Factored(square(half), matrices.product(rough, rest))
+
+
+def matrices_of(covariances: Array | Factored) -> Array:
+    """The matrices, (..., D, D)."""
+    return covariances.matrices if isinstance(covariances, Factored) else covariances
+
+
+def lower_of(covariances: Array | Factored) -> Array:
+    """Their Cholesky factors, (..., D, D)."""
+    return covariances.lower if isinstance(covariances, Factored) else matrices.cholesky(covariances)
+
+
 class Form(NamedTuple):
     """One form of the covariances."""
 
     space: Space
     axes: str
     # covariances, y (K, D, N) -> squared distances (K, N), log-determinants (K,)
-    distance: Callable[[Array, Array], tuple[Array, Array]]
+    distance: Callable[[Any, Array], tuple[Array, Array]]
     # weights (N, K), y (K, D, N) -> second moments, shaped like the covariances
     second: Callable[[Array, Array], Array]
     # d (K, D), n (K,) -> n_k d_k d_k', shaped like the covariances (summed over k where they are shared)
@@ -46,9 +80,9 @@ class Form(NamedTuple):
     # n (K,), D -> the divisor that turns second moments into covariances; broadcasts against the covariances
     divisor: Callable[[Array, int], Array]
     # covariances, D -> marginal variances (K or 1, D)
-    variances: Callable[[Array, int], Array]
+    variances: Callable[[Any, int], Array]
     # covariances, D -> K factors A_k with A_k A_k' = covariance, (K or 1, D, D)
-    factor: Callable[[Array, int], Array]
+    factor: Callable[[Any, int], Array]
 
     @property
     def of_matrices(self) -> bool:
@@ -97,9 +131,9 @@ def _over_dimensions(y: Array) -> Array:
     return functools.reduce(jnp.add, (y[:, i] for i in range(y.shape[1]))) if y.shape[1] <= 8 else y.sum(axis=1)
 
 
-def _matrix_distance(covariances: Array, y: Array) -> tuple[Array, Array]:
+def _matrix_distance(covariances: Array | Factored, y: Array) -> tuple[Array, Array]:
     """|L^-1 y|^2 (K, N) and log-determinants; large matrices are inverted once and multiplied."""
-    lower = matrices.cholesky(covariances)
+    lower = lower_of(covariances)
     lower_of_each = jnp.broadcast_to(lower, (*y.shape[:1], *lower.shape[1:]))
     small = matrices.is_small(lower)
     whitened = matrices.solve_lower(lower_of_each, y) if small else jnp.matmul(matrices.inverse(lower), y)
@@ -133,8 +167,8 @@ _full = Form(
     outer=_full_outer,
     cross=lambda f, d: f[:, :, None] * d[:, None, :] + d[:, :, None] * f[:, None, :],
     divisor=lambda n, d: n[:, None, None],
-    variances=lambda c, d: jnp.diagonal(c, axis1=-2, axis2=-1),
-    factor=lambda c, d: matrices.cholesky(c),
+    variances=lambda c, d: jnp.diagonal(matrices_of(c), axis1=-2, axis2=-1),
+    factor=lambda c, d: lower_of(c),
 )
 _tied = Form(
     space=PositiveDefinite(),
@@ -176,29 +210,37 @@ _spherical = Form(
 FORMS: dict[str, Form] = {"full": _full, "tied": _tied, "diag": _diag, "spherical": _spherical}
 
 
-def log_normal(form: Form, covariances: Array, y: Array) -> Array:
+def log_normal(form: Form, covariances: Any, y: Array) -> Array:
     """log N(y_kn; 0, covariance_k), (K, N)."""
     distance, log_determinant = form.distance(covariances, y)
     constant = y.shape[1] * math.log(2 * math.pi)
     return -0.5 * (distance + log_determinant[:, None] + constant)
 
 
-def expected_log_normal(form: Form, covariances: Array, scatter: Array, n: Array, d: int) -> Array:
+def expected_log_normal(form: Form, covariances: Any, scatter: Array, n: Array, d: int) -> Array:
     """-sum_k (n_k log|S_k| + tr(S_k^-1 scatter_k)) / 2, with ``scatter`` about the means, shaped like the covariances.
 
     Without the term in log(2 pi).
     """
     divisor = form.divisor(n, d)
     if form.of_matrices:
-        return _of_matrices(covariances, scatter, divisor)
+        factored = isinstance(covariances, Factored)
+        return (
+            _of_factors(covariances.lower, scatter, divisor)
+            if factored
+            else _of_matrices(covariances, scatter, divisor)
+        )
     return -0.5 * (divisor * jnp.log(covariances) + scatter / covariances).sum()
+
+
+def _of_factors(lower: Array, scatter: Array, n: Array) -> Array:
+    log_determinants = n.reshape(lower.shape[:-2]) * matrices.log_determinant(lower)
+    return -0.5 * (log_determinants + jnp.trace(matrices.solve(lower, scatter), axis1=-2, axis2=-1)).sum()
 
 
 @jax.custom_jvp
 def _of_matrices(covariances: Array, scatter: Array, n: Array) -> Array:
-    lower = matrices.cholesky(covariances)
-    log_determinants = n.reshape(lower.shape[:-2]) * matrices.log_determinant(lower)
-    return -0.5 * (log_determinants + jnp.trace(matrices.solve(lower, scatter), axis1=-2, axis2=-1)).sum()
+    return _of_factors(matrices.cholesky(covariances), scatter, n)
 
 
 @_of_matrices.defjvp
@@ -247,11 +289,11 @@ def raised(form: Form, scatter: Array, n: Array, d: int, floor: Any) -> Array:
     return scatter + added
 
 
-def lost_to_floor(form: Form, covariances: Array, d: int, floor: Any) -> Array:
+def lost_to_floor(form: Form, covariances: Any, d: int, floor: Any) -> Array:
     """rho tr(S_k^-1) / 2, what a floor takes off the log-density of class k: (K,), or (1,) where all share it."""
-    half = 0.5 * jnp.asarray(floor, covariances.dtype)
+    half = 0.5 * jnp.asarray(floor, jax.tree.leaves(covariances)[0].dtype)
     if form.of_matrices:
-        inverse = matrices.inverse(matrices.cholesky(covariances.reshape(-1, d, d)))
+        inverse = matrices.inverse(lower_of(covariances).reshape(-1, d, d))
         return (half * inverse * inverse).sum(axis=(-2, -1))
     return (half * form.variances(scales.reciprocal(covariances), d)).sum(axis=-1)
 
@@ -260,4 +302,4 @@ def is_degenerate(form: Form, means: Array, covariances: Any) -> Array:
     """Whether a class has collapsed to a point, a line or a plane (in fewer than D dimensions)."""
     variances = form.variances(covariances, means.shape[-1])
     bad = collapsed(means, jnp.broadcast_to(variances, means.shape))
-    return bad | singular(covariances) if form.of_matrices else bad
+    return bad | singular(matrices_of(covariances)) if form.of_matrices else bad

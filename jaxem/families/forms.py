@@ -23,8 +23,10 @@ from jaxem.core import matrices
 from jaxem.core.parameters import Declared, Param
 from jaxem.core.spaces import Orientation, Positive, UnitDeterminant, UnitProduct
 from jaxem.families import common_axes
-from jaxem.families.common_axes import along, principal_axes
+from jaxem.families.common_axes import along
 from jaxem.families.covariance import FORMS as BASES
+from jaxem.families.covariance import Factored, factored
+from jaxem.families.principal_axes import principal_axes
 from jaxem.families.proportional import log_precisions
 
 
@@ -48,8 +50,8 @@ class Form(NamedTuple):
 
     base: str  # "full", "tied", "diag" or "spherical"
     declared: Declared
-    # the parameters, K, D -> covariances of the base
-    covariances: Callable[[Any, int, int], Array]
+    # the parameters, K, D -> covariances of the base, ``Factored`` where they come from axes and lengths
+    covariances: Callable[[Any, int, int], Any]
     # class sizes n (K,), scatters about the class means (shaped like covariances of the base), D, the parameters of the
     # iteration before or None -> the parameters that maximise Q
     maximize: Callable[[Array, Array, int, Any], Any]
@@ -73,10 +75,10 @@ def _shaped(base: str, space: Any, volumes: str, shapes: str, maximize: Callable
 
 
 def _oriented(volumes: str, shapes: str, orientations: str, maximize: Callable[..., Any]) -> Form:
-    def covariances(c: Oriented, k: int, d: int) -> Array:
+    def covariances(c: Oriented, k: int, d: int) -> Factored:
         variances = c.volumes.reshape(-1, 1) * c.shapes.reshape(-1, d)
         half = jnp.sqrt(variances)[:, None, :] * c.orientations.reshape(-1, d, d)
-        return jnp.broadcast_to(matrices.product(half, jnp.swapaxes(half, 1, 2)), (k, d, d))
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (k, d, d)), factored(half))
 
     declared = Oriented(
         Param.of(Positive(), volumes),  # pyright: ignore[reportArgumentType]

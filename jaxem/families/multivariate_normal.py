@@ -26,6 +26,7 @@ from jaxem.families.covariance import (
     is_degenerate,
     log_normal,
     lost_to_floor,
+    matrices_of,
     raised,
     scatter_about_mean,
 )
@@ -54,7 +55,7 @@ class MultivariateNormalStatistics(NamedTuple):
 
 class Prepared(NamedTuple):
     at: MultivariateNormalParams  # its means are the origin of the sums
-    covariances: Array  # those of the base
+    covariances: Any  # those of the base
     view: Any  # a ``Choice`` of the classes prepared for matrix products; None where deviations from means are as fast
     lost: Array | None = None  # (K,) or (1,), what the floor takes off the log-density
     patterns: Any = None  # what depends only on which cells a row misses; None where that is found row by row
@@ -165,7 +166,8 @@ class MultivariateNormal:
         """The form of the covariances that densities and sums are computed with."""
         return BASES[self._form.base]
 
-    def _of_base(self, params: MultivariateNormalParams) -> Array:
+    def _of_base(self, params: MultivariateNormalParams) -> Any:
+        """The covariances of the base; of forms with axes ``Factored``."""
         return self._form.covariances(params.covariances, *params.means.shape)
 
     def covariances(self, params: MultivariateNormalParams) -> Array:
@@ -178,7 +180,7 @@ class MultivariateNormal:
             An array (K, D, D).
         """
         k, d = params.means.shape
-        of_base = self._of_base(params)
+        of_base = matrices_of(self._of_base(params))
         if not self._base.of_matrices:
             of_base = self._base.variances(of_base, d)[:, :, None] * jnp.eye(d, dtype=of_base.dtype)[None]
         return jnp.broadcast_to(of_base, (k, d, d))
@@ -202,6 +204,7 @@ class MultivariateNormal:
     def prepare(self, params: MultivariateNormalParams, x: Data | None) -> Prepared:
         base, covariances = self._form.base, self._of_base(params)
         if x is not None and observed_of(x) is not None:
+            covariances = matrices_of(covariances)  # those of the seen cells are parts of them
             return Prepared(params, covariances, None, patterns=seen_cells.prepare(self._base, covariances, x))
         d = params.means.shape[1]
         lost = None if self.floor is None else lost_to_floor(self._base, covariances, d, self.floor)
@@ -310,7 +313,7 @@ class MultivariateNormal:
         return normal_prior.log_prior(self.prior, self.covariance, *params)
 
     def contrasts(self, params: MultivariateNormalParams) -> Array:
-        means, base, covariances = params.means, self._form.base, self._of_base(params)
+        means, base, covariances = params.means, self._form.base, matrices_of(self._of_base(params))
         k, d = means.shape
         scale = jnp.sqrt(jnp.broadcast_to(self._base.variances(covariances, d), (k, d)).mean(axis=0))
         parts = [(means - means.mean(axis=0)[None, :]) / scale[None, :]]
@@ -321,7 +324,7 @@ class MultivariateNormal:
         return jnp.concatenate(parts, axis=1)
 
     def impute(self, params: MultivariateNormalParams, r: Array, x: Dataset) -> Array:
-        return seen_cells.impute(self._base, params.means, self._of_base(params), r, x)
+        return seen_cells.impute(self._base, params.means, matrices_of(self._of_base(params)), r, x)
 
     def redraw(self, key: Array, params: MultivariateNormalParams, labels: Array, x: Dataset) -> Array:
         if not self._base.of_matrices:

@@ -13,7 +13,7 @@ Terms of the size of <P_k, y y'> cancel to a number of the size of D. ``View.saf
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from jax import Array
 from jaxem.core import matrices
 from jaxem.core.compilation import program
 from jaxem.core.matrices import product
+from jaxem.families.covariance import lower_of, matrices_of
 
 
 class View(NamedTuple):
@@ -41,16 +42,16 @@ def numbers(form: str, k: int, d: int) -> int:
     return {"full": d * (d + 3) // 2, "diag": 2 * d}.get(form, d + 1)
 
 
-def view(form: str, means: Array, covariances: Array) -> View:
+def view(form: str, means: Array, covariances: Any) -> View:
     """The part of the log-densities and moments that does not depend on observations."""
     whitener = None
     if form in ("full", "tied"):
         covariances = covariances if form == "full" else covariances[None]
-        lower = matrices.cholesky(covariances)
+        lower = lower_of(covariances)
         inverse = matrices.inverse(lower)
         precisions = product(jnp.swapaxes(inverse, -1, -2), inverse)
         log_determinants = matrices.log_determinant(lower)
-        variances = jnp.diagonal(covariances, axis1=-2, axis2=-1)
+        variances = jnp.diagonal(matrices_of(covariances), axis1=-2, axis2=-1)
         whitener = inverse[0] if form == "tied" else None
     else:
         variances = covariances if form == "diag" else covariances[:, None]

@@ -14,13 +14,14 @@ D (D + 3) / 2, for up to twice the arithmetic, which pays where classes are few 
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import matrices
 from jaxem.core.matrices import product
+from jaxem.families.covariance import lower_of, matrices_of
 from jaxem.families.quadratic import centre_of, is_accurate
 
 _BAND = 16  # rows of a triangle at a time
@@ -41,11 +42,11 @@ def numbers(form: str, k: int, d: int) -> int:
     return k * min(d, _BAND)
 
 
-def view(form: str, means: Array, covariances: Array) -> View:
+def view(form: str, means: Array, covariances: Any) -> View:
     """The part of the log-densities and moments that does not depend on observations."""
-    lower = matrices.cholesky(covariances)
+    lower = lower_of(covariances)
     inverse = matrices.inverse(lower)
-    variances = jnp.diagonal(covariances, axis1=-2, axis2=-1)
+    variances = jnp.diagonal(matrices_of(covariances), axis1=-2, axis2=-1)
     centre = centre_of(means, variances)
     d = means - centre[None, :]
     constant = -0.5 * (matrices.log_determinant(lower) + d.shape[1] * math.log(2 * math.pi))
