@@ -200,4 +200,5 @@ def _standardized(features: Array, middle: Array, scale: Array) -> Array:
 def _draw(u: Array, odds: Array) -> Array:
     """An index with probability proportional to ``odds``: the inverse cumulative distribution at ``u`` in [0, 1)."""
     cumulative = jnp.cumsum(odds)
-    return jnp.minimum(jnp.searchsorted(cumulative, u * cumulative[-1], side="right"), odds.shape[0] - 1)
+    # A comparison with each compiles faster than a search, and the sums have passed over all of them anyway.
+    return jnp.minimum((cumulative <= u * cumulative[-1]).sum(), odds.shape[0] - 1)
