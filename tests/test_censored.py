@@ -558,6 +558,8 @@ def test_probabilities_near_one():
         found = float(poisson(PoissonParams(rate), none, jnp.array([[high]]))[0, 0])
         wanted = np.log1p(-stats.poisson(7.3).sf(high))
         assert found == pytest.approx(wanted, rel=1e-12)
+    found = float(poisson(PoissonParams(rate), none + 1, jnp.array([[20.0]]))[0, 0])  # both ends leave something out
+    assert found == pytest.approx(np.log1p(-np.exp(-7.3) - stats.poisson(7.3).sf(20)), rel=1e-14)
     found = float(poisson(PoissonParams(rate), none + 1, jnp.array([[jnp.inf]]))[0, 0])
     assert found == pytest.approx(np.log1p(-np.exp(-7.3)), rel=1e-14)
     binomial = jax.jit(Binomial(40).log_interval)(BinomialParams(jnp.array([[0.2]])), none, jnp.array([[30.0]]))

@@ -458,7 +458,8 @@ def test_the_published_classes_of_the_election_survey(k, published):
     model = Mixture(Product({"gore": Categorical((4,) * 6), "bush": Categorical((4,) * 6)}), k)
     data = {"gore": items[:, :6], "bush": items[:, 6:]}
     found = jaxem.fit_restarts(model, data, key=jax.random.key(0), restarts=3)
-    assert float(found.best.objective) == pytest.approx(published, abs=0.006)
+    # Published to a hundredth; 1e-10 for each of 15,000 answers may be left.
+    assert float(found.best.objective) == pytest.approx(published, abs=0.005 + 2e-6)
 
 
 def test_the_profile_of_the_states_of_a_chain():

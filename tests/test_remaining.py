@@ -142,9 +142,11 @@ def test_the_estimate_is_what_is_left(algorithm, precision):
     params = params._replace(weights=params.weights / params.weights.sum())
     wide = Dataset(jnp.asarray(DEATHS, float), weights=jnp.asarray(DAYS, float))
     truly = OPTIMUM - float(LONDON.log_likelihood(params, wide))
-    assert truly <= (1e-6 if precision == "float64" else 5e-6)
+    asked, digits = 1e-10 * float(DAYS.sum()), 6e-10  # what ``tol`` leaves of 1,096 days; OPTIMUM is given to 1e-9
+    # In 32 bits a leap shows 1 - r through the rounding error of two gradients: it is known to a factor of some three.
+    assert truly <= (1 if precision == "float64" else 4) * asked + digits
     if precision == "float64" and isinstance(algorithm, EM):
-        assert float(fit.left) == pytest.approx(truly, rel=0.02)  # what the second slowest direction adds
+        assert float(fit.left) == pytest.approx(truly, abs=digits)
 
 
 OVERLAPPING = Mixture(MultivariateNormal("full"), 5)
