@@ -167,8 +167,8 @@ def test_residuals_of_a_mixture():
     above = 0.3 * st.norm.sf(x) + 0.7 * st.norm.sf(x, 5, 2)
     np.testing.assert_allclose(found.probabilities, below, rtol=1e-12)
     np.testing.assert_allclose(found.values, np.where(below < above, st.norm.ppf(below), st.norm.isf(above)), rtol=1e-9)
-    # (45 - 5) / 2 = 20: u = 1 says nothing, its other side does. The weight 0.7 moves it by 0.018 = -log 0.7 / 20 to first
-    # order; what follows is 0.018 / 20^2.
+    # (45 - 5) / 2 = 20: u = 1 says nothing, its other side does. The weight 0.7 moves it by 0.018 = -log 0.7 / 20, to
+    # first order; what follows is 0.018 / 20^2.
     assert found.values[2] == pytest.approx(20 - np.log(0.7) / 20, abs=1e-4)
     assert np.isnan(found.values[4]) and len(found.known[0]) == 4 and found.kind == "quantile"
 
