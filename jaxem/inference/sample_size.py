@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.core import trees
@@ -21,4 +22,6 @@ def sample_size(model: Any, data: Data) -> Array:
         return model.sample_size(data)
     observations, weights = split_weights(data)
     dtype = trees.float_dtype(data)
-    return jnp.asarray(count(observations), dtype) if weights is None else weights.astype(dtype).sum()
+    if weights is not None:
+        return weights.astype(dtype).sum()
+    return jnp.asarray(np.asarray(count(observations), dtype))  # NumPy converts without a program to compile

@@ -67,7 +67,7 @@ def confidence_intervals(
     """
     check_level(level)
     params, data = convert(model, params, data)
-    return wald_of(model, params, data, level, route, robust, clusters)[1]
+    return wald_of(model, params, data, level, route, robust, clusters)[2]
 
 
 def wald_of(
@@ -78,11 +78,11 @@ def wald_of(
     route: Route | None,
     robust: bool,
     clusters: ArrayLike | None,
-) -> tuple[Spread, Intervals]:
-    """The covariance in coordinates, and the intervals from it; raises as ``covariance`` does."""
+) -> tuple[Spread, Array, Intervals]:
+    """The covariance in coordinates, standard errors (T,) and intervals from it; raises as ``covariance`` does."""
     ahead(_wald, model, params, spread_like(model, params), level)  # beside what gives the covariance
     spread = spread_of(model, params, data, route, robust, clusters)
-    return spread, _wald(model, params, spread, level)
+    return spread, *_wald(model, params, spread, level)
 
 
 def check_level(level: Any) -> None:
@@ -91,15 +91,16 @@ def check_level(level: Any) -> None:
 
 
 @program(quick="few numbers")
-def _wald(model: Any, params: Params, spread: Spread, level: ArrayLike) -> Intervals:
-    """The intervals, from the covariance in coordinates."""
+def _wald(model: Any, params: Params, spread: Spread, level: ArrayLike) -> tuple[Array, Intervals]:
+    """Standard errors (T,) and intervals, from the covariance in coordinates."""
     dtype = spread.free.dtype
     z = ndtri((1 + jnp.asarray(level, dtype)) / 2)
     free = jax.tree.leaves(constraints.inverse(spaces_of(model), params))
     u = into(model, params)
     free_errors = _split(jnp.sqrt(jnp.maximum(jnp.diagonal(spread.free), 0)), free)
     leaves, structure = jax.tree.flatten(params)
-    own_errors = jax.tree.leaves(shaped_like(params, errors(spread)))
+    every = errors(spread)
+    own_errors = jax.tree.leaves(shaped_like(params, every))
     assert u.shape[0] == spread.free.shape[0]
     ends = []
     spaces = parameter_spaces(model, params)
@@ -107,7 +108,7 @@ def _wald(model: Any, params: Params, spread: Spread, level: ArrayLike) -> Inter
         ends.append(answers.interval(space, value, z * se, free_value, z * free_se))
     # A parameter held at an edge has no standard error and therefore no Wald interval.
     ends = [[jnp.where(jnp.isnan(se), jnp.nan, end) for end in both] for both, se in zip(ends, own_errors, strict=True)]
-    return Intervals(*(jax.tree.unflatten(structure, side) for side in zip(*ends, strict=True)))
+    return every, Intervals(*(jax.tree.unflatten(structure, side) for side in zip(*ends, strict=True)))
 
 
 def _split(vector: Array, like: list[Array]) -> list[Array]:

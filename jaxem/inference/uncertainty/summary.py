@@ -16,7 +16,6 @@ from jaxem.inference.coordinates import labels_of, parameter_names, repeated
 from jaxem.inference.sample_size import sample_size
 from jaxem.inference.uncertainty.information import Route
 from jaxem.inference.uncertainty.intervals import check_level, wald_of
-from jaxem.inference.uncertainty.standard_errors import errors
 
 _NAMED = 8  # held parameters that the note lists, at most
 
@@ -110,11 +109,10 @@ def summary(
     fitted = params
     params, data, names = convert_named(model, params, data)
     labels = labels_of(model, data, names)
-    spread, ends = wald_of(model, params, data, level, route, robust, clusters)
+    spread, deviations, ends = wald_of(model, params, data, level, route, robust, clusters)
     shown = ~repeated(model, params)
-    estimates, deviations, lower, upper = (
-        np.asarray(column)[shown] for column in (_flat(params), errors(spread), *map(_flat, ends))
-    )
+    columns = _flat(params), deviations, *map(_flat, ends)
+    estimates, deviations, lower, upper = (np.asarray(column)[shown] for column in columns)
     every = parameter_names(model, params, labels)
     named = tuple(name for name, show in zip(every, shown, strict=True) if show)
     try:
