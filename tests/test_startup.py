@@ -8,6 +8,8 @@ import sys
 import jax, optax
 before = set(sys.modules)
 import jaxem
+for package in (jaxem, jaxem.algorithms, jaxem.families, jaxem.fitting, jaxem.gates, jaxem.inference, jaxem.models):
+    _ = [getattr(package, name) for name in dir(package) if name not in ("plot", "sklearn")]
 print(*sorted(name for name in set(sys.modules) - before if name.split(".")[0] != "jaxem"))
 """
 
@@ -41,8 +43,9 @@ def run(code):
     return [line.split() for line in done.stdout.split("\n")[:-1]]
 
 
-def test_the_import_loads_little_beyond_jax_and_optax():
+def test_all_names_load_little_beyond_jax_and_optax():
     (loaded,) = run(IMPORT)
+    assert "concurrent.futures.thread" in loaded  # the names were asked for
     heavy = (
         "jax.extend",
         "jax._src.pallas",
