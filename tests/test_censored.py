@@ -9,6 +9,7 @@ from closeness import assert_within, eps
 from scipy import optimize, stats
 
 import jaxem
+from jaxem import SQUAREM
 from jaxem.families import (
     Bernoulli,
     Beta,
@@ -29,10 +30,12 @@ from jaxem.families import (
     Poisson,
     PoissonParams,
     StudentT,
+    StudentTParams,
     Truncated,
     VonMises,
     Weibull,
     WeibullParams,
+    ZeroInflated,
     grouped,
     limited,
     protocol,
@@ -98,6 +101,11 @@ def counts_in_part():
     return found
 
 
+def heavy(n=120):
+    rng = np.random.default_rng(8)
+    return np.where(rng.random(n) < 0.5, rng.standard_t(2.5, n), 6 + 1.5 * rng.standard_t(4, n))
+
+
 def inside(x, low, high=np.inf):
     return x[(x >= low) & (x <= high)]
 
@@ -122,6 +130,11 @@ ROWS = {
     "truncated beta": (Truncated(Beta(), 0.05, 0.9), lambda: inside(shares(), 0.05, 0.9)),
     "negative binomial": (Censored(NegativeBinomial()), lambda: counts_in_part()),
     "truncated negative binomial": (Truncated(NegativeBinomial(), low=1), lambda: inside(spread_counts(), 1)),
+    "student t": (Censored(StudentT()), lambda: mixed_intervals(heavy())),
+    "student t, tied": (Censored(StudentT("tied")), lambda: mixed_intervals(heavy())),
+    "student t, given": (Censored(StudentT(3.0)), lambda: mixed_intervals(heavy())),
+    "truncated student t": (Truncated(StudentT(), -3.0, 15.0), lambda: inside(heavy(), -3, 15)),
+    "truncated student t, tied": (Truncated(StudentT("tied"), low=-3.0), lambda: inside(heavy(), -3)),
     "truncated groups": (
         Truncated(Censored(Normal()), -2.0),
         lambda: np.asarray(grouped(inside(normals(), -2, 9), np.arange(-2.0, 10.0))),
@@ -247,7 +260,7 @@ def test_impossible_data_are_refused():
             with pytest.raises(ValueError, match=f"cannot be seen in part: .*{why}"):
                 seen(family)
     with pytest.raises(ValueError, match="has no bounds"):
-        Censored(StudentT())
+        Censored(ZeroInflated(Poisson()))
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW if name in DEAR else ()) for name in ROWS])
@@ -462,6 +475,10 @@ def test_the_weibull_fit_of_survreg():
 
 # The family, its parameters for one class, and the same distribution of scipy.
 ONE = {
+    "student t": (
+        *(StudentT(), StudentTParams(jnp.array([0.5]), jnp.array([0.6]), jnp.array([0.25]))),
+        stats.t(4, 0.5, 0.6**0.5),
+    ),
     "beta": (Beta(), BetaParams(jnp.array([2.5]), jnp.array([0.75])), stats.beta(2.5, 0.75)),
     "normal": (Normal(), NormalParams(jnp.array([0.5]), jnp.array([0.6])), stats.norm(0.5, 0.6**0.5)),
     "exponential": (Exponential(), ExponentialParams(jnp.array([0.5])), stats.expon(scale=2)),
@@ -548,6 +565,119 @@ def test_probabilities_of_intervals_of_a_gamma_variable(dtype):
             assert_within(growth[i], float(mean - 1), 16 * eps(dtype) * (1 + abs(float(mean - 1))))
             gap = float(mean - 1 - log_mean)
             assert_within(excess[i], gap, 64 * eps(dtype) * gap * (1 + (ends and max(ends)) / max(gap, 1e-6) ** 0.5))
+
+
+def heavy_in_part():
+    found = mixed_intervals(heavy(90)[:60])
+    return found[np.arange(60) != 5]
+
+
+def t_of(u):
+    """From the location and the logarithms of the squared scale and of 1 / nu."""
+    return stats.t(np.exp(-u[2]), u[0], np.exp(u[1] / 2))
+
+
+@pytest.mark.parametrize("given", [False, pytest.param(True, marks=SLOW)])
+def test_the_maximum_of_t_variables_seen_in_part_is_that_of_a_direct_search(given):
+    """The scale of each observation is hidden beside the observation."""
+    x = heavy_in_part()
+    model = Mixture(Censored(StudentT(3.0 if given else "free")), 1)
+    fit = jaxem.fit(model, model.init(jax.random.key(0), x), x, algorithm=SQUAREM(), tol=1e-14, max_steps=500)
+    of = lambda u: t_of(np.r_[u, -np.log(3)] if given else u)
+    part = lambda u, low, high: of(u).cdf(high) - of(u).cdf(low)
+    value, at = direct_in_part(lambda u, x: of(u).logpdf(x), part, x, np.array([1.0, 1.0, -1.0])[: 2 if given else 3])
+    assert float(fit.objective) == pytest.approx(value, rel=1e-10)
+    location, scale, *tails = (float(leaf[0]) for leaf in jax.tree.leaves(fit.params.components))
+    np.testing.assert_allclose([location, *np.log([scale, *tails])], at, atol=1e-5)
+
+
+@pytest.mark.everything
+def test_the_maximum_of_truncated_t_variables_is_that_of_a_direct_search():
+    x = inside(stats.t(3, 1, 1.5).rvs(300, random_state=np.random.default_rng(2)), -1)
+    model = Mixture(Truncated(StudentT(), -1.0), 1)
+    fit = jaxem.fit(model, model.init(jax.random.key(0), x), x, algorithm=SQUAREM(), tol=1e-14, max_steps=2000)
+    density = lambda u, x: t_of(u).logpdf(x) - np.log(t_of(u).sf(-1))
+    start = np.array([1.0, 0.8, -1.0])
+    value, _ = direct_in_part(density, lambda u, *ends: np.ones(0), np.stack([x, x], axis=1), start)
+    assert float(fit.objective) == pytest.approx(value, rel=1e-9)
+
+
+def log_of_t(low, high):
+    """log P of a t variable, as a function of its location, its squared scale and 1 / nu; from the nearer tail."""
+
+    def of(location, square, tail):
+        nu = 1 / tail if tail else mpmath.inf
+
+        def beyond(z):
+            if z == mpmath.inf:
+                return mpmath.mpf(0)
+            if nu == mpmath.inf:
+                return mpmath.ncdf(-z)
+            return mpmath.betainc(nu / 2, mpmath.mpf(1) / 2, 0, nu / (nu + z * z), regularized=True) / 2
+
+        a, b = ((end - location) / mpmath.sqrt(square) for end in (low, high))
+        if a >= 0 or b <= 0:
+            a, b = sorted((abs(a), abs(b)))
+            return mpmath.log(beyond(a) - beyond(b))
+        return mpmath.log1p(-beyond(-a) - beyond(b))
+
+    return of
+
+
+FREEDOMS = 1.0, 3.0, 30.0, 1e4, np.inf
+SEEN_T = (-1, 2), (0.5, np.inf), (-np.inf, -3), (20, np.inf), (100, 101), (4, 4.0078125), (-np.inf, 6), (-6, np.inf)
+
+
+def test_probabilities_of_intervals_of_a_t_variable(dtype):
+    """log P and its derivatives, also by Fisher's identity, against 40 digits: far in the tails, to the normal edge."""
+    rows = [(1 / nu, *ends) for nu in FREEDOMS for ends in SEEN_T]
+    tail, low, high = (jnp.asarray(np.array(column), dtype)[:, None] for column in zip(*rows, strict=True))
+    family, at = StudentT(), (jnp.full_like(tail, 0.25), jnp.full_like(tail, 1.75), tail)
+    # A class for each row: the context of its own parameters.
+    context = lambda *p: jax.tree.map(
+        lambda leaf: leaf[:, None], family.prepare(StudentTParams(*(a[:, 0] for a in p)), None)
+    )
+    of = lambda *p: family.log_interval(context(*p), low, high)
+
+    def by_moments(*p):
+        u = family.between(context(*p), low, high)
+        return jax.grad(lambda *p: family.expected_log_density(context(*p), u).sum(), (0, 1, 2))(*p)
+
+    both = jax.jit(lambda *p: (of(*p), jax.grad(lambda *p: of(*p).sum(), (0, 1, 2))(*p), by_moments(*p)))
+    found, slopes, others = both(*at)
+    with mpmath.workdps(40):
+        for i in range(len(rows)):
+            *p, start, end = (mpmath.mpf(float(column[i, 0])) for column in (*at, low, high))
+            f, step = log_of_t(start, end), mpmath.mpf(10) ** -15
+            value, wanted = f(*p), []
+            for j in range(3):
+                ahead, behind = ([q * (1 + s) if k == j else q for k, q in enumerate(p)] for s in (step, -step))
+                wanted.append(float((f(*ahead) - f(*behind)) / (2 * step)) if p[j] else 0.0)
+            moved = sum(map(abs, wanted))
+            reach = max([abs(float(x)) for x in (start, end) if abs(x) < mpmath.inf])  # errors of eps in the ends
+            moved += abs(wanted[0]) / float(p[0]) * reach
+            assert_within(found[i, 0], float(value), 16 * eps(dtype) * (abs(float(value)) + moved))
+            for own, other, slope, q in zip(slopes, others, wanted, p, strict=True):
+                assert_within(own[i, 0] * float(q), slope, 16 * eps(dtype) * (1 + moved))
+                assert_within(other[i, 0] * float(q), slope, 16 * eps(dtype) * (1 + moved))
+
+
+def test_means_of_t_variables_beyond_a_limit():
+    """E[x | x > a] of nu degrees of freedom: (nu + a^2) / (nu - 1) f(a) / P(x > a), infinite from nu = 1 down."""
+    nu, a = np.array([0.5, 1.0, 1.0 + 1e-7, 1.5, 4.0, 1e7]), np.array([[-30.0], [0.0], [2.0], [50.0]])
+    params = StudentTParams(jnp.zeros(6), jnp.ones(6), jnp.asarray(1 / nu))
+    c = jax.tree.map(lambda leaf: leaf[None], StudentT().prepare(params, None))
+    mean = jax.jit(StudentT().mean_between)
+    found = np.asarray(mean(c, jnp.asarray(a), jnp.full_like(a, np.inf)))
+    dist = stats.t(nu[None, 2:])
+    wanted = (nu[2:] + a**2) / (nu[2:] - 1) * np.exp(dist.logpdf(a) - dist.logsf(a))
+    assert np.isposinf(found[:, :2]).all()
+    near = a[:, 0] < 40  # beyond, of 1e7 degrees of freedom, the tail underflows
+    np.testing.assert_allclose(found[near, 2:], wanted[near], rtol=1e-8)
+    np.testing.assert_allclose(found[~near, 2:5], wanted[~near, :3], rtol=1e-8)
+    np.testing.assert_array_equal(mean(c, jnp.full((1, 1), -np.inf), jnp.full((1, 1), np.inf)), np.zeros((1, 6)))
+    mirrored = np.asarray(mean(c, jnp.full_like(a, -np.inf), jnp.asarray(-a)))
+    np.testing.assert_array_equal(mirrored, -found)
 
 
 def test_probabilities_near_one():

@@ -47,8 +47,8 @@ class Censored(parts.SeenInPart):
 
     Arguments:
         family: ``Normal()``, ``LogNormal()``, ``Exponential()``, ``Gamma()``, ``Weibull()``, ``Poisson()``,
-            ``NegativeBinomial()``, ``Binomial(n)``, ``Beta()``, or another family with the functions named in
-            ``families/protocol.py`` for observations seen in part.
+            ``NegativeBinomial()``, ``Binomial(n)``, ``Beta()``, ``StudentT()``, or another family with the functions
+            named in ``families/protocol.py`` for observations seen in part.
         edges: increasing cut points, if that is how the intervals arise: edges[i] <= x < edges[i + 1], or x lies
             below the first, or from the last on. Simulations use it, the likelihood does not. Default: not known.
         limits: (low, high), if x is seen exactly between them and censored outside, as by ``limited``. Default: not

@@ -75,10 +75,14 @@ def excess(u: Scales) -> Array:
 
 def complete(tails: Array, d: int | Array, z: Array, u: Scales) -> Array:
     """E log p(x, u) + (D log 2 pi + log|S|) / 2, (N, K); without u where tails = 0, as u = 1 is then known."""
+    return expected_hidden(tails[None, :], d, expected_log(u), excess(u)) - 0.5 * u.means * z
+
+
+def expected_hidden(tails: Array, d: int | Array, log_u: Array, excess: Array) -> Array:
+    """The terms of ``complete`` without x, from E log u and E (u - 1 - log u); their axes broadcast with ``tails``."""
     a = _shape(tails)
-    prior = (0.5 * jnp.log(a / (2 * math.pi)) - _remainder(tails))[None, :] - a[None, :] * excess(u)
-    hidden = (0.5 * d - 1) * expected_log(u) + prior
-    return jnp.where(tails[None, :] == 0, 0, hidden) - 0.5 * u.means * z
+    prior = (0.5 * jnp.log(a / (2 * math.pi)) - _remainder(tails)) - a * excess
+    return jnp.where(tails == 0, 0, (0.5 * d - 1) * log_u + prior)
 
 
 def entropy(u: Scales) -> Array:

@@ -12,7 +12,7 @@ from jax import Array
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive, Real
-from jaxem.families import freedom, gamma_scale, scales, unbounded
+from jaxem.families import freedom, gamma_scale, scales, student_t_between, unbounded
 from jaxem.families.covariance import collapsed
 from jaxem.families.freedom import Freedom
 from jaxem.families.gamma_scale import Scales
@@ -60,7 +60,8 @@ class StudentT:
 
     The data are (N,); the parameters are a ``StudentTParams``, with tails = 1 / nu. Where the data have no heavier
     tails than a normal distribution, the maximum is at tails = 0, which EM approaches slowly: use ``SQUAREM()``, or
-    ``Normal()``. Tails that start at exactly 0 stay there.
+    ``Normal()``. Tails that start at exactly 0 stay there. Of an observation seen in part (``Censored``, ``Truncated``)
+    the scale is hidden beside the observation itself.
 
     Arguments:
         freedom: the degrees of freedom nu: ``"free"`` (default), for each class; ``"tied"``, one for all classes; or a
@@ -78,6 +79,7 @@ class StudentT:
     accurate: ClassVar[bool] = True
     centred: ClassVar[bool] = True
     support: ClassVar[str] = "a finite number"
+    bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     def __post_init__(self) -> None:
         freedom.check(self)
@@ -180,3 +182,24 @@ class StudentT:
         tails = freedom.of_classes(self.freedom, params.tails, m)[labels]
         noise = jax.random.normal(of_noise, labels.shape, m.dtype)
         return m[labels] + jnp.sqrt(s[labels] / gamma_scale.draw(of_scales, tails)) * noise
+
+    def log_interval(self, c: Prepared, low: Array, high: Array) -> Array:
+        return student_t_between.log_interval(c, low, high)
+
+    def between(self, c: Prepared, low: Array, high: Array) -> student_t_between.Moments:
+        return student_t_between.between(c, low, high)
+
+    def mean_between(self, c: Prepared, low: Array, high: Array) -> Array:
+        return student_t_between.mean(c, low, high)
+
+    def expected_log_density(self, c: Prepared, moments: student_t_between.Moments) -> Array:
+        return student_t_between.expected_log_density(c, moments)
+
+    def expected_statistics(self, c: Prepared, r: Array, moments: student_t_between.Moments) -> StudentTStatistics:
+        parts = moments.scales, *student_t_between.about(c.locations, moments), moments.excess
+        return StudentTStatistics(r.sum(axis=0), *((r * part).sum(axis=0) for part in parts))
+
+    def sample_between(self, key: Array, params: StudentTParams, labels: Array, low: Array, high: Array) -> Array:
+        of_each = jax.tree.map(lambda leaf: leaf[labels][:, None], self.prepare(params, None))
+        ends = (jnp.broadcast_to(end, labels.shape)[:, None] for end in (low, high))
+        return student_t_between.sample(key, of_each, *ends)

@@ -55,8 +55,8 @@ class Truncated(parts.SeenInPart):
 
     Arguments:
         family: ``Normal()``, ``LogNormal()``, ``Exponential()``, ``Gamma()``, ``Weibull()``, ``Poisson()``,
-            ``NegativeBinomial()``, ``Binomial(n)``, ``Beta()``, ``Censored(...)`` of one of them, or another family
-            with the functions named in ``families/protocol.py`` for observations seen in part.
+            ``NegativeBinomial()``, ``Binomial(n)``, ``Beta()``, ``StudentT()``, ``Censored(...)`` of one of them, or
+            another family with the functions named in ``families/protocol.py`` for observations seen in part.
         low: the lowest value that is recorded; default: none.
         high: the highest value that is recorded; default: none.
 
