@@ -147,9 +147,6 @@ def compile_ahead(
 _begun = Kept(256)
 
 
-_begun = Kept(256)
-
-
 def lanes_abreast(problems: Problems, starts: Params, max_steps: int, lanes: int) -> int:
     """How many lanes run side by side: as many as fit the cache with what they do not share; one where few do."""
     if lanes < _ABREAST * cores() and jax.default_backend() == "cpu":
