@@ -79,7 +79,9 @@ def has_prior(model: Any, params: Params) -> bool:
     if not has(model, "log_prior"):
         return False
     found: list[Any] = []
-    jax.eval_shape(lambda at: found.append(model.log_prior(at)), params)
+    leaves, structure = jax.tree.flatten(model)  # its arrays are traced, as in a program
+    look = lambda leaves, at: found.append(jax.tree.unflatten(structure, leaves).log_prior(at))
+    jax.eval_shape(look, leaves, params)
     return not (isinstance(found[0], float) and found[0] == 0)
 
 
