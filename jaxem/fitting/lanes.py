@@ -68,6 +68,7 @@ def climb_all(
         return climb_in_trace(problems, starts, keys, how, max_steps, plan)
     if drop:
         plan = to_the_end(plan)
+    plan = [(count, max(steps, 1)) for count, steps in plan]  # where there are no steps, the start is still evaluated
     if saved is None:
         width, streams = batch_size or lanes_abreast(problems, starts, max_steps, len(where)), cores()
     else:  # not those of this machine, because they decide which lanes run side by side
