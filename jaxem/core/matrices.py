@@ -119,7 +119,8 @@ def _on_host(a: np.ndarray) -> np.ndarray:
     for place in np.ndindex(a.shape[:-2]):
         with contextlib.suppress(np.linalg.LinAlgError):
             found[place] = np.linalg.cholesky((a[place] + a[place].T) / 2)
-    return found
+    # Of a matrix with NaN LAPACK may return the part before it.
+    return np.where(np.isnan(found).any(axis=(-2, -1), keepdims=True), np.nan, found).astype(a.dtype)
 
 
 def _dot(a: list[Array], b: list[Array]) -> Array | float:
