@@ -35,9 +35,9 @@ def fitted(x: np.ndarray, classes: str, form: str) -> dict:
     model = Mixture(MultivariateNormal(form), int(labels.max()) + 1)
     try:
         start = model.init(jax.random.key(0), x, start=labels)
+        fit = jaxem.fit(model, start, x, tol=1e-12, max_steps=20_000)
     except ValueError as error:
         return {"refused": str(error)}
-    fit = jaxem.fit(model, start, x, tol=1e-12, max_steps=20_000)
     steps = int(fit.steps)
     rises = np.diff(np.asarray(fit.trace)[: steps + 1])
     value = float(fit.objective)
