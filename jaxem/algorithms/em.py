@@ -84,19 +84,14 @@ _expect = program(static_argnames=("block_size", "by"))(expectation.expect)
 _maximize = program(expectation.maximize)
 
 
-def blank(
-    model: Any,
-    params: Params,
-    data: Data,
-    block_size: int | None,
-    by: expectation.By = "infer",
-    more: tuple[Any, ...] = (),
-) -> State:
-    """The initial state in the form that it has after an E-step: its summary is zero, and its objective NaN."""
-    summary, objective = jax.eval_shape(lambda: _expect(model, params, data, block_size, by, more))
-    summary = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), summary)
-    objective = None if objective is None else jnp.full((), jnp.nan, objective.dtype)
-    return unmet(params)._replace(objective=objective, memory=summary)
+def blank(model: Any, params: Params, data: Data, *how: Any) -> State:
+    """The initial state in the form that it has after an E-step (``how``: as for ``met``): its summary is zero, and its
+    objective NaN."""
+    start = unmet(params)
+    shape = jax.eval_shape(lambda: met(model, start, params, data, *how))
+    summary = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape.memory)
+    objective = None if shape.objective is None else jnp.full((), jnp.nan, shape.objective.dtype)
+    return start._replace(objective=objective, memory=summary)
 
 
 def met(
