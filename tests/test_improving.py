@@ -64,6 +64,13 @@ def test_em_by_scoring_ends_at_the_maximum():
         assert_within(faster.objective, fit.objective, 1e-8)
 
 
+def test_a_start_costs_one_e_step():
+    """It has nothing to fall from, so no part of a step is tried."""
+    for steps in (0, 3):
+        fit = fitted(Weibull(), max_steps=steps)
+        assert fit.evaluations == steps + 1 and fit.fallbacks == 0
+
+
 def test_the_sample_follows_the_density():
     params = WeibullParams(jnp.array([0.7, 12.0]), jnp.array([0.5, 8.0]))
     x = np.asarray(Weibull().sample(jax.random.key(1), params, jnp.arange(4000) % 2))
