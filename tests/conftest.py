@@ -9,9 +9,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # --xla_cpu_use_fusion_emitters=true" runs the tests on the programs that users run.
 os.environ["XLA_FLAGS"] = " ".join(
     ["--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"]
+    + ["--xla_cpu_parallel_codegen_split_count=1"]
     # XLA ends the process at a flag that it does not know.
-    + ["--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"]
-    * version("jaxlib").startswith("0.10.")
+    + ["--xla_cpu_use_fusion_emitters=false"] * version("jaxlib").startswith("0.10.")
     + [os.environ.get("XLA_FLAGS", "")]
 ).strip()
 
