@@ -228,7 +228,7 @@ class Estimator(BaseEstimator):
     def __getstate__(self) -> Any:
         """What is pickled: NumPy's arrays only, which keep their dtype."""
         state: Any = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in ("_of_device", "_in_use")}
+        return {name: value for name, value in state.items() if name != "_of_device"}
 
     @property
     def _density(self) -> Any:

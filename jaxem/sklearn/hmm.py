@@ -237,10 +237,14 @@ class HiddenMarkov(Results, Reading, Estimator):
         model = self._model(self._width_of(X), "".join(self._letters), kept)
         random, starts = self._random(), []
         for _ in range(self.n_init):
-            arrays = self._by_letter(model.init(self._key(random), data))
+            arrays = self._start(model, X, data, random)
             self._spread_start(arrays)
             starts.append(self._assembled(arrays | kept))
         return starts
+
+    def _start(self, model: HMM, X: np.ndarray, data: Dataset, random: np.random.RandomState) -> dict[str, np.ndarray]:
+        """The arrays of one start, by letter."""
+        return self._by_letter(model.init(self._key(random), data))
 
     def _width_of(self, X: np.ndarray) -> int:
         return X.shape[1]

@@ -13,6 +13,7 @@ from jaxem.models import Component, Mixture
 from jaxem.models.mixture_params import MixtureParams
 from jaxem.sklearn.hmm import Emission, HiddenMarkov
 from jaxem.sklearn.hmm_reading import broadcast, concentration
+from jaxem.sklearn.starts import by_kmeans
 
 
 class GMMHMM(HiddenMarkov):
@@ -21,7 +22,8 @@ class GMMHMM(HiddenMarkov):
     The objective is log-likelihood plus log-prior. See ``GaussianHMM`` for what differs from hmmlearn. The priors are
     those of hmmlearn: Dirichlet distributions of ``startprob_``, ``transmat_`` and ``weights_``, normal ones of the
     means given the covariances, and inverse gamma ones of variances or inverse Wishart ones of matrices, up to a
-    constant. They are the same for all states. hmmlearn takes squares about the means before their update, which is no
+    constant. They are the same for all states. Means start from k-means within k-means, as in hmmlearn; covariances
+    from that of all rows. hmmlearn takes squares about the means before their update, which is no
     EM step but has the same fixed points; here they are about the new means.
 
     Arguments:
@@ -145,6 +147,34 @@ class GMMHMM(HiddenMarkov):
 
     def _arrays_of(self, emissions: Any) -> dict[str, np.ndarray]:
         return {"w": emissions.weights, "m": emissions.components.means, "c": emissions.components.covariances}
+
+    def _start(self, model: Any, X: np.ndarray, data: Any, random: np.random.RandomState) -> dict[str, np.ndarray]:
+        """States by k-means, the means of each by k-means among its rows; equal weights and the covariance of all rows.
+
+        From seeds and the covariance of their own few rows, a component collapses more often.
+        """
+        k, m, kind = self.n_components, self.n_mix, self.covariance_type
+        X = X[~np.isnan(X).all(axis=1)]
+        X = np.where(np.isnan(X), np.nanmean(X, axis=0), X)
+        states = by_kmeans(X, k, None, random)
+        size = states.mean(axis=0)
+        means = np.stack([self._means(X[states[:, j] == 1], X, random) for j in range(k)])
+        covariance = np.atleast_2d(np.cov(X.T, bias=True)).astype(X.dtype)
+        of_all = {
+            "full": lambda: np.broadcast_to(covariance, (k, m, *covariance.shape)),
+            "tied": lambda: np.broadcast_to(covariance, (k, *covariance.shape)),
+            "diag": lambda: np.broadcast_to(covariance.diagonal(), means.shape),
+            "spherical": lambda: np.full((k, m), covariance.diagonal().mean()),
+        }
+        moves = (np.eye(k, dtype=X.dtype) + size) / 2  # as ``HMM.init``
+        return {"s": size, "t": moves, "w": np.full((k, m), 1 / m), "m": means, "c": of_all[kind]()}
+
+    def _means(self, rows: np.ndarray, X: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+        """The means (M, D) of a state that has these rows; where they are too few, normal draws about their mean."""
+        if len(np.unique(rows, axis=0)) < self.n_mix:
+            return rows.mean(axis=0) + X.std(axis=0) * random.standard_normal((self.n_mix, X.shape[1]))
+        labels = by_kmeans(rows, self.n_mix, None, random)
+        return labels.T @ rows / labels.sum(axis=0)[:, None]
 
     def _spread_start(self, arrays: dict[str, np.ndarray]) -> None:
         covars, matrices = arrays["c"], self.covariance_type in ("full", "tied")

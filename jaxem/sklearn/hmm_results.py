@@ -2,6 +2,7 @@
 
 import copy
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,10 @@ class InUse(NamedTuple):
     params: HMMParams
 
 
+# Beside the estimators, not in them: nothing that predicts changes what scikit-learn compares, copies and pickles.
+_IN_USE: WeakKeyDictionary[Any, InUse] = WeakKeyDictionary()
+
+
 def _same(a: Any, b: Any) -> bool:
     """Whether two models are made of the same arrays, bit by bit, and the same arguments."""
     (arrays, arguments), (others, further) = a, b
@@ -48,13 +53,13 @@ class Results:
 
         Raises ``ValueError`` where the attributes are no parameters of this model.
         """
-        kept = getattr(self, "_in_use", None)
+        kept = _IN_USE.get(self)
         if kept is None or not _same(kept.made_of, self._made_of()):
             self._check()
             made_of = jax.tree.map(copy.copy, self._made_of())  # an array may be changed in place
             with doubles():
                 kept = InUse(made_of, self._plain(), jax.tree.map(jnp.array, self._assembled(made_of[0])))
-            self._in_use = kept
+            _IN_USE[self] = kept
         return kept.model, kept.params
 
     def _made_of(self: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
