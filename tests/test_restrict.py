@@ -18,7 +18,7 @@ from jaxem.core.spaces import answers
 from jaxem.core.spaces.fixed import Fixed
 from jaxem.core.spaces.tied import Tied
 from jaxem.families import Bernoulli, Categorical, Exponential, MultivariateNormal, Normal, Poisson, Product
-from jaxem.gates import Softmax
+from jaxem.gates import Allowed, Softmax
 from jaxem.models import HMM, Component, FactorAnalysis, Mixture
 from jaxem.models.restricted import newton
 
@@ -51,12 +51,15 @@ def data():
     return {name: jnp.asarray(values) for name, values in found.items()} | {
         "pairs": {"a": jnp.asarray(x), "b": jnp.asarray(rng.normal(size=150) * 2)},
         "given": jaxem.dataset(jnp.asarray(x), given=jnp.asarray(rng.normal(size=(150, 1)))),
+        "driven": jaxem.dataset(found["chains"], given=rng.normal(size=(5, 40, 1))),
     }
 
 
 def normals(covariance):
     return Mixture(MultivariateNormal(covariance), 2)
 
+
+HUB = np.array([[True, True, False], [True, True, True], [False, True, True]])
 
 # The model, the data, what is fixed, what is tied, and whether the M-step is in closed form.
 CASES = {
@@ -94,6 +97,13 @@ CASES = {
         False,
     ),
     "a slope": (Mixture(Normal(), 2, gate=Softmax()), "given", {"weights.coefficients[:, 1]": 0.0}, [], False),
+    "slopes of moves": (
+        HMM(Normal(), 3, transition=Allowed(HUB, gate=Softmax())),
+        "driven",
+        {"transition.coefficients[0, :, 1]": 0.0, "transition.coefficients[2, 1, 0]": -0.5},
+        ["transition.coefficients[1, 0, 1] = transition.coefficients[1, 2, 1]"],
+        False,
+    ),
 }
 
 

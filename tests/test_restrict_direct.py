@@ -12,7 +12,7 @@ import scipy.linalg
 import scipy.optimize
 from closeness import assert_within
 from jax.flatten_util import ravel_pytree
-from test_restrict import CASES, case, data
+from test_restrict import CASES, HUB, case, data
 
 import jaxem
 from jaxem import SQUAREM
@@ -44,6 +44,11 @@ EQUATIONS = {  # zero under the restriction
     "factors": lambda p: [p.loadings[0, 1], p.mean[0] - 0.1],
     "two arrays": lambda p: [p.components["a"].variances - p.components["b"].variances],
     "a slope": lambda p: [p.weights.coefficients[:, 1]],
+    "slopes of moves": lambda p: [
+        p.transition.coefficients[0, :, 1],
+        p.transition.coefficients[2, 1, 0] + 0.5,
+        p.transition.coefficients[1, 0, 1] - p.transition.coefficients[1, 2, 1],
+    ],
 }
 
 
@@ -51,6 +56,9 @@ def of_the_space(model, p):
     """The equations that the free model's parameters satisfy: sums of probabilities, symmetry."""
     if isinstance(model, FactorAnalysis):
         return []
+    if isinstance(model, HMM) and hasattr(p.transition, "coefficients"):
+        moves = p.transition.coefficients
+        return [p.initial.sum() - 1, moves.sum(axis=1), moves[~HUB]]
     if isinstance(model, HMM):
         return [p.initial.sum() - 1, p.transition.sum(axis=1) - 1]
     weights = getattr(p.weights, "coefficients", p.weights)
