@@ -350,7 +350,9 @@ def test_equals_direct_maximisation(name):
     model, direct = CHAINS[name]
     data = speed()[0] if direct.inputs else jaxem.dataset(speed()[0].values, lengths=speed()[3])
     start = model.init(jax.random.key(1), data)
-    fit = jaxem.fit(model, start, data, stop=jaxem.fitting.parameter_change(1e-10), max_steps=3000)
+    # Where the input separates moves from stays, coefficients rise for ever; the objective has an end.
+    how = {"tol": 1e-14} if name == "left to right by inputs" else {"stop": jaxem.fitting.parameter_change(1e-10)}
+    fit = jaxem.fit(model, start, data, **how, max_steps=3000)
     assert fit.converged
     own = direct.free(fit.params)
     both = jax.jit(jax.value_and_grad(lambda v: -direct(v)))
