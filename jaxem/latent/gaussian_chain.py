@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.core import matrices
+from jaxem.core.compilation import program
 from jaxem.latent import gaussian_chain_roots as roots
 from jaxem.latent.gaussian_chain_roots import apply, times, turned
 
@@ -85,6 +86,7 @@ def information(d: Dynamics, W: Array, t: int, side_by_side: bool) -> Informatio
     return Information(Y, _move(d, Y[:, 1:])[0])
 
 
+@program  # traced once, for its shapes and for the loop
 def _step(d: Dynamics, Y: Array, W: Array) -> tuple[Array, Moves]:
     r"""A root of the information one step before, and the move between. With U = (I + L'JL)^-1 L'J A,
 

@@ -53,37 +53,33 @@ def compress(rows: Array) -> Array:
     k, found = rows.shape[-1], []
     if k > matrices.UNROLLED:
         return _compress(rows)
-    for j in range(k):  # written out, on the columns that are left
-        length, unit = _unit(rows[..., 0])
-        rest = rows[..., 1:]
-        along = (unit[..., None] * rest).sum(axis=-2)
-        rows = rest - unit[..., None] * along[..., None, :]
-        zero = jnp.zeros((*length.shape, j), length.dtype)
-        found.append(jnp.concatenate([zero, length[..., None], along], axis=-1))
-    return jnp.stack(found, axis=-2)
+    for j in range(k):  # all columns, also those that are done: each operation is then traced for one shape
+        unit = _unit(rows[..., j : j + 1])
+        found.append((unit * rows).sum(axis=-2))
+        rows = rows - unit * found[j][..., None, :]
+    return jnp.triu(jnp.stack(found, axis=-2))
 
 
 def _compress(rows: Array) -> Array:
     """``compress`` by a loop over the columns."""
     k = rows.shape[-1]
-    places, row = jnp.arange(k), jnp.arange(k)[:, None]
+    places = jnp.arange(k)[:, None]
 
     def one(j: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
         rows, found = state
-        length, unit = _unit(jax.lax.dynamic_index_in_dim(rows, j, -1, keepdims=False))
-        along = jnp.where(lifted(places > j, rows.ndim - 1), (unit[..., None] * rows).sum(axis=-2), 0)
-        rows = rows - unit[..., None] * along[..., None, :]
-        new = jnp.where(lifted(places == j, rows.ndim - 1), length[..., None], along)
-        return rows, jnp.where(lifted(row == j, rows.ndim), new[..., None, :], found)
+        unit = _unit(jax.lax.dynamic_slice_in_dim(rows, j, 1, -1))
+        along = (unit * rows).sum(axis=-2)[..., None, :]
+        return rows - unit * along, jnp.where(lifted(places == j, rows.ndim), along, found)
 
-    return jax.lax.fori_loop(0, k, one, (rows, jnp.zeros((*rows.shape[:-2], k, k), rows.dtype)))[1]
+    found = jax.lax.fori_loop(0, k, one, (rows, jnp.zeros((*rows.shape[:-2], k, k), rows.dtype)))[1]
+    return jnp.triu(found)
 
 
-def _unit(column: Array) -> tuple[Array, Array]:
-    """The length of a column (..., m), and the column divided by it; zero where it has no length."""
-    squares = (column**2).sum(axis=-1)
-    inverse = jnp.where(squares > 0, 1 / jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
-    return squares * inverse, column * inverse[..., None]  # NaN stays NaN
+def _unit(column: Array) -> Array:
+    """A column (..., m, 1) divided by its length; zero where it has no length."""
+    squares = (column**2).sum(axis=-2, keepdims=True)
+    length = jnp.sqrt(jnp.where(squares > 0, squares, 1))
+    return column * jnp.where(squares > 0, 1 / length, 0)  # NaN stays NaN
 
 
 def divide(upper: Array, b: Array) -> Array:
