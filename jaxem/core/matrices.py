@@ -46,19 +46,17 @@ def cholesky(a: Array) -> Array:
 @program(quick="few numbers")
 def _small_cholesky(a: Array) -> Array:
     d = a.shape[-1]
-    lower: list[list[Array]] = [[] for _ in range(d)]
-    definite = jnp.ones(a.shape[:-2], bool)
+    entry, lower, definite = _entries((a + a.mT) / 2), [[] for _ in range(d)], True
     for j in range(d):
-        pivot = a[..., j, j] - _dot(lower[j], lower[j])
+        pivot = _less(entry[j][j], lower[j], lower[j])
         definite = definite & (pivot > 0)  # NaN is not
         # A root of zero or of a negative number would put an infinite slope or NaN into derivatives.
         lower[j].append(jnp.sqrt(jnp.where(definite, pivot, 1)))
         for i in range(j + 1, d):
-            symmetric = (a[..., i, j] + a[..., j, i]) / 2
-            lower[i].append((symmetric - _dot(lower[i][:j], lower[j][:j])) / lower[j][j])
-    zero = jnp.zeros_like(definite, a.dtype)
-    found = jnp.stack([jnp.stack(row + [zero] * (d - len(row)), -1) for row in lower], -2)
-    return jnp.where(definite[..., None, None], found, np.tril(np.full((d, d), np.nan, a.dtype)))
+            lower[i].append(_less(entry[i][j], lower[i][:j], lower[j][:j]) / lower[j][j])
+    zero = jnp.zeros_like(entry[0][0])
+    found = jnp.concatenate([jnp.concatenate(row + [zero] * (d - len(row)), axis=-1) for row in lower], axis=-2)
+    return jnp.where(definite, found, np.tril(np.full((d, d), np.nan, a.dtype)))
 
 
 def solve_lower(lower: Array, b: Array) -> Array:
@@ -68,11 +66,7 @@ def solve_lower(lower: Array, b: Array) -> Array:
 
 @program(quick="few numbers")
 def _small_solve_lower(lower: Array, b: Array) -> Array:
-    d = lower.shape[-1]
-    x: list[Array] = []
-    for i in range(d):
-        x.append((b[..., i, :] - _dot([lower[..., i, j, None] for j in range(i)], x)) / lower[..., i, i, None])
-    return jnp.stack(x, -2)
+    return jnp.concatenate(_forward(_entries(lower), _rows(b)), axis=-2)
 
 
 def solve(lower: Array, b: Array) -> Array:
@@ -82,13 +76,37 @@ def solve(lower: Array, b: Array) -> Array:
 
 @program(quick="few numbers")
 def _small_solve(lower: Array, b: Array) -> Array:
-    d = lower.shape[-1]
-    y = solve_lower(lower, b)
+    entry = _entries(lower)
+    x = _forward(entry, _rows(b))
+    for i in reversed(range(len(x))):
+        column = [row[i] for row in entry[i + 1 :]]
+        x[i] = _less(x[i], column, x[i + 1 :]) / entry[i][i]
+    return jnp.concatenate(x, axis=-2)
+
+
+def _forward(entry: list[list[Array]], b: list[Array]) -> list[Array]:
+    """The rows of L^-1 b, from the elements of L and the rows of b."""
     x: list[Array] = []
-    for i in reversed(range(d)):
-        column = [lower[..., j, i, None] for j in reversed(range(i + 1, d))]
-        x.append((y[..., i, :] - _dot(column, x)) / lower[..., i, i, None])
-    return jnp.stack(x[::-1], -2)
+    for row, right in zip(entry, b, strict=True):
+        x.append(_less(right, row[: len(x)], x) / row[len(x)])
+    return x
+
+
+def _rows(a: Array) -> list[Array]:
+    """The rows (..., 1, M) of matrices."""
+    return list(jax.lax.split(a, (1,) * a.shape[-2], axis=a.ndim - 2))
+
+
+def _entries(a: Array) -> list[list[Array]]:
+    """The elements (..., 1, 1) of matrices, row by row."""
+    return [list(jax.lax.split(row, (1,) * a.shape[-1], axis=a.ndim - 1)) for row in _rows(a)]
+
+
+def _less(value: Array, a: list[Array], b: list[Array]) -> Array:
+    """value - sum_m a_m b_m."""
+    for x, y in zip(a, b, strict=True):
+        value = value - x * y
+    return value
 
 
 def inverse(lower: Array) -> Array:
@@ -103,7 +121,12 @@ def eigh(a: Array) -> tuple[Array, Array]:
 
 def log_determinant(lower: Array) -> Array:
     """log|L L'|, (...), for ``lower (..., D, D)``."""
-    return 2 * lower.__array_namespace__().log(lower.diagonal(axis1=-2, axis2=-1)).sum(axis=-1)
+    return 2 * lower.__array_namespace__().log(diagonal(lower)).sum(axis=-1)
+
+
+def diagonal(a: Array) -> Array:
+    """The diagonals (..., D) of matrices whose other elements are finite; ``jnp.diagonal`` is a gather."""
+    return a.__array_namespace__().where(np.eye(a.shape[-1], dtype=bool), a, 0).sum(axis=-1)
 
 
 def product(a: Array, b: Array) -> Array:
@@ -121,11 +144,6 @@ def _on_host(a: np.ndarray) -> np.ndarray:
             found[place] = np.linalg.cholesky((a[place] + a[place].T) / 2)
     # Of a matrix with NaN LAPACK may return the part before it.
     return np.where(np.isnan(found).any(axis=(-2, -1), keepdims=True), np.nan, found).astype(a.dtype)
-
-
-def _dot(a: list[Array], b: list[Array]) -> Array | float:
-    """sum_m a_m b_m; 0 for empty lists."""
-    return sum((x * y for x, y in zip(a, b, strict=True)), start=0.0)
 
 
 def _each(function: Callable[..., Array], a: Array, *b: Array) -> Array:

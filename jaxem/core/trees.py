@@ -25,8 +25,9 @@ def is_traced(*trees: Tree) -> bool:
 
 
 def _results_are_traced() -> bool:
-    """Whether a result computed here would be traced: by the cheapest one there is, since every program asks this."""
-    return isinstance(jax.lax.neg_p.bind(_ZERO), Tracer)
+    """Whether a result computed here would be traced: by the cheapest one, which outside a trace compiles nothing,
+    since every program asks this."""
+    return isinstance(jax.lax.stop_gradient(_ZERO), Tracer)
 
 
 _ZERO = np.float32(0)
@@ -76,7 +77,7 @@ def all_finite(tree: Tree) -> Array:
 
 def select(condition: Array, if_true: Tree, if_false: Tree) -> Tree:
     """``if_true`` where the scalar ``condition`` holds, else ``if_false``, leaf by leaf."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
+    return jax.tree.map(lambda a, b: jax.lax.select(condition, a, b), if_true, if_false)
 
 
 def stored(tree: Tree, zero: Array) -> Tree:

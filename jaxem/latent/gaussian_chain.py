@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.core import matrices
@@ -100,10 +101,10 @@ def _within(noise: Array, root: Array) -> tuple[Array, Array, Array, Array]:
     """A root H of G = L (I + L'JL)^-1 L', the factor E with H = L E, log|E|, and E'L'Y', from L and Y."""
     seen, r = times(root, noise), noise.shape[-1]  # Y L
     upper = roots.one_more(seen)
-    eye = jnp.broadcast_to(roots.lifted(jnp.eye(r, dtype=noise.dtype), upper.ndim), upper.shape)
+    eye = jnp.broadcast_to(np.eye(r, dtype=noise.dtype), upper.shape)
     divided = roots.divide(upper, jnp.concatenate([eye, turned(seen)], axis=-1))
     inward, inner = turned(divided[..., :r]), divided[..., r:]
-    volume = -jnp.log(jnp.diagonal(upper, axis1=-2, axis2=-1)).sum(axis=-1)
+    volume = -0.5 * matrices.log_determinant(upper)
     return times(noise, inward), inward, volume, inner
 
 
@@ -148,9 +149,9 @@ def infer(
     gathered = h[:, :-1] if b is None else h[:, :-1] - apply(turned(F), against)
     eta = roots.path(turned(F), gathered, h[:, -1], True, side_by_side)
     if d.S is None:
-        eye = jnp.broadcast_to(jnp.eye(Y.shape[-1], dtype=Y.dtype)[None], Y[:, 0].shape)
+        eye = jnp.broadcast_to(np.eye(Y.shape[-1], dtype=Y.dtype), Y[:, 0].shape)
         first_root, first_inward = turned(roots.divide(Y[:, 0], eye)), None
-        first_volume = -jnp.log(jnp.diagonal(Y[:, 0], axis1=-2, axis2=-1)).sum(axis=-1)
+        first_volume = -0.5 * matrices.log_determinant(Y[:, 0])
     else:
         first_root, first_inward, first_volume, _ = _within(d.S, Y[:, 0])
     first_shock = apply(turned(first_root), eta[:, 0] - apply(J[:, 0], d.m))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.core import matrices
@@ -21,27 +22,46 @@ _FEW = 8  # up to so many states a product is written as a sum that XLA fuses wi
 
 def turned(a: Array) -> Array:
     """The transposes of matrices."""
-    return jnp.swapaxes(a, -1, -2)
+    return a.mT
 
 
 def lifted(a: Array, ndim: int) -> Array:
     """The array with leading axes of length 1 added, ``ndim`` axes in all."""
-    return a.reshape((1,) * (ndim - a.ndim) + a.shape)
+    return a if a.ndim == ndim else jax.lax.expand_dims(a, range(ndim - a.ndim))
 
 
 def times(a: Array, b: Array) -> Array:
     """The products of matrices; leading axes are broadcast."""
-    ndim = max(a.ndim, b.ndim)
-    a, b = lifted(a, ndim), lifted(b, ndim)
-    if max(*a.shape[-2:], b.shape[-1]) <= _FEW:
-        return (a[..., None] * b[..., None, :, :]).sum(axis=-2)
-    return jnp.matmul(a, b, precision="highest")
+    (m, k), n = a.shape[-2:], b.shape[-1]
+    if max(m, k, n) > _FEW:
+        ndim = max(a.ndim, b.ndim)
+        return jnp.matmul(lifted(a, ndim), lifted(b, ndim), precision="highest")
+    return _summed(_products((m, k, n), (a, 0, 1), (b, 1, 2)), -2)
 
 
 def apply(a: Array, x: Array) -> Array:
     """The products of matrices (..., m, k) and vectors (..., k); leading axes are broadcast."""
-    ndim = max(a.ndim, x.ndim + 1)
-    return (lifted(a, ndim) * lifted(x, ndim - 1)[..., None, :]).sum(axis=-1)
+    return _summed(_products(a.shape[-2:], (a, 0, 1), (x, 1)), -1)
+
+
+# Primitives, because ``jax.numpy`` traces a function of its own for each new shape.
+
+
+def _products(shape: tuple[int, ...], *factors: Any) -> Array:
+    """The products of two arrays, (..., *shape); each comes with the places of its last axes in ``shape``, and leading
+    axes are broadcast."""
+    leading = np.broadcast_shapes(*(factor.shape[: factor.ndim - len(places)] for factor, *places in factors))
+
+    def whole(factor: Array, *places: int) -> Array:
+        first = len(leading) + len(places) - factor.ndim
+        axes = (*range(first, len(leading)), *(len(leading) + place for place in places))
+        return jax.lax.broadcast_in_dim(factor, (*leading, *shape), axes)
+
+    return jax.lax.mul(*(whole(*factor) for factor in factors))
+
+
+def _summed(a: Array, axis: int) -> Array:
+    return jax.lax.reduce_sum(a, (a.ndim + axis,))
 
 
 def compress(rows: Array) -> Array:
@@ -53,10 +73,9 @@ def compress(rows: Array) -> Array:
     k, found = rows.shape[-1], []
     if k > matrices.UNROLLED:
         return _compress(rows)
-    for j in range(k):  # all columns, also those that are done: each operation is then traced for one shape
-        unit = _unit(rows[..., j : j + 1])
-        found.append((unit * rows).sum(axis=-2))
-        rows = rows - unit * found[j][..., None, :]
+    for j in range(k):
+        rows, row = _without(rows, rows[..., j])
+        found.append(row)
     return jnp.triu(jnp.stack(found, axis=-2))
 
 
@@ -66,20 +85,22 @@ def _compress(rows: Array) -> Array:
     places = jnp.arange(k)[:, None]
 
     def one(j: Any, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        rows, found = state
-        unit = _unit(jax.lax.dynamic_slice_in_dim(rows, j, 1, -1))
-        along = (unit * rows).sum(axis=-2)[..., None, :]
-        return rows - unit * along, jnp.where(lifted(places == j, rows.ndim), along, found)
+        rows, row = _without(state[0], jax.lax.dynamic_index_in_dim(state[0], j, -1, keepdims=False))
+        return rows, jnp.where(lifted(places == j, rows.ndim), row[..., None, :], state[1])
 
     found = jax.lax.fori_loop(0, k, one, (rows, jnp.zeros((*rows.shape[:-2], k, k), rows.dtype)))[1]
     return jnp.triu(found)
 
 
-def _unit(column: Array) -> Array:
-    """A column (..., m, 1) divided by its length; zero where it has no length."""
-    squares = (column**2).sum(axis=-2, keepdims=True)
-    length = jnp.sqrt(jnp.where(squares > 0, squares, 1))
-    return column * jnp.where(squares > 0, 1 / length, 0)  # NaN stays NaN
+def _without(rows: Array, column: Array) -> tuple[Array, Array]:
+    """The columns of M (..., m, k) without their parts along one of them (..., m); and the lengths of these parts,
+    (..., k). They are zero for a column without length."""
+    m, k = rows.shape[-2:]
+    squares = _summed(_products((m,), (column, 0), (column, 0)), -1)
+    length = jnp.sqrt(jnp.where(squares == 0, 1, squares))  # NaN stays NaN
+    unit = column / length[..., None]
+    along = _summed(_products((m, k), (unit, 0), (rows, 0, 1)), -2)
+    return jax.lax.sub(rows, _products((m, k), (unit, 0), (along, 1))), along
 
 
 def divide(upper: Array, b: Array) -> Array:
@@ -102,7 +123,7 @@ def divide(upper: Array, b: Array) -> Array:
 def one_more(rows: Array) -> Array:
     """The upper triangular R with R'R = I + B'B, for the rows B (..., m, r)."""
     r = rows.shape[-1]
-    return compress(joined(rows, jnp.eye(r, dtype=rows.dtype)))
+    return compress(joined(rows, np.eye(r, dtype=rows.dtype)))
 
 
 def soften(root: Array, noise: Array) -> Array:
@@ -120,8 +141,9 @@ def joined(*rows: Array) -> Array:
 def settling(step: Callable[[Array], tuple[Array, Any]], last: Array, t: int) -> tuple[Array, Any]:
     """The values x_T = last, x_{t-1} = step(x_t), (T, ...), and what else the steps return, (T - 1, ...).
 
-    The recursion of the information does not depend on the data. It has ended where two steps give the same numbers,
-    bit by bit, or where they alternate between two neighbouring ones: all steps before are then known.
+    The recursion of the information does not depend on the data. It has ended where a step gives the same numbers, bit
+    by bit, as the one after it, or as one that was marked: rounding errors may lead in a circle. All steps before are
+    then known. Marked is each step whose number is a power of two, so that a circle of any length is found (Brent 1980).
     """
 
     def moving(state: Any) -> Array:
@@ -129,20 +151,26 @@ def settling(step: Callable[[Array], tuple[Array, Any]], last: Array, t: int) ->
         return (i < t - 1) & ~settled
 
     def move(state: Any) -> Any:
-        i, now, after, _, found = state
+        i, now, marked, _, found = state
         new, more = step(now)
-        put = lambda path, value: jax.lax.dynamic_update_index_in_dim(path, value, t - 2 - i, 0)
-        settled = (new == now).all() | (new == after).all()
-        return i + 1, new, now, settled, jax.tree.map(put, found, (new, more))
+
+        def put(path: Array, value: Array) -> Array:
+            place = (t - 2 - i, *(0,) * value.ndim)
+            return jax.lax.dynamic_update_slice(path, value[None], place, allow_negative_indices=False)
+
+        settled = (new == now).all() | (new == marked).all()
+        marked = jnp.where(i & (i - 1) == 0, new, marked)
+        return i + 1, new, marked, settled, jax.tree.map(put, found, (new, more))
 
     shapes = jax.eval_shape(step, last)
     empty = jax.tree.map(lambda leaf: jnp.zeros((t - 1, *leaf.shape), leaf.dtype), shapes)
-    start = (jnp.asarray(0), last, jnp.full_like(last, jnp.nan), jnp.asarray(False), empty)
+    start = (0, last, jnp.full_like(last, jnp.nan), False, empty)
     i, _, _, _, found = jax.lax.while_loop(moving, move, start)
 
+    known = jnp.arange(t - 1) > t - 2 - i
+
     def filled(path: Array) -> Array:
-        known = jnp.arange(t - 1) > t - 2 - i
-        final = jax.lax.dynamic_index_in_dim(path, t - 1 - i, 0)
+        final = jax.lax.dynamic_slice_in_dim(path, t - 1 - i, 1, allow_negative_indices=False)
         return jnp.where(known.reshape(-1, *(1,) * (path.ndim - 1)), path, final)
 
     path, more = jax.tree.map(filled, found)

@@ -46,11 +46,11 @@ def tally(moments: Moments, weights: Array, inputs: Array | None, loadings: Arra
     w = weights.reshape(-1)
     times_w = z * w[:, None]
     sums = EquationSums(w.sum(), (e * w[:, None]).T @ e, e.T @ times_w, z.T @ times_w)
-    spread = _spread(weights, zz)
-    if loadings is not None:
-        CV = loadings @ spread
-        return _with_spread(sums, CV @ loadings.T, -CV, spread)
-    return _with_spread(sums, _spread(weights, ee), _spread(weights, ez), spread)
+    if loadings is None:
+        return _with_spread(sums, *_spread(weights, ee, ez, zz))
+    (spread,) = _spread(weights, zz)
+    CV = loadings @ spread
+    return _with_spread(sums, CV @ loadings.T, -CV, spread)
 
 
 def tally_cells(moments: Moments, weights: Array, inputs: Array | None, loadings: Array) -> EquationSums:
@@ -74,11 +74,11 @@ def _flat(moments: Moments, counts: Array, inputs: Array | None) -> Moments:
     return moments._replace(e=flat(moments.e), z=flat(z))
 
 
-def _spread(weights: Array, each: Array) -> Array:
+def _spread(weights: Array, *covariances: Array) -> list[Array]:
     """sum_nt w_nt V_nt, where V may be the same for all n."""
-    w = weights.sum(axis=0, keepdims=True) if each.shape[0] == 1 else weights
-    counts = (w != 0).reshape(-1, 1)
-    return (w.reshape(1, -1) @ jnp.where(counts, each.reshape(w.size, -1), 0)).reshape(each.shape[-2:])
+    w = (weights.sum(axis=0, keepdims=True) if covariances[0].shape[0] == 1 else weights).reshape(1, -1)
+    counts = (w != 0).T
+    return [(w @ jnp.where(counts, V.reshape(w.size, -1), 0)).reshape(V.shape[-2:]) for V in covariances]
 
 
 def _with_spread(sums: EquationSums, ee: Array, ez: Array, zz: Array) -> EquationSums:

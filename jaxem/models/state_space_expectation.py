@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.core import matrices
@@ -14,7 +15,7 @@ from jaxem.latent.gaussian_chain_roots import apply, compress, lifted, times, tu
 from jaxem.models import state_space_equations as equations
 from jaxem.models.observations import real
 from jaxem.models.state_space_equations import Moments
-from jaxem.models.state_space_params import Prepared, StateSpaceParams
+from jaxem.models.state_space_params import Noise, Prepared, StateSpaceParams
 from jaxem.models.state_space_specification import is_live
 
 _LOG_2_PI = gaussian_chain._LOG_2_PI
@@ -24,24 +25,28 @@ class Expectation:
     """The functions of a state-space model about the posterior of its states."""
 
     def prepare(self: Any, params: StateSpaceParams, x: Data | None) -> Prepared:
-        k, dtype = self.states, params.transition.dtype
-        L = jnp.zeros((k, self.shocks), dtype).at[: self.shocks].set(_root(params.process))
-        if params.initial_covariance is None:
-            m, S = jnp.zeros((k,), dtype), None
-        else:
-            m, S = params.initial_mean, _root(params.initial_covariance)
-        c = Prepared(params, Dynamics(params.transition, L, m, S), _whiten(params.noise, params.loadings), None)
-        if x is None or observed_of(x) is not None or lengths_of(x) is not None:
-            return c
+        if x is None:
+            return Prepared(params)
+        dynamics, noise = self._dynamics(params), _noise(params)
+        if observed_of(x) is not None or lengths_of(x) is not None:
+            return Prepared(params, dynamics, noise)
         t = values_of(x).shape[1]
-        return c._replace(information=gaussian_chain.information(c.dynamics, c.whitened, t, self._side_by_side(t)))
+        known = gaussian_chain.information(dynamics, noise.whitened, t, self._side_by_side(t))
+        return Prepared(params, dynamics, noise, known)
+
+    def _dynamics(self: Any, params: StateSpaceParams) -> Dynamics:
+        k, dtype = self.states, params.transition.dtype
+        L = jnp.pad(_root(params.process), ((0, k - self.shocks), (0, 0)))
+        if params.initial_covariance is None:
+            return Dynamics(params.transition, L, jnp.zeros((k,), dtype), None)
+        return Dynamics(params.transition, L, params.initial_mean, _root(params.initial_covariance))
 
     def _side_by_side(self: Any, t: int) -> bool:
         return bool(jax.default_backend() != "cpu" and t >= 64 if self.parallel is None else self.parallel)
 
     def _parts(self: Any, c: Prepared, x: Data) -> tuple[Array, Any, Array | None]:
         """y - D u, zero where missing or after the end; the mask of what is seen (None: all); and B u."""
-        y, u, seen, lengths = real(values_of(x), c.whitened.dtype), given_of(x), observed_of(x), lengths_of(x)
+        y, u, seen, lengths = real(values_of(x), c.noise.whitened.dtype), given_of(x), observed_of(x), lengths_of(x)
         if c.at.output_inputs is not None:
             y = y - jnp.matmul(real(u, y.dtype), c.at.output_inputs.T)
         if seen is not None or lengths is not None:
@@ -60,15 +65,15 @@ class Expectation:
     def _white(self: Any, c: Prepared, x: Data) -> tuple[Array, Array, Array | None, Array]:
         """The rows W and z of observations with noise of variance 1, B u, and the log-density without squares, (N,)."""
         y, seen, b = self._parts(c, x)
-        z, W, noise = _whiten(c.at.noise, y, True), c.whitened, c.at.noise
+        (whitener, W, volume), noise = c.noise, c.at.noise
+        z = y / lifted(whitener, y.ndim) if noise.ndim == 1 else jnp.matmul(y, whitener.T)
         if seen is None:
-            cells = y.shape[1] * _log_volume(noise, y.shape[2])
-            return z, W, b, jnp.broadcast_to(-cells, y.shape[:1])
+            return z, W, b, jnp.broadcast_to(-y.shape[1] * volume, y.shape[:1])
         if noise.ndim == 1:
             each = 0.5 * (_LOG_2_PI + jnp.log(noise))
             cells = jnp.where(seen, lifted(each, 3), 0).sum(axis=(1, 2))
         else:
-            cells = seen[:, :, 0].sum(axis=1).astype(noise.dtype) * _log_volume(noise, y.shape[2])
+            cells = seen[:, :, 0].sum(axis=1).astype(noise.dtype) * volume
         return z, jnp.where(seen[..., None], lifted(W, 4), 0), b, -cells
 
     def infer(self: Any, c: Prepared, x: Data) -> States:
@@ -79,7 +84,7 @@ class Expectation:
         if known is None:
             rows = W
             if W.shape[-2] > W.shape[-1] and observed_of(x) is None:  # all cells of a step are seen, or none
-                rows = jnp.where(self._whole(x)[:, :, None, None], lifted(compress(c.whitened), 4), 0)
+                rows = jnp.where(self._whole(x)[:, :, None, None], lifted(compress(c.noise.whitened), 4), 0)
             known = gaussian_chain.information(c.dynamics, rows, t, parallel)
         q = gaussian_chain.infer(c.dynamics, known, W, z, b, _volumes(c.dynamics), self._whole(x), parallel)
         e = z - (jnp.matmul(q.means, W.T) if W.ndim == 2 else apply(W, q.means))
@@ -157,18 +162,15 @@ def _root(covariance: Array) -> Array:
     return jnp.diag(jnp.where(live, jnp.sqrt(jnp.where(live, covariance, 1)), covariance))
 
 
-def _whiten(noise: Array, rows: Array, along_last: bool = False) -> Array:
-    """R^-1/2 rows, for rows (D, k), or for (N, T, D) along the last axis."""
-    if noise.ndim == 1:
-        return rows / (lifted(jnp.sqrt(noise), rows.ndim) if along_last else jnp.sqrt(noise)[:, None])
-    lower = matrices.cholesky(noise)
-    return jnp.matmul(rows, matrices.inverse(lower).T) if along_last else matrices.solve_lower(lower, rows)
-
-
-def _log_volume(noise: Array, d: int) -> Array:
-    """log|2 pi R| / 2."""
-    log = jnp.log(noise).sum() if noise.ndim == 1 else matrices.log_determinant(matrices.cholesky(noise))
-    return 0.5 * (d * _LOG_2_PI + log)
+def _noise(params: StateSpaceParams) -> Noise:
+    R, C = params.noise, params.loadings
+    d, k = C.shape
+    if R.ndim == 1:
+        root = jnp.sqrt(R)
+        return Noise(root, C / root[:, None], 0.5 * (d * _LOG_2_PI + jnp.log(R).sum()))
+    lower = matrices.cholesky(R)
+    divided = matrices.solve_lower(lower, jnp.concatenate([C, np.eye(d, dtype=C.dtype)], axis=1))
+    return Noise(divided[:, k:], divided[:, :k], 0.5 * (d * _LOG_2_PI + matrices.log_determinant(lower)))
 
 
 def _live(covariance: Any, k: int) -> Array:
@@ -184,7 +186,7 @@ def _volumes(d: Dynamics) -> Array:
     def volume(root: Array | None) -> Array:  # triangular, so that the product of its diagonal is the determinant
         if root is None:
             return jnp.zeros((), d.L.dtype)
-        along = jnp.diagonal(root)
+        along = matrices.diagonal(root)
         return jnp.log(jnp.where(along == 0, 1, along)).sum()
 
     return jnp.stack([volume(d.S), volume(d.L)])

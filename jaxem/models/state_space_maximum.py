@@ -50,7 +50,7 @@ class Maximum:
             _identity(self.noise, d, dtype),
         )
         S = None if first is None else jnp.eye(k, dtype=dtype)
-        return Prepared(params, Dynamics(params.transition, zero(k, self.shocks), zero(k), S), params.loadings, None)
+        return Prepared(params, Dynamics(params.transition, zero(k, self.shocks), zero(k), S))
 
     def _coefficients(self: Any, params: StateSpaceParams) -> tuple[Any, Array, Array]:
         """The coefficients of the three equations: m, (A, B) of the states with noise, and (C, D)."""

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 from jax import Array
 
-from jaxem.latent.gaussian_chain import Dynamics, Information
 from jaxem.models.state_space_equations import EquationSums
 
 
@@ -30,7 +29,17 @@ class StateSpaceSums(NamedTuple):
 
 
 class Prepared(NamedTuple):
+    """The context: the M-step needs the parameters alone, and the sums no more than the dynamics."""
+
     at: StateSpaceParams
-    dynamics: Dynamics
+    dynamics: Any = None  # Dynamics
+    noise: Any = None  # Noise
+    information: Any = None  # Information, where it is the same for all sequences
+
+
+class Noise(NamedTuple):
+    """The noise of the observations."""
+
+    whitener: Array  # R^-1/2 (D, D); R^1/2 (D,) where R is diagonal
     whitened: Array  # (D, k), R^-1/2 C
-    information: Information | None  # where it is the same for all sequences
+    volume: Array  # log|2 pi R| / 2

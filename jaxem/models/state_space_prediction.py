@@ -228,7 +228,7 @@ class Prediction:
 @program(static_argnames=("n", "length"))
 def _draw(model: Any, key: Array, params: Any, u: Any, n: int, length: int) -> tuple[Array, Array]:
     first_key, state_key, key = jax.random.split(key, 3)
-    dtype, d = params.transition.dtype, model.prepare(params, None).dynamics
+    dtype, d = params.transition.dtype, model._dynamics(params)
     normal = lambda key, *shape: jax.random.normal(key, shape, dtype)
     first = jnp.broadcast_to(d.m[None], (n, model.states))
     if d.S is not None:
@@ -272,7 +272,7 @@ def _signal(model: Any, params: Any, x: Data) -> Signal:
 
 @program(static_argnames=("horizon",))
 def _forecast(model: Any, params: Any, x: Data, given: Array | None, horizon: int) -> Forecast:
-    found, d = _filter(model, params, x), model.prepare(params, None).dynamics
+    found, d = _filter(model, params, x), model._dynamics(params)
     n, t = found.means.shape[:2]
     lengths = lengths_of(x)
     last = jnp.full((n,), t - 1) if lengths is None else lengths - 1
