@@ -15,6 +15,7 @@ from scipy import optimize, stats
 import jaxem
 from jaxem import Dataset, datasets
 from jaxem.inference.selection.criteria import number_of_parameters
+from jaxem.latent import gaussian_chain_roots as roots
 from jaxem.models import StateSpace, StateSpaceParams, arma, dynamic_factors, local_level, local_trend, seasonal
 
 EPS = eps(np.float64)
@@ -246,6 +247,24 @@ def test_covariances_stay_positive_in_float32():
     # Rounding errors of 1 / gain steps, in which the level is remembered: some tens of units in the last place.
     assert_within(single.means / sd.astype(np.float32), double.means / sd, 5e4 * eps(np.float32))
     assert_within(single.log_normalizer, double.log_normalizer, 1e-6 * 20_000)
+
+
+def test_a_recursion_that_rounding_leads_in_a_circle_has_settled():
+    calls = []
+    circle = {1.0: 2.0, 2.0: 3.0, 3.0: 1.0}  # from 8 on: 8, 4, 2, 3, 1, 2, ...
+
+    def following(x):
+        calls.append(float(x[0]))
+        return np.array([circle.get(calls[-1], calls[-1] / 2)])
+
+    def step(x):
+        return jax.pure_callback(following, jax.ShapeDtypeStruct(x.shape, x.dtype), x), ()
+
+    path = jax.jit(lambda last: roots.settling(step, last, 500)[0])(jnp.array([8.0]))
+    assert path.shape == (1, 500)
+    np.testing.assert_array_equal(path[0, -5:], [1, 3, 2, 4, 8])
+    assert set(np.unique(path[0, :-5])) <= set(circle)
+    assert len(calls) < 10
 
 
 def test_redundant_directions():

@@ -78,9 +78,8 @@ def information(d: Dynamics, W: Array, t: int, side_by_side: bool) -> Informatio
     if not side_by_side:
         if W.ndim > 2:
             return Information(*roots.following(lambda Y, w: _step(d, Y, w), W))
-        last = roots.compress(W)
-        found = roots.settling(lambda Y: _step(d, Y, last), last, t)
-        return Information(*jax.tree.map(lambda leaf: leaf[None], found))
+        last = roots.compress(W)[None]
+        return Information(*roots.settling(lambda Y: _step(d, Y, last), last, t))
     if W.ndim == 2:
         W = jnp.broadcast_to(W[None, None], (1, t, *W.shape))
     Y = roots.parallel(d.A, d.L, W)
@@ -97,6 +96,7 @@ def _step(d: Dynamics, Y: Array, W: Array) -> tuple[Array, Moves]:
     return roots.compress(roots.joined(times(Y, move.F), U, W)), move
 
 
+@program  # the moves and the first state share it
 def _within(noise: Array, root: Array) -> tuple[Array, Array, Array, Array]:
     """A root H of G = L (I + L'JL)^-1 L', the factor E with H = L E, log|E|, and E'L'Y', from L and Y."""
     seen, r = times(root, noise), noise.shape[-1]  # Y L

@@ -53,6 +53,8 @@ def _products(shape: tuple[int, ...], *factors: Any) -> Array:
     leading = np.broadcast_shapes(*(factor.shape[: factor.ndim - len(places)] for factor, *places in factors))
 
     def whole(factor: Array, *places: int) -> Array:
+        if factor.shape == (*leading, *shape):
+            return factor
         first = len(leading) + len(places) - factor.ndim
         axes = (*range(first, len(leading)), *(len(leading) + place for place in places))
         return jax.lax.broadcast_in_dim(factor, (*leading, *shape), axes)
@@ -76,7 +78,7 @@ def compress(rows: Array) -> Array:
     for j in range(k):
         rows, row = _without(rows, rows[..., j])
         found.append(row)
-    return jnp.triu(jnp.stack(found, axis=-2))
+    return _upper(jnp.stack(found, axis=-2))
 
 
 def _compress(rows: Array) -> Array:
@@ -89,7 +91,12 @@ def _compress(rows: Array) -> Array:
         return rows, jnp.where(lifted(places == j, rows.ndim), row[..., None, :], state[1])
 
     found = jax.lax.fori_loop(0, k, one, (rows, jnp.zeros((*rows.shape[:-2], k, k), rows.dtype)))[1]
-    return jnp.triu(found)
+    return _upper(found)
+
+
+def _upper(a: Array) -> Array:
+    """The upper triangles of square matrices."""
+    return jnp.where(np.tri(a.shape[-1], k=-1, dtype=bool), 0, a)
 
 
 def _without(rows: Array, column: Array) -> tuple[Array, Array]:
@@ -139,11 +146,13 @@ def joined(*rows: Array) -> Array:
 
 
 def settling(step: Callable[[Array], tuple[Array, Any]], last: Array, t: int) -> tuple[Array, Any]:
-    """The values x_T = last, x_{t-1} = step(x_t), (T, ...), and what else the steps return, (T - 1, ...).
+    """The values x_T = last, x_{t-1} = step(x_t), (n, T, ...), and what else the steps return, (n, T - 1, ...).
 
     The recursion of the information does not depend on the data. It has ended where a step gives the same numbers, bit
     by bit, as the one after it, or as one that was marked: rounding errors may lead in a circle. All steps before are
-    then known. Marked is each step whose number is a power of two, so that a circle of any length is found (Brent 1980).
+    then known. Each step whose number is a power of two is marked, so that a circle of any length is found.
+
+    Source: Brent (1980).
     """
 
     def moving(state: Any) -> Array:
@@ -174,7 +183,7 @@ def settling(step: Callable[[Array], tuple[Array, Any]], last: Array, t: int) ->
         return jnp.where(known.reshape(-1, *(1,) * (path.ndim - 1)), path, final)
 
     path, more = jax.tree.map(filled, found)
-    return jnp.concatenate([path, last[None]]), more
+    return _by_sequence(jnp.concatenate([path, last[None]]), more)
 
 
 def following(step: Callable[[Array, Array], tuple[Array, Any]], W: Array) -> tuple[Array, Any]:
@@ -188,7 +197,12 @@ def following(step: Callable[[Array, Array], tuple[Array, Any]], W: Array) -> tu
 
     _, (path, more) = jax.lax.scan(one, last, rows[:-1], reverse=True)
     path = jnp.concatenate([path, last[None]])
-    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), (path, more))
+    return _by_sequence(path, more)
+
+
+def _by_sequence(*found: Any) -> tuple[Any, ...]:
+    """Arrays (T, n, ...) as (n, T, ...)."""
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), found)
 
 
 class _Stretch(NamedTuple):

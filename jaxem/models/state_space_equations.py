@@ -167,11 +167,11 @@ def maximize(
     """
     index, values = coefficients
     full, count = covariance.ndim == 2, int(index.max(initial=-1)) + 1
-    fixed = jnp.where(index < 0, jnp.asarray(values, at.dtype) - at, 0)  # zero where the context obeys the pattern
     update = lambda change: _covariance(spec, sums, change, full)
     if count == index.size and len(np.unique(index)) == index.size:
         change = _least_squares(sums)
         return at + change, update(change)
+    fixed = jnp.where(index < 0, jnp.asarray(values, at.dtype) - at, 0)  # zero where the context obeys the pattern
     if count == 0:
         return at + fixed, update(fixed)
     groups = np.stack([index == g for g in range(count)]).astype(at.dtype)  # (G, d, m)
