@@ -130,7 +130,7 @@ def divide(upper: Array, b: Array) -> Array:
 def one_more(rows: Array) -> Array:
     """The upper triangular R with R'R = I + B'B, for the rows B (..., m, r)."""
     r = rows.shape[-1]
-    return compress(joined(rows, np.eye(r, dtype=rows.dtype)))
+    return compress(joined(rows, jnp.asarray(np.eye(r, dtype=rows.dtype))))
 
 
 def soften(root: Array, noise: Array) -> Array:
