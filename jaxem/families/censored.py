@@ -13,7 +13,7 @@ from jax import Array
 from jaxem.core.contexts import Context, choose
 from jaxem.core.data import Data
 from jaxem.core.records import register
-from jaxem.families import coarse, observed, parts, protocol
+from jaxem.families import arcs, coarse, observed, parts, protocol
 from jaxem.families.protocol import impossible
 
 
@@ -41,23 +41,25 @@ class Censored(parts.SeenInPart):
     on the left; ``high = inf``: on the right; both finite: x is known up to an interval, or grouped; neither: nothing
     is known, as if the observation were missing. Both ends belong to the interval, which matters for counts: (2, 4) is
     x = 2, 3 or 4, and a count above 7 is (8, inf). Ends beyond the support are the same as its ends. The intervals must
-    not depend on x other than by containing it (censoring carries no information).
+    not depend on x other than by containing it (censoring carries no information). An interval of angles is an arc,
+    from low counter-clockwise to high, at most one turn above low; it has two ends or none.
 
     The hidden variable is x. The M-step is the family's own, on sums of expectations given the intervals.
 
     Arguments:
         family: ``Normal()``, ``LogNormal()``, ``Exponential()``, ``Gamma()``, ``Weibull()``, ``Poisson()``,
-            ``NegativeBinomial()``, ``Binomial(n)``, ``Beta()``, ``StudentT()``, or another family with the functions
-            named in ``families/protocol.py`` for observations seen in part.
+            ``NegativeBinomial()``, ``Binomial(n)``, ``Beta()``, ``StudentT()``, ``VonMises()``, or another family with
+            the functions named in ``families/protocol.py`` for observations seen in part.
         edges: increasing cut points, if that is how the intervals arise: edges[i] <= x < edges[i + 1], or x lies
-            below the first, or from the last on. Simulations use it, the likelihood does not. Default: not known.
+            below the first, or from the last on (for angles: between the last and the first). Simulations use it, the
+            likelihood does not. Default: not known.
         limits: (low, high), if x is seen exactly between them and censored outside, as by ``limited``. Default: not
             known. Without either, ``sample`` draws exact observations, and a bootstrap by simulation is refused, since
             data do not say how exact observations would have been censored.
 
     Raises:
-        ValueError: the family lacks these functions, or has a floor; ``edges`` do not increase, or ``limits`` too are
-            given.
+        ValueError: the family lacks these functions, or has a floor; ``edges`` do not increase, or span more than a
+            turn; or ``limits`` too are given.
 
     Source: Dempster, Laird & Rubin (1977), section 4.2; Turnbull (1976) for the kinds of intervals.
     """
@@ -81,11 +83,15 @@ class Censored(parts.SeenInPart):
                     raise ValueError(f"Censored: {name} must increase; got {ends}")
         if self.limits is not None and (self.edges is not None or len(self.limits) != 2):
             raise ValueError("Censored: give edges, or two limits, not both")
+        for scheme in (self.edges, self.limits):
+            if scheme is not None and self.turn is not None:
+                arcs.check("Censored", scheme[0], scheme[-1], self.turn)
 
     @property
     def support(self) -> str:
         whole = ", with ends that are whole numbers or infinite" if self.whole else ""
-        return f"two ends low <= high, between which there is {self.family.support}{whole},"
+        ends = "low <= high" if self.turn is None else f"low <= high <= low + {self.turn:.6g}, finite or both infinite"
+        return f"two ends {ends}, between which there is {self.family.support}{whole},"
 
     @property
     def accurate(self) -> bool:
@@ -104,6 +110,11 @@ class Censored(parts.SeenInPart):
         return getattr(self.family, "whole", False)
 
     @property
+    def turn(self) -> float | None:
+        """2 pi of angles, else ``None``."""
+        return getattr(self.family, "turn", None)
+
+    @property
     def _some(self) -> float:
         """Some value that the family supports."""
         bottom, top = self.bounds
@@ -115,13 +126,18 @@ class Censored(parts.SeenInPart):
     def prepare(self, params: Any, x: Data | None) -> Context:
         return self.family.prepare(params, None)
 
+    def _ends(self, x: Array) -> tuple[Array, Array]:
+        """The ends of the intervals within the bounds of the family."""
+        low, high = jnp.maximum(x[:, 0], self.bounds[0]), jnp.minimum(x[:, 1], self.bounds[1])
+        return (low, high) if self.turn is None else arcs.ends(low, high, self.turn)
+
     def read(self, x: Array, dtype: Any) -> Read:
         x = x.astype(dtype)
         bottom, top = self.bounds
-        low, high = jnp.maximum(x[:, 0], bottom), jnp.minimum(x[:, 1], top)
+        low, high = self._ends(x)
         exact = x[:, 0] == x[:, 1]
         possible = self.supports(x)
-        middle = self.features(x)[:, 0]
+        middle = self._middle(x)
         point = jnp.where(exact & possible, low, jnp.where(jnp.isnan(middle), self._some, middle))
         partly = possible & ~exact & ((low > bottom) | (high < top))
         return Read(jnp.where(partly, low, bottom), jnp.where(partly, high, top), point, exact, possible, partly)
@@ -179,20 +195,24 @@ class Censored(parts.SeenInPart):
 
     def stand_in(self, r: Array, x: Array) -> tuple[Array, Array]:
         """The middles of the intervals in place of observations; no weight where nothing is known."""
-        middle = self.features(x)[:, 0]
+        middle = self._middle(x)
         known = ~jnp.isnan(middle)
         return jnp.where(known[:, None], r, 0), jnp.where(known, middle, self._some).astype(r.dtype)
 
     def features(self, x: Array) -> Array:
-        """The middle of an interval, its finite end where there is one only, NaN where nothing is known."""
-        low, high = jnp.maximum(x[:, 0], self.bounds[0]), jnp.minimum(x[:, 1], self.bounds[1])
+        middle = self._middle(x)
+        return middle[:, None] if self.turn is None else self.family.features(middle)
+
+    def _middle(self, x: Array) -> Array:
+        """The middle of an interval, its finite end where there is one only, NaN where nothing is known; (N,)."""
+        low, high = self._ends(x)
         nothing = (low <= self.bounds[0]) & (high >= self.bounds[1])
         both = jnp.isfinite(low) & jnp.isfinite(high)
         middle = jnp.where(both, low + (jnp.where(both, high, 0) - jnp.where(both, low, 0)) / 2, low)
-        return jnp.where(nothing, jnp.nan, jnp.where(jnp.isfinite(low), middle, high))[:, None]
+        return jnp.where(nothing, jnp.nan, jnp.where(jnp.isfinite(low), middle, high))
 
     def supports(self, x: Array) -> Array:
-        low, high = jnp.maximum(x[:, 0], self.bounds[0]), jnp.minimum(x[:, 1], self.bounds[1])
+        low, high = self._ends(x)
         exact = x[:, 0] == x[:, 1]
         if self.whole:
             ends = ((x == jnp.round(x)) | jnp.isinf(x)).all(axis=1)
@@ -203,7 +223,7 @@ class Censored(parts.SeenInPart):
 
     def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
         """Why no start can be made from the intervals ``x (N, 2)``; ``None`` where no reason is found."""
-        middle = np.asarray(self.features(jnp.asarray(x)))[:, 0]
+        middle = np.asarray(self._middle(jnp.asarray(x)))
         if np.isnan(middle).all():
             return "the likelihood of these data has no maximum, for no interval has an end"
         return protocol.diagnose(self.family, middle[~np.isnan(middle)], dtype)
@@ -230,12 +250,14 @@ class Censored(parts.SeenInPart):
             )
 
     def _coarse(self, x: Array) -> Array:
+        if self.turn is not None and self.edges is not None:
+            return coarse.sectors(x, self.edges, self.turn)
         if self.edges is not None:
             first, last = (jnp.asarray(bound, x.dtype) for bound in self.bounds)
             edges = jnp.asarray(self.edges, x.dtype)
             edges = jnp.where(edges > last, jnp.inf, jnp.maximum(edges, first))  # no value lies between equal edges
             return coarse.groups(x, jnp.stack([first, *edges, jnp.asarray(jnp.inf, x.dtype)]), self.whole)
-        return coarse.limited(x, *self.limits) if self.limits is not None else _twice(x)
+        return coarse.limited(x, *self.limits, self.turn) if self.limits is not None else _twice(x)
 
     def mean(self, params: Any) -> Array:
         """E x, (K,), of the observations whose intervals are known."""
@@ -250,13 +272,17 @@ class Censored(parts.SeenInPart):
         seen = choose(c, lambda c: self.read(x, jax.tree.leaves(c)[0].dtype))
         if key is None:
             ends = seen.low[:, None], seen.high[:, None]
-            means = choose(c, lambda c: self.family.mean_between(parts.by_rows(c), *ends))
-            found = (r * means).sum(axis=1)
+            found = choose(c, lambda c: self._mean(parts.by_rows(c), r, *ends))
         else:
             label_key, x_key = jax.random.split(key)
             labels = jax.random.categorical(label_key, jnp.log(r))
             found = self.family.sample_between(x_key, params, labels, seen.low, seen.high)
         return _twice(jnp.where(seen.exact, seen.point, found).astype(x.dtype))
+
+    def _mean(self, c: Any, r: Array, low: Array, high: Array) -> Array:
+        if hasattr(self.family, "impute_between"):
+            return self.family.impute_between(c, r, low, high)
+        return (r * self.family.mean_between(c, low, high)).sum(axis=1)
 
     # What is asked of a family that is seen in part is answered by the family itself.
 

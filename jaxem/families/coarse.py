@@ -7,9 +7,10 @@ from jax import Array
 
 from jaxem.core.arrays import as_array
 from jaxem.core.trees import float_dtype
+from jaxem.families import arcs
 
 
-def grouped(x: Any, edges: Any, whole: bool = False) -> Array:
+def grouped(x: Any, edges: Any, whole: bool = False, turn: float | None = None) -> Array:
     """Each observation as the group that it lies in, with edges[i] <= x < edges[i + 1].
 
     Arguments:
@@ -17,18 +18,22 @@ def grouped(x: Any, edges: Any, whole: bool = False) -> Array:
         edges: increasing numbers (M,), the first at most the smallest observation, the last above the largest; they may
             be infinite.
         whole: whether x are counts; the upper end of a group is then edges[i + 1] - 1, the largest count in it.
+        turn: 2 pi where x are angles in radians: they may then be of any number of turns, edges span at most one turn,
+            and what these leave of the circle is a group too. Default ``None``: numbers.
 
     Returns:
         Intervals (N, 2), in units of x.
 
     Raises:
-        ValueError: an observation lies in no group, or edges do not increase.
+        ValueError: an observation lies in no group, or edges do not increase, or span more than a turn.
     """
     x, edges = as_array(x, "grouped: x", False), as_array(edges, "grouped: edges", False)
     dtype = float_dtype((x, edges))
     x, edges = x.astype(dtype), edges.astype(dtype)
     if edges.ndim != 1 or edges.shape[0] < 2 or not bool((edges[1:] > edges[:-1]).all()):
         raise ValueError("grouped: edges must be at least two increasing numbers")
+    if turn is not None:
+        return sectors(x, edges, turn)
     if not bool(((x >= edges[0]) & (x < edges[-1])).all()):
         raise ValueError(f"grouped: every observation must lie between {edges[0]} and {edges[-1]}")
     return groups(x, edges, whole)
@@ -40,19 +45,38 @@ def groups(x: Array, edges: Array, whole: bool) -> Array:
     return jnp.stack([edges[index - 1], edges[index] - (1 if whole else 0)], axis=1)
 
 
-def limited(x: Any, low: float = -jnp.inf, high: float = jnp.inf) -> Array:
+def sectors(x: Array, edges: Array | tuple[float, ...], turn: float) -> Array:
+    """The arc between neighbouring ``edges`` in which each angle lies; from the last it goes on to the first."""
+    first, last = float(edges[0]), float(edges[-1])
+    arcs.check("edges", first, last, turn)
+    edges = jnp.asarray([*edges] if arcs.closes(first, last, turn) else [*edges, first + turn], x.dtype)
+    index = jnp.searchsorted(edges, x - turn * jnp.floor((x - first) / turn), side="right")
+    index = jnp.clip(index, 1, edges.shape[0] - 1)
+    return jnp.stack([edges[index - 1], edges[index]], axis=1)
+
+
+def limited(x: Any, low: float = -jnp.inf, high: float = jnp.inf, turn: float | None = None) -> Array:
     """Each observation as seen by an instrument that reads from ``low`` to ``high`` (censoring of type I).
 
     Arguments:
         x: observations (N,).
         low: what lies below is censored on the left: (-inf, low). For counts, pass the largest count that is not read.
         high: what lies above is censored on the right: (high, inf).
+        turn: 2 pi where x are angles in radians, of any number of turns: those outside the arc from low to high are
+            known to lie in its complement, (high, low + turn). Default ``None``: numbers.
 
     Returns:
         Intervals (N, 2), in units of x: (x, x) where low <= x <= high.
+
+    Raises:
+        ValueError: x are angles, and low and high are no arc.
     """
     x = as_array(x, "limited: x", False)
     x = x.astype(jnp.result_type(x, float))
+    if turn is not None:
+        arcs.check("limited", low, high, turn)
+        outside = jnp.asarray([high, low + turn], x.dtype)
+        return jnp.where((arcs.turned(x, high, turn) < low)[:, None], outside[None, :], x[:, None])
     below, above = x < low, x > high
     return jnp.stack(
         [jnp.where(below, -jnp.inf, jnp.where(above, high, x)), jnp.where(above, jnp.inf, jnp.where(below, low, x))],

@@ -81,12 +81,13 @@ class Family(Protocol):
     ``never_in_part``, a text that says why.
 
     * ``bounds``, the ends of the support; and ``whole = True`` where x is a whole number: intervals then include both
-      of their ends.
+      of their ends. Or ``turn = 2 pi`` where x is an angle: intervals are then arcs (``arcs.py``).
     * ``log_interval(c, low, high) -> (N, K)`` -- log P(low <= x <= high | k), accurate in the tails.
     * ``between(c, low, high)`` -- moments, leaves (N, K): what sums need of E[T(x) | low <= x <= high, k].
     * ``expected_log_density(c, moments) -> (N, K)`` -- E log p(x | k) by such moments, which may be of another c.
     * ``expected_statistics(c, r, moments)`` -- the sums, by moments in place of observations.
-    * ``mean_between(c, low, high) -> (N, K)`` -- E[x | low <= x <= high, k].
+    * ``mean_between(c, low, high) -> (N, K)`` -- E[x | low <= x <= high, k]. And ``impute_between(c, r, low, high)``,
+      (N,), where the mean under class probabilities r (N, K) is not their sum of these.
     * ``sample_between(key, params, labels, low, high) -> (n,)`` -- draws given low <= x <= high, numbers or (n,).
     """
 

@@ -36,7 +36,8 @@ def of_family(family: Any, c: Context, x: Data) -> Tails:
     """
     if hasattr(family, "tails"):
         return family.tails(c, x)
-    if getattr(family, "event_ndim", None) != 0 or not hasattr(family, "log_interval"):
+    of_numbers = getattr(family, "event_ndim", None) == 0 and getattr(family, "turn", None) is None
+    if not of_numbers or not hasattr(family, "log_interval"):
         refuse(family)
     c = parts.by_rows(c)
     return by_intervals(family, c, jnp.asarray(x, float_dtype(c))[:, None], *family.bounds)

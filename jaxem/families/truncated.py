@@ -12,7 +12,7 @@ from jax import Array
 from jaxem.core.contexts import Context, choose
 from jaxem.core.data import Data
 from jaxem.core.records import register
-from jaxem.families import observed, parts, protocol
+from jaxem.families import arcs, observed, parts, protocol
 from jaxem.families.protocol import impossible
 from jaxem.families.tails import Tails, by_intervals, refuse
 
@@ -55,13 +55,16 @@ class Truncated(parts.SeenInPart):
 
     Arguments:
         family: ``Normal()``, ``LogNormal()``, ``Exponential()``, ``Gamma()``, ``Weibull()``, ``Poisson()``,
-            ``NegativeBinomial()``, ``Binomial(n)``, ``Beta()``, ``StudentT()``, ``Censored(...)`` of one of them, or
-            another family with the functions named in ``families/protocol.py`` for observations seen in part.
+            ``NegativeBinomial()``, ``Binomial(n)``, ``Beta()``, ``StudentT()``, ``VonMises()``, ``Censored(...)`` of
+            one of them, or another family with the functions named in ``families/protocol.py`` for observations seen
+            in part.
         low: the lowest value that is recorded; default: none.
-        high: the highest value that is recorded; default: none.
+        high: the highest value that is recorded; default: none. Angles are recorded on the arc from low
+            counter-clockwise to high, at most one turn above it.
 
     Raises:
-        ValueError: the family lacks these functions or has a floor, or no value lies between the limits.
+        ValueError: the family lacks these functions or has a floor, or no value lies between the limits, or they are
+            no arc.
 
     Source: Dempster, Laird & Rubin (1977), section 4.2; McLachlan & Jones (1988) for mixtures.
     """
@@ -75,6 +78,9 @@ class Truncated(parts.SeenInPart):
         for name in ("low", "high"):
             object.__setattr__(self, name, float(getattr(self, name)))
         low, high = max(self.low, self._bounds[0]), min(self.high, self._bounds[1])
+        if self._turn is not None and low < high and (low, high) != self._bounds:
+            arcs.check("Truncated", low, high, self._turn)
+            low, high = self._bounds if arcs.closes(low, high, self._turn) else (low, high)
         if self._whole:
             low = low if math.isinf(low) else math.ceil(low)
             high = high if math.isinf(high) else math.floor(high)
@@ -90,6 +96,10 @@ class Truncated(parts.SeenInPart):
     @property
     def _whole(self) -> bool:
         return getattr(self.family, "whole", False)
+
+    @property
+    def _turn(self) -> float | None:
+        return getattr(self.family, "turn", None)
 
     @property
     def event_ndim(self) -> int:
@@ -122,6 +132,8 @@ class Truncated(parts.SeenInPart):
         """Intervals cut at the limits; single numbers as they are."""
         if self.event_ndim == 0:
             return x
+        if self._turn is not None and math.isfinite(self.low):
+            return jnp.stack(arcs.cut(x[:, 0], x[:, 1], self.low, self.high, self._turn), axis=1)
         return jnp.stack([jnp.maximum(x[:, 0], self.low), jnp.minimum(x[:, 1], self.high)], axis=1)
 
     def _log_mass(self, c: Context, low: float, high: float) -> Array:
@@ -130,6 +142,8 @@ class Truncated(parts.SeenInPart):
 
     def _tails(self) -> list[tuple[float, float]]:
         """The intervals outside the limits."""
+        if self._turn is not None:
+            return [(self.high, self.low + self._turn)] if math.isfinite(self.low) else []
         (bottom, top), gap = self._bounds, 1.0 if self._whole else 0.0
         below = [(bottom, self.low - gap)] if self.low > bottom else []
         above = [(self.high + gap, top)] if self.high < top else []
@@ -192,10 +206,11 @@ class Truncated(parts.SeenInPart):
         return found
 
     def tails(self, c: Context, x: Array) -> Tails:
-        if self.event_ndim:
+        if self.event_ndim or (self._turn is not None and math.isinf(self.low)):
             refuse(self)
         mass = self._log_mass(c, self.low, self.high)
-        return by_intervals(self.family, parts.by_rows(c), x.astype(mass.dtype)[:, None], self.low, self.high, mass)
+        x = self._turned(x.astype(mass.dtype))[:, None]
+        return by_intervals(self.family, parts.by_rows(c), x, self.low, self.high, mass)
 
     def features(self, x: Array) -> Array:
         return self.family.features(self._inside(x))
@@ -203,7 +218,14 @@ class Truncated(parts.SeenInPart):
     def supports(self, x: Array) -> Array:
         inside = self._inside(x)
         possible = self.family.supports(inside)
-        return possible & (x >= self.low) & (x <= self.high) if self.event_ndim == 0 else possible
+        if self.event_ndim:
+            return possible
+        x = self._turned(x)
+        return possible & (x >= self.low) & (x <= self.high)
+
+    def _turned(self, x: Array) -> Array:
+        """Angles near the recorded arc; other numbers as they are."""
+        return x if self._turn is None or math.isinf(self.high) else arcs.turned(x, self.high, self._turn)
 
     def diagnose(self, x: np.ndarray, dtype: np.dtype) -> str | None:
         """Why no start can be made from the values ``x``; ``None`` where no reason is found."""

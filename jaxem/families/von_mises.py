@@ -12,7 +12,8 @@ from jax import Array
 from jaxem.core.data import Data
 from jaxem.core.parameters import Param
 from jaxem.core.spaces import Positive, Real
-from jaxem.families import unbounded
+from jaxem.families import unbounded, von_mises_between
+from jaxem.families.arcs import wrapped
 from jaxem.families.bessel import log_i0e, one_minus_ratio
 from jaxem.families.newton import root
 
@@ -44,6 +45,10 @@ class VonMises:
     are returned between -pi and pi. A concentration of zero is the uniform distribution; a large one is nearly normal
     with variance 1 / concentration. The equation for the concentration is solved to rounding in each M-step.
 
+    Within ``Censored`` and ``Truncated`` an interval is an arc, from low counter-clockwise to high, low < high <= low +
+    2 pi: across the cut of the circle from 3 to 4, not from 3 to 4 - 2 pi. The mean of angles is the direction of
+    E e^(ix).
+
     Sums are taken about the direction of the context, of the sine and of 1 - cos = 2 sin^2 of half the angle, and the
     equation has 1 - R on its right-hand side: neither cancels where the concentration is large.
 
@@ -55,7 +60,8 @@ class VonMises:
     accurate: ClassVar[bool] = True
     centred: ClassVar[bool] = True
     support: ClassVar[str] = "a finite number, an angle in radians"
-    never_in_part: ClassVar[str] = "a circle has no ends, so that no angle lies below a limit or above it"
+    turn: ClassVar[float] = 2 * math.pi
+    bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     def declare(self) -> VonMisesParams:
         directions = Param.of(Real(), "K", location=True)
@@ -88,6 +94,15 @@ class VonMises:
         away = n * _one_minus_cos(turn) + second * jnp.cos(turn) - first * jnp.sin(turn)
         return -(params.concentrations * away + n * log_i0e(params.concentrations)).sum()
 
+    def mean(self, params: VonMisesParams) -> Array:
+        return params.directions
+
+    def impute(self, params: VonMisesParams, r: Array, x: Data) -> Array:
+        """The direction of E e^(ix) under the class probabilities ``r (N, K)``."""
+        m, kappa = params
+        lengths = r * (1 - one_minus_ratio(kappa))
+        return jnp.arctan2(lengths @ jnp.sin(m), lengths @ jnp.cos(m))
+
     def contrasts(self, params: VonMisesParams) -> Array:
         m, kappa = params
         length = kappa / jnp.sqrt(1 + kappa.mean())
@@ -111,14 +126,35 @@ class VonMises:
     def sample(self, key: Array, params: VonMisesParams, labels: Array) -> Array:
         return wrapped(params.directions[labels] + _draw(key, params.concentrations[labels]))
 
+    def log_interval(self, c: tuple[VonMisesParams, Array], low: Array, high: Array) -> Array:
+        return von_mises_between.log_interval(c, low, high)
+
+    def between(self, c: tuple[VonMisesParams, Array], low: Array, high: Array) -> von_mises_between.Moments:
+        return von_mises_between.between(c, low, high)
+
+    def mean_between(self, c: tuple[VonMisesParams, Array], low: Array, high: Array) -> Array:
+        return von_mises_between.mean(c, low, high)
+
+    def impute_between(self, c: tuple[VonMisesParams, Array], r: Array, low: Array, high: Array) -> Array:
+        return von_mises_between.mean(c, low, high, r)[:, 0]
+
+    def expected_log_density(self, c: tuple[VonMisesParams, Array], moments: von_mises_between.Moments) -> Array:
+        return von_mises_between.expected_log_density(c, moments)
+
+    def expected_statistics(
+        self, c: tuple[VonMisesParams, Array], r: Array, moments: von_mises_between.Moments
+    ) -> VonMisesStatistics:
+        sine, rest = von_mises_between.about(c[0].directions, moments)
+        return VonMisesStatistics(r.sum(axis=0), (r * sine).sum(axis=0), (r * rest).sum(axis=0))
+
+    def sample_between(self, key: Array, params: VonMisesParams, labels: Array, low: Array, high: Array) -> Array:
+        of_each = jax.tree.map(lambda leaf: leaf[labels][:, None], self.prepare(params, None))
+        ends = (jnp.broadcast_to(jnp.asarray(end, params.directions.dtype), labels.shape) for end in (low, high))
+        return von_mises_between.sample(key, of_each, *(end[:, None] for end in ends))
+
 
 def _one_minus_cos(angle: Array) -> Array:
     return 2 * jnp.sin(angle / 2) ** 2
-
-
-def wrapped(angle: Array) -> Array:
-    """The angle between -pi and pi; one that lies there is left as it is."""
-    return angle - 2 * math.pi * jax.lax.stop_gradient(jnp.round(angle / (2 * math.pi)))
 
 
 def concentration(spread: Array) -> Array:
