@@ -12,7 +12,7 @@ from closeness import as_dtype, assert_within, eps
 from scipy import integrate, optimize, special, stats
 
 import jaxem
-from jaxem.families import Censored, Truncated, VonMises, VonMisesParams, arcs, grouped, limited
+from jaxem.families import Censored, Truncated, VonMises, VonMisesParams, grouped, limited
 from jaxem.families.tails import of_family
 from jaxem.models import HMM, Mixture
 
@@ -61,7 +61,7 @@ def part(kappa, at, p, q):
 
 
 def integrals(kappa, low, high):
-    """Those of ``part`` from y = low to high, the exponent that they are relative to, and the end between -pi and pi."""
+    """Those of ``part`` from low to high, the exponent that they are relative to, and the end between -pi and pi."""
     pi = +mpmath.pi
     a = low - 2 * pi * mpmath.nint(low / (2 * pi))
     b = a + (high - low)
@@ -154,3 +154,238 @@ def test_probabilities_of_arcs(dtype, wanted):
             allowed = unit * (abs(value) * j + abs(at[j]) + moved[1 + j] + 1)
             for slope in (slopes[j], others[j]):
                 assert_within(slope[i] * scale, at[j], allowed)
+
+
+def test_narrow_arcs_are_density_times_width(dtype):
+    """To first order in the width, also where a mean over the arc has an error of a width squared."""
+    family, kappa = VonMises(), as_dtype(np.array([0.0, 2.0, 500.0]), dtype)
+    c = family.prepare(VonMisesParams(jnp.zeros_like(kappa), kappa), None)
+    low = as_dtype(np.array([-3.0, 0.0, 0.125, 3.0]), dtype)
+    width = 2.0**-18
+    found = jax.jit(family.log_interval)(jax.tree.map(lambda leaf: leaf[None], c), low[:, None], low[:, None] + width)
+    middle = jax.jit(family.log_density)(c, low + width / 2) + float(np.log(width))
+    assert_within(found, middle, 8 * eps(dtype) * (1 + np.abs(middle)) + width**2 * (1 + np.asarray(kappa) ** 2))
+
+
+def test_parts_of_the_circle_sum_to_one(dtype):
+    """Any cut; and an arc that is moved by whole turns, or mirrored, has the same probability."""
+    family, kappa = VonMises(), as_dtype(np.array([0.0, 0.3, 7.0, 1e4]), dtype)
+    params = VonMisesParams(jnp.full_like(kappa, 0.5), kappa)
+    c = jax.tree.map(lambda leaf: leaf[None], family.prepare(params, None))
+    log_p = jax.jit(family.log_interval)
+    rng = np.random.default_rng(0)
+    cuts = np.sort(rng.uniform(-9, 9, (1, 1))) + np.cumsum(np.array([0, 0.01, 1.3, 0.6, 2.2])[:, None], axis=0)
+    for turn in (0.0, 2.0, 4.0):
+        ends = as_dtype(np.concatenate([cuts, cuts[:1] + TURN]) + turn, dtype)
+        total = np.exp(log_p(c, ends[:-1], ends[1:])).sum(axis=0)
+        assert_within(total, np.ones(4), 64 * eps(dtype) * 100)  # the densities reach 40, ends are up to 20
+    low, high = as_dtype((np.array([[-1.0], [2.0], [0.25]]), np.array([[0.75], [7.0], [3.0]])), dtype)
+    mirrored = log_p(c, 1 - high, 1 - low)  # about 0.5
+    assert_within(mirrored, log_p(c, low, high), 64 * eps(dtype) * (1 + np.abs(mirrored) + np.asarray(kappa)))
+
+
+def seen(kind, n=80):
+    """Angles of two classes, exact, in octants, and in arcs of more than half a turn; or those on an arc."""
+    rng = np.random.default_rng(2)
+    x = np.where(rng.random(n) < 0.4, rng.vonmises(2.5, 6.0, n), rng.vonmises(0.0, 3.0, n))
+    if kind == "truncated":
+        return x[(x > -0.5) | (x < 4.0 - TURN)]
+    found = np.stack([x, x], axis=1)
+    found[::2] = np.asarray(grouped(x[::2], np.arange(8) * PI / 4 - 3, turn=TURN))
+    found[3::8] = x[3::8, None] + np.array([-2.0, 1.9])
+    return found
+
+
+def probability(m, kappa, low, high):
+    """By SciPy."""
+    return stats.vonmises.cdf(high, kappa, m) - stats.vonmises.cdf(low, kappa, m)
+
+
+@pytest.mark.parametrize("kind", ["censored", pytest.param("truncated", marks=pytest.mark.everything)])
+def test_the_maximum_is_that_of_a_direct_search(kind):
+    """A mixture of two classes."""
+    x = seen(kind)
+    model = Mixture(Censored(VonMises()) if kind == "censored" else Truncated(VonMises(), -0.5, 4.0), 2)
+    start = model.init(jax.random.key(0), x)
+    fit = jaxem.fit(model, start, x, algorithm=jaxem.SQUAREM(), tol=1e-14, max_steps=2000)
+
+    def minus(u):
+        share, total = special.expit(u[0]), 0
+        classes = list(zip((share, 1 - share), u[1:3], np.exp(u[3:]), strict=True))
+        if kind == "truncated":
+            mass = [probability(m, k, -0.5, 4.0) for _, m, k in classes]
+            terms = [w * stats.vonmises.pdf(x, k, m) / p for (w, m, k), p in zip(classes, mass, strict=True)]
+            return -np.log(sum(terms)).sum()
+        exact = x[:, 0] == x[:, 1]
+        total = np.log(sum(w * stats.vonmises.pdf(x[exact, 0], k, m) for w, m, k in classes)).sum()
+        return -total - np.log(sum(w * probability(m, k, *x[~exact].T) for w, m, k in classes)).sum()
+
+    m, kappa = (np.asarray(leaf) for leaf in fit.params.components)
+    at = np.r_[special.logit(fit.params.weights[0]), m, np.log(kappa)]
+    assert float(fit.objective) == pytest.approx(-minus(at), rel=1e-10)
+    best = optimize.minimize(minus, at + 0.05 * np.array([1, -1, 1, 1, -1]), method="BFGS", options={"gtol": 1e-5})
+    assert float(fit.objective) == pytest.approx(-best.fun, rel=1e-9)
+    np.testing.assert_allclose(at, best.x, atol=2e-4)  # of the search's own differences
+
+
+def test_draws_and_means_within_arcs():
+    """Draws by their distribution function, means by quadrature: the direction of E e^(ix)."""
+    family, m, kappa = VonMises(), 0.5, 3.0
+    params = VonMisesParams(jnp.array([m]), jnp.array([kappa]))
+    c = jax.tree.map(lambda leaf: leaf[None], family.prepare(params, None))
+    ends = np.array([(1.0, 2.0), (-1, 0.7), (2, 5), (-4, 1.5), (0, 6), (PI - 0.1, PI + 0.2), (13, 14), (-3, -2.5)])
+    low, high = (jnp.asarray(column)[:, None] for column in ends.T)
+    means = np.asarray(jax.jit(family.mean_between)(c, low, high))[:, 0]
+    draws = jax.jit(lambda a, b: family.sample_between(jax.random.key(1), params, jnp.zeros(800, int), a, b))
+    density = lambda x: np.exp(kappa * np.cos(x - m))
+    for (a, b), mean in zip(ends, means, strict=True):
+        cos, sin, total = (
+            integrate.quad(lambda x, f=f: f(x) * density(x), a, b, epsabs=1e-13)[0]
+            for f in (np.cos, np.sin, np.ones_like)
+        )
+        middle = (a + b) / 2
+        away = np.angle((cos + 1j * sin) * np.exp(-1j * middle))
+        assert mean == pytest.approx(middle + away, rel=1e-10)
+        x = np.asarray(draws(a, b))
+        assert (x >= a).all() and (x <= b).all()
+        grid = np.linspace(a, b, 4001)
+        below = integrate.cumulative_simpson(density(grid), x=grid, initial=0) / total
+        assert stats.kstest(np.interp(x, grid, below), "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("kappa", [0.0, 3.0, 1e10])
+def test_draws_of_the_whole_circle_and_far_from_the_direction(kappa):
+    family, labels = VonMises(), jnp.zeros(2000, int)
+    params = VonMisesParams(jnp.array([2.0]), jnp.array([kappa]))
+    draw = jax.jit(lambda a, b: family.sample_between(jax.random.key(3), params, labels, a, b))
+    x = np.asarray(draw(-np.inf, np.inf))
+    assert (np.abs(x) <= PI).all()
+    u = stats.vonmises.cdf(x - 2.0, kappa) if kappa < 1e4 else stats.norm.cdf((x - 2.0) * kappa**0.5)
+    u = (u % 1) if kappa < 1e4 else u
+    assert stats.kstest(u, "uniform").pvalue > 1e-3
+    if kappa == 1e10:  # beyond 3, the density falls by e^(-kappa sin(1) d)
+        x = np.asarray(draw(3.0, 4.0))
+        assert stats.kstest((x - 3) * kappa * np.sin(1), "expon").pvalue > 1e-3
+
+
+def test_what_is_an_arc():
+    """Two ends or none, at most a turn apart, in any number of turns."""
+    model = Mixture(Censored(VonMises()), 1)
+    good = np.array([(1, 1), (3, 4), (-np.inf, np.inf), (30, 30 + TURN), (-1, 5.2), (2, 2.5)])
+    params = model.init(jax.random.key(0), good)
+    for wrong in ((4, 3), (-np.inf, 1), (1, np.inf), (0, 6.3), (2, 2 - TURN), (np.inf, -np.inf)):
+        with pytest.raises(ValueError, match=r"low <= high <= low \+ 6.28319, finite or both infinite"):
+            model.init(jax.random.key(0), np.concatenate([good, [wrong]]))
+    densities = lambda x: np.asarray(model.log_prob(params, x))
+    one = densities(good)
+    np.testing.assert_allclose(one, densities(good + TURN), rtol=1e-13)
+    np.testing.assert_array_equal(one[2:4], 0)  # nothing is known
+    for ends in ((3, 3 + 7), (2, 1), (0, np.inf), (-np.inf, 3)):
+        with pytest.raises(ValueError, match=r"an arc goes|no value lies"):
+            Truncated(VonMises(), *ends)
+    for scheme in ({"edges": (0, 3, 7)}, {"limits": (0, 6.4)}):
+        with pytest.raises(ValueError, match="an arc goes from low to a higher number, at most one turn"):
+            Censored(VonMises(), **scheme)
+    assert Truncated(VonMises(), -1, TURN - 1) == Truncated(VonMises())
+
+
+def test_arcs_cut_at_limits():
+    """By the shares of the pieces; two pieces are refused."""
+    m = VonMisesParams(jnp.array([0.5]), jnp.array([2.0]))
+    family, plain = Truncated(Censored(VonMises()), 1.0, 4.0), VonMises()
+    c = family.prepare(m, None)
+    log_p = lambda a, b: float(
+        plain.log_interval(jax.tree.map(lambda leaf: leaf[None], c), *jnp.array([[[a]], [[b]]], float))[0, 0]
+    )
+    cases = [((0, 2), (1, 2)), ((3, 5), (3, 4)), ((-1, 1.5), (1, 1.5)), ((5, 8), (1, 8 - TURN)), ((2, 3), (2, 3))]
+    cases += [((0, 6), (1, 4)), ((-np.inf, np.inf), (1, 4)), ((2, 2 + TURN), (1, 4))]
+    for turn in (-1, 0, 3):
+        for (low, high), (a, b) in cases:
+            x = jnp.array([[float(low), float(high)]]) + turn * TURN
+            assert bool(family.supports(x)[0])
+            found = float(jax.jit(family.log_density)(c, x)[0, 0])
+            assert found == pytest.approx(log_p(a, b) - log_p(1, 4), abs=1e-14)
+    for low, high in ((3, 8), (4.5, 6.0), (5, 5), (2, 1)):
+        assert not bool(family.supports(jnp.array([[float(low), high]]))[0])
+    assert bool(family.supports(jnp.array([[1.5, 1.5]]) + 5 * TURN)[0])
+
+
+def test_sectors_and_limits_of_data():
+    x = np.array([0.1, 3.0, -3.0, 7.0, 100.0])
+    edges = np.arange(4) * PI / 2
+    found = np.asarray(grouped(x, edges, turn=TURN))
+    np.testing.assert_array_equal(found, np.asarray(grouped(x, [*edges, TURN], turn=TURN)))
+    inside = (x - found[:, 0]) % TURN
+    assert (inside < PI / 2).all() and np.allclose(found[:, 1] - found[:, 0], PI / 2)
+    found = np.asarray(limited(x, 3.0, 5.0, TURN))
+    np.testing.assert_array_equal(found[[1, 2]], x[[1, 2], None].repeat(2, axis=1))
+    np.testing.assert_array_equal(found[[0, 3, 4]], [[5.0, 3.0 + TURN]] * 3)
+    for scheme in ({"edges": tuple(edges)}, {"limits": (3.0, 5.0)}):
+        family = Censored(VonMises(), **scheme)
+        params = VonMisesParams(jnp.array([2.0]), jnp.array([1.0]))
+        drawn = np.asarray(family.sample(jax.random.key(0), params, jnp.zeros(300, int)))
+        plain = np.asarray(VonMises().sample(jax.random.key(0), params, jnp.zeros(300, int)))
+        again = grouped(plain, edges, turn=TURN) if "edges" in scheme else limited(plain, 3.0, 5.0, TURN)
+        np.testing.assert_array_equal(drawn, again)
+    with pytest.raises(ValueError, match="an arc goes"):
+        limited(x, 3.0, turn=TURN)
+
+
+def test_imputed_angles_are_directions():
+    """Of the mixture's E e^(ix), given the arc or nothing: 3.1 and -3.1 do not make 0."""
+    params = VonMisesParams(jnp.array([3.1, -3.1]), jnp.array([4.0, 9.0]))
+    model = Mixture(VonMises(), 2)
+    start = model.init(jax.random.key(0), np.linspace(-3, 3, 20))._replace(components=params)
+    x = jaxem.dataset(np.array([np.nan, 1.0]), missing="nan")
+    a = np.asarray(special.i1e(params.concentrations) / special.i0e(params.concentrations))
+    wanted = np.angle((np.asarray(start.weights) * a * np.exp(1j * np.asarray(params.directions))).sum())
+    np.testing.assert_allclose(jaxem.impute(model, start, x), [wanted, 1.0], rtol=1e-13)
+    seen_model = Mixture(Censored(VonMises()), 2)
+    arcs_seen = np.array([[-np.inf, np.inf], [1.0, 1.0], [3.0, 3.5]])
+    found = np.asarray(jaxem.impute(seen_model, start, arcs_seen))
+    assert (found[:, 0] == found[:, 1]).all()
+    share = np.asarray(seen_model.e_step(start, arcs_seen).probabilities)[2]
+    means = []
+    for m, kappa in zip(*map(np.asarray, params), strict=True):
+        f = lambda x, g, m=m, kappa=kappa: g(x) * np.exp(kappa * np.cos(x - m))
+        cos, sin, total = (integrate.quad(f, 3.0, 3.5, args=(g,))[0] for g in (np.cos, np.sin, np.ones_like))
+        means.append((cos + 1j * sin) / total)
+    np.testing.assert_allclose(found[[0, 2], 0], [wanted, np.angle(share @ means) % TURN], rtol=1e-10)
+
+
+def test_residuals_on_an_arc():
+    """A circle has no distribution function; an arc has one, from its low end."""
+    params = VonMisesParams(jnp.array([0.5]), jnp.array([2.0]))
+    family = Truncated(VonMises(), 2.0, 5.0)
+    x = np.array([2.5, 4.0 - TURN, 4.9 + TURN])
+    found = of_family(family, family.prepare(params, None), jnp.asarray(x))
+    total = probability(0.5, 2.0, 2.0, 5.0)
+    for i, y in enumerate((2.5, 4.0, 4.9)):
+        np.testing.assert_allclose(found.below[i, 0], probability(0.5, 2.0, 2.0, y) / total, rtol=1e-11)
+        np.testing.assert_allclose(found.above[i, 0], probability(0.5, 2.0, y, 5.0) / total, rtol=1e-11)
+    for whole in (VonMises(), Truncated(VonMises())):
+        with pytest.raises(ValueError, match="has no distribution function"):
+            of_family(whole, family.prepare(params, None), jnp.zeros(3))
+
+
+@pytest.mark.everything
+def test_every_law_holds_in_a_chain():
+    x = jnp.asarray(seen("censored")).reshape(4, 20, 2)
+    model = HMM(Censored(VonMises()), 2)
+    start = model.init(jax.random.key(0), x)
+    fit = jaxem.fit(model, start, x, max_steps=200)
+    for point in (start, fit.params):
+        certificate = jaxem.verify(model, point, x)
+        assert certificate.ok, certificate
+
+
+def test_second_derivatives():
+    """Of log P in both parameters against differences of first ones."""
+    low, high = (jnp.array(column)[:, None] for column in ([1.0, -1.0, 2.0, 0.0], [2.0, 1.5, 5.0, 6.0]))
+    of = lambda u: VonMises().log_interval(context(u[:1], jnp.exp(u[1:])), low, high)[:, 0]
+    slope, curvature = (jax.jit(f) for f in (jax.jacfwd(of), jax.jacfwd(jax.jacrev(of))))
+    u, step = jnp.array([0.5, 0.7]), 1e-5
+    for i in range(2):
+        move = step * np.eye(2)[i]
+        wanted = (slope(u + move) - slope(u - move)) / (2 * step)
+        np.testing.assert_allclose(curvature(u)[:, :, i], wanted, atol=1e-9)

@@ -106,6 +106,31 @@ def heavy(n=120):
     return np.where(rng.random(n) < 0.5, rng.standard_t(2.5, n), 6 + 1.5 * rng.standard_t(4, n))
 
 
+def angles(n=120):
+    rng = np.random.default_rng(10)
+    return np.where(rng.random(n) < 0.5, rng.vonmises(3.0, 4.0, n), rng.vonmises(0.5, 9.0, n))
+
+
+def arcs_of_angles():
+    """Exact angles, octants, arcs of up to nearly a turn, and two angles of which nothing is known; in many turns."""
+    x = angles()
+    found = np.array(limited(x, -0.5, 3.5, 2 * np.pi))
+    found[::3] = np.asarray(grouped(x[::3], np.linspace(0, 2 * np.pi, 9), turn=2 * np.pi))
+    found[1::7] = x[1::7, None] + np.array([-0.3, 4.0])
+    found[4::11] = x[4::11, None] + np.array([-5.0, 1.0])
+    found[5], found[6] = (-np.inf, np.inf), (1, 1 + 2 * np.pi)
+    return found + 2 * np.pi * np.random.default_rng(11).integers(-2, 3, len(x))[:, None]
+
+
+def arcs_between():
+    """Angles between 0.5 and 5.5, exact and in sectors of a twelfth of a turn, which the limits cut."""
+    x = angles(200)
+    x = x[(x >= 0.5) | (x <= 5.5 - 2 * np.pi)]
+    found = np.stack([x, x], axis=1)
+    found[::2] = np.asarray(grouped(x[::2], np.linspace(0, 2 * np.pi, 13), turn=2 * np.pi))
+    return found
+
+
 def inside(x, low, high=np.inf):
     return x[(x >= low) & (x <= high)]
 
@@ -135,6 +160,12 @@ ROWS = {
     "student t, given": (Censored(StudentT(3.0)), lambda: mixed_intervals(heavy())),
     "truncated student t": (Truncated(StudentT(), -3.0, 15.0), lambda: inside(heavy(), -3, 15)),
     "truncated student t, tied": (Truncated(StudentT("tied"), low=-3.0), lambda: inside(heavy(), -3)),
+    "von mises": (Censored(VonMises()), lambda: arcs_of_angles()),
+    "truncated von mises": (
+        Truncated(VonMises(), -0.5, 4.0),
+        lambda: angles(200)[(angles(200) >= -0.5) | (angles(200) <= 4 - 2 * np.pi)],
+    ),
+    "truncated arcs": (Truncated(Censored(VonMises()), 0.5, 5.5), lambda: arcs_between()),
     "truncated groups": (
         Truncated(Censored(Normal()), -2.0),
         lambda: np.asarray(grouped(inside(normals(), -2, 9), np.arange(-2.0, 10.0))),
@@ -255,7 +286,7 @@ def test_impossible_data_are_refused():
         model.init(jax.random.key(0), np.array([[3.0, 2.0], [1.0, 1.0]]))
     with pytest.raises(ValueError, match="no value lies between"):
         Truncated(Poisson(), 1.2, 1.8)
-    for family, why in ((Bernoulli(), "zeros and ones"), (Categorical((3,)), "order"), (VonMises(), "no ends")):
+    for family, why in ((Bernoulli(), "zeros and ones"), (Categorical((3,)), "order")):
         for seen in (Censored, lambda family: Truncated(family, 0, 1)):
             with pytest.raises(ValueError, match=f"cannot be seen in part: .*{why}"):
                 seen(family)

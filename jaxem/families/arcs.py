@@ -2,28 +2,32 @@ r"""Intervals of angles: arcs, from their low end counter-clockwise to their hig
 
 An arc is two numbers, low < high <= low + one turn, of any number of turns. One through the cut of the circle has a
 high end beyond it: from 350 to 370 degrees, never from 350 to 10. A whole turn says nothing, like two infinite ends;
-an arc has two ends or none.
+an arc has two ends or none. So does what is a whole turn but for the rounding of its ends to 32 bits.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-_ROUNDING = 1e-6  # of a turn: of ends in 32 bits, some turns away
+
+def slack(low: Any, high: Any, turn: float) -> Any:
+    """What the width of an arc may be off where its ends were rounded to 32 bits."""
+    return 1e-7 * (turn + abs(low) + abs(high))
 
 
 def check(title: str, low: float, high: float, turn: float) -> None:
     """Raise ``ValueError`` where the numbers ``low`` and ``high`` are not the ends of an arc."""
-    if not 0 < high - low <= turn * (1 + _ROUNDING):
+    if not (math.isfinite(high - low) and 0 < high - low <= turn + slack(low, high, turn)):
         text = "an arc goes from low to a higher number, at most one turn from it"
         raise ValueError(f"{title}: {text} ({turn:.6g}); got {low} and {high}")
 
 
 def closes(low: float, high: float, turn: float) -> bool:
     """Whether the arc from ``low`` to ``high`` is the whole circle."""
-    return high - low >= turn * (1 - _ROUNDING)
+    return high - low >= turn - slack(low, high, turn)
 
 
 def wrapped(angle: Array) -> Array:
@@ -38,12 +42,10 @@ def turned(x: Array, high: float, turn: float) -> Array:
 
 def ends(low: Array, high: Array, turn: float) -> tuple[Array, Array]:
     """The ends of arcs: infinite ones of a whole turn; low above high where there is no such arc."""
-    finite = jnp.isfinite(low) & jnp.isfinite(high)
-    nothing = jnp.isneginf(low) & jnp.isposinf(high)
-    width = jnp.where(finite, high - low, jnp.where(nothing, turn, jnp.nan))
-    rounding = float(jnp.finfo(low.dtype).eps) * (turn + jnp.where(finite, jnp.abs(low) + jnp.abs(high), 0))
-    whole, known = jnp.abs(width - turn) <= rounding, jnp.isnan(low) | jnp.isnan(high)
-    wrong = ~whole & ~known & ~(width < turn)
+    arc, none = jnp.isfinite(low) & jnp.isfinite(high), jnp.isneginf(low) & jnp.isposinf(high)
+    a, b = jnp.where(arc, low, 0), jnp.where(arc, high, 0)
+    over = (b - a - turn) / slack(a, b, turn)
+    whole, wrong = none | (arc & (jnp.abs(over) <= 1)), ~none & (~arc | (over > 1)) & ~jnp.isnan(low + high)
     return (
         jnp.where(whole, -jnp.inf, jnp.where(wrong, jnp.inf, low)),
         jnp.where(whole, jnp.inf, jnp.where(wrong, -jnp.inf, high)),

@@ -100,7 +100,7 @@ class VonMises:
     def impute(self, params: VonMisesParams, r: Array, x: Data) -> Array:
         """The direction of E e^(ix) under the class probabilities ``r (N, K)``."""
         m, kappa = params
-        lengths = r * (1 - one_minus_ratio(kappa))
+        lengths = r * (1 - one_minus_ratio(kappa))[None, :]
         return jnp.arctan2(lengths @ jnp.sin(m), lengths @ jnp.cos(m))
 
     def contrasts(self, params: VonMisesParams) -> Array:
