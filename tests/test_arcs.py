@@ -294,16 +294,16 @@ def test_arcs_cut_at_limits():
     m = VonMisesParams(jnp.array([0.5]), jnp.array([2.0]))
     family, plain = Truncated(Censored(VonMises()), 1.0, 4.0), VonMises()
     c = family.prepare(m, None)
-    log_p = lambda a, b: float(
-        plain.log_interval(jax.tree.map(lambda leaf: leaf[None], c), *jnp.array([[[a]], [[b]]], float))[0, 0]
-    )
+    of_arc = jax.jit(lambda ends: plain.log_interval(jax.tree.map(lambda leaf: leaf[None], c), *ends)[0, 0])
+    log_p = lambda a, b: float(of_arc(jnp.array([[[a]], [[b]]], float)))
+    density = jax.jit(family.log_density)
     cases = [((0, 2), (1, 2)), ((3, 5), (3, 4)), ((-1, 1.5), (1, 1.5)), ((5, 8), (1, 8 - TURN)), ((2, 3), (2, 3))]
     cases += [((0, 6), (1, 4)), ((-np.inf, np.inf), (1, 4)), ((2, 2 + TURN), (1, 4))]
     for turn in (-1, 0, 3):
         for (low, high), (a, b) in cases:
             x = jnp.array([[float(low), float(high)]]) + turn * TURN
             assert bool(family.supports(x)[0])
-            found = float(jax.jit(family.log_density)(c, x)[0, 0])
+            found = float(density(c, x)[0, 0])
             assert found == pytest.approx(log_p(a, b) - log_p(1, 4), abs=1e-14)
     for low, high in ((3, 8), (4.5, 6.0), (5, 5), (2, 1)):
         assert not bool(family.supports(jnp.array([[float(low), high]]))[0])
@@ -327,6 +327,9 @@ def test_sectors_and_limits_of_data():
         plain = np.asarray(VonMises().sample(jax.random.key(0), params, jnp.zeros(300, int)))
         again = grouped(plain, edges, turn=TURN) if "edges" in scheme else limited(plain, 3.0, 5.0, TURN)
         np.testing.assert_array_equal(drawn, again)
+        model = Mixture(family, 1)
+        start = model.init(jax.random.key(0), drawn)
+        assert model.sample_like(jax.random.key(1), start, jnp.asarray(drawn)).shape == drawn.shape  # in a program
     with pytest.raises(ValueError, match="an arc goes"):
         limited(x, 3.0, turn=TURN)
 

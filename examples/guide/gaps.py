@@ -88,7 +88,7 @@ assert np.allclose(states.sum(axis=1), 1)
 # * In data frames `None`, `NA` and NaN count as gaps with `missing="nan"`, in numbers and in categories.
 # * A `Product` may have gaps in any part: `jaxem.dataset({"age": ..., "items": ...}, missing="nan")`.
 # * Sequences of unequal length have no gaps: give a list of arrays.
-# * For a value that is known to lie in an interval, use `Censored`. Where rows beyond a limit never came into the data,
-#   use `Truncated`.
+# * For a value that is known to lie in an interval, or an angle on an arc, use `Censored`. Where rows beyond a limit never
+#   came into the data, use `Truncated`.
 # * If a value is missing because of what it is (high incomes are not reported), the results are biased. That needs a model
 #   of who answers, which is beyond this page.

@@ -25,7 +25,7 @@ def check(title: str, low: float, high: float, turn: float) -> None:
         raise ValueError(f"{title}: {text} ({turn:.6g}); got {low} and {high}")
 
 
-def closes(low: float, high: float, turn: float) -> bool:
+def closes(low: Any, high: Any, turn: float) -> Any:
     """Whether the arc from ``low`` to ``high`` is the whole circle."""
     return high - low >= turn - slack(low, high, turn)
 
@@ -35,7 +35,7 @@ def wrapped(angle: Array) -> Array:
     return angle - 2 * math.pi * jax.lax.stop_gradient(jnp.round(angle / (2 * math.pi)))
 
 
-def turned(x: Array, high: float, turn: float) -> Array:
+def turned(x: Array, high: Any, turn: float) -> Array:
     """The angles ``x`` moved by whole turns so that they lie above ``high - turn``, at most at ``high``."""
     return jnp.where(jnp.isfinite(x), x - turn * jnp.ceil((x - high) / turn), x)
 

@@ -251,13 +251,15 @@ class Censored(parts.SeenInPart):
 
     def _coarse(self, x: Array) -> Array:
         if self.turn is not None and self.edges is not None:
-            return coarse.sectors(x, self.edges, self.turn)
+            return coarse.sectors(x, jnp.asarray(self.edges, x.dtype), self.turn)
+        if self.turn is not None and self.limits is not None:
+            return coarse.outside(x, *self.limits, self.turn)
         if self.edges is not None:
             first, last = (jnp.asarray(bound, x.dtype) for bound in self.bounds)
             edges = jnp.asarray(self.edges, x.dtype)
             edges = jnp.where(edges > last, jnp.inf, jnp.maximum(edges, first))  # no value lies between equal edges
             return coarse.groups(x, jnp.stack([first, *edges, jnp.asarray(jnp.inf, x.dtype)]), self.whole)
-        return coarse.limited(x, *self.limits, self.turn) if self.limits is not None else _twice(x)
+        return coarse.limited(x, *self.limits) if self.limits is not None else _twice(x)
 
     def mean(self, params: Any) -> Array:
         """E x, (K,), of the observations whose intervals are known."""

@@ -33,6 +33,7 @@ def grouped(x: Any, edges: Any, whole: bool = False, turn: float | None = None) 
     if edges.ndim != 1 or edges.shape[0] < 2 or not bool((edges[1:] > edges[:-1]).all()):
         raise ValueError("grouped: edges must be at least two increasing numbers")
     if turn is not None:
+        arcs.check("grouped", float(edges[0]), float(edges[-1]), turn)
         return sectors(x, edges, turn)
     if not bool(((x >= edges[0]) & (x < edges[-1])).all()):
         raise ValueError(f"grouped: every observation must lie between {edges[0]} and {edges[-1]}")
@@ -45,13 +46,13 @@ def groups(x: Array, edges: Array, whole: bool) -> Array:
     return jnp.stack([edges[index - 1], edges[index] - (1 if whole else 0)], axis=1)
 
 
-def sectors(x: Array, edges: Array | tuple[float, ...], turn: float) -> Array:
+def sectors(x: Array, edges: Array, turn: float) -> Array:
     """The arc between neighbouring ``edges`` in which each angle lies; from the last it goes on to the first."""
-    first, last = float(edges[0]), float(edges[-1])
-    arcs.check("edges", first, last, turn)
-    edges = jnp.asarray([*edges] if arcs.closes(first, last, turn) else [*edges, first + turn], x.dtype)
+    first, last = edges[0], edges[-1]
+    groups = edges.shape[0] - jnp.where(arcs.closes(first, last, turn), 1, 0)
     index = jnp.searchsorted(edges, x - turn * jnp.floor((x - first) / turn), side="right")
-    index = jnp.clip(index, 1, edges.shape[0] - 1)
+    index = jnp.clip(index, 1, groups)  # turned by rounding onto an edge
+    edges = jnp.concatenate([edges, edges[:1] + turn])
     return jnp.stack([edges[index - 1], edges[index]], axis=1)
 
 
@@ -75,10 +76,15 @@ def limited(x: Any, low: float = -jnp.inf, high: float = jnp.inf, turn: float | 
     x = x.astype(jnp.result_type(x, float))
     if turn is not None:
         arcs.check("limited", low, high, turn)
-        outside = jnp.asarray([high, low + turn], x.dtype)
-        return jnp.where((arcs.turned(x, high, turn) < low)[:, None], outside[None, :], x[:, None])
+        return outside(x, low, high, turn)
     below, above = x < low, x > high
     return jnp.stack(
         [jnp.where(below, -jnp.inf, jnp.where(above, high, x)), jnp.where(above, jnp.inf, jnp.where(below, low, x))],
         axis=1,
     )
+
+
+def outside(x: Array, low: Any, high: Any, turn: float) -> Array:
+    """``limited`` of angles, without checks, in a trace too."""
+    rest = jnp.stack([jnp.asarray(end, x.dtype) for end in (high, low + turn)])
+    return jnp.where((arcs.turned(x, high, turn) < low)[:, None], rest[None, :], x[:, None])
