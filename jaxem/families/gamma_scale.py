@@ -44,13 +44,18 @@ def log_kernel(tails: Array, d: int | Array, z: Array) -> Array:
               - \tfrac{\nu + D}{2} \log(1 + z / \nu)
 
     The first three terms are the remainders of Stirling's formula and what is left of its main terms. The last one is
-    written with log(1 + y) / y.
+    written with log(1 + y) / y, y = z / nu, below y = 1; from there on as it stands, since in the derivative of that
+    quotient y^2 would overflow.
     """
     tails = tails[None, :]
     t, y = tails * d, tails * z
     rise = _remainder(tails / (1 + t)) - _remainder(tails)
     constant = 0.5 * ((d - 1) * jnp.log1p(t) - d * stirling.log1p_shortfall(t, 1 + t)) + rise
-    return constant - 0.5 * z * (1 + t) * stirling.log1p_ratio(y, 1 + y)
+    near = y < 1
+    few, some = jnp.where(near, y, 0), jnp.where(near, 1, tails)
+    close = jnp.where(near, z, 0) * (1 + t) * stirling.log1p_ratio(few, 1 + few)
+    far = (1 / some + d) * jnp.log1p(jnp.where(near, 1, y))
+    return constant - 0.5 * jnp.where(near, close, far)
 
 
 def posterior(tails: Array, d: int | Array, z: Array) -> Scales:

@@ -37,7 +37,8 @@ class Moments(NamedTuple):
 class _Nodes(NamedTuple):
     at: Array  # (N, K), p, in standard units
     z: Array  # (points, N, K), with derivatives in the parameters
-    squares: Array  # (points, N, K), z^2, not so large that it overflows
+    squares: Array  # (points, N, K), z^2, limited
+    beyond: Array  # (points, N, K), how much larger log(1 + tau z^2) is than by that
     shares: Array  # (points, N, K), densities in y relative to that at p, times weights
 
 
@@ -97,6 +98,18 @@ def _moved(tails: Array, at: Array, d: Array) -> Array:
     return jnp.minimum(z, far)
 
 
+def _limited(tails: Array, at: Array, d: Array, z: Array) -> tuple[Array, Array]:
+    """z at the distance d in y from ``at``, limited, and how much larger log(1 + tau z^2) is than by that.
+
+    Far below the limit of ``_far``, since derivatives in z^2 are probabilities over z^2, which must not underflow.
+    """
+    limit = float(jnp.finfo(z.dtype).max) ** 0.25
+    root, v = jnp.sqrt(tails), jnp.arcsinh(jnp.sqrt(tails) * jnp.minimum(at, _far(z.dtype)))
+    most = jnp.minimum(z, limit)
+    # There log(1 + tau z^2) is linear in v.
+    return most, jnp.where((z > limit) & (root > 0), 2 * (v + root * d - jnp.arcsinh(root * most)), 0)
+
+
 class _Sides(NamedTuple):
     """An interval about the point p of the largest density, mirrored where it lies on the left of zero."""
 
@@ -119,13 +132,14 @@ def _sides(c: Any, low: Array, high: Array) -> _Sides:
 def _rule(tails: Array, at: Array, end: Array) -> tuple[Array, Array]:
     """Distances d in y from p = ``at`` and weights, (points, N, K), for 0 <= d <= ``end``, as far as they count.
 
-    In v the density bends within a distance of about 2 of zero, and what is left of the bend is negligible at 18.
+    In v the density bends within a distance of about 2 of zero, and what is left of the bend is negligible at 36, in
+    expectations of the scale times x too.
     Panels meet there and in between, and where the density has fallen by a quarter of what counts.
     """
     most, bits = quadrature.drop(at.dtype), jnp.finfo(at.dtype).bits
     root, end = jnp.sqrt(tails), jnp.minimum(end, _reach(tails, at, most))
     v, curved = jnp.arcsinh(root * at), root > 0
-    bends = [jnp.where(curved, jnp.maximum(edge - v, 0) / jnp.where(curved, root, 1), 0) for edge in (2.0, 6.0, 18.0)]
+    bends = [jnp.where(curved, jnp.maximum(edge - v, 0) / jnp.where(curved, root, 1), 0) for edge in (2.0, 8.0, 36.0)]
     inner = [jnp.minimum(edge, end) for edge in (_reach(tails, at, most / 4), *bends)]
     edges = jnp.sort(jnp.stack([jnp.zeros_like(end), *inner, end]), axis=0)[:, None]
     t, weights = (array.reshape(1, -1, 1, 1) for array in quadrature.rule(at.dtype, _POINTS[bits]))
@@ -141,14 +155,16 @@ def _nodes(c: Any, low: Array, high: Array) -> _Nodes:
     for near, end, side in ((at, ends[0], sign), (jnp.zeros_like(at), ends[1], -sign)):
         d, weights = _rule(tails, near, end)
         z, fall = (of(tails[None], near[None], d) for of in (_moved, _fall))
-        found.append((side[None] * z, weights * jnp.exp(-fall)))
-    z, shares = (jnp.concatenate(pair) for pair in zip(*found, strict=True))
+        z, beyond = _limited(tails[None], near[None], d, z)
+        found.append((side[None] * z, weights * jnp.exp(-fall), beyond))
+    z, shares, beyond = (jnp.concatenate(parts) for parts in zip(*found, strict=True))
     # One and zero, with derivatives:
     ratio, shift = c.inverse_roots / fixed.inverse_roots, (fixed.locations - c.locations) * c.inverse_roots
     z = ratio[None] * z + shift[None]
     squares = z**2
     logs = gamma_scale.log_kernel(c.tails, 1, squares) - 0.5 * c.logs[None]
-    return _Nodes(at, z, squares, shares * jnp.exp(logs - stop_gradient(logs)))
+    logs = logs - jnp.where(beyond > 0, 0.5 * (1 + 1 / jnp.where(c.tails > 0, c.tails, 1))[None] * beyond, 0)
+    return _Nodes(at, z, squares, beyond, shares * jnp.exp(logs - stop_gradient(logs)))
 
 
 def _log_mass(c: Any, low: Array, high: Array) -> Array:
@@ -178,7 +194,7 @@ def between(c: Any, low: Array, high: Array) -> Moments:
     unit = scales.reciprocal(c.inverse_roots)
     mean = lambda values: (share * values).sum(axis=0)
     found = mean(u.means), mean(u.means * nodes.z) * unit, mean(u.means * nodes.squares) * unit**2
-    return Moments(jnp.broadcast_to(c.locations, found[0].shape), *found, mean(gamma_scale.excess(u)))
+    return Moments(jnp.broadcast_to(c.locations, found[0].shape), *found, mean(gamma_scale.excess(u) + nodes.beyond))
 
 
 def about(locations: Array, u: Moments) -> tuple[Array, Array]:
