@@ -55,7 +55,6 @@ def mixture(family: Any, params: Any, *shape: int) -> Case:
 
 FIVE = (0.85, 0.8, 0.75, 0.8, 0.7), (0.2, 0.25, 0.2, 0.15, 0.3)
 GROUPED = Censored(Normal(), edges=range(-3, 8)), NormalParams((0.0, 4.0), (1.0, 1.5))
-OCTANTS = tuple(np.arange(8) * np.pi / 4)
 
 FAMILIES = {
     "Normal": mixture(Normal(), NormalParams((0.0, 4.0), (1.0, 1.5)), 400),
@@ -87,10 +86,5 @@ FAMILIES = {
     "Censored Normal": mixture(*GROUPED, 500, 2),
     "Censored Normal, N = 2000": mixture(*GROUPED, 2000, 2),
     "Censored Weibull": mixture(Censored(Weibull(), limits=(0.2, 1.2)), WeibullParams((1.5,), (1.0,)), 200, 2),
-    "Censored StudentT": mixture(
-        Censored(StudentT(), edges=range(-5, 6)), StudentTParams((0.3,), (1.0,), (0.25,)), 500, 2
-    ),
-    "Censored VonMises": mixture(Censored(VonMises(), edges=OCTANTS), VonMisesParams((-1.0, 1.5), (4.0, 8.0)), 500, 2),
-    "Truncated VonMises": mixture(Truncated(VonMises(), -1.0, 2.0), VonMisesParams((0.5,), (3.0,)), 500),
     "Truncated Normal": mixture(Truncated(Normal(), -0.5, 2.0), NormalParams((0.5,), (1.0,)), 1000),
 }
