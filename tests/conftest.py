@@ -176,7 +176,7 @@ SLOW = re.compile(
 
 # The files that take longest, longest first, so that no worker is left alone with one at the end.
 LONG = """
-laws missing mutants counts censored checkpoint product stream forms regression more_families implicit algorithms
+laws missing mutants counts censored arcs checkpoint product stream forms regression more_families implicit algorithms
 component nan restrict dataset shards certificate remaining structural_zeros masked density_accuracy improving
 documentation variants information switching fit hostile bootstrap student examples edges units state_space hmm readme
 """
