@@ -263,6 +263,9 @@ def test_latent_classes_of_a_table() -> None:
     np.testing.assert_array_equal(numbers._read(codes[:4], False), [[0, 2], [1, 0], [1, 2], [0, 1]])
     with pytest.raises(ValueError, match=r"column 'x1' has 15, first in row 1; its levels are 10, 20, 30"):
         numbers.predict(np.array([[0, 30], [1, 15]]))
+    for kind, unseen in (("int64", 2), ("int64", -1), ("uint64", 2**63)):
+        with pytest.raises(ValueError, match=f"column 'x0' has {unseen}, first in row 0; its levels are 0, 1"):
+            numbers.predict(np.array([[unseen, 30]], kind))
     with pytest.raises(ValueError, match="there is no column 'age'"):
         LatentClass(categorical_features=["age"]).fit(frame)
 

@@ -175,6 +175,9 @@ def test_conventions_of_scikit_learn(count_compilations):
     again = fitted()
     np.testing.assert_array_equal(again.means_, model.means_)  # the same seed, the same fit
     score, states = model.score(frame(), LENGTHS), model.predict(frame(), LENGTHS)
+    for lengths in (None, LENGTHS):  # one sequence, and several
+        for found in (model.predict_proba(frame(), lengths), model.predict(frame(), lengths)):
+            assert len(found) == N and found.flags.writeable
     with jax.enable_x64(False):
         other = pickle.loads(pickle.dumps(model))
         assert other.means_.dtype == np.float64

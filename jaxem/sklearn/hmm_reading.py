@@ -45,7 +45,7 @@ class Reading:
         longest = int(lengths.max())
         inside = np.arange(padded_size(longest, 1) if longest <= _LONGEST else longest)[None, :] < lengths[:, None]
         values = np.zeros((*inside.shape, *X.shape[1:]), X.dtype)
-        values[inside] = X
+        values[_places(inside)] = X
         ends: Any = None if inside.all() else lengths
         if X.dtype.kind == "f" and bool(np.isnan(X).any()):
             return dataset(values, lengths=ends, missing="nan"), inside
@@ -72,6 +72,16 @@ class Reading:
         if value.dtype.kind not in "iuf":
             raise ValueError(f"{name} must be set to numbers, or fitted")
         return value if value.dtype.kind == "f" else value.astype(float)
+
+
+def of_rows(found: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """What belongs to each row of X, of ``found (N, T, ...)``; a copy, because arrays of JAX cannot be written to."""
+    return found[_places(inside)].copy()
+
+
+def _places(inside: np.ndarray) -> Any:
+    """Where the rows of X lie in (N, T); a slice where it can be one: a mask takes a hundred times as long."""
+    return (0, slice(np.count_nonzero(inside))) if len(inside) == 1 else inside
 
 
 def checked_lengths(lengths: Any, n: int) -> np.ndarray:

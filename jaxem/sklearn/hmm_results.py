@@ -18,6 +18,7 @@ from jaxem.gates.stationary import distribution
 from jaxem.models import HMM
 from jaxem.models.hmm_params import HMMParams
 from jaxem.sklearn.base import doubles
+from jaxem.sklearn.hmm_reading import of_rows
 
 
 class InUse(NamedTuple):
@@ -96,7 +97,7 @@ class Results:
         with doubles():
             model, params, data, inside = self._known(X, lengths)
             score = float(np.asarray(model.log_prob(params, data)).sum())
-            return score, np.asarray(model.predict_proba(params, data))[inside]
+            return score, of_rows(np.asarray(model.predict_proba(params, data)), inside)
 
     def predict_proba(self: Any, X: Any, lengths: Any = None) -> np.ndarray:
         """The posterior probability of each state at each step, given the whole sequence.
@@ -110,7 +111,7 @@ class Results:
         """
         with doubles():
             model, params, data, inside = self._known(X, lengths)
-            return np.asarray(model.predict_proba(params, data))[inside]
+            return of_rows(np.asarray(model.predict_proba(params, data)), inside)
 
     def decode(self: Any, X: Any, lengths: Any = None, algorithm: str | None = None) -> tuple[float, np.ndarray]:
         """The most probable states.
@@ -138,7 +139,7 @@ class Results:
         with doubles():
             model, params, data, inside = self._known(X, lengths)
             path, value = model.decode(params, data)
-            return float(np.asarray(value).sum()), np.asarray(path)[inside].astype(int)
+            return float(np.asarray(value).sum()), of_rows(np.asarray(path), inside).astype(int, copy=False)
 
     def predict(self: Any, X: Any, lengths: Any = None) -> np.ndarray:
         """The states that ``decode`` returns.
