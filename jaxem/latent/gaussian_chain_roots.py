@@ -50,7 +50,7 @@ def apply(a: Array, x: Array) -> Array:
 def _products(shape: tuple[int, ...], *factors: Any) -> Array:
     """The products of two arrays, (..., *shape); each comes with the places of its last axes in ``shape``, and leading
     axes are broadcast."""
-    leading = np.broadcast_shapes(*(factor.shape[: factor.ndim - len(places)] for factor, *places in factors))
+    leading = jax.lax.broadcast_shapes(*(factor.shape[: factor.ndim - len(places)] for factor, *places in factors))
 
     def whole(factor: Array, *places: int) -> Array:
         if factor.shape == (*leading, *shape):
