@@ -33,7 +33,7 @@
 # | successes among trials; counts with a given total | `Binomial(trials)`; `Multinomial()` |
 # | yes or no; one of several answers | `Bernoulli()`; `Categorical(levels)` |
 # | a lifetime, censored for some rows | `Censored(Weibull())` |
-# | a share; an angle | `Beta()`; `VonMises()` |
+# | a share; an angle; a sector of the compass | `Beta()`; `VonMises()`; `Censored(VonMises())` |
 # | a response with covariates | `Regression(family, on=...)` |
 # | columns of several kinds | `Product({"age": Normal(), "answers": Bernoulli()})` |
 # | a different kind in each class | `PerClass([...])` |
