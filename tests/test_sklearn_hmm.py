@@ -175,9 +175,11 @@ def test_conventions_of_scikit_learn(count_compilations):
     again = fitted()
     np.testing.assert_array_equal(again.means_, model.means_)  # the same seed, the same fit
     score, states = model.score(frame(), LENGTHS), model.predict(frame(), LENGTHS)
+    kept = dict(model.__dict__)
     for lengths in (None, LENGTHS):  # one sequence, and several
         for found in (model.predict_proba(frame(), lengths), model.predict(frame(), lengths)):
             assert len(found) == N and found.flags.writeable
+    assert model.__dict__.keys() == kept.keys() and all(model.__dict__[name] is kept[name] for name in kept)
     with jax.enable_x64(False):
         other = pickle.loads(pickle.dumps(model))
         assert other.means_.dtype == np.float64
@@ -373,7 +375,7 @@ def test_mixtures_as_emissions(kind):
 def test_mixtures_start_from_k_means_within_k_means(kind):
     """Four groups far apart, two of them for each state; then a state of one repeated row."""
     groups = np.array([[-41.0, 0.0], [-39.0, 0.0], [39.0, 0.0], [41.0, 0.0]])
-    X = (groups[:, None] + 0.01 * RNG.normal(size=(4, 9, 2))).reshape(-1, 2)
+    X = (groups[:, None] + 0.01 * np.random.default_rng(3).normal(size=(4, 9, 2))).reshape(-1, 2)
     X[3], X[5, 1] = np.nan, np.nan
     model = GMMHMM(2, 2, covariance_type=kind, random_state=1)
     model._init(X)
