@@ -445,7 +445,8 @@ start = model.init(jax.random.key(0), np.load(folder / "small.npy"))
 for name in ("small", "large"):
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
-    fit = jaxem.fit_stream(model, start, folder / f"{name}.npy", max_steps=2, tol=0.0, chunk_bytes=2**20)
+    # 2**14 rows of 16 numbers and a weight: both files are cut evenly, and so the large one compiles nothing.
+    fit = jaxem.fit_stream(model, start, folder / f"{name}.npy", max_steps=2, tol=0.0, chunk_bytes=2**14 * 17 * 4)
     assert fit.steps == 2, fit
 print(resident("VmHWM") - before)
 """
@@ -457,7 +458,7 @@ def test_memory_is_that_of_a_few_chunks(tmp_path):
     np.save(tmp_path / "small.npy", x[: 2**15])
     np.save(tmp_path / "large.npy", np.tile(x, (12, 1)))  # 96 MiB
     done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 48 * 2**20
+    assert int(done.stdout) < 12 * 2**20
 
 
 class Cursor:
