@@ -59,30 +59,28 @@ def test_a_wrong_m_step_far_from_zero_is_never_said_to_hold(offset):
         assert "M-step stationary" in certificate.violated
 
 
-def zeros_and_scales():
+def zeros_and_scales(precision):
     """Ready-made models that were called wrong: zeros by structure, large counts, small units."""
-    rng = np.random.default_rng(0)
-    cycle = jnp.array([[0.7, 0.3, 0.0], [0.0, 0.7, 0.3], [0.3, 0.0, 0.7]])
-    counts = np.tile([0.0, 0, 0, 5, 6, 4, 15, 14, 16], 7)[None]
-    yield HMM(Poisson(), 3), HMMParams(jnp.array([1.0, 0, 0]), cycle, PoissonParams(jnp.array([0.0, 5, 15]))), counts
-    weights = np.array([0.4, 0.6])
-    many = np.r_[np.zeros(20), rng.poisson(5, 40)]
-    yield Mixture(Poisson(), 2), MixtureParams(weights, PoissonParams(np.array([0.0, 5.0]))), many.astype(float)
-    for precision in PRECISIONS:
-        cast = lambda x, precision=precision: jnp.asarray(x, precision)
-        for rate in (1e4, 1e6):
-            x = cast(np.r_[rng.poisson(rate, 30), rng.poisson(1.1 * rate, 30)])
-            rates = PoissonParams(cast([0.99 * rate, 1.12 * rate]))
-            yield Mixture(Poisson(), 2), MixtureParams(cast(weights), rates), x
-        model, params, x = case("normal mixture", precision)
-        for scale in (1e-8, 1e8):
-            c = params.components
-            small = NormalParams(c.means * cast(scale), c.variances * cast(scale**2))
-            yield model, params._replace(components=small), x * cast(scale)
+    rng, cast = np.random.default_rng(0), lambda x: jnp.asarray(x, precision)
+    cycle = cast([[0.7, 0.3, 0.0], [0.0, 0.7, 0.3], [0.3, 0.0, 0.7]])
+    counts = cast(np.tile([0.0, 0, 0, 5, 6, 4, 15, 14, 16], 7)[None])
+    yield HMM(Poisson(), 3), HMMParams(cast([1.0, 0, 0]), cycle, PoissonParams(cast([0.0, 5, 15]))), counts
+    weights = cast([0.4, 0.6])
+    many = cast(np.r_[np.zeros(20), rng.poisson(5, 40)])
+    yield Mixture(Poisson(), 2), MixtureParams(weights, PoissonParams(cast([0.0, 5.0]))), many
+    for rate in (1e4, 1e6):
+        x = cast(np.r_[rng.poisson(rate, 30), rng.poisson(1.1 * rate, 30)])
+        yield Mixture(Poisson(), 2), MixtureParams(weights, PoissonParams(cast([0.99 * rate, 1.12 * rate]))), x
+    model, params, x = case("normal mixture", precision)
+    for scale in (1e-8, 1e8):
+        c = params.components
+        small = NormalParams(c.means * cast(scale), c.variances * cast(scale**2))
+        yield model, params._replace(components=small), x * cast(scale)
 
 
-def test_zeros_counts_and_units_are_no_fault():
-    for model, params, data in zeros_and_scales():
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_zeros_counts_and_units_are_no_fault(precision):
+    for model, params, data in zeros_and_scales(precision):
         certificate = jaxem.verify(model, params, data)
         assert certificate.ok, certificate
 
