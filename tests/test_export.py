@@ -184,6 +184,11 @@ def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.xfail(
+    jax.__version__.startswith("0.12."),
+    reason="JAX 0.12 caches the traced function of an artefact of free length by itself, with its constants",
+    strict=True,
+)
 def test_nothing_is_kept(collect):
     """The parameters are constants of the artefact, and not held by JAX beyond it."""
     model, params, x = case("normal mixture", "float64")

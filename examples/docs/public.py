@@ -137,7 +137,7 @@ def methods(cls: type) -> dict[str, Any]:
     for base in cls.__mro__:
         if base.__module__.startswith("jaxem") and (base is cls or not getattr(base, "_is_protocol", False)):
             for name in _own(base):
-                if not getattr(found.get(name), "__doc__", None):
+                if name not in found or not getattr(found[name], "__doc__", None):
                     found[name] = vars(base)[name]
     return found
 

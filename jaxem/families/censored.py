@@ -1,7 +1,6 @@
 """Observations that are intervals: censored and grouped data."""
 
 import dataclasses
-import itertools
 import math
 from typing import Any, ClassVar, NamedTuple
 
@@ -74,18 +73,8 @@ class Censored(parts.SeenInPart):
 
     def __post_init__(self) -> None:
         parts.check("Censored", self.family)
-        for name in ("edges", "limits"):
-            ends = getattr(self, name)
-            if ends is not None:
-                ends = tuple(map(float, ends))
-                object.__setattr__(self, name, ends)
-                if not ends or not all(a < b for a, b in itertools.pairwise(ends)):
-                    raise ValueError(f"Censored: {name} must increase; got {ends}")
-        if self.limits is not None and (self.edges is not None or len(self.limits) != 2):
-            raise ValueError("Censored: give edges, or two limits, not both")
-        for scheme in (self.edges, self.limits):
-            if scheme is not None and self.turn is not None:
-                arcs.check("Censored", scheme[0], scheme[-1], self.turn)
+        for name, ends in coarse.scheme(self.family, self.edges, self.limits).items():
+            object.__setattr__(self, name, ends)
 
     @property
     def support(self) -> str:
@@ -250,16 +239,7 @@ class Censored(parts.SeenInPart):
             )
 
     def _coarse(self, x: Array) -> Array:
-        if self.turn is not None and self.edges is not None:
-            return coarse.sectors(x, jnp.asarray(self.edges, x.dtype), self.turn)
-        if self.turn is not None and self.limits is not None:
-            return coarse.outside(x, *self.limits, self.turn)
-        if self.edges is not None:
-            first, last = (jnp.asarray(bound, x.dtype) for bound in self.bounds)
-            edges = jnp.asarray(self.edges, x.dtype)
-            edges = jnp.where(edges > last, jnp.inf, jnp.maximum(edges, first))  # no value lies between equal edges
-            return coarse.groups(x, jnp.stack([first, *edges, jnp.asarray(jnp.inf, x.dtype)]), self.whole)
-        return coarse.limited(x, *self.limits) if self.limits is not None else _twice(x)
+        return coarse.seen(self.family, x, self.edges, self.limits)
 
     def mean(self, params: Any) -> Array:
         """E x, (K,), of the observations whose intervals are known."""
@@ -279,7 +259,7 @@ class Censored(parts.SeenInPart):
             label_key, x_key = jax.random.split(key)
             labels = jax.random.categorical(label_key, jnp.log(r))
             found = self.family.sample_between(x_key, params, labels, seen.low, seen.high)
-        return _twice(jnp.where(seen.exact, seen.point, found).astype(x.dtype))
+        return coarse.twice(jnp.where(seen.exact, seen.point, found).astype(x.dtype))
 
     def _mean(self, c: Any, r: Array, low: Array, high: Array) -> Array:
         if hasattr(self.family, "impute_between"):
@@ -305,7 +285,3 @@ class Censored(parts.SeenInPart):
 
     def sample_between(self, key: Array, params: Any, labels: Array, low: Array, high: Array) -> Array:
         return self._coarse(self.family.sample_between(key, params, labels, low, high))
-
-
-def _twice(x: Array) -> Array:
-    return jnp.stack([x, x], axis=1)

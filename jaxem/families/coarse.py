@@ -1,5 +1,6 @@
 """Exact observations as intervals, for data and simulations of ``Censored``."""
 
+import itertools
 from typing import Any
 
 import jax.numpy as jnp
@@ -88,3 +89,44 @@ def outside(x: Array, low: Any, high: Any, turn: float) -> Array:
     """``limited`` of angles, without checks, in a trace too."""
     rest = jnp.stack([jnp.asarray(end, x.dtype) for end in (high, low + turn)])
     return jnp.where((arcs.turned(x, high, turn) < low)[:, None], rest[None, :], x[:, None])
+
+
+def scheme(family: Any, edges: Any, limits: Any) -> dict[str, tuple[float, ...] | None]:
+    """How observations of a family become intervals, as ``Censored`` is told: ``edges`` and ``limits`` as tuples.
+
+    Raises:
+        ValueError: both are given; or these do not increase, or are no arc.
+    """
+    given = {"edges": edges, "limits": limits}
+    found = {name: None if ends is None else tuple(map(float, ends)) for name, ends in given.items()}
+    for name, ends in found.items():
+        if ends is not None and not (ends and all(a < b for a, b in itertools.pairwise(ends))):
+            raise ValueError(f"Censored: {name} must increase; got {ends}")
+    if limits is not None and (edges is not None or len(limits) != 2):
+        raise ValueError("Censored: give edges, or two limits, not both")
+    turn = getattr(family, "turn", None)
+    for ends in found.values():
+        if ends is not None and turn is not None:
+            arcs.check("Censored", ends[0], ends[-1], turn)
+    return found
+
+
+def seen(family: Any, x: Array, edges: tuple[float, ...] | None, limits: tuple[float, float] | None) -> Array:
+    """Exact observations as the intervals of a ``scheme``, in a trace too; (x, x) without one."""
+    turn = getattr(family, "turn", None)
+    if edges is None and limits is None:
+        return twice(x)
+    if limits is not None:
+        return limited(x, *limits) if turn is None else outside(x, *limits, turn)
+    at = jnp.asarray(edges, x.dtype)
+    if turn is not None:
+        return sectors(x, at, turn)
+    first, last = (jnp.asarray(bound, x.dtype) for bound in family.bounds)
+    at = jnp.where(at > last, jnp.inf, jnp.maximum(at, first))  # no value lies between equal edges
+    everything = jnp.concatenate([first[None], at, jnp.full(1, jnp.inf, x.dtype)])
+    return groups(x, everything, getattr(family, "whole", False))
+
+
+def twice(x: Array) -> Array:
+    """Exact observations as intervals (x, x)."""
+    return jnp.stack([x, x], axis=1)
