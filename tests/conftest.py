@@ -175,7 +175,7 @@ SLOW = re.compile(
     | test_units .* (taken_twice.*L-BFGS|-adam\])
     # Laws, optima and mistakes of which a like one stays: at another point, of another family, in another precision.
     | test_laws .* end_of_a_climb\[(ragged|gamma|mixed|normal)
-    | test_laws .* (holds\[(tied|diag|spherical),\ prior|blocks_agree\[(weighted|categorical))
+    | test_laws .* blocks_agree\[(weighted|categorical)
     | test_mutants .* (staying_left_out|one_tail|axes_never_turn)
     | test_missing .* (direct_search\[t\]|are_caught\[the\ covariance|what_is_seen\[t|changes_nothing\[bern)
     | test_missing .* keep_what_is_seen\[(t|poisson)
