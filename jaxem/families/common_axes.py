@@ -78,10 +78,11 @@ def common_axes(objective: Objective, n: Array, w: Array, start: Array | None) -
         ahead = jax.vmap(turn)(jnp.asarray(_LENGTHS, w.dtype))
         values = jax.vmap(at)(ahead)
         best = jnp.where(jnp.isnan(values), jnp.inf, values).argmin()
-        lower = values[best] < at(axes)
+        eps, value = float(jnp.finfo(w.dtype).eps), at(axes)
+        lower = values[best] < value
         # Near the minimum the objective is rounding error, while the gradient still leads there.
-        near = gain <= float(jnp.finfo(w.dtype).eps) ** 0.75  # False for NaN
-        more = jnp.where(near, (gain > float(jnp.finfo(w.dtype).eps) ** 1.25) & (gain < last / 4), lower)
+        near = gain <= jnp.maximum(eps**0.75, 8 * eps * jnp.abs(value))  # False for NaN
+        more = jnp.where(near, (gain > eps**1.25) & (gain < last / 4), lower)
         axes = jnp.where(near, ahead[0], jnp.where(lower, ahead[best], axes))
         return axes, jnp.where(near, gain, jnp.inf), more, steps + 1
 
