@@ -20,7 +20,6 @@ from jaxem.families import (
     MultivariateNormal,
     MultivariateNormalParams,
     NormalInverseWishart,
-    covariance,
     forms,
     hidden_cells,
 )
@@ -526,8 +525,9 @@ def test_every_law_in_single_precision_for_variables_in_other_units(name, units)
 
 
 @slow
-def test_laws_tell_axes_from_rounded_matrices(monkeypatch):
-    """Mutants: covariances that are formed and factored again, and axes as LAPACK has them."""
+def test_laws_tell_axes_from_those_of_lapack(monkeypatch):
+    """Covariances that are formed and factored again break no law here, as their entries are rounded in proportion;
+    ``test_densities_by_axes_keep_their_digits`` tells them apart."""
     x, start = datasets.diabetes()
     x = x * np.array(UNITS["small and large"])
 
@@ -535,11 +535,7 @@ def test_laws_tell_axes_from_rounded_matrices(monkeypatch):
         data, model = jnp.asarray(x[:rows], jnp.float32), Mixture(MultivariateNormal(name), 3)
         return jaxem.verify(model, model.init(jax.random.key(0), data, start=start[:rows]), data).ok
 
-    assert holds("VVE", 144) and holds("EEV", 144)
-    with monkeypatch.context() as patch:
-        formed = lambda half: covariance.Factored(half @ half.mT, jnp.linalg.cholesky(half @ half.mT))
-        patch.setattr(forms, "factored", formed)
-        assert not holds("VVE", 143)
+    assert holds("EEV", 144)
     with monkeypatch.context() as patch:
         patch.setattr(forms, "principal_axes", lambda w: jnp.linalg.eigh(w)[1][:, ::-1])
         assert not holds("EEV", 142)
