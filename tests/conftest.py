@@ -60,12 +60,14 @@ class Compilations:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    help = "run the slow tier too: both precisions of every law and mutant, all algorithms on all models"
+    help = "run the tests of every change: those marked slow too"
+    parser.addoption("--slow", action="store_true", help=help)
+    help = "run all tests: both precisions of every law and mutant, all algorithms on all models"
     parser.addoption("--everything", action="store_true", help=help)
 
 
 # Of the rows of long tables those that take longest and differ least from their neighbours: like marked ones.
-SLOW = re.compile(
+EVERYTHING = re.compile(
     r"""
     test_examples .* \[(acceleration|error_bars|gallery|gem_optax|how_many_components|online|trials|tuning_a_prior)\]
     | test_examples .* missing_information
@@ -225,10 +227,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: ORDER.get(item.path.stem, len(ORDER)))
     if config.getoption("--everything"):
         return
-    slow = [item for item in items if item.get_closest_marker("everything") or SLOW.search(item.nodeid)]
-    left_out = set(map(id, slow))
+    marks = ("everything",) if config.getoption("--slow") else ("everything", "slow")
+    marked = [item for item in items if any(map(item.get_closest_marker, marks)) or EVERYTHING.search(item.nodeid)]
+    left_out = set(map(id, marked))
     items[:] = [item for item in items if id(item) not in left_out]
-    config.hook.pytest_deselected(items=slow)
+    config.hook.pytest_deselected(items=marked)
 
 
 @pytest.fixture

@@ -192,6 +192,7 @@ def test_columns_have_units_of_their_own(algorithm):
     assert_within(climbs[1], climbs[0], 1e-6)
 
 
+@pytest.mark.slow
 def test_what_only_rounding_moves_decides_nothing():
     """The means of a factor analysis are right from the start: their steps are rounding error, no unit of length."""
     model, params, data = case("factor analysis", "float64")
@@ -203,6 +204,7 @@ def test_what_only_rounding_moves_decides_nothing():
 
 
 @pytest.mark.parametrize("algorithm", BOTH, ids=["squarem", "anderson"])
+@pytest.mark.slow
 def test_lanes_are_what_they_are_alone(algorithm):
     starts = jax.tree.map(lambda a, b: jnp.stack([a, b]), as_dtype(START, float), as_dtype(START, float))
     starts = starts._replace(weights=jnp.array([[0.5, 0.5], [0.9, 0.1]]))

@@ -42,6 +42,7 @@ def test_align_undoes_a_permutation(name):
         jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
+@pytest.mark.slow
 def test_states_of_a_chain_are_permuted_and_matched():
     model, x = HMM(Poisson(), 2), jnp.array([[0.0, 7.0, 1.0, 6.0, 9.0, 0.0]])
     params = HMMParams(jnp.array([0.8, 0.2]), jnp.array([[0.3, 0.7], [0.9, 0.1]]), PoissonParams(jnp.array([1.0, 6.0])))

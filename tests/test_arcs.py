@@ -135,6 +135,7 @@ def context(m, kappa):
     return jax.tree.map(lambda leaf: leaf[:, None], VonMises().prepare(VonMisesParams(m, kappa), None))
 
 
+@pytest.mark.slow
 def test_probabilities_of_arcs(dtype, wanted):
     """log P and its derivatives, also by Fisher's identity, against 50 digits."""
     m, kappa, low, high = rows(dtype)
@@ -167,6 +168,7 @@ def test_narrow_arcs_are_density_times_width(dtype):
     assert_within(found, middle, 8 * eps(dtype) * (1 + np.abs(middle)) + width**2 * (1 + np.asarray(kappa) ** 2))
 
 
+@pytest.mark.slow
 def test_parts_of_the_circle_sum_to_one(dtype):
     """Any cut; and an arc that is moved by whole turns, or mirrored, has the same probability."""
     family, kappa = VonMises(), as_dtype(np.array([0.0, 0.3, 7.0, 1e4]), dtype)
@@ -202,6 +204,7 @@ def probability(m, kappa, low, high):
 
 
 @pytest.mark.parametrize("kind", ["censored", "truncated"])
+@pytest.mark.slow
 def test_the_maximum_is_that_of_a_direct_search(kind):
     """A mixture of two classes."""
     x = seen(kind)
@@ -228,6 +231,7 @@ def test_the_maximum_is_that_of_a_direct_search(kind):
     np.testing.assert_allclose(at, best.x, atol=2e-4)  # of the search's own differences
 
 
+@pytest.mark.slow
 def test_draws_and_means_within_arcs():
     """Draws by their distribution function, means by quadrature: the direction of E e^(ix)."""
     family, m, kappa = VonMises(), 0.5, 3.0
@@ -254,6 +258,7 @@ def test_draws_and_means_within_arcs():
 
 
 @pytest.mark.parametrize("kappa", [0.0, 3.0, 1e10])
+@pytest.mark.slow
 def test_draws_of_the_whole_circle_and_far_from_the_direction(kappa):
     family, labels = VonMises(), jnp.zeros(2000, int)
     params = VonMisesParams(jnp.array([2.0]), jnp.array([kappa]))
@@ -272,6 +277,7 @@ def test_draws_of_the_whole_circle_and_far_from_the_direction(kappa):
         assert stats.kstest(x.astype(float) * 1e6, "halfnorm").pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_what_is_an_arc():
     """Two ends or none, at most a turn apart, in any number of turns."""
     model = Mixture(Censored(VonMises()), 1)
@@ -293,6 +299,7 @@ def test_what_is_an_arc():
     assert Truncated(VonMises(), -1, TURN - 1) == Truncated(VonMises())
 
 
+@pytest.mark.slow
 def test_arcs_cut_at_limits():
     """By the shares of the pieces; two pieces are refused."""
     m = VonMisesParams(jnp.array([0.5]), jnp.array([2.0]))
@@ -314,6 +321,7 @@ def test_arcs_cut_at_limits():
     assert bool(family.supports(jnp.array([[1.5, 1.5]]) + 5 * TURN)[0])
 
 
+@pytest.mark.slow
 def test_sectors_and_limits_of_data():
     x = np.array([0.1, 3.0, -3.0, 7.0, 100.0])
     edges = np.arange(4) * PI / 2
@@ -338,6 +346,7 @@ def test_sectors_and_limits_of_data():
         limited(x, 3.0, turn=TURN)
 
 
+@pytest.mark.slow
 def test_imputed_angles_are_directions():
     """Of the mixture's E e^(ix), given the arc or nothing: 3.1 and -3.1 do not make 0."""
     params = VonMisesParams(jnp.array([3.1, -3.1]), jnp.array([4.0, 9.0]))
@@ -360,6 +369,7 @@ def test_imputed_angles_are_directions():
     np.testing.assert_allclose(found[[0, 2], 0], [wanted, np.angle(share @ means) % TURN], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_residuals_on_an_arc():
     """A circle has no distribution function; an arc has one, from its low end."""
     params = VonMisesParams(jnp.array([0.5]), jnp.array([2.0]))
@@ -386,6 +396,7 @@ def test_every_law_holds_in_a_chain():
         assert certificate.ok, certificate
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     """Of log P in both parameters against differences of first ones."""
     low, high = (jnp.array(column)[:, None] for column in ([1.0, -1.0, 2.0, 0.0], [2.0, 1.5, 5.0, 6.0]))

@@ -40,6 +40,7 @@ linkage = jaxem.Model(
 
 
 @pytest.mark.parametrize(("kind", "information"), [("nonparametric", 377.5), ("parametric", None)])
+@pytest.mark.slow
 def test_linkage_standard_error(kind, information):
     """Rows drawn anew: the observed information, 377.5 (Louis 1982), for each log-probability is linear in theta.
     Drawn from the model: the expected one."""
@@ -81,6 +82,7 @@ def two():
     return mixture, restless, jaxem.fit(mixture, params, x).params, x
 
 
+@pytest.mark.slow
 def test_labels_are_matched_and_means_vary_as_they_should(two):
     _, restless, params, x = two
     # One step from the fit is all it takes where classes lie far apart, and it changes their names.
@@ -92,6 +94,7 @@ def test_labels_are_matched_and_means_vary_as_they_should(two):
     np.testing.assert_allclose(found.standard_errors.components.means, wanted, rtol=4 / np.sqrt(800) + 1 / 20)
 
 
+@pytest.mark.slow
 def test_batches_change_nothing_and_failures_are_counted():
     def model(limit):
         return jaxem.Model(
@@ -159,6 +162,7 @@ def test_sequences_like_those_seen():
     np.testing.assert_array_equal(model.sample_like(jax.random.key(1), params, x.values), again.values)
 
 
+@pytest.mark.slow
 def test_size_and_power_of_the_likelihood_ratio_test():
     """One exponential class against two."""
     models = Mixture(Exponential(), 1), Mixture(Exponential(), 2)
@@ -204,6 +208,7 @@ def test_rows_that_are_always_the_same_are_refused(name):
         jaxem.inference.bootstrap(mean, 1.0, ALIKE[name], key=jax.random.key(0), replicates=10)
 
 
+@pytest.mark.slow
 def test_one_sequence_has_errors_by_the_parametric_kind_only():
     model = HMM(Normal(), 2)
     params = HMMParams(
@@ -218,6 +223,7 @@ def test_one_sequence_has_errors_by_the_parametric_kind_only():
     assert bool((found.standard_errors.emissions.means > 0.01).all())
 
 
+@pytest.mark.slow
 def test_what_no_replicate_moves_has_no_error():
     """A share of one that every row has: neither kind moves it. Beside it stands a mean that moves."""
     x = jnp.stack([jnp.ones(6), jnp.arange(6.0)], axis=1)
@@ -274,6 +280,7 @@ def ratio(null, alternative, **keywords):
     return jaxem.inference.likelihood_ratio_test(null, alternative, jnp.arange(5.0), key=jax.random.key(0), **run)
 
 
+@pytest.mark.slow
 def test_a_larger_model_that_ended_below_has_no_p_value():
     found = ratio(climber(0.0), climber(-3.0))
     assert float(found.statistic) == -6.0 and np.isnan(found.p_value) and found.below == 20
@@ -287,6 +294,7 @@ def test_a_larger_model_that_ended_below_has_no_p_value():
     assert not np.isnan(ratio(climber(0.0), prior).p_value)
 
 
+@pytest.mark.slow
 def test_how_often_the_best_fit_was_found_is_said():
     found = ratio(climber(0.0), climber(1.0, caught=0.7), restarts=3)
     assert found.restarts == 3 and found.times_best_found[0] == 3 and 1 <= found.times_best_found[1] <= 3

@@ -89,6 +89,7 @@ TAKE_PARAMS = {
 
 
 @pytest.mark.parametrize("name", TAKE_PARAMS)
+@pytest.mark.slow
 def test_a_fit_stands_for_its_parameters(name):
     call = TAKE_PARAMS[name]
     found, wanted = call(FIT), call(FIT.params)
@@ -98,6 +99,7 @@ def test_a_fit_stands_for_its_parameters(name):
         jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
+@pytest.mark.slow
 def test_many_starts_are_refused_by_name():
     found = jaxem.fit_restarts(MODEL, X, key=KEY, restarts=2)
     with pytest.raises(ValueError, match=r"the result of many starts.*give its \.best"):

@@ -171,7 +171,7 @@ ROWS = {
         lambda: np.asarray(grouped(inside(normals(), -2, 9), np.arange(-2.0, 10.0))),
     ),
 }
-SLOW = pytest.mark.everything
+EVERYTHING = pytest.mark.everything
 DEAR = ("truncated beta", "truncated negative binomial")
 CHEAP = ("normal", "truncated normal", "poisson")
 PRECISIONS = ("float64", "float32")
@@ -212,6 +212,7 @@ def direct(minus, start):
     return optimize.minimize(minus, best.x, method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-13})
 
 
+@pytest.mark.slow
 def test_the_maximum_of_censored_normals_is_that_of_a_direct_search():
     x = mixed_intervals(normals())
     model = Mixture(Censored(Normal()), 1)
@@ -231,6 +232,7 @@ def test_the_maximum_of_censored_normals_is_that_of_a_direct_search():
     np.testing.assert_allclose(fit.params.components.means, best.x[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_maximum_of_truncated_normals_is_that_of_a_direct_search():
     x = inside(normals(300)[::2], -1.5, 7)
     model = Mixture(Truncated(Normal(), -1.5, 7), 1)
@@ -243,6 +245,7 @@ def test_the_maximum_of_truncated_normals_is_that_of_a_direct_search():
     assert float(fit.objective) == pytest.approx(-direct(minus, [2.0, 1.0]).fun, rel=1e-10)
 
 
+@pytest.mark.slow
 def test_closed_forms():
     """Right-censored waiting times: events over total time. Counts without zeros: rate / (1 - e^-rate) = mean."""
     x = limited(waits(), high=6.0)
@@ -294,7 +297,8 @@ def test_impossible_data_are_refused():
         Censored(ZeroInflated(Poisson()))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW if name in DEAR else ()) for name in ROWS])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=EVERYTHING if name in DEAR else ()) for name in ROWS])
+@pytest.mark.slow
 def test_samples_are_possible(name):
     family, draw = ROWS[name]
     model = Mixture(family, 2)
@@ -403,7 +407,7 @@ def counts_of(u):
     [
         pytest.param(Censored(Beta()), SEEN_SHARES, beta_of, id="beta"),
         pytest.param(Censored(NegativeBinomial()), SEEN_COUNTS, counts_of, id="negative binomial"),
-        pytest.param(Truncated(NegativeBinomial(), 1), COUNTS_ABOVE_ZERO, counts_of, marks=SLOW, id="truncated"),
+        pytest.param(Truncated(NegativeBinomial(), 1), COUNTS_ABOVE_ZERO, counts_of, marks=EVERYTHING, id="truncated"),
     ],
 )
 def test_the_maximum_of_shares_and_counts_is_that_of_a_direct_search(family, x, dist):
@@ -456,6 +460,7 @@ IN_PART = {
 
 
 @pytest.mark.parametrize("name", list(IN_PART))
+@pytest.mark.slow
 def test_probabilities_of_intervals_of_shares_and_counts(name, dtype):
     """log P and its derivatives in the parameters against 40 digits."""
     family, params, exact, rows = IN_PART[name]
@@ -524,6 +529,7 @@ ONE = {
 
 
 @pytest.mark.parametrize("name", list(ONE))
+@pytest.mark.slow
 def test_draws_and_means_within_limits(name):
     """Draws by their distribution function, means by quadrature."""
     family, params, dist = ONE[name]
@@ -540,6 +546,7 @@ def test_draws_and_means_within_limits(name):
         assert stats.kstest(u, "uniform").pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_draws_and_means_of_counts_within_limits():
     params, dist = NegativeBinomialParams(jnp.array([6.0]), jnp.array([0.5])), stats.nbinom(2, 0.25)
     low, high = jnp.array([[2.0], [0.0]]), jnp.array([[7.0], [jnp.inf]])
@@ -558,6 +565,7 @@ def test_draws_and_means_of_counts_within_limits():
         assert (((seen - wanted) ** 2 / wanted)[wanted > 1]).sum() < stats.chi2(8).ppf(0.999)
 
 
+@pytest.mark.slow
 def test_probabilities_of_intervals_of_a_gamma_variable(dtype):
     """log P, its derivative in the shape, E x and E log x against 40 digits, for shapes from 1e-3 to 25."""
     rows = [
@@ -660,6 +668,7 @@ FREEDOMS = 0.05, 0.3, 1.0, 3.0, 30.0, 1e4, np.inf
 SEEN_T = (-1, 2), (0.5, np.inf), (-np.inf, -3), (20, np.inf), (100, 101), (4, 4.0078125), (-np.inf, 6), (-6, np.inf)
 
 
+@pytest.mark.slow
 def test_probabilities_of_intervals_of_a_t_variable(dtype):
     """log P and its derivatives, also by Fisher's identity, to 40 digits: where z^2 overflows, to the normal edge."""
     rows = [(1 / nu, *ends) for nu in FREEDOMS for ends in SEEN_T]
@@ -694,6 +703,7 @@ def test_probabilities_of_intervals_of_a_t_variable(dtype):
                 assert_within(other[i, 0] * float(q), slope, 16 * eps(dtype) * (1 + moved))
 
 
+@pytest.mark.slow
 def test_means_of_t_variables_beyond_a_limit():
     """E[x | x > a] of nu degrees of freedom: (nu + a^2) / (nu - 1) f(a) / P(x > a), infinite from nu = 1 down."""
     nu, a = np.array([0.5, 1.0, 1.0 + 1e-7, 1.5, 4.0, 1e7]), np.array([[-30.0], [0.0], [2.0], [50.0]])
@@ -728,6 +738,7 @@ def test_probabilities_near_one():
     assert float(binomial[0, 0]) == pytest.approx(np.log1p(-stats.binom(40, 0.2).sf(30)), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_means_and_imputation():
     """Of waiting times censored at c: c + 1 / rate. Truncated: the mean of what is recorded."""
     x = limited(waits(40), high=6.0)
@@ -751,6 +762,7 @@ def test_means_and_imputation():
         np.testing.assert_allclose(mean, wanted, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_simulated_data_are_censored_in_a_known_way_or_not_at_all():
     key, y = jax.random.key(0), normals(60)
     x = limited(y, -1, 4)

@@ -34,6 +34,7 @@ def test_a_right_model_is_not_called_wrong(name, precision):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", ROUGH)
+@pytest.mark.slow
 def test_rounding_is_no_violation_and_no_proof(name, precision):
     for certificate in both_ends(*ROUGH[name](precision)):
         assert certificate.violated == (), certificate
@@ -79,6 +80,7 @@ def zeros_and_scales(precision):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.slow
 def test_zeros_counts_and_units_are_no_fault(precision):
     for model, params, data in zeros_and_scales(precision):
         certificate = jaxem.verify(model, params, data)
@@ -86,6 +88,7 @@ def test_zeros_counts_and_units_are_no_fault(precision):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.slow
 def test_the_point_is_named(precision):
     model, start, x = case("normal mixture", precision)
     end = jaxem.fit(model, start, x, tol=1e-8 if precision == "float64" else 1e-5, max_steps=2000).params
@@ -100,6 +103,7 @@ def test_the_point_is_named(precision):
         assert certificate.point in str(certificate)
 
 
+@pytest.mark.slow
 def test_the_point_may_be_at_an_edge_flat_or_unknown():
     counts = np.r_[np.zeros(20), np.random.default_rng(0).poisson(5, 40)].astype(float)
     model = Mixture(Poisson(), 2)

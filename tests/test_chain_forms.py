@@ -65,6 +65,7 @@ def assert_equal_forms(a: dict[str, Any], b: dict[str, Any], steps: float) -> No
 
 
 @pytest.mark.parametrize(("shape", "precision"), [("one long", "float64"), ("ragged", "float32")])
+@pytest.mark.slow
 def test_blocks_side_by_side_are_the_sequence_in_order(shape, precision):
     dtype = np.dtype(precision)
     n, t = (1, 203) if shape == "one long" else (4, 30)
@@ -80,6 +81,7 @@ def test_blocks_side_by_side_are_the_sequence_in_order(shape, precision):
     assert_within(four["smoothed"].sum(axis=2), inside.astype(float), 4 * eps(dtype))
 
 
+@pytest.mark.slow
 def test_the_likelihood_in_plain_numbers_is_that_in_parts(dtype):
     """Value, gradient and Hessian. A vanishing transition chooses the parts; under vmap both forms run, beside a lane
     whose plain numbers would be 0 / 0."""
@@ -122,6 +124,7 @@ def test_the_likelihood_in_plain_numbers_is_that_in_parts(dtype):
 
 @pytest.mark.parametrize("blocks", [1, BLOCKS])
 @pytest.mark.parametrize("kind", ["a row far below", "the likeliest out of reach", "no way back"])
+@pytest.mark.slow
 def test_what_underflows_is_done_in_logs(kind, blocks, dtype):
     """A row of densities that no exp can hold; one whose largest belongs to a state that cannot be; and a state that
     falls behind by more than exp can hold, and is all that is left in the end. By enumeration of what is possible."""
@@ -181,6 +184,7 @@ def test_what_is_chosen(monkeypatch):
 START = HMMParams(PI, A, NormalParams(np.array([-1.0, 0.0, 3.0]), np.array([1.0, 2.0, 0.5])))
 
 
+@pytest.mark.slow
 def test_fits_agree_and_the_option_is_heeded():
     x = np.random.default_rng(0).normal(size=(4, 30)) + 3.0 * (np.arange(30) % 7 < 3)[None]
     data = Dataset(jnp.asarray(x), lengths=jnp.asarray(LENGTHS), weights=jnp.asarray([1.0, 2.0, 0.0, 0.5]))
@@ -199,6 +203,7 @@ def test_fits_agree_and_the_option_is_heeded():
 
 
 @pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.slow
 def test_many_states(n):
     """More than are summed one by one."""
     k, t = 20, 30

@@ -307,6 +307,7 @@ def test_every_law_holds_where_moves_by_inputs_are_not_allowed():
     jaxem.verify(*hub_by_inputs(), strict=True)
 
 
+@pytest.mark.slow
 def test_moves_by_inputs_that_are_not_allowed():
     """They have no probability and no coefficient, and do not count as parameters."""
     model, params, data = hub_by_inputs()

@@ -74,6 +74,7 @@ def alike(a, b):
 
 
 @pytest.mark.parametrize("name, model_name, precision", ROWS)
+@pytest.mark.slow
 def test_interrupted_runs_end_with_the_same_bits(name, model_name, precision, tmp_path, monkeypatch):
     model, params, data = case(model_name, precision)
     algorithm, path = ALGORITHMS[name], tmp_path / "run"
@@ -89,6 +90,7 @@ def test_interrupted_runs_end_with_the_same_bits(name, model_name, precision, tm
     same(jaxem.resume(path, model, data), plain)  # it has ended
 
 
+@pytest.mark.slow
 def test_pieces_are_compiled_like_the_whole(tmp_path, monkeypatch):
     seen = []
     decide = compilation.effort_for
@@ -99,6 +101,7 @@ def test_pieces_are_compiled_like_the_whole(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("calls", [1, 2, 4])
+@pytest.mark.slow
 def test_interrupted_runs_of_many_end_with_the_same_bits(calls, tmp_path):
     path = tmp_path / "run"
     part = start("many", checkpoint=path, progress=until(calls))
@@ -111,6 +114,7 @@ def test_interrupted_runs_of_many_end_with_the_same_bits(calls, tmp_path):
 
 
 @pytest.mark.parametrize("calls", [1, 3, 8])
+@pytest.mark.slow
 def test_interrupted_restarts_end_with_the_same_bits(calls, tmp_path):
     path = tmp_path / "run"
     part = start("restarts", checkpoint=path, every=0, progress=until(calls))
@@ -124,6 +128,7 @@ def test_interrupted_restarts_end_with_the_same_bits(calls, tmp_path):
         jaxem.resume(path, model, data + 1)
 
 
+@pytest.mark.slow
 def test_interrupted_restarts_of_many_end_with_the_same_bits(tmp_path):
     model, _, data = many()
     path, options = tmp_path / "run", {"key": jax.random.key(5), "restarts": 5, "finalists": 2, "max_steps": 60}
@@ -228,6 +233,7 @@ def test_parameters_in_containers_of_python(tree, tmp_path, single_steps):
     same(jaxem.resume(path, model, X), whole)
 
 
+@pytest.mark.slow
 def test_what_a_file_cannot_make_is_passed_again(tmp_path, single_steps):
     path, algorithm = tmp_path / "run", AnnealedEM(optax.linear_schedule(0.3, 1.0, 4))
     whole = jaxem.fit(*MIXTURE, algorithm=algorithm, max_steps=5)
@@ -248,6 +254,7 @@ class Never:
         return jnp.bool_(False)
 
 
+@pytest.mark.slow
 def test_a_rule_of_ones_own_is_passed_again(tmp_path, single_steps):
     path = tmp_path / "run"
     jaxem.fit(*MIXTURE, stop=Never(), max_steps=5, checkpoint=path, progress=until(2))
@@ -297,6 +304,7 @@ def test_what_holds_functions_has_no_recipe(held):
     assert recipes.kind_of(SQUAREM(GEM())) == "SQUAREM(GEM)"
 
 
+@pytest.mark.slow
 def test_more_steps(tmp_path):
     path, (model, params, data) = tmp_path / "run", MIXTURE
     jaxem.fit(model, params, data, max_steps=5, checkpoint=path)
@@ -308,6 +316,7 @@ def test_more_steps(tmp_path):
         jaxem.resume(path, model, data, max_steps=4)
 
 
+@pytest.mark.slow
 def test_more_steps_for_many(tmp_path):
     path, (function, model, params, data) = tmp_path / "run", run_of("many")
     function(model, params, data, max_steps=10, checkpoint=path)
@@ -326,12 +335,14 @@ def test_no_steps(tmp_path):
 
 
 @pytest.mark.parametrize("key", [jax.random.PRNGKey(3), jax.random.key(3, impl="rbg"), jax.random.key(3)])
+@pytest.mark.slow
 def test_keys_of_every_kind(key, tmp_path, single_steps):
     path, options = tmp_path / "run", {"algorithm": SAEM(), "max_steps": 4, "key": key}
     jaxem.fit(*MIXTURE, **options, checkpoint=path, progress=until(2))
     same(jaxem.resume(path, MIXTURE.model, MIXTURE.data), jaxem.fit(*MIXTURE, **options))
 
 
+@pytest.mark.slow
 def test_data_over_devices(tmp_path, single_steps):
     path, (model, params, data) = tmp_path / "run", MIXTURE
     whole = jaxem.fit(model, params, jaxem.shard(data), max_steps=5)
@@ -341,6 +352,7 @@ def test_data_over_devices(tmp_path, single_steps):
         jaxem.resume(path, model, data)
 
 
+@pytest.mark.slow
 def test_the_derivative_comes_back(tmp_path, single_steps):
     path, (model, params, data) = tmp_path / "run", MIXTURE
     jaxem.fit(model, params, data, checkpoint=path, progress=until(2))
@@ -639,6 +651,7 @@ def test_what_leads_back_to_itself_has_a_fingerprint():
     assert len(fingerprint(loop)) == 32
 
 
+@pytest.mark.slow
 def test_fingerprints_are_the_same_in_every_process():
     script = """
 import sys, jax

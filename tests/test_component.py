@@ -17,7 +17,7 @@ from jaxem.models import HMM, Component, FactorAnalysis, Mixture
 from jaxem.models.copies import MergedMixtures, Vmapped
 
 KEY = jax.random.key(0)
-SLOW = pytest.mark.everything  # run with --everything only
+EVERYTHING = pytest.mark.everything  # run with --everything only
 
 
 def with_gaps(x, share=0.15):
@@ -65,7 +65,7 @@ CASES = {
 }
 FIRST = [("factor analysers, gaps", "float64"), ("chain of mixtures", "float64"), ("mixture of chains", "float64")]
 LAWS = FIRST + [
-    pytest.param(name, precision, marks=SLOW)
+    pytest.param(name, precision, marks=EVERYTHING)
     for name in CASES
     for precision in ("float64", "float32")
     if (name, precision) not in FIRST
@@ -85,7 +85,7 @@ def test_every_law_holds(name, precision):
     assert certificate.ok, certificate
 
 
-@SLOW
+@EVERYTHING
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_law_holds_at_the_end_of_a_climb(name, precision):
@@ -106,7 +106,7 @@ def one_copy(params):
     ("inner", "data"),
     [
         (FactorAnalysis(2), factors),
-        pytest.param(Mixture(MultivariateNormal("diag"), 2), factors, marks=SLOW),
+        pytest.param(Mixture(MultivariateNormal("diag"), 2), factors, marks=EVERYTHING),
         (HMM(Poisson(), 2), series),
     ],
 )
@@ -120,6 +120,7 @@ def test_one_copy_is_the_model(inner, data):
     assert number(outer, nested) == number(inner, alone)
 
 
+@pytest.mark.slow
 def test_merged_copies_are_copies():
     """A mixture of mixtures is the flat mixture, and one by one its copies give the same sums."""
     inner, x = Mixture(Normal(), 2), jnp.asarray(numbers())
@@ -164,6 +165,7 @@ def test_a_chain_of_mixtures_is_that_of_hmmlearn():
     assert (np.asarray(ours.trace)[1:15] > theirs[1:15]).all()
 
 
+@pytest.mark.slow
 def test_samples_imputations_and_restarts():
     model, data = CASES["factor analysers, gaps"]()
     fit = jaxem.fit_restarts(model, data, key=KEY, restarts=2).best

@@ -60,6 +60,7 @@ def test_real_is_the_identity(dtype, x):
 
 
 @given(vectors(-80, 80, 5))
+@pytest.mark.slow
 def test_positive_round_trips(dtype, u):
     # log x is rounded to eps |log x|, which is a relative error of x; 4 for log and exp themselves.
     value, back = there_and_back(Positive(), np.exp(u), dtype)

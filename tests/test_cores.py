@@ -45,6 +45,7 @@ def test_an_error_of_one_call_is_raised():
         on_all_cores(ask, [(jnp.float32(1),), (jnp.float32(2),)])
 
 
+@pytest.mark.slow
 def test_starts_are_those_of_one_core_with_the_settings_of_the_caller(monkeypatch, count_compilations):
     x = np.random.default_rng(0).normal(size=231) + 3.0 * (np.arange(231) % 2)
 

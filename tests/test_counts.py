@@ -79,6 +79,7 @@ def test_densities_are_those_of_scipy_and_poisson_at_the_edge(dtype):
     np.testing.assert_array_equal(value, [0, -np.inf, -np.inf, -np.inf, np.nan])
 
 
+@pytest.mark.slow
 def test_the_derivative_at_the_edge():
     """In phi at 0, ((x - m)^2 - x) / 2: it says whether the objective rises into the space."""
     x = jnp.arange(15.0)
@@ -166,6 +167,7 @@ def _scipy_nb(x, m, phi):
     return jax.scipy.stats.nbinom.logpmf(x, 1 / phi, 1 / (1 + phi * m))
 
 
+@pytest.mark.slow
 def test_the_optimum_of_a_mixture_is_that_of_a_direct_search_and_errors_are_those_of_its_hessian():
     x = jnp.asarray(X)
     model = Mixture(NegativeBinomial(), 2)
@@ -208,6 +210,7 @@ def test_zero_inflation_of_a_negative_binomial_is_that_of_a_direct_search():
     np.testing.assert_allclose(jnp.concatenate([e.zeros, *e.counts]), wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_counts_that_vary_less_than_poisson_end_at_the_edge(dtype):
     x = as_dtype(np.random.default_rng(2).binomial(10, 0.5, 300), dtype)
     model = Mixture(NegativeBinomial(), 1)
@@ -223,6 +226,7 @@ def test_counts_that_vary_less_than_poisson_end_at_the_edge(dtype):
     assert_within(errors.components.means[0], np.sqrt(x.mean() / 300), 1e-3)
 
 
+@pytest.mark.slow
 def test_samples():
     labels = jnp.repeat(jnp.arange(2), 20_000)
     counts = NegativeBinomialParams(jnp.array([3.0, 3.0]), jnp.array([0.5, 0.0]))

@@ -93,6 +93,7 @@ def test_every_entry_takes_a_frame_and_tables_name_its_columns():
     assert jaxem.fit(model, start, jaxem.shard(frame)).converged
 
 
+@pytest.mark.slow
 def test_levels_come_back_in_the_table():
     frame = pd.DataFrame({"colour": pd.Categorical(COLOURS), "shape": pd.Categorical(["a", "b"] * 60)})
     model = Mixture(Categorical((3, 2)), k=1)
@@ -248,6 +249,7 @@ RESPONSE = np.where(RNG.random(200) < 0.5, 1 + COVARIATE, -1 - 2 * COVARIATE) + 
 START = {"line": jnp.array([[0.5, 0.0], [-0.5, 0.0]])}
 
 
+@pytest.mark.slow
 def test_covariates_reach_the_model_and_are_not_counted():
     data = dataset(RESPONSE, given=COVARIATE)
     assert float(size(data, jnp.dtype(float))) == 200
@@ -330,6 +332,7 @@ COUPLE = jaxem.from_log_joint(
 )
 
 
+@pytest.mark.slow
 def test_a_tree_of_arrays_goes_through_every_entry():
     tree = {"a": X[:, 0], "b": np.concatenate([X, X[:, :1]], axis=1)}
     key = jax.random.key(0)

@@ -156,6 +156,7 @@ def exact_log_likelihood(weights: Any, rates: Any, x: Any) -> float:
 
 
 @pytest.mark.parametrize("size", [300.0, 1e4, 1e6, 1e10])
+@pytest.mark.slow
 def test_fits_of_large_counts(size, dtype):
     """Seven of eight of these fits fell at once, or were off by up to 158 and said to have converged."""
     rng = np.random.default_rng(0)
@@ -167,6 +168,7 @@ def test_fits_of_large_counts(size, dtype):
     assert_within(fit.objective, wanted, 8 * eps(dtype) * (abs(wanted) + len(x)))
 
 
+@pytest.mark.slow
 def test_a_chain_of_large_counts(dtype):
     rng = np.random.default_rng(1)
     x = np.where(np.arange(60) // 10 % 2, rng.poisson(2e5, 60), rng.poisson(2.1e5, 60)).astype(dtype)[None]

@@ -78,6 +78,7 @@ def all_faults():
             yield from (f"{name}.{own}: {fault}" for fault in faults(method, stated))
 
 
+@pytest.mark.slow
 def test_public_names_are_documented():
     assert not sorted(set(all_faults()))
 

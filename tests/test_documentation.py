@@ -25,6 +25,7 @@ def html(tmp_path_factory):
     return folder / "html"
 
 
+@pytest.mark.slow
 def test_every_public_name_has_a_page(html):
     pages = {path.stem for path in (html / "reference").glob("*.html")}
     assert {*public.pages()} <= pages

@@ -87,6 +87,7 @@ def test_a_corner_of_the_initial_distribution_is_held_and_the_rest_is_given_it()
     assert "4 free parameters" in table
 
 
+@pytest.mark.slow
 def test_in_a_trace_only_what_is_held_is_nan():
     model, fit, x = earthquakes()
     p = fit.params
@@ -108,6 +109,7 @@ def test_an_edge_from_which_the_objective_rises_is_no_maximum():
             jaxem.inference.standard_errors(model, inward._replace(initial=start), x)
 
 
+@pytest.mark.slow
 def test_structural_zeros_are_not_free():
     model, fit, x = left_right()
     assert fit.status == jaxem.Status.CONVERGED
@@ -128,6 +130,7 @@ def test_structural_zeros_are_not_free():
 
 
 @pytest.mark.parametrize("name", ["a level never seen", "an item that all have", "a rate of zero"])
+@pytest.mark.slow
 def test_emissions_at_an_edge(name):
     rng = np.random.default_rng(2)
     z = np.repeat([0, 1], 60)
@@ -156,6 +159,7 @@ def test_emissions_at_an_edge(name):
     assert 0 < held < 6
 
 
+@pytest.mark.slow
 def test_a_noise_variance_on_its_way_to_zero_is_the_culprit_and_no_mean():
     x = jnp.asarray(datasets.iris()[0])
     model = FactorAnalysis(1)
@@ -183,6 +187,7 @@ def test_factors_are_counted_up_to_what_a_covariance_holds(d, k):
     assert jaxem.inference.number_of_parameters(model, params._replace(loadings=loadings, noise=noise)) == d + rank
 
 
+@pytest.mark.slow
 def test_factors_beyond_the_bound_are_flat_along_loadings_and_noise():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(200, 2)) @ rng.normal(size=(2, 4)) + rng.normal(size=(200, 4)))

@@ -55,6 +55,7 @@ def test_larger_fits_take_longer():
     assert work.iteration(params, jnp.zeros((272, 2))) == few / 100
 
 
+@pytest.mark.slow
 def test_an_effort_can_be_forced(monkeypatch):
     params = MODEL.init(KEY, X)
     fit = lambda: jaxem.fit(MODEL, params, X)

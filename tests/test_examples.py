@@ -77,6 +77,7 @@ def check(printed, folder, figures, pictures):
 
 
 @pytest.mark.parametrize("name", TABLE)
+@pytest.mark.slow
 def test_example(name, monkeypatch, capsys, tmp_path):
     figures, pictures = TABLE[name]
     main = load(name, monkeypatch).main

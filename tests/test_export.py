@@ -130,6 +130,7 @@ def compare(rows, tmp_path):
                 np.testing.assert_array_equal(one[~known], other[~known])
 
 
+@pytest.mark.slow
 def test_the_answers_in_a_process_without_jaxem(tmp_path):
     compare(ROWS, tmp_path)
 

@@ -474,6 +474,7 @@ def test_a_checkpoint_is_shown(fitted, tmp_path, capsys):
     assert main(["show", str(tmp_path / "odd")]) == 1 and "is neither" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_in_a_process_of_its_own():
     command = [sys.executable, "-m", "jaxem", "show", str(DATA / "saved_1.npz")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -130,6 +130,7 @@ def test_a_log_likelihood_is_an_objective():
 # The record of a good fit
 
 
+@pytest.mark.slow
 def test_the_record_of_a_fit(dtype):
     data = as_dtype(COUNTS, dtype)
     fit = jaxem.fit(POISSON, START, data, max_steps=300)
@@ -161,6 +162,7 @@ def test_max_steps():
         jaxem.fit(POISSON, START, COUNTS, max_steps=-1)
 
 
+@pytest.mark.slow
 def test_params_are_cast_to_the_dtype_of_the_data():
     model = Model(linkage_e_step, linkage_m_step, log_likelihood=linkage_log_likelihood)
     plain = jaxem.fit(model, 0.5, LINKAGE)  # a Python float
@@ -174,6 +176,7 @@ def test_params_are_cast_to_the_dtype_of_the_data():
     same(fit, jaxem.fit(POISSON, START, COUNTS, max_steps=3))
 
 
+@pytest.mark.slow
 def test_a_fit_inside_jit_equals_one_outside():
     outside = jaxem.fit(POISSON, START, COUNTS)
     params, data = as_dtype((START, COUNTS), np.float64)
@@ -276,6 +279,7 @@ def test_a_component_that_collapses_on_a_point():
 
 
 @pytest.mark.parametrize("form", ["full", "tied"])
+@pytest.mark.slow
 def test_data_on_a_line(form):
     x = X[:60, None] * np.array([1.0, -2.0]) + np.array([0.5, 100.0])
     covariances = {"full": np.stack([np.eye(2)] * 2), "tied": np.eye(2)}[form]
@@ -693,6 +697,7 @@ def test_an_m_step_that_returns_something_else(m_step, says):
 
 
 @pytest.mark.parametrize("optimizer", [optax.sgd(1e6), optax.adam(1e3)], ids=["sgd(1e6)", "adam(1e3)"])
+@pytest.mark.slow
 def test_gem_ascends_at_any_learning_rate(optimizer):
     fit = jaxem.fit(POISSON, START, COUNTS, algorithm=GEM(optimizer), max_steps=100)
     assert fit.status in (Status.CONVERGED, Status.MAX_STEPS)
@@ -702,12 +707,14 @@ def test_gem_ascends_at_any_learning_rate(optimizer):
     assert trace[-1] > trace[0] + 0.1
 
 
+@pytest.mark.slow
 def test_gem_does_not_take_slow_for_settled():
     fit = jaxem.fit(POISSON, START, COUNTS, algorithm=GEM(optax.sgd(1e-12)), max_steps=100)
     assert fit.status == Status.MAX_STEPS and fit.steps == 100
     assert_consistent(fit, POISSON, COUNTS)
 
 
+@pytest.mark.slow
 def test_gem_reaches_the_optimum_of_em():
     em = jaxem.fit(POISSON, START, COUNTS, stop=jaxem.fitting.parameter_change(1e-12))
     gem = jaxem.check(jaxem.fit(POISSON, START, COUNTS, algorithm=GEM()))

@@ -61,6 +61,7 @@ LINKAGE = jaxem.Model(
 COUNTS = np.random.default_rng(0).multinomial(200, [0.6, 0.1, 0.1, 0.2], size=7).astype(float)
 
 
+@pytest.mark.slow
 def test_equals_separate_fits_in_either_precision(dtype):
     starts, counts = as_dtype((np.linspace(0.01, 0.9, 7), COUNTS), dtype)
     rule = {"stop": jaxem.fitting.parameter_change(1e-5), "max_steps": 8}
@@ -72,6 +73,7 @@ def test_equals_separate_fits_in_either_precision(dtype):
     assert len(set(np.asarray(many.steps))) > 1 and (many.status == Status.CONVERGED).any()
 
 
+@pytest.mark.slow
 def test_no_steps_and_one_data_set():
     none = jaxem.fit_many(LINKAGE, jnp.full(7, 0.5), COUNTS, max_steps=0)
     np.testing.assert_array_equal(none.status, Status.MAX_STEPS)
@@ -89,6 +91,7 @@ def test_one_start_for_all():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_each_fit():
     starts, counts = jnp.full(7, 0.5), jnp.asarray(COUNTS)
     slope = lambda counts: jaxem.fit_many(LINKAGE, starts, counts).params
@@ -102,6 +105,7 @@ def test_derivatives_are_those_of_each_fit():
     assert_within(jacobian[np.arange(7), np.arange(7), 0], (ahead - behind) / (2 * h), 1e-6 * theta.max())
 
 
+@pytest.mark.slow
 def test_progress_counts_what_has_ended():
     seen = []
     jaxem.fit_many(LINKAGE, jnp.full(7, 0.5), COUNTS, batch_size=2, progress=lambda ended, of: seen.append((ended, of)))
@@ -130,6 +134,7 @@ def normals():
     return starts, x, jaxem.fit_many(MIXTURE, starts, x, stop=STOP, max_steps=STEPS, batch_size=3)
 
 
+@pytest.mark.slow
 def test_equals_vmap_lane_by_lane(normals):
     starts, x, many = normals
     plain = jax.jit(jax.vmap(lambda p, x: jaxem.fit(MIXTURE, p, x, stop=STOP, max_steps=STEPS)))(starts, x)
@@ -148,6 +153,7 @@ def test_any_batch_size_is_the_same(normals):
         )
 
 
+@pytest.mark.slow
 def test_few_programs_whoever_ends_when(normals, count_compilations):
     starts, x, _ = normals
     start = jax.tree.map(lambda leaf: leaf[::-1] * 1, starts)
@@ -165,6 +171,7 @@ def test_few_programs_whoever_ends_when(normals, count_compilations):
 # Data sets of unequal length
 
 
+@pytest.mark.slow
 def test_a_list_of_unequal_lengths_equals_separate_fits():
     rng = np.random.default_rng(1)
     data = [rng.poisson(np.where(rng.random(n) < 0.4, 1.0, 8.0)).astype(float) for n in (18, 25)]
@@ -190,6 +197,7 @@ def test_stack_pads_with_weight_zero():
     np.testing.assert_array_equal(equal, [a, a + 1])
 
 
+@pytest.mark.slow
 def test_stack_pads_sequences_in_both_directions():
     a = jaxem.dataset([np.arange(1.0, 3.0), np.arange(1.0, 5.0)])
     b = jaxem.dataset([np.arange(1.0, 7.0)])
@@ -207,6 +215,7 @@ def test_stack_pads_sequences_in_both_directions():
 # Restarts and keys
 
 
+@pytest.mark.slow
 def test_restarts_are_those_of_each_data_set():
     rng = np.random.default_rng(3)
     data = jnp.asarray(rng.poisson(np.repeat([1.0, 6.0, 14.0], 8), size=(2, 24)).astype(float))
@@ -224,6 +233,7 @@ def test_restarts_are_those_of_each_data_set():
         assert many.best.trace.shape == (2, 61)
 
 
+@pytest.mark.slow
 def test_each_lane_has_a_key_of_its_own():
     rng = np.random.default_rng(4)
     x = jnp.asarray(rng.poisson(np.repeat([3.0, 6.0], 6), size=(2, 12)).astype(float))  # overlapping: draws matter

@@ -23,6 +23,7 @@ from jaxem.families import (
     forms,
     hidden_cells,
 )
+from jaxem.families.common_axes import common_axes, equal_volumes, free_volumes
 from jaxem.families.forms import FORMS, NAMES
 from jaxem.families.multivariate_normal import MultivariateNormalStatistics
 from jaxem.families.principal_axes import principal_axes
@@ -31,7 +32,7 @@ from jaxem.models import HMM, Mixture, MixtureParams
 NEW = [name for name in NAMES if name in FORMS]  # those that have no longer name
 ITERATED = ["VEI", "VEE", "EVE", "VVE", "VEV"]
 EVERY_DAY = ["VEE", "EVE", "VVE", "VEV", "EVV"]
-slow = pytest.mark.everything
+EVERYTHING = pytest.mark.everything
 
 # mclust 6.0.0: me(x, modelName, z = unmap(start), control = emControl(tol = c(1e-13, 1e-13), itmax = c(1e5, 1e5))).
 # Its iteration for VVE, which starts at the variables as axes, ends at a lower maximum than ours, -2327.783916.
@@ -54,7 +55,7 @@ MCLUST = {
 PARAMETERS = dict(zip(NAMES, (12, 14, 14, 16, 18, 20, 17, 19, 21, 23, 23, 25, 27, 29), strict=True))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in EVERY_DAY else slow) for name in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in EVERY_DAY else EVERYTHING) for name in NAMES])
 def test_diabetes_as_in_mclust(name):
     x, start = datasets.diabetes()
     model = Mixture(MultivariateNormal(name), 3)
@@ -179,10 +180,11 @@ def slope(name, n, scatter, params, u):
     return *jax.value_and_grad(q)(flat + u), flat
 
 
-TOP = [pytest.param(name, marks=[] if name in ("EVE", "VVE", "VEV") else slow) for name in NEW]
+TOP = [pytest.param(name, marks=[] if name in ("EVE", "VVE", "VEV") else EVERYTHING) for name in NEW]
 
 
 @pytest.mark.parametrize("name", TOP)
+@pytest.mark.slow
 def test_no_other_parameters_have_a_larger_q(name):
     """L-BFGS from many starts, in coordinates: neither near the maximum nor far away does it find a higher one.
 
@@ -205,6 +207,7 @@ def test_no_other_parameters_have_a_larger_q(name):
 
 
 @pytest.mark.parametrize("name", ITERATED)
+@pytest.mark.slow
 def test_the_maximum_has_the_derivative_of_its_equations(name):
     """Through loops and eigenvectors: the slope along a change of the sums is that of differences."""
     n, scatter = map(jnp.asarray, scatters(3, 3, 3))
@@ -220,7 +223,9 @@ def test_the_maximum_has_the_derivative_of_its_equations(name):
     assert_within(pull, (tangent * change).sum(), 1e-9 * np.abs(tangent * change).sum())
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in ("VVE", "VEV") else slow) for name in NEW])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in ("VVE", "VEV") else EVERYTHING) for name in NEW]
+)
 def test_one_class_and_one_column(name):
     """One class has the covariance of every form that allows it; one column leaves equal or unequal variances."""
     alike = {"I": "spherical" if name[1] == "I" else "diag"}.get(name[2], "full")
@@ -233,7 +238,7 @@ def test_one_class_and_one_column(name):
     assert_within(own, wanted, 64 * eps(np.float64) * wanted)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in EVERY_DAY else slow) for name in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in EVERY_DAY else EVERYTHING) for name in NAMES])
 def test_other_axes_and_units(name):
     """A rotation of the data for forms that have an orientation or none, a linear map where shape and orientation
     belong together, and other units of the variables where axes lie along them."""
@@ -256,6 +261,7 @@ def test_other_axes_and_units(name):
 
 
 @pytest.mark.parametrize("name", EVERY_DAY)
+@pytest.mark.slow
 def test_classes_in_another_order_and_an_empty_one(name, dtype):
     n, scatter = scatters(8, 4, 3)
     n, scatter = jnp.asarray(n, dtype), jnp.asarray(scatter, dtype)
@@ -295,6 +301,21 @@ def test_no_loop_is_endless(name):
     assert not ends[2] or name != "VVE"
 
 
+@pytest.mark.parametrize("objective", [equal_volumes, free_volumes])
+def test_common_axes_in_single_precision_are_found_in_any_units(objective):
+    """From starts at many distances, also where the objective, large in small units, is too coarse to show the gain."""
+    n, scatter = scatters(3, 3, 3)
+    scatter = 1e9 * scatter
+    wanted = np.asarray(common_axes(objective, jnp.asarray(n), jnp.asarray(scatter), None))
+    aside = [linalg.expm(size * np.array([[0, 1, 1], [-1, 0, 1], [-1, -1, 0]])) for size in np.geomspace(1e-4, 0.1, 20)]
+    starts = jnp.asarray(wanted @ np.stack(aside), jnp.float32)
+    single = functools.partial(common_axes, objective, jnp.asarray(n, jnp.float32), jnp.asarray(scatter, jnp.float32))
+    found = np.asarray(jax.jit(jax.vmap(single))(starts), np.float64)
+    found = found * np.sign((found * wanted).sum(axis=1, keepdims=True))
+    assert_within(found, np.broadcast_to(wanted, found.shape), 16 * eps(jnp.float32))
+
+
+@pytest.mark.slow
 def test_the_orientation_starts_where_it_was():
     """A step begins at the axes of the step before, and never ends below them: here at each of many local maxima."""
     n, scatter = map(jnp.asarray, scatters(10, 4, 4))
@@ -336,7 +357,7 @@ def test_names():
         MultivariateNormal("VVE", prior)
 
 
-@slow
+@EVERYTHING
 def test_missing_cells():
     """Oriented forms take them; with a floor, forms of shared variances refuse them."""
     x = datasets.old_faithful().copy()
@@ -350,7 +371,8 @@ def test_missing_cells():
         Mixture(MultivariateNormal("EEI", floor=0.1), 2).init(jax.random.key(0), data)
 
 
-@pytest.mark.parametrize("name", ["VEI", *(pytest.param(name, marks=slow) for name in ("EII", "EEI", "EVI"))])
+@pytest.mark.parametrize("name", ["VEI", *(pytest.param(name, marks=EVERYTHING) for name in ("EII", "EEI", "EVI"))])
+@pytest.mark.slow
 def test_forms_of_shared_variances_treat_missing_cells_as_hidden(name):
     """EM ends where a search on the likelihood of the seen cells ends, and the laws hold for the hidden cells."""
     rng = np.random.default_rng(0)
@@ -403,7 +425,7 @@ def test_summary_names_axes_and_variables():
     assert labels["components.covariances.orientations"] == [list(columns.names), ["0", "1", "2"]]
 
 
-@slow
+@EVERYTHING
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("chain", [False, True])
 @pytest.mark.parametrize("name", NEW)
@@ -419,7 +441,7 @@ def test_every_law(name, chain, precision):
         assert jaxem.verify(model, point, x, strict=True).ok
 
 
-@slow
+@EVERYTHING
 def test_select_over_all_forms():
     x = datasets.diabetes()[0]
     models = {(name, k): Mixture(MultivariateNormal(name), k) for name in NAMES for k in (1, 2, 3)}
@@ -435,6 +457,7 @@ def test_select_over_all_forms():
         assert_within(found[one, 1], found[other, 1], 1e-6)
 
 
+@pytest.mark.slow
 def test_params_of_a_mixture_move_with_their_classes():
     model = Mixture(MultivariateNormal("VVE"), 2)
     x = datasets.old_faithful()
@@ -513,7 +536,7 @@ def test_densities_by_axes_keep_their_digits(dtype):
 UNITS = {"small and large": (1e-3, 1, 1e3), "large": (1, 1e3, 1e6), "middle small": (1e3, 1e-3, 1)}
 
 
-@pytest.mark.parametrize("units", [pytest.param(name, marks=slow) for name in UNITS])
+@pytest.mark.parametrize("units", [pytest.param(name, marks=EVERYTHING) for name in UNITS])
 @pytest.mark.parametrize("name", ["EVE", "VVE", "EEV", "VEV"])
 def test_every_law_in_single_precision_for_variables_in_other_units(name, units):
     x, start = datasets.diabetes()
@@ -524,7 +547,7 @@ def test_every_law_in_single_precision_for_variables_in_other_units(name, units)
         assert jaxem.verify(model, point, x, strict=True).ok
 
 
-@slow
+@EVERYTHING
 def test_laws_tell_axes_from_those_of_lapack(monkeypatch):
     """Covariances that are formed and factored again break no law here, as their entries are rounded in proportion;
     ``test_densities_by_axes_keep_their_digits`` tells them apart."""

@@ -76,6 +76,7 @@ def mixture():
 
 
 @pytest.mark.parametrize("name", ROWS)
+@pytest.mark.slow
 def test_every_function_of_a_mixture_takes_a_frame(mixture, name):
     model, fit = mixture
     wanted = ROWS[name](model, fit, X)
@@ -129,6 +130,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("name", STEPS)
+@pytest.mark.slow
 def test_chains_take_frames(name):
     """The inputs of the frames are in another order than those of the fit."""
     model, function = STEPS[name]
@@ -164,6 +166,7 @@ def test_other_models_take_frames(name):
         assert [text.get_text() for text in drawn] == NAMES
 
 
+@pytest.mark.slow
 def test_regimes_by_step_with_the_index_of_the_frames():
     model = SwitchingAutoregression(2, 1)
     series = [pd.Series(SERIES[n, : 10 + n, 0], index=[f"{n}-{t}" for t in range(10 + n)], name="y") for n in range(2)]
@@ -209,6 +212,7 @@ def test_a_frame_of_one_column_is_no_column():
 # Every table as a data frame
 
 
+@pytest.mark.slow
 def test_every_table_becomes_a_frame(mixture):
     model, fit = mixture
     frame = frame_of(pl.DataFrame, X, NAMES)
@@ -279,6 +283,7 @@ def coded():
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.slow
 def test_new_data_get_the_codes_of_the_fit(coded, library):
     frame, fit = coded
     wanted = np.asarray(CATEGORIES.log_prob(fit, dataset(frame)))

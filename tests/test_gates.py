@@ -33,6 +33,7 @@ def contrast(params):
 # Statistics and steps
 
 
+@pytest.mark.slow
 def test_score_and_information_are_the_derivatives_of_q():
     """By automatic differentiation of sum r log p, for many gates at once and covariates of any units."""
     gate, k = Softmax(), 3
@@ -84,6 +85,7 @@ def log_likelihood(v):
     return np.log((1 - w) * normal[0] + w * normal[1]).sum()
 
 
+@pytest.mark.slow
 def test_experts_end_at_the_maximum():
     """Against a direct search; the errors are those of its Hessian; algorithms agree."""
     data = jaxem.dataset(Y, given=U)
@@ -171,6 +173,7 @@ def separated(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["far apart", "overlapping", "three classes", "dependent"])
+@pytest.mark.slow
 def test_a_separated_gate_ends(name, dtype):
     """With finite parameters, converged, and few steps refused; the probabilities are as good as 0 and 1."""
     data, labels = separated(name, dtype)
@@ -202,6 +205,7 @@ def test_units_of_covariates_do_not_matter(dtype):
 # Constant
 
 
+@pytest.mark.slow
 def test_a_dirichlet_prior_of_the_weights():
     a = np.array([3.0, 1.5])
     gate, w = Constant(prior=a), jnp.array([0.3, 0.7])
@@ -263,6 +267,7 @@ def test_refusals_are_by_name():
         Mixture(Normal(), 2).init(jax.random.key(0), data)
 
 
+@pytest.mark.slow
 def test_several_covariates_by_name_and_a_gate_within_a_component():
     given = {"a": U, "b": np.c_[U**2, np.cos(U)]}
     data = jaxem.dataset(Y, given=given)

@@ -44,6 +44,7 @@ def steps_of(fit: jaxem.Fit) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["diag", "log-joint"])
+@pytest.mark.slow
 def test_l_bfgs_follows_the_path_of_em(name):
     """With L-BFGS to convergence each M-step is the exact one: the same five iterates, to 1e-6."""
     model, params, data = case(name, "float64")
@@ -81,6 +82,7 @@ CLOSED = (
 )
 
 
+@pytest.mark.slow
 def test_closed_groups_in_the_right_order_are_em():
     run = lambda algorithm: jaxem.fit(NORMAL, START, X, algorithm=algorithm, stop=NEVER, max_steps=8)
     em, ecm = run(EM()), run(GEM(groups=CLOSED))
@@ -91,6 +93,7 @@ def test_closed_groups_in_the_right_order_are_em():
     assert steps_of(other).min() >= 0 and float(other.objective) < float(em.objective) - 1e-6
 
 
+@pytest.mark.slow
 def test_parameters_in_no_group_are_fixed_to_the_bit():
     fit = jaxem.fit(NORMAL, START, X, algorithm=GEM(LBFGS, groups=(Group("components.means"),)), max_steps=50)
     assert fit.status == Status.CONVERGED and steps_of(fit).min() >= -slack(fit.objective, 60)
@@ -104,6 +107,7 @@ def test_parameters_in_no_group_are_fixed_to_the_bit():
     assert np.abs(fit.params.components.means - START.components.means).min() > 0.1
 
 
+@pytest.mark.slow
 def test_groups_on_the_likelihood_converge_faster():
     """ECME: weights in closed form, then the components on the log-likelihood itself (Liu & Rubin 1994)."""
     ecme = GEM(LBFGS, steps=20, groups=(Group("weights", new_weights), Group("components", likelihood=True)))
@@ -150,6 +154,7 @@ def test_what_has_no_observations_to_draw_is_refused():
 # By batches
 
 
+@pytest.mark.slow
 def test_batches_with_equal_keys_are_equal_fits():
     algorithm = GEM(SGD, steps=4, batch_size=10)
     run = lambda key: jaxem.fit(POISSON, RATES, COUNTS, algorithm=algorithm, max_steps=30, key=key)
@@ -186,6 +191,7 @@ def test_the_gradient_of_a_batch_is_unbiased():
     assert_within(steps.mean(axis=0), wanted, 4 * error)
 
 
+@pytest.mark.slow
 def test_a_batch_that_led_downhill_is_refused_and_counted():
     fit = jaxem.fit(
         POISSON, RATES, COUNTS, algorithm=GEM(optax.sgd(30.0), steps=4, batch_size=5), max_steps=60, key=KEY
@@ -197,6 +203,7 @@ def test_a_batch_that_led_downhill_is_refused_and_counted():
     assert_within(fit.objective, prior, slack(prior, 50))
 
 
+@pytest.mark.slow
 def test_an_optimiser_of_ones_own_is_taken_as_it_is():
     """A chain with a schedule: the step it would take is the step that is taken."""
     optimizer = optax.chain(optax.clip(0.5), optax.sgd(optax.piecewise_constant_schedule(0.5, {2: 0.0})))

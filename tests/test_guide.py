@@ -10,6 +10,7 @@ QUICK = ("what_a_fit_tells", "own_e_step")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.everything] * (name not in QUICK)) for name in guide.ORDER]
 )
+@pytest.mark.slow
 def test_a_page_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = guide.SCRIPTS / f"{name}.py"

@@ -268,6 +268,7 @@ def _levels(levels):
     return jaxem.from_log_joint(lambda p, x: jnp.log(p["share"][x])[None], constraints={"share": levels})
 
 
+@pytest.mark.slow
 def test_a_fit_leaves_alone_what_is_held():
     """Shares of four levels, one of which is known: the others are counts, of what it leaves."""
     counts = np.array([40, 10, 30, 20])

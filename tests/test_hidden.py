@@ -111,6 +111,7 @@ def test_every_law_holds_and_the_fit_converges(kind, precision):
         assert certificate.ok, certificate
 
 
+@pytest.mark.slow
 def test_the_maximum_is_that_of_a_direct_search():
     x = draw()
     model = Mixture(Student(), 2)
@@ -125,6 +126,7 @@ def test_the_maximum_is_that_of_a_direct_search():
     assert float(fit.objective) == pytest.approx(-best.fun, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_many_rows_are_met_in_blocks():
     x = draw(5000)
     model = Mixture(Student(), 2)

@@ -154,6 +154,7 @@ def test_agrees_with_enumeration(kind, dtype):
         assert_within(found[name], value, 8 * x.size * eps(dtype) * size)
 
 
+@pytest.mark.slow
 def test_equal_lengths_need_no_lengths():
     model, _, params, other, x, _ = TINY["poisson"]
     params, other, x = as_dtype((params, other, x), np.float64)
@@ -205,6 +206,7 @@ def stacked(sequences: list[np.ndarray]) -> np.ndarray:
 
 @pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")  # hmmlearn, with NumPy 2.5
 @pytest.mark.parametrize("kind", ["full", "diag", "poisson"])
+@pytest.mark.slow
 def test_five_iterations_agree_with_hmmlearn(kind):
     sequences, start = simulated(kind)
     peer, data = fitted_peer(kind), jaxem.dataset(sequences)
@@ -264,6 +266,7 @@ def test_padding_is_never_looked_at():
         same(result, results[0])
 
 
+@pytest.mark.slow
 def test_more_padding_changes_nothing():
     x, start = four_sequences(), as_dtype(START, np.float64)
     short = Dataset(jnp.asarray(x), lengths=jnp.asarray(LENGTHS))
@@ -320,6 +323,7 @@ def left_right_fit(last: float) -> tuple[HMMParams, Any]:
 
 
 @pytest.mark.parametrize("last", [10.0, 0.0])
+@pytest.mark.slow
 def test_a_zero_stays_a_zero(last):
     """In the first and the last row, in the initial probabilities; and a state that is never left keeps its row."""
     start, fit = left_right_fit(last)
@@ -343,6 +347,7 @@ def test_an_emptied_state_is_degenerate():
 # At the edges of the numbers
 
 
+@pytest.mark.slow
 def test_the_likeliest_state_may_be_out_of_reach(dtype):
     """The first observation fits the second state better by more than exp can say, but the chain starts in the first:
     densities scaled by the largest underflow, and the filter must notice."""
@@ -385,6 +390,7 @@ def likelihoods(params, x):
     return jnp.stack([MODEL.log_likelihood(params, x), MODEL.log_normalizer(MODEL.e_step(params, x), x)])
 
 
+@pytest.mark.slow
 def test_long_sequences_in_float32():
     """The error is that of the terms of one step, and does not grow with the length of the sequence."""
     t = 20_000

@@ -376,6 +376,7 @@ def _all_of(model, params, data):
     ],
     ids=lambda one: describe(one)[:30] if hasattr(one, "k") else "",
 )
+@pytest.mark.slow
 def test_whole_numbers_are_the_numbers_that_they_are(model, columns):
     """Nothing but the data has the data's dtype: every model says of them what it says of floats."""
     table = np.stack([COUNTS, COUNTS[::-1], (3 * COUNTS) % 7], axis=1)[:, :columns] if columns > 1 else COUNTS
@@ -400,6 +401,7 @@ def test_whole_numbers_are_the_numbers_that_they_are(model, columns):
 # After the fit: rows that have no answer
 
 
+@pytest.mark.slow
 def test_a_row_without_an_answer_leaves_the_others_alone():
     for model, params, x, bad in [
         (NORMAL, START, X, np.nan),
@@ -418,6 +420,7 @@ def test_a_row_without_an_answer_leaves_the_others_alone():
         np.testing.assert_array_equal(densities[others], model.log_prob(params, x)[others])
 
 
+@pytest.mark.slow
 def test_a_sequence_without_an_answer_leaves_the_others_alone():
     x = np.stack([X, X, X])
     x[1, 2], x[2, 6] = np.nan, np.nan
@@ -447,6 +450,7 @@ def _fit(model, params, data):
 _WEIGHTS = np.array([np.ones(8), -np.ones(8), with_bad(np.ones(8), np.nan), np.zeros(8), with_bad(np.ones(8), -1)])
 
 
+@pytest.mark.slow
 def test_bad_weights_in_a_trace():
     start = jax.tree.map(jnp.asarray, START)
     lanes = jax.vmap(lambda w: _fit(NORMAL, start, Dataset(jnp.asarray(X), weights=w)))(jnp.asarray(_WEIGHTS))
@@ -460,6 +464,7 @@ def test_bad_weights_in_a_trace():
         jaxem.check(lanes)
 
 
+@pytest.mark.slow
 def test_bad_lengths_in_a_trace():
     lengths = jnp.array([[8, 3], [0, 8], [-3, 8], [9, 8]])
     x = jnp.asarray(np.stack([X, X]))
@@ -512,6 +517,7 @@ def _compared(one):
 # Precisions
 
 
+@pytest.mark.slow
 def test_a_result_of_32_bits_starts_a_fit_of_64():
     single = Mixture(Normal(), 3)
     start = MixtureParams(np.float32([0.1, 0.2, 0.7]), NormalParams(np.float32([0, 1, 5]), np.float32([1, 1, 1])))

@@ -66,6 +66,7 @@ def mvn(inputs: Any, **options: Any) -> Any:
     return flat(jaxem.fit(model, MVN_START, Dataset(inputs["x"], weights=inputs["w"]), **options))
 
 
+@pytest.mark.slow
 def test_a_mixture_forward_and_backward():
     """Every parameter and the objective, along each input, and both modes of autodiff."""
     zero = jax.tree.map(jnp.zeros_like, INPUTS)
@@ -124,6 +125,7 @@ def linkage_exact(y):
     return (half + jnp.sqrt(half**2 + 8 * n * d)) / (2 * n)
 
 
+@pytest.mark.slow
 def test_two_functions():
     theta = lambda y: jaxem.fit(TWO, 0.5, y).params
     wanted = jax.grad(linkage_exact)(Y)
@@ -135,6 +137,7 @@ def test_two_functions():
     assert jax.grad(lambda start: jaxem.fit(TWO, start, Y).params)(0.5) == 0  # where it began does not matter
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     def both(y: Any) -> Any:
         fit = jaxem.fit(LINKAGE, 0.5, y, stop=TIGHT)
@@ -157,6 +160,7 @@ def test_a_hidden_markov_model_of_whole_numbers():
     assert_derivative(lambda w: flat(jaxem.fit(model, start, data(w), stop=TIGHT)), w)
 
 
+@pytest.mark.slow
 def test_factors_known_up_to_sign():
     x = jnp.asarray(RNG.normal(size=(40, 1)) @ np.array([[1.0, -1.0, 2.0, 0.5]]) + 0.7 * RNG.normal(size=(40, 4)))
     model = FactorAnalysis(1)
@@ -192,6 +196,7 @@ def test_factors_that_rotate(tol):
         assert jnp.isfinite(tangent.objective)
 
 
+@pytest.mark.slow
 def test_a_model_without_an_m_step():
     """GEM: the equation is that the gradient vanishes. Differences are those of EM, which converges further."""
     space = jaxem.UnitInterval()
@@ -252,6 +257,7 @@ def objective(x: Any) -> Any:
     return jaxem.fit(MIXTURE, START, x, stop=TIGHT).objective
 
 
+@pytest.mark.slow
 def test_observations_of_weight_zero():
     """One class: its rate is the weighted mean, its derivatives w / sum w and (x - mean) / sum w.
 
@@ -269,6 +275,7 @@ def test_observations_of_weight_zero():
     assert jnp.isnan(jax.grad(rate, argnums=(0, 1))(hidden, w)[1]).all()
 
 
+@pytest.mark.slow
 def test_the_objective_by_the_envelope():
     fit = jaxem.fit(MIXTURE, START, X, stop=TIGHT)
     wanted = jax.grad(lambda x: MIXTURE.log_likelihood(fit.params, x))(X)
@@ -278,6 +285,7 @@ def test_the_objective_by_the_envelope():
     assert_within(gradient @ direction, central(objective, X, direction), 1e-7 * np.abs(gradient).max())
 
 
+@pytest.mark.slow
 def test_a_second_gradient_compiles_nothing(count_compilations):
     gradient = jax.grad(loss)(X)
     moved = jax.block_until_ready(X * 1.01)
@@ -303,6 +311,7 @@ def lanes(y: Any, starts: Any) -> Any:
     return jax.vmap(lambda start: jaxem.fit(LINKAGE, start, y, max_steps=8, stop=TIGHT))(starts)
 
 
+@pytest.mark.slow
 def test_a_lane_without_derivative_leaves_the_others_alone():
     """The second lane starts where it needs more steps than it is given."""
     starts = jnp.array([linkage_exact(Y), 0.01])
@@ -322,6 +331,7 @@ def test_a_lane_without_derivative_leaves_the_others_alone():
     assert_within(jax.jacrev(sound_only)(Y), wanted, 1e-10 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 def test_a_fit_that_did_not_converge():
     for mode in (jax.grad, jax.jacfwd):
         with pytest.raises(FitError, match=r"did not converge \(MAX_STEPS\), so it has no derivative.*stop_gradient"):
@@ -366,6 +376,7 @@ def test_classes_that_coincide():
         jax.grad(lambda x: jaxem.fit(MIXTURE, same, x).params.weights[0])(X)
 
 
+@pytest.mark.slow
 def test_restarts():
     model = dataclasses.replace(LINKAGE, init=linkage_init)
     best = lambda y: jaxem.fit_restarts(model, y, key=jax.random.key(0), restarts=3).best

@@ -64,6 +64,7 @@ def test_em_by_scoring_ends_at_the_maximum():
         assert_within(faster.objective, fit.objective, 1e-8)
 
 
+@pytest.mark.slow
 def test_a_start_costs_one_e_step():
     """It has nothing to fall from, so no part of a step is tried."""
     for steps in (0, 3):
@@ -99,6 +100,7 @@ class Changed(Weibull):
         return jax.tree.map(lambda old, new: old * (new / old) ** times, c, new)
 
 
+@pytest.mark.slow
 def test_steps_too_long_are_halved(monkeypatch):
     """EM, hard EM and accelerators climb all the same; without the halving the fit says that the objective fell."""
     for algorithm in (jaxem.EM(), jaxem.HardEM(), jaxem.SQUAREM(), jaxem.Anderson()):

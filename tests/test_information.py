@@ -64,6 +64,7 @@ ROWS = ["normal mixture", "spherical, prior", "hmm", "factor analysis, one", "lo
 
 
 @pytest.mark.parametrize("name", ROWS)
+@pytest.mark.slow
 def test_three_routes_agree_and_missing_information_is_not_negative(name):
     hessian, oakes, sem = (information(name, route) for route in ("hessian", "oakes", "sem"))
     size = 1 / np.sqrt(np.diagonal(hessian.complete))
@@ -92,6 +93,7 @@ def test_linkage_is_as_published(spaces):
     assert "0.133" in str(found) and found.names == ("params" if spaces is None else "logit params",)
 
 
+@pytest.mark.slow
 def test_products_are_those_of_the_matrices_and_need_no_maximum():
     model, fit, data = fitted("normal mixture")
     whole = information("normal mixture", "hessian")
@@ -144,6 +146,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
+@pytest.mark.slow
 def test_what_is_no_maximum_is_refused(name):
     weights, rates, words = REFUSALS[name]
     data = poisson_case().data
@@ -158,6 +161,7 @@ def test_what_is_no_maximum_is_refused(name):
             call(POISSON, params, data)
 
 
+@pytest.mark.slow
 def test_all_that_there_is_may_be_at_an_edge():
     """A Bernoulli probability whose estimate is 0, exactly, and on the way there: nothing else is left to tell of."""
     model = jaxem.from_log_joint(
@@ -170,6 +174,7 @@ def test_all_that_there_is_may_be_at_an_edge():
         assert np.isnan(jaxem.inference.standard_errors(model, params, jnp.zeros(20))["a"])
 
 
+@pytest.mark.slow
 def test_rotations_of_factors_are_refused():
     rng = np.random.default_rng(3)
     x = jnp.asarray(rng.normal(size=(80, 2)) @ rng.normal(size=(2, 6)) + 0.7 * rng.normal(size=(80, 6)))
@@ -198,6 +203,7 @@ def test_a_saddle_is_refused():
         jaxem.inference.information(model, jnp.zeros(2), x)
 
 
+@pytest.mark.slow
 def test_under_jit_and_vmap_bad_lanes_are_nan():
     good = fitted("poisson mixture")[1].params
     lanes = jax.tree.map(lambda *leaves: jnp.stack(leaves), good, components([0.5, 0.5], [2.0, 4.0]))
@@ -216,6 +222,7 @@ def test_a_second_call_compiles_nothing(count_compilations):
     assert compiled.count == 0
 
 
+@pytest.mark.slow
 def test_single_precision():
     model, fit, data = fitted("normal mixture")
     params, data = as_dtype((fit.params, data), np.float32)

@@ -73,6 +73,7 @@ def test_lsat_as_published():
     assert_within(fit.objective, -2664.901, 1e-3)
 
 
+@pytest.mark.slow
 def test_graded_items_end_at_the_maximum():
     """Of the likelihood integrated by the trapezoidal rule: one Newton step there moves nothing; errors agree."""
     x = answers()
@@ -129,6 +130,7 @@ def test_draws_have_the_probabilities():
     assert like.values.shape == (300, 3) and (np.asarray(like.observed) == ~np.isnan(answers())).all()
 
 
+@pytest.mark.slow
 def test_nodes_as_the_gate_of_a_mixture():
     """The same likelihood and the same step as the model that is made of them; the weights have no parameters."""
     model, params, data = case("graded items", "float64")

@@ -22,6 +22,7 @@ SLOW = {"own_log_joint", "trials", "survey", "stream"}
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.everything] * (name in SLOW)) for name in TABLE]
 )
+@pytest.mark.slow
 def test_a_journey(name, tmp_path):
     arguments, printed, pictures = TABLE[name]
     output = ["--output", str(tmp_path)] if pictures else []

@@ -251,6 +251,7 @@ def of_a_derivative():
     "use",
     [of_a_model, of_a_log_joint, of_an_optimiser, of_an_accelerator, of_32_bits, of_restarts, of_a_derivative],
 )
+@pytest.mark.slow
 def test_nothing_is_kept_of_functions_that_are_gone(use, collect):
     use()  # what JAX itself keeps of the operations
     before = len(compilation._PROGRAMS)

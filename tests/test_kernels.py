@@ -122,6 +122,7 @@ def test_what_tight_classes_far_apart_would_lose(form, take, monkeypatch):
     assert lost.max() > 100 * 8 * eps(jnp.float32) * (D + np.abs(density[near]).max())
 
 
+@pytest.mark.slow
 def test_em_asks_once_a_block(monkeypatch):
     """Tight classes: EM takes the careful form, to the bit what it takes where there is no other."""
     params, x, _ = setting("full", jnp.float32, 0.0, 1e-3)
@@ -175,6 +176,7 @@ def mixture(form: str) -> tuple[Mixture, MixtureParams, jaxem.Dataset]:
 
 
 @pytest.mark.parametrize(("form", "by"), [("full", quadratic), ("spherical", quadratic), ("full", whitening)])
+@pytest.mark.slow
 def test_steps_and_gradients_are_those_of_the_textbook_form(form, by, take):
     """With weights, some zero, and NaN where they are."""
     model, params, data = mixture(form)
@@ -192,6 +194,7 @@ def test_steps_and_gradients_are_those_of_the_textbook_form(form, by, take):
         jax.tree.map(lambda a, b, allowed=allowed: assert_within(a, b, allowed * 10 * eps(a.dtype)), found, wanted)
 
 
+@pytest.mark.slow
 def test_a_fit_never_falls_by_more_than_rounding():
     """In 32 bits, from a bad start, 300 iterations or until nothing moves."""
     params, x, _ = setting("full", jnp.float32, 1e4)
@@ -212,6 +215,7 @@ def test_the_monomials_of_a_block_are_made_once():
     assert len(re.findall(r"f64\[15,(?:1,)?600\]\S* gather\(", program)) == 2  # D (D + 1) / 2 = 15 of 600 rows
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_rows():
     """What a fit holds beside the data: not even one number for each row and class."""
     model, params, _ = mixture("full")

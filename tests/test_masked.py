@@ -43,6 +43,7 @@ def masked(model, k):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_the_smaller_model_is_the_same_in_larger_shapes(name):
     model, x = CASES[name]
     larger = masked(model, model.k + 2)
@@ -63,6 +64,7 @@ def test_the_smaller_model_is_the_same_in_larger_shapes(name):
     assert_within(entropy(larger, within.params, x), entropy(model, plain.params, x), 1e-9 * np.size(x))
 
 
+@pytest.mark.slow
 def test_copies_are_neither_empty_nor_alike():
     model, x = CASES["full"]
     larger = masked(model, 4)
@@ -80,6 +82,7 @@ def test_a_prior_would_count_the_copies():
     assert not Mixture(MultivariateNormal(prior=prior), 2).maskable
 
 
+@pytest.mark.slow
 def test_select_finds_what_restarts_find():
     models = {k: Mixture(MultivariateNormal("diag"), k) for k in (1, 2, 4)}
     found = select(models, X, key=KEY, restarts=3)
@@ -93,6 +96,7 @@ def test_select_finds_what_restarts_find():
             assert_within(one.criteria[name], expected, 1e-9 * np.abs(expected))
 
 
+@pytest.mark.slow
 def test_models_that_cannot_share_are_fitted_alone():
     prior = NormalInverseWishart.from_data(X, 2)
     models = {
@@ -110,6 +114,7 @@ def test_models_that_cannot_share_are_fitted_alone():
     assert "272 observations cannot tell 300 classes apart" in found.candidates[2].refusal
 
 
+@pytest.mark.slow
 def test_equal_forms_compile_once_whatever_k(count_compilations):
     with count_compilations() as compiled:
         select([Mixture(Normal(), k) for k in (1, 2, 3)], X[:, 0], key=KEY, restarts=2)

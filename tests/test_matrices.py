@@ -93,6 +93,7 @@ def test_near_singular_matrices_are_refused_as_lapack_refuses(d, dtype):
 
 
 @pytest.mark.parametrize("d", [3, 5])
+@pytest.mark.slow
 def test_derivatives_are_those_of_lapack(d):
     a, b = jnp.asarray(definite(d, 2) / 10 ** np.arange(0, 4, 2)[:, None, None]), jnp.ones((2, d, 1))
     a = a + jnp.eye(d)[None]
@@ -123,6 +124,7 @@ print(jax.jit(lambda *all: jax.lax.fori_loop(0, 1000, step, all))(a, a, jnp.ones
 """
 
 
+@pytest.mark.slow
 def test_large_batches_do_not_wait_for_each_other():
     """As large batches as these, given to LAPACK two at a time on two threads, wait for ever."""
     environment = os.environ | {"NPROC": "2"}

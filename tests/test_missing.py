@@ -202,6 +202,7 @@ MIXED = [name for name in CASES if not name.startswith("chain")]
 
 
 @pytest.mark.parametrize("name", MIXED)
+@pytest.mark.slow
 def test_the_likelihood_is_that_of_what_is_seen(name):
     model, data, start, _ = fitted(name)
     expected = jax.jit(lambda params: of_what_is_seen(model, params, raw(CASES[name][1])))(start)
@@ -262,6 +263,7 @@ def test_a_chain_with_gaps_by_enumeration():
 @pytest.mark.parametrize(
     "name", ["full", "bernoulli", *(pytest.param(n, marks=SLOW) for n in ("factor analysis", "poisson"))]
 )
+@pytest.mark.slow
 def test_a_wholly_missing_row_changes_nothing(name):
     model, data, start, fit = fitted(name)
     x = raw(CASES[name][1])
@@ -293,6 +295,7 @@ def test_what_stands_in_a_missing_cell_does_not_matter(name):
 
 
 @pytest.mark.parametrize("name", ["full", pytest.param("factor analysis", marks=SLOW)])
+@pytest.mark.slow
 def test_patterns_only_save_time(name):
     """Row by row, as where patterns are not known (in a trace), the result is the same."""
     model, data, start, _ = fitted(name)
@@ -312,6 +315,7 @@ def test_patterns_of_other_data_are_not_believed():
 
 
 @pytest.mark.parametrize("form", ["full", "diag"])
+@pytest.mark.slow
 def test_complete_data_with_masks_are_complete_data(form):
     x = jnp.asarray(datasets.old_faithful())
     model = Mixture(MultivariateNormal(form), 2)
@@ -333,6 +337,7 @@ def tiled(form="full", precision="float64"):
     return model, start, as_data(data), missing_cells.in_tiles(as_data(data))
 
 
+@pytest.mark.slow
 def test_a_tile_holds_rows_of_one_pattern():
     _, _, data, ordered = tiled()
     size = ordered.patterns.tile
@@ -355,6 +360,7 @@ def test_patterns_of_few_rows_are_left_in_order():
 
 
 @pytest.mark.parametrize("form", ["full", "t", *(pytest.param(form, marks=SLOW) for form in ("tied", "VVE"))])
+@pytest.mark.slow
 def test_sums_over_tiles_are_sums_over_rows(form):
     """Of the E-step and of the mode, about the point of the E-step and about another, in blocks."""
     model, start, data, ordered = tiled(form)
@@ -368,6 +374,7 @@ def test_sums_over_tiles_are_sums_over_rows(form):
     assert_close(everything(ordered), everything(data), 1e-11)
 
 
+@pytest.mark.slow
 def test_sums_over_tiles_in_single_precision():
     """Far from the origin, as near to those in double precision as sums over rows are."""
     model, start, data, ordered = tiled(precision="float32")
@@ -386,6 +393,7 @@ def widened(leaf):
 
 
 @pytest.mark.parametrize("algorithm", ["EM", pytest.param("HardEM", marks=SLOW), pytest.param("SQUAREM", marks=SLOW)])
+@pytest.mark.slow
 def test_a_fit_in_tiles_is_that_by_rows(algorithm):
     model, start, data, ordered = tiled()
     how = getattr(jaxem.algorithms, algorithm)()
@@ -452,6 +460,7 @@ def test_draws_have_the_means_and_keep_what_is_seen(name):
 
 
 @pytest.mark.parametrize("form", ["full", "diag"])
+@pytest.mark.slow
 def test_draws_of_a_t_have_its_conditional_distribution(form):
     """The missing cells given the seen ones: t with nu + d_o degrees of freedom and scatter C (nu + z) / (nu + d_o)."""
     nu, n, m = 5, 4000, np.array([1.0, -1.0, 2.0])
@@ -493,6 +502,7 @@ def test_what_impute_refuses():
 # Everything else that meets data
 
 
+@pytest.mark.slow
 def test_jobs_with_gaps():
     model, data, start, fit = fitted("full")
     best = jaxem.fit_restarts(model, data, key=KEY, restarts=4).best
@@ -520,6 +530,7 @@ def test_more_jobs_with_gaps():
 @pytest.mark.parametrize(
     "algorithm", ["HardEM", "SAEM", *(pytest.param(a, marks=SLOW) for a in ("IncrementalEM", "AnnealedEM"))]
 )
+@pytest.mark.slow
 def test_algorithms_with_gaps(algorithm):
     """The family's own posterior travels with every kind of q."""
     model, data, start, fit = fitted("full")

@@ -171,6 +171,7 @@ def test_agrees_with_enumeration(kind):
 
 
 @pytest.mark.parametrize("kind", ["poisson", "bernoulli"])
+@pytest.mark.slow
 def test_weights_are_repetitions_in_every_part(kind):
     model, _, params, other, x = TINY[kind]
     params, other, x = as_dtype(params, np.float64), as_dtype(other, np.float64), jnp.asarray(x)
@@ -265,6 +266,7 @@ def test_the_m_step_of_the_weights(kind):
 # Known optima
 
 
+@pytest.mark.slow
 def test_old_faithful():
     """R's mclust (Fraley & Raftery 2002): two ellipsoids of any shape, log-likelihood -1130.264."""
     x = jaxem.datasets.old_faithful()
@@ -276,6 +278,7 @@ def test_old_faithful():
     assert_within(fit.params.components.means[order], [[2.0364, 54.4785], [4.2897, 79.9681]], 1e-3)
 
 
+@pytest.mark.slow
 def test_the_prior_is_in_the_objective():
     x = jnp.asarray(X)
     model = Mixture(MultivariateNormal("full", NormalInverseWishart.from_data(x, 3)), 3)

@@ -122,6 +122,7 @@ def parts(family: Any, params: Any, other: Any, r: Any, x: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_densities_and_maximisers(name, dtype):
     """Against scipy, and against a direct search for the maximum of the weighted likelihood."""
     case = CASES[name]
@@ -168,6 +169,7 @@ SCIPY_FITS = {
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_one_class_is_the_fit_of_scipy(name):
     x, family = draw(name)[:100], CASES[name].family
     model = Mixture(family, 1)
@@ -209,6 +211,7 @@ def test_every_law_holds_with_weights_and_gaps(name, precision):
         assert certificate.ok, certificate
 
 
+@pytest.mark.slow
 def test_missing_cells_of_counts_are_left_out():
     """The maximum is that of the likelihood of the cells seen, and what a missing cell holds does not matter."""
     x = np.array(draw("Poisson vector"))
@@ -243,6 +246,7 @@ def test_missing_cells_of_counts_are_left_out():
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_values_outside_the_support(name, dtype):
     family, params, _, outside = CASES[name]
     model, good = Mixture(family, 2), draw(name)[:10]
@@ -258,6 +262,7 @@ def test_values_outside_the_support(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["gamma", "log-normal", "beta", "von Mises"])
+@pytest.mark.slow
 def test_constant_data_are_refused(name):
     with pytest.raises(ValueError, match="no maximum, for all observations are one value"):
         Mixture(CASES[name].family, 2).init(jax.random.key(0), jnp.full(20, 0.3))
@@ -279,6 +284,7 @@ def test_other_data_without_a_maximum():
 
 
 @pytest.mark.parametrize("name", ["gamma", "beta", "von Mises"])
+@pytest.mark.slow
 def test_a_class_of_equal_values_has_collapsed_and_an_empty_one_is_no_number(name, dtype):
     family = CASES[name].family
     x = as_dtype(np.r_[np.full(40, 0.3), draw(name)[:40]], dtype)
@@ -345,6 +351,7 @@ def test_digamma_of_any_argument(dtype):
         assert_within(one, other, 8 * eps(dtype) * np.abs(other))
 
 
+@pytest.mark.slow
 def test_the_root_has_the_derivatives_of_the_root(dtype):
     """a(g) with f(a) = g: a' = 1 / f', a'' = -f'' / f'^3, from Newton steps."""
     gap = as_dtype(np.array([1e-4, 0.05, 0.6, 3.0, 40.0]), dtype)

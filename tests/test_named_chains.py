@@ -41,6 +41,7 @@ def test_the_stationary_distribution_keeps_its_digits_where_states_are_hardly_ev
     assert_within(distribution(jnp.asarray(A)), exact / exact.sum(), 100 * EPS)
 
 
+@pytest.mark.slow
 def test_durations_and_forecasts_of_a_chain_without_covariates():
     model = HMM(Normal(), 2)
     A = jnp.array([[0.9, 0.1], [0.25, 0.75]])
@@ -60,6 +61,7 @@ def test_durations_and_forecasts_of_a_chain_without_covariates():
 
 
 @pytest.mark.parametrize("chain", ["left to right", "allowed"])
+@pytest.mark.slow
 def test_a_move_that_is_not_allowed_never_happens(chain):
     """Neither from the start on nor by the prior; and it is not counted as a free parameter."""
     mask = np.array([[True, True, False], [False, True, True], [False, False, True]])
@@ -81,6 +83,7 @@ def test_a_move_that_is_not_allowed_never_happens(chain):
         jaxem.inference.align(model, fit.params, start, x)
 
 
+@pytest.mark.slow
 def test_segments_side_by_side_agree_with_covariates_too():
     rng = np.random.default_rng(5)
     x, drive = sequences(2, 300), rng.normal(size=(2, 300))
@@ -98,6 +101,7 @@ def test_segments_side_by_side_agree_with_covariates_too():
     assert_within(one.log_normalizer, side.log_normalizer, 300 * 8 * EPS)
 
 
+@pytest.mark.slow
 def test_a_chain_of_nearly_certain_moves_is_counted_in_logarithms(dtype):
     """Logits of 300 underflow in float32; a run through a state that can hardly be entered still has its density."""
     x = jnp.asarray([[0.0, 90.0, 90.0, 0.0]], dtype)
@@ -119,6 +123,7 @@ def test_a_chain_of_nearly_certain_moves_is_counted_in_logarithms(dtype):
     np.testing.assert_array_equal(model.predict(params, data), [[0, 1, 1, 0]])
 
 
+@pytest.mark.slow
 def test_a_family_for_each_class():
     """Normal twice is the mixture and the chain of normals, step by step."""
     x = sequences().reshape(-1)

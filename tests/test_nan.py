@@ -55,6 +55,7 @@ ALGORITHMS = {
 @pytest.mark.parametrize(
     ("model", "data"), [(MASKED, MISSING), (ONE_SLOPE, DATA), (PRIOR, DATA)], ids=["masked", "one slope", "prior"]
 )
+@pytest.mark.slow
 def test_a_gradient_that_is_nan_ends_the_fit(model, data, algorithm):
     """At a finite objective; and at once, not after a thousand refused steps."""
     fit = jaxem.fit(model, START, data, algorithm=ALGORITHMS[algorithm], max_steps=20, key=KEY)
@@ -63,6 +64,7 @@ def test_a_gradient_that_is_nan_ends_the_fit(model, data, algorithm):
 
 
 @pytest.mark.parametrize("precision", [np.float32, np.float64])
+@pytest.mark.slow
 def test_the_masked_sum_of_squares_as_reported(precision):
     model = jaxem.from_log_joint(lambda p, y: jnp.where(jnp.isnan(y), 0, -((y - p) ** 2) / 2)[None])
     run = lambda y: jaxem.fit(model, precision(0), np.asarray(y, precision)).status
@@ -72,6 +74,7 @@ def test_the_masked_sum_of_squares_as_reported(precision):
 
 @pytest.mark.parametrize("algorithm", ["L-BFGS", "sgd", "groups", "batches", "SQUAREM"])
 @pytest.mark.parametrize("model", [CURVATURE, PRIOR_CURVATURE], ids=["one coordinate", "prior"])
+@pytest.mark.slow
 def test_a_curvature_that_is_nan_settles_nothing(model, algorithm):
     """The way up is known, and taken; that it has ended is not."""
     fit = jaxem.fit(model, START, DATA, algorithm=ALGORITHMS[algorithm], max_steps=30, key=KEY)
@@ -80,6 +83,7 @@ def test_a_curvature_that_is_nan_settles_nothing(model, algorithm):
 
 
 @pytest.mark.parametrize("algorithm", ["L-BFGS", "sgd", "groups", "SQUAREM"])
+@pytest.mark.slow
 def test_a_gradient_that_becomes_nan_on_the_way(algorithm):
     """Beyond a = 1 there is none; the optimum lies there."""
     fit = jaxem.fit(LATE, START, DATA, algorithm=ALGORITHMS[algorithm], max_steps=30)
@@ -114,6 +118,7 @@ def moody(bad: tuple[int, ...], spoils: bool) -> optax.GradientTransformation:
 
 
 @pytest.mark.parametrize("spoils", [True, False])
+@pytest.mark.slow
 def test_an_optimiser_that_is_nan_once_is_not_nan_for_ever(spoils):
     """Halving a step of NaN never helps: it starts afresh, at once."""
     model = jaxem.from_log_joint(square)
@@ -135,6 +140,7 @@ def test_the_gain_of_what_is_nan_is_nan(place):
     assert np.isnan(metric.conjugate_gain(product, jnp.asarray(gradient), jnp.ones(3), jnp.asarray(10.0)))
 
 
+@pytest.mark.slow
 def test_many_coordinates_with_a_curvature_that_is_nan_are_not_settled():
     """Where it is known by products alone, and from the optimum on."""
     p = metric.LARGEST_MATRIX + 1

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from closeness import eps
 
 
@@ -69,6 +70,7 @@ with jax.enable_x64(True):
 """
 
 
+@pytest.mark.slow
 def test_fits_in_32_bits():
     faithful, linkage, quakes, exact = (line.split() for line in run(FITS))
     single = eps("float32")

@@ -38,6 +38,7 @@ def test_every_name_is_what_its_import_says(package):
     assert dir(package) == sorted(dir(package)) and not {"TYPE_CHECKING", "on_demand", "_code"} & set(dir(package))
 
 
+@pytest.mark.slow
 def test_a_module_does_not_take_the_name_of_its_function():
     """In whichever order they are loaded: the import system binds a module to its name in the package."""
     script = """
@@ -57,6 +58,7 @@ assert fit is jaxem.fit is jaxem.fitting.fit and sys.modules["jaxem.fitting.fit"
         subprocess.run([sys.executable, "-c", script, *before], check=True)
 
 
+@pytest.mark.slow
 def test_what_a_script_may_write():
     """Modules without an import of their own, imports of everything, subpackages, and what is defined in the file."""
     script = """
@@ -80,6 +82,7 @@ def test_an_unknown_name_is_an_error():
         exec("from jaxem.families import Nothing")
 
 
+@pytest.mark.slow
 def test_pickles_need_nothing_but_themselves():
     """A process that unpickles an object loads its class, though nobody has imported the package."""
     model = jaxem.models.Mixture(jaxem.families.Poisson(), 2)
@@ -88,6 +91,7 @@ def test_pickles_need_nothing_but_themselves():
         assert run(script) == [type(thing).__name__]
 
 
+@pytest.mark.slow
 def test_only_what_is_used_is_loaded():
     script = """
 import sys, jaxem
@@ -103,6 +107,7 @@ print("optax" in sys.modules, "jaxem.algorithms.anderson" in sys.modules)
     assert loaded == ["True", "False", "False", "False", "False", "False"]
 
 
+@pytest.mark.slow
 def test_names_are_found_by_whoever_asks_first():
     """Eight threads at once ask a new process for the same names."""
     script = """

@@ -48,6 +48,7 @@ def classes_with_gaps():
 
 
 @pytest.mark.parametrize("make", [chain_of_levels, levels, classes_with_gaps])
+@pytest.mark.slow
 def test_fits_are_those_of_a_cpu(make, monkeypatch):
     model, params, data = make()
     fit = lambda steps: jaxem.fit(model, params, data, algorithm=jaxem.EM(), stop=STEPS, max_steps=steps)
@@ -59,6 +60,7 @@ def test_fits_are_those_of_a_cpu(make, monkeypatch):
     assert_same(there.trace[:7], here.trace, 2000)
 
 
+@pytest.mark.slow
 def test_starts_run_side_by_side_and_their_program_is_compiled_once(monkeypatch, count_compilations):
     x = np.random.default_rng(3).normal(size=(217, 2)) + 4.0 * (np.arange(217) % 3)[:, None]
     model, key = Mixture(MultivariateNormal("diag"), 3), jax.random.key(1)

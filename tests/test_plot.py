@@ -97,6 +97,7 @@ def dots(ax, filled):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_surrogates_lie_below(name):
     _, _, _, ax = case(name)
     (objective,), surrogates = curves(ax, "log-"), curves(ax, "$B")
@@ -111,6 +112,7 @@ def test_surrogates_lie_below(name):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_surrogates_touch_at_the_dots(name):
     model, params, data, ax = case(name)
     (objective,), surrogates, touching = curves(ax, "log-"), curves(ax, "$B"), dots(ax, filled=True)
@@ -127,6 +129,7 @@ def test_surrogates_touch_at_the_dots(name):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_iterates_climb_to_the_tops(name):
     _, _, _, ax = case(name)
     touching, tops, surrogates = dots(ax, filled=True), dots(ax, filled=False), curves(ax, "$B")
@@ -173,11 +176,13 @@ def test_a_line_that_heads_for_the_edge_of_a_space():
     assert abs(objective.get_ydata().max() - float(fit.objective)) < 0.1
 
 
+@pytest.mark.slow
 def test_the_name_of_the_curve_says_whether_there_is_a_prior():
     names = {name: case(name)[3].get_ylabel() for name in ("weighted", "normal mixture with a prior")}
     assert names == {"weighted": "log-likelihood", "normal mixture with a prior": "log-posterior"}
 
 
+@pytest.mark.slow
 def test_a_line_of_ones_own():
     model, params, data, _ = case("poisson mixture")
     head = params._replace(components=PoissonParams(np.array([2.0, 8.0])))
@@ -235,6 +240,7 @@ def test_trace_gap():
     assert (line.get_ydata() > 0).all() and len(line.get_ydata()) >= int(fit.steps) - 1
 
 
+@pytest.mark.slow
 def test_trace_of_lanes():
     model, params, data, _ = case("poisson mixture")
     starts = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.9 * leaf]), jax.tree.map(jnp.asarray, params.components))

@@ -51,6 +51,7 @@ def curves(ax):
 # Mixtures
 
 
+@pytest.mark.slow
 def test_pairs():
     """Ellipses of each panel are those of the marginal, and densities those of the column."""
     holes = np.where(RANDOM.random(SOLID.shape) < 0.1, np.nan, SOLID)
@@ -259,6 +260,7 @@ def test_chains_say_what_is_wrong():
         plot.states(CHAIN, AT, SEQUENCES, times=[1, 2])
 
 
+@pytest.mark.slow
 def test_smoothed_bands_are_those_of_the_joint_normal_distribution():
     """Against conditioning in the joint distribution of level and observations, with a gap and a forecast."""
     t, horizon = 12, 3
@@ -428,6 +430,7 @@ def test_abilities():
         plot.abilities(CHAIN, AT, SEQUENCES)
 
 
+@pytest.mark.slow
 def test_restricted_models_are_drawn_as_what_they_restrict():
     held = jaxem.restrict(CHAIN, fixed={"transition[1, 0]": 0.3})
     ax = plot.states(held, AT, SEQUENCES)

@@ -129,6 +129,7 @@ log_densities = jax.jit(lambda *pairs: tuple(prior.log_density(jnp.asarray(x)) f
 GAMMA, BETA = GammaPrior(np.array([1.0, 40.5]), 0.3), BetaPrior(np.array([1.0, 300.5]), 2.5)
 
 
+@pytest.mark.slow
 def test_log_densities_of_priors_agree_with_scipy(dtype):
     rates, p = as_dtype((RNG.gamma(5.0, 20.0, (3, 2)), RNG.uniform(0.01, 0.99, (3, 2))), dtype)
     simplex = as_dtype(RNG.dirichlet(np.ones(3), 4), dtype)
@@ -179,6 +180,7 @@ def mixed_rows() -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.slow
 def test_a_fit_ends_where_direct_maximisation_does():
     x, model = mixed_rows(), Mixture(MIXED, 2)
     fit = jaxem.check(jaxem.fit(model, model.init(jax.random.key(0), x), x, tol=1e-13))
@@ -196,6 +198,7 @@ def test_a_fit_ends_where_direct_maximisation_does():
     assert np.abs(found.x - start).max() < 1e-4  # half the digits: it ends where the objective no longer falls
 
 
+@pytest.mark.slow
 def test_chains_and_wrapped_families_pass_the_prior_on():
     prior = GammaPrior(5.0, 2.0)
     counts, rates = np.array([[3.0, 0.0, 2.0, 8.0, 9.0]]), np.array([1.0, 7.0])
@@ -208,6 +211,7 @@ def test_chains_and_wrapped_families_pass_the_prior_on():
     assert not Mixture(Poisson(prior), 2).maskable and Mixture(Poisson(), 2).maskable
 
 
+@pytest.mark.slow
 def test_the_objective_has_a_gradient_in_the_prior():
     x = FAMILIES["poisson"][1]
     model = Mixture(Poisson(GammaPrior(4.0, 2.0)), 2)
@@ -284,6 +288,7 @@ def test_the_maximum_is_stationary_under_observations_seen_before(form):
 
 
 @pytest.mark.parametrize("form", ["full", "spherical", "VEE", "EVE", *map(everything, ("tied", "diag", "EII"))])
+@pytest.mark.slow
 def test_the_maximum_is_stationary_under_the_floor(form):
     """With a prior beside the floor, where the form can have one."""
     family = MultivariateNormal(form, NormalInverseWishart.from_data(X, 2) if form in BASES else None, RHO)
@@ -321,6 +326,7 @@ def test_one_step_is_that_of_scikit_learn(form):
         assert_within(*(each.predict_proba(start, X) for each in (model, plain)), 64 * eps(np.float64))
 
 
+@pytest.mark.slow
 def test_a_class_on_one_point_stays_above_the_floor(dtype):
     """Without a floor the likelihood is unbounded; with it the fit converges, and rises all the way."""
     x = np.concatenate([np.zeros(5), np.random.default_rng(1).normal(5.0, 1.0, 30)])
@@ -358,6 +364,7 @@ def test_variances_of_gaps_are_raised_cell_by_cell():
         model.init(jax.random.key(0), gaps)
 
 
+@pytest.mark.slow
 def test_criteria_and_cross_validation_leave_the_floor_out():
     floored = Product({"a": Normal(floor=RHO), "b": Normal()})
     model, plain = Mixture(floored, 2), Mixture(Product({"a": Normal(), "b": Normal()}), 2)

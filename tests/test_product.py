@@ -114,6 +114,7 @@ def test_every_law_holds_with_gaps_in_each_part_and_weights(dtype):
         assert certificate.ok, certificate
 
 
+@pytest.mark.slow
 def test_the_log_likelihood_is_that_of_the_cells_one_by_one():
     data, _, fit = fitted()
     x, _ = survey()
@@ -122,6 +123,7 @@ def test_the_log_likelihood_is_that_of_the_cells_one_by_one():
     np.testing.assert_allclose(MODEL.log_prob(fit, rows), mine, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_the_fit_is_the_maximum_and_the_errors_are_those_of_its_hessian():
     data, _, fit = fitted()
     likelihood, at, u = direct()
@@ -153,6 +155,7 @@ def test_the_fit_is_the_maximum_and_the_errors_are_those_of_its_hessian():
 # Products that are other families
 
 
+@pytest.mark.slow
 def test_a_product_of_one_part_is_that_part():
     x = survey()[0]["age"]
     x = x[~np.isnan(x)]
@@ -163,6 +166,7 @@ def test_a_product_of_one_part_is_that_part():
     np.testing.assert_allclose(a.trace, b.trace, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_a_product_of_normals_is_a_diagonal_normal():
     x = datasets.iris()[0]
     diagonal, product = Mixture(MultivariateNormal("diag"), 3), Mixture(Product({c: Normal() for c in "abcd"}), 3)
@@ -182,6 +186,7 @@ def test_a_product_of_normals_is_a_diagonal_normal():
     assert np.abs(between).max() < 4 / np.sqrt(2000)
 
 
+@pytest.mark.slow
 def test_the_order_of_the_parts_changes_nothing():
     other = Product(tuple(reversed(PARTS.items())))
     assert other == Product(PARTS) and hash(other) == hash(Product(PARTS)) and list(other.parts) == sorted(PARTS)
@@ -199,6 +204,7 @@ def test_a_product_says_what_its_parts_say():
     assert jaxem.core.data.part(data, "body") is data.values["body"]
 
 
+@pytest.mark.slow
 def test_chunks_of_a_stream_may_be_columns_of_frames():
     model, data = small()
     table = pd.DataFrame({"age": data.values["age"], **{f"q{d}": data.values["items"][:, d] for d in range(3)}})
@@ -275,6 +281,7 @@ def test_bad_parts_and_bad_data_are_refused_by_name():
         HMM(Product({"a": Normal(), "b": Normal()}), 2).init(jax.random.key(0), ragged)
 
 
+@pytest.mark.slow
 def test_a_part_that_cannot_use_missing_cells_is_refused_only_for_its_own():
     data, _, _ = fitted()
     model = Mixture(Product({"age": Normal(), "items": Whole()}), 2)
@@ -313,6 +320,7 @@ def parts_of(table, select):
     return {**{name: column(name) for name in ("age", "visits", "group")}, **{k: select(v) for k, v in several.items()}}
 
 
+@pytest.mark.slow
 def test_frames_of_three_libraries_are_the_same_data_with_the_same_names():
     whole = frame()
     polars = pl.from_pandas(whole.drop(columns="group")).with_columns(
@@ -383,6 +391,7 @@ def test_profiles_of_other_families():
         jaxem.inference.profile(FactorAnalysis(1), fit, x)
 
 
+@pytest.mark.slow
 def test_a_profile_says_where_errors_are_missing():
     x = {"group": np.array([0, 0, 1, 1, 1, 2, 0, 1] * 9, float), "age": np.r_[np.zeros(36), np.ones(36) * 5.0]}
     x["age"] = x["age"] + np.tile([0.1, -0.3, 0.2, 0.0], 18)
@@ -422,6 +431,7 @@ def test_selection_restarts_bootstrap_and_many_fits():
     np.testing.assert_allclose(many.objective, float(fit.objective), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_missing_cells_are_imputed_part_by_part():
     data, _, fit = fitted()
     means = jaxem.impute(MODEL, fit, data)
@@ -436,6 +446,7 @@ def test_missing_cells_are_imputed_part_by_part():
     assert set(np.unique(drawn["items"])) == {0, 1}
 
 
+@pytest.mark.slow
 def test_chains_of_mixed_columns(request):
     x, _ = survey()
     shaped = {name: x[name].reshape(8, 15, *x[name].shape[1:]) for name in ("age", "items")}
@@ -462,6 +473,7 @@ def test_the_published_classes_of_the_election_survey(k, published):
     assert float(found.best.objective) == pytest.approx(published, abs=0.005 + 2e-6)
 
 
+@pytest.mark.slow
 def test_the_profile_of_the_states_of_a_chain():
     """Sizes are the shares of the steps that each state is expected to take; padding counts nowhere."""
     rng = np.random.default_rng(0)
@@ -485,6 +497,7 @@ def test_the_profile_of_the_states_of_a_chain():
     assert {"state_0", "error_1"} <= set(found.as_dict())
 
 
+@pytest.mark.slow
 def test_a_part_may_be_a_model_of_its_own():
     """Factors behind one part, beside a part in closed form; some cells are missing. Every law holds at a start."""
     rng = np.random.default_rng(0)

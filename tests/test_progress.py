@@ -70,6 +70,7 @@ def test_checkpoints_that_shall_come_often_make_short_pieces(tmp_path):
     assert made.piece == 0.01 and watch.watching("fit", None, tmp_path / "run", 60, "", "").piece == watch.PIECE
 
 
+@pytest.mark.slow
 def test_the_bar(capsys):
     fit = jaxem.fit(*MIXTURE, progress=True)
     shown = capsys.readouterr().err
@@ -127,6 +128,7 @@ def test_an_interrupt_returns_the_fit_so_far(single_steps):
     assert "INTERRUPTED" in str(part)
 
 
+@pytest.mark.slow
 def test_an_interrupt_of_many_returns_what_has_ended():
     whole, part = jaxem.fit_many(*MANY), jaxem.fit_many(*MANY, batch_size=2, progress=until(2))
     ended = part.status != Status.INTERRUPTED
@@ -159,6 +161,7 @@ def test_a_first_interrupt_waits_and_a_second_does_not():
 
 
 @pytest.mark.parametrize("kind", ["one", pytest.param("many", marks=pytest.mark.everything)])
+@pytest.mark.slow
 def test_ctrl_c(kind, tmp_path):
     path = tmp_path / "run"
     process = child(kind, path)
@@ -182,6 +185,7 @@ def test_a_traced_call_cannot_be_watched(watched):
         jax.vmap(lambda x: jaxem.fit(model, params, x, **watched).params)(jnp.stack([data, data]))
 
 
+@pytest.mark.slow
 def test_a_watched_fit_has_the_derivative_of_the_plain_one():
     model, params, data = MIXTURE
     slope = lambda **watched: jax.grad(lambda x: jaxem.fit(model, params, x, **watched).objective)(data)

@@ -38,6 +38,7 @@ def test_linkage_with_two_functions():
 
 
 @pytest.mark.parametrize("name", ["normal mixture", "log-joint"])
+@pytest.mark.slow
 def test_rate_is_that_of_the_information_and_of_the_trace(name):
     model, start, data = case(name, "float64")
     fit = jaxem.check(jaxem.fit(model, start, data, stop=jaxem.fitting.parameter_change(1e-12), max_steps=1000))
@@ -54,6 +55,7 @@ def test_rate_is_that_of_the_information_and_of_the_trace(name):
         assert_within(a, found.rate * d, 1e-6 * np.abs(d).max())
 
 
+@pytest.mark.slow
 def test_no_missing_information_no_rate():
     """One class: EM is there at once."""
     x = np.array([1.0, 2.0, 0.0, 5.0])
@@ -61,6 +63,7 @@ def test_no_missing_information_no_rate():
     assert_within(jaxem.inference.convergence_rate(Mixture(Poisson(), 1), params, x).rate, 0, 1e-12)
 
 
+@pytest.mark.slow
 def test_flat_directions_are_named_and_left_out():
     """Two factors can be rotated: an eigenvalue one, which EM never sees; its trace shows the next."""
     rng = np.random.default_rng(3)
@@ -77,6 +80,7 @@ def test_flat_directions_are_named_and_left_out():
     assert_within(A + A.T, np.zeros((2, 2)), 1e-4 * np.abs(A).max())
 
 
+@pytest.mark.slow
 def test_what_is_no_maximum_is_refused_or_nan():
     model, start, data = case("poisson mixture", "float64")
     with pytest.raises(jaxem.inference.InformationError, match=r"not a maximum.*standard errors away"):
@@ -177,6 +181,7 @@ def test_slow_em_by_two_functions():
         assert found.names == ("params[1]",)
 
 
+@pytest.mark.slow
 def test_slow_em_among_many_parameters():
     """More than one round of Lanczos' method holds."""
     rates = np.r_[np.linspace(0.0, 0.9, 69), 0.99999]
@@ -198,6 +203,7 @@ def test_slow_em_among_many_parameters():
         ([0.7, 0.5, 0.3], 1, 0.7),
     ],
 )
+@pytest.mark.slow
 def test_only_structure_makes_a_direction_flat(rates, redundant, wanted):
     model, data, top = missing(rates, "float64", redundant=redundant)
     lane = jax.jit(jaxem.inference.convergence_rate)(model, top, data)
@@ -213,6 +219,7 @@ def test_only_structure_makes_a_direction_flat(rates, redundant, wanted):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.slow
 def test_the_rate_does_not_depend_on_where_the_fit_stopped(dtype):
     """The London deaths (Titterington 1984), where EM is slow: each answer holds the one of a fit to the end."""
     deaths, days = datasets.london_times_deaths()
@@ -227,6 +234,7 @@ def test_the_rate_does_not_depend_on_where_the_fit_stopped(dtype):
         assert found.error <= {"float32": 2e-4, "float64": 1e-10}[str(dtype)]
 
 
+@pytest.mark.slow
 def test_structural_zeros_are_held():
     """A chain that never goes back: its zeros are no directions of EM, and the rate is that of the trace."""
     values = np.random.default_rng(0).normal(size=(5, 16)) + 2.5 * (np.arange(16) >= 8)

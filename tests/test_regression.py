@@ -152,6 +152,7 @@ def beaten(model: Any, fit: jaxem.Fit, data: Any) -> float:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.everything) for name in (*RESPONSES, *TIED)]
 )
+@pytest.mark.slow
 def test_mixtures_end_at_a_maximum(name):
     """By the Hessian of the log-likelihood itself; starts are not told the classes."""
     family, data = data_of(name)
@@ -172,6 +173,7 @@ def test_patents():
     assert_within(slopes.min() - np.sort(slopes)[1], -40.3, 0.1)
 
 
+@pytest.mark.slow
 def test_crossing_lines_are_found_from_every_start():
     rng = np.random.default_rng(1)
     x, up = rng.normal(size=200), rng.random(200) < 0.5
@@ -208,6 +210,7 @@ def test_units_of_covariates_do_not_matter(name):
 @pytest.mark.parametrize(
     "link", ["logit", *(pytest.param(n, marks=pytest.mark.everything) for n in ("probit", "cloglog"))]
 )
+@pytest.mark.slow
 def test_separated_classes_end_with_finite_parameters(link):
     x = np.linspace(-1, 1, 40)
     model, data = Mixture(Regression(Bernoulli(), link), 1), jaxem.dataset((x > 0).astype(float), given=x[:, None])
@@ -216,6 +219,7 @@ def test_separated_classes_end_with_finite_parameters(link):
     assert bool(jnp.isfinite(fit.params.components.coefficients).all()) and float(fit.objective) > -1e-3
 
 
+@pytest.mark.slow
 def test_what_adds_nothing_changes_nothing():
     """An offset is a move of the intercept; missing responses are rows left out; all exact is not censored; a normal
     distribution is a t; an intercept may be a column."""
@@ -284,6 +288,7 @@ def test_samples_follow_the_covariates(name):
     assert_within(drawn.mean(axis=0), means, 5 * drawn.std(axis=0) / 10 + 0.05)
 
 
+@pytest.mark.slow
 def test_in_a_product_and_in_a_chain():
     """Beside items in latent classes; and an autoregression in a chain, against a filter written out."""
     items = np.where(RNG.random((N, 4)) < np.where(CLASS[:, None] == 1, 0.8, 0.2), 1, 0)
@@ -341,6 +346,7 @@ def expanded(p: Switching) -> HMMParams:
     return HMMParams(initial, transition, RegressionParams(intercepts, p.lags, p.variance))
 
 
+@pytest.mark.slow
 def test_growth_of_gnp():
     """The maximum that Hamilton (1989) prints, -181.263394: stationary, by the likelihood of a chain of 32 states."""
     y, before = jaxem.lagged(datasets.gnp(), 4)
@@ -444,6 +450,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("match", REFUSED)
+@pytest.mark.slow
 def test_what_cannot_be_meant_is_refused_by_name(match):
     with pytest.raises(ValueError, match=match):
         REFUSED[match]()
@@ -494,6 +501,7 @@ def test_the_laws_see_a_fault(name, fault):
     assert FAULTS[name, fault] in certificate.violated
 
 
+@pytest.mark.slow
 def test_a_floor_keeps_a_perfect_fit_from_its_pole() -> None:
     """Half of the responses lie on a line: without a floor the likelihood has no maximum."""
     y = jnp.where(jnp.arange(N) % 2 == 0, 1 + jnp.asarray(X) @ jnp.array([1.0, -2.0]), jnp.asarray(ETA))

@@ -76,6 +76,7 @@ def test_a_slow_climb_is_not_called_an_end(precision, rate, offers):
         assert float(fit.left) <= 100 * max(away**2 / 2, 1e-6)
 
 
+@pytest.mark.slow
 def test_what_rounding_leaves_is_said():
     y = sample("float32")
     fit = jaxem.fit(missing(0.9999, "L"), jnp.float32(0), y, max_steps=100_000)
@@ -113,6 +114,7 @@ def test_the_slowest_of_two_parameters_decides():
 
 
 @pytest.mark.parametrize("name", ["normal mixture", "full", "diag, prior", "weighted", "factor analysis"])
+@pytest.mark.slow
 def test_ordinary_fits_converge_in_32_bits(name):
     model, params, data = case(name, "float32")
     if name == "factor analysis":
@@ -133,6 +135,7 @@ OPTIMUM = -1989.945859883
 
 @pytest.mark.parametrize("algorithm", [EM(), SQUAREM(), SQUAREM(scheme=3), Anderson(), IncrementalEM()], ids=str)
 @pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.slow
 def test_the_estimate_is_what_is_left(algorithm, precision):
     data = Dataset(jnp.asarray(DEATHS, precision), weights=jnp.asarray(DAYS, precision))
     start = MixtureParams(jnp.array([0.3, 0.7]), PoissonParams(jnp.array([1.0, 2.5])))
@@ -166,6 +169,7 @@ def overlapping(seed, dtype):
     [(Anderson(), 0), (Anderson(), 1), (Anderson(), 2), (SQUAREM(), 1), (SQUAREM(), 4)],
     ids=lambda it: type(it).__name__ if hasattr(it, "inner") else str(it),
 )
+@pytest.mark.slow
 def test_leaps_in_32_bits_end_where_little_is_left(algorithm, seed):
     """A leap that goes sideways is no rounding error; a leap too short to show its curvature says nothing of a rate."""
     fit = jaxem.fit(OVERLAPPING, *overlapping(seed, np.float32), algorithm=algorithm, max_steps=2_000)
@@ -199,6 +203,7 @@ def normal_start(gap):
     return MixtureParams(np.array([0.4, 0.6]), NormalParams(np.array([2.0, 2.0 + gap]), np.array([1.0, 1.0])))
 
 
+@pytest.mark.slow
 def test_a_plateau_is_not_an_end():
     """Classes that start nearly equal rest at a saddle for thousands of iterations, and gains grow from nothing."""
     model = Mixture(Normal(), 2)
@@ -230,6 +235,7 @@ COINCIDENT = {
 
 
 @pytest.mark.parametrize("name", COINCIDENT)
+@pytest.mark.slow
 def test_classes_that_coincide_are_said(name):
     model, start, data = COINCIDENT[name]
     fit = jaxem.fit(model, start, data, max_steps=20)
@@ -252,6 +258,7 @@ def test_classes_that_differ_are_not_said_to_coincide():
     assert not jaxem.fit(Mixture(Normal(), 2), far, X + 7e4, max_steps=0).coincident
 
 
+@pytest.mark.slow
 def test_gem_in_32_bits_is_held_to_what_is_left():
     data = Dataset(jnp.asarray(DEATHS, jnp.float32), weights=jnp.asarray(DAYS, jnp.float32))
     start = MixtureParams(jnp.array([0.5, 0.5]), PoissonParams(jnp.array([1.0, 3.0])))

@@ -103,6 +103,7 @@ def test_more_tails(name):
     agree(SLOW[name](), TOLERANCES.get(name, 1e-12))
 
 
+@pytest.mark.slow
 def test_tails_of_zeros_and_of_truncated_counts():
     rates, x = jnp.array([0.3, 5.0]), np.arange(1, 7.0)
     inner, poisson = families.Poisson(), [st.poisson(0.3), st.poisson(5)]
@@ -173,6 +174,7 @@ def test_residuals_of_a_mixture():
     assert np.isnan(found.values[4]) and len(found.known[0]) == 4 and found.kind == "quantile"
 
 
+@pytest.mark.slow
 def test_residuals_of_counts_are_drawn_between_the_ends():
     model, params = Mixture(families.Poisson(), 1), MixtureParams(np.ones(1), families.PoissonParams(np.array([3.0])))
     x = np.asarray(model.sample(jax.random.key(1), params, 400))
@@ -204,6 +206,7 @@ def by_enumeration(x, t, kind):
 
 
 @pytest.mark.parametrize("kind", ["forecast", "ordinary"])
+@pytest.mark.slow
 def test_a_chain_foretells_each_step(kind):
     below, at, above = (np.asarray(part) for part in CHAIN.distribution(AT, SEQUENCES, kind))
     for n, x in enumerate(([2.0, 7, np.nan, 0, 4], [5.0, 1, 3])):
@@ -229,6 +232,7 @@ def test_residuals_say_what_is_wrong():
         inference.residuals(model, MixtureParams(PI, families.BernoulliParams(np.full((2, 3), 0.5))), bits)
 
 
+@pytest.mark.slow
 def test_separation():
     x, w = np.array([-1.0, 0.2, 2.4, 2.6, 5.0]), np.array([1.0, 2, 1, 1, 3])
     model, params = Mixture(families.Normal(), 2), MixtureParams(PI, N(pair(0.0, 5), pair(1.0, 4)))

@@ -73,6 +73,7 @@ def test_times_best_found_counts_what_is_sound_and_near():
     assert result.times_best_found == 2
 
 
+@pytest.mark.slow
 def test_where_all_fail_the_failure_is_told():
     result = jaxem.fit_restarts(lands([1.0, 9.0, np.nan], [-1.0, -1, 1]), X, key=KEY, restarts=3)
     assert result.best.status == Status.DEGENERATE and result.best.objective == 9.0
@@ -93,6 +94,7 @@ def restarted() -> jaxem.fitting.Restarts:
     return jaxem.fit_restarts(MODEL, COUNTS, key=KEY, restarts=4, finalists=4, max_steps=300)
 
 
+@pytest.mark.slow
 def test_each_fit_is_what_it_would_be_alone():
     result = restarted()
     init_keys, fit_keys = jax.random.split(KEY, (2, 4))
@@ -129,6 +131,7 @@ def test_prints_readably():
     assert "CONVERGED" in text and "components.rates" in text
 
 
+@pytest.mark.slow
 def test_under_jit():
     result = restarted()
     inside = jax.jit(lambda key, x: jaxem.fit_restarts(MODEL, x, key=key, restarts=4, finalists=4, max_steps=300))(
@@ -138,6 +141,7 @@ def test_under_jit():
     assert inside.times_best_found == result.times_best_found
 
 
+@pytest.mark.slow
 def test_classes_that_collapse_never_win():
     """Three points all but coincide: some starts climb to where the likelihood of a normal class has no bound."""
     x = np.random.default_rng(1).normal(size=(20, 2))
@@ -154,6 +158,7 @@ def test_classes_that_collapse_never_win():
 # Errors
 
 
+@pytest.mark.slow
 def test_errors_say_what_is_wrong():
     with pytest.raises(ValueError, match=r"fit_restarts needs init, which Model lacks. Write: init\(key, data\)"):
         jaxem.fit_restarts(jaxem.Model(stay_e_step, stay_m_step, log_likelihood=height), X, key=KEY)
@@ -168,6 +173,7 @@ def test_errors_say_what_is_wrong():
             jaxem.fit_restarts(MODEL, bad, key=KEY, restarts=4)
 
 
+@pytest.mark.slow
 def test_restarts_say_how_their_starts_ended():
     """Failures are not "found", and many data sets have no one number of times."""
 

@@ -116,6 +116,7 @@ def case(name):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_an_m_step_maximises_q_under_the_restriction(name, monkeypatch):
     model, params, x = case(name)
     climbs = []
@@ -229,6 +230,7 @@ def test_a_fit_ends_at_the_maximum_of_the_restricted_likelihood(name):
         assert_within(jaxem.inference.bic(model, fit, x), -2 * value + len(u) * np.log(size), 1e-7)
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_the_free_coordinates():
     model, x, fit = fitted("even means")
     u, _, hessian = directly("even means")
@@ -250,6 +252,7 @@ def test_four_restrictions_at_once_still_ascend():
     assert (found.initial == jnp.array([1.0, 0, 0])).all() and np.unique(found.emissions.variances).size == 1
 
 
+@pytest.mark.slow
 def test_the_derivative_of_a_newton_m_step_is_that_of_the_maximiser():
     model, params, x = case("means")
     step = jax.jit(lambda x: model.m_step(model.e_step(params, x), x).components.variances[0])
@@ -270,6 +273,7 @@ def test_other_algorithms_climb_under_the_restriction(name, algorithm):
     assert all(map(bool, jax.tree.leaves(constraints.contains(model.constraints, fit.params))))
 
 
+@pytest.mark.slow
 def test_restarts_start_under_the_restriction():
     model, _, x = case("even means")
     best = jaxem.fit_restarts(model, x, key=KEY, restarts=3).best
@@ -277,6 +281,7 @@ def test_restarts_start_under_the_restriction():
     assert_within(means[2] - means[1], means[1] - means[0], 64 * np.finfo(float).eps * np.abs(means).max())
 
 
+@pytest.mark.slow
 def test_a_restricted_model_can_be_a_family():
     inner = restrict(Mixture(Normal(), 2), tied=["components.variances"])
     model, x = Mixture(Component(inner), 2), data()["numbers"]
@@ -286,6 +291,7 @@ def test_a_restricted_model_can_be_a_family():
     assert jaxem.inference.number_of_parameters(model, fit.params) == 1 + 2 * 4
 
 
+@pytest.mark.slow
 def test_both_precisions(dtype):
     model, params, x = case("means")
     fit = jaxem.fit(model, jax.tree.map(lambda a: a.astype(dtype), params), x.astype(dtype))

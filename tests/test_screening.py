@@ -80,6 +80,7 @@ def test_nobody_is_dropped_for_a_lane_that_is_left_behind(status, monkeypatch):
     np.testing.assert_array_equal(kept, [False, status == screening.RUNNING, False])
 
 
+@pytest.mark.slow
 def test_starts_that_meet_the_best_are_dropped_and_counted():
     some, every = (jaxem.fit_restarts(MODEL, X, key=KEY, restarts=4, finalists=last) for last in (None, 4))
     assert_within(some.best.objective, every.best.objective, 2e-10 * X.size)
@@ -88,6 +89,7 @@ def test_starts_that_meet_the_best_are_dropped_and_counted():
     assert (dropped & near).any() and some.times_best_found == near.sum()
 
 
+@pytest.mark.slow
 def test_every_start_says_how_it_ended():
     found = jaxem.fit_restarts(MODEL, X, key=KEY, restarts=20, finalists=4)
     statuses, objectives = np.asarray(found.statuses), np.asarray(found.objectives)
@@ -99,6 +101,7 @@ def test_every_start_says_how_it_ended():
     assert "SCREENED" in str(found) and 1 <= found.times_best_found <= finished.sum()
 
 
+@pytest.mark.slow
 def test_all_to_the_end_is_each_alone():
     found = jaxem.fit_restarts(MODEL, X, key=KEY, restarts=7, finalists=7)
     init_keys, fit_keys = jax.random.split(KEY, (2, 7))
@@ -124,12 +127,14 @@ def test_screening_does_not_lose_the_best(name):
     assert_within(some.best.objective, every.best.objective, 1e-6 * np.size(data))
 
 
+@pytest.mark.slow
 def test_side_by_side_and_one_after_another_agree():
     abreast, alone = (jaxem.fit_restarts(MODEL, X, key=KEY, restarts=9, batch_size=size) for size in (9, 1))
     np.testing.assert_array_equal(abreast.statuses, alone.statuses)
     assert_within(abreast.objectives, alone.objectives, 2e-10 * X.size)
 
 
+@pytest.mark.slow
 def test_in_a_trace():
     plain = jaxem.fit_restarts(MODEL, X, key=KEY, restarts=6, finalists=4)
     inside = jax.jit(lambda key, x: jaxem.fit_restarts(MODEL, x, key=key, restarts=6, finalists=4))(KEY, jnp.asarray(X))
@@ -137,6 +142,7 @@ def test_in_a_trace():
     assert_within(inside.objectives, plain.objectives, 2e-10 * X.size)
 
 
+@pytest.mark.slow
 def test_a_start_that_was_left_behind_stays_behind():
     """Two starts rise for 32 steps, seem to go on, and end below a third, which has been left behind by then."""
 
@@ -162,6 +168,7 @@ def test_a_start_that_was_left_behind_stays_behind():
         assert found.best.steps == 80 and found.best.objective == 3.2
 
 
+@pytest.mark.slow
 def test_a_failed_start_does_not_go_on():
     """A class that has collapsed has the highest objective after any short run."""
     x = np.random.default_rng(1).normal(size=(20, 2))
@@ -175,6 +182,7 @@ def test_a_failed_start_does_not_go_on():
 # Given starts
 
 
+@pytest.mark.slow
 def test_starts_of_every_kind():
     labels = (X[:, 0] > 3).astype(int)
     model = Mixture(MultivariateNormal(), 2)

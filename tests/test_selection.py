@@ -116,6 +116,7 @@ def constant(height, degenerate=False):
     )
 
 
+@pytest.mark.slow
 def test_a_failed_model_is_in_the_table_and_never_wins():
     x = jnp.array([1.0, 2.0, 4.0])
     models = {"low": constant(1.0), "high": constant(2.0), "failed": constant(1e9, degenerate=True)}
@@ -180,6 +181,7 @@ def test_of_equal_models_the_one_with_fewest_parameters_is_best():
     assert lines[3].endswith("<- equal to the best") and lines[4].endswith("<- best") and "<-" not in lines[5]
 
 
+@pytest.mark.slow
 def test_names_of_models_do_not_break_the_table():
     names = ["{", "}", "%s", "a\nb", 3, "", "漢字", "x" * 300]
     selection = Selection(tuple(candidate(name, float(i)) for i, name in enumerate(names)), "bic", 3)
@@ -244,6 +246,7 @@ def test_select_finds_what_mclust_finds(x, published, winner):
 
 
 @pytest.mark.parametrize("folds", [4, 3])
+@pytest.mark.slow
 def test_cross_validation_of_one_normal_class_in_closed_form(folds):
     x = np.random.default_rng(0).normal(3.0, 2.0, 16)
     key = jax.random.key(2)
@@ -286,6 +289,7 @@ def test_every_observation_counts_the_same_in_cross_validation():
 
 
 @pytest.mark.parametrize("folds", [3, 4])
+@pytest.mark.slow
 def test_weights_in_cross_validation(folds):
     """Rows of weight zero are dealt last: every fold holds some that count. A weight of 2 is two observations."""
     x = np.random.default_rng(0).normal(3.0, 2.0, 8)
@@ -310,6 +314,7 @@ def test_weights_in_cross_validation(folds):
         jaxem.inference.cross_validate(Mixture(Normal(), 1), data, key=jax.random.key(0), folds=5)
 
 
+@pytest.mark.slow
 def test_sequences_of_different_lengths_in_cross_validation():
     """The mean is over steps."""
     model = HMM(Normal(), 1)

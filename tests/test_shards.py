@@ -69,6 +69,7 @@ def test_a_fit_over_devices_is_the_fit(name):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_only_sums_pass_between_devices(name):
     """In the compiled pass, with several blocks on each device."""
     model, data = CASES[name]()
@@ -92,6 +93,7 @@ def test_only_sums_pass_between_devices(name):
     )
 
 
+@pytest.mark.slow
 def test_variants_that_work_on_sums_do_and_others_say_why_not():
     model, x = full(101)
     start, spread = model.init(jax.random.key(0), x), jaxem.shard(x)
@@ -116,6 +118,7 @@ def test_variants_that_work_on_sums_do_and_others_say_why_not():
         jaxem.fit(by_hand, start, spread)
 
 
+@pytest.mark.slow
 def test_bad_values_are_a_status_and_bad_calls_a_sentence():
     model, x = full(101)
     start = model.init(jax.random.key(0), x)
@@ -144,6 +147,7 @@ def process(rank: int, port: int) -> None:
     jax.distributed.shutdown()
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -131,6 +131,7 @@ def data_of(d):
 
 @pytest.mark.parametrize("d", [1, 2, 3])  # with two classes: fewer columns, as many, more
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.slow
 def test_classes_change_names_and_what_they_share_stays(name, d):
     x = data_of(d)
     for model, data in ((Mixture(FAMILIES[name], 2), x), (HMM(FAMILIES[name], 2), x[None])):
@@ -151,6 +152,7 @@ def test_classes_change_names_and_what_they_share_stays(name, d):
         jax.tree.map(lambda a, b: assert_within(a, b, 2 * eps("float64") * np.abs(b)), back, start)
 
 
+@pytest.mark.slow
 def test_a_chain_with_a_shared_covariance_is_fitted():
     x = data_of(3)
     model = HMM(MultivariateNormal("tied"), 2)
@@ -159,6 +161,7 @@ def test_a_chain_with_a_shared_covariance_is_fitted():
     assert_within(jnp.sort(fit.params.emissions.means, axis=0), [x[:40].mean(axis=0), x[40:].mean(axis=0)], 0.01)
 
 
+@pytest.mark.slow
 def test_too_few_classes_are_still_refused():
     x = data_of(2)
     for name, family in FAMILIES.items():

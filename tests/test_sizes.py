@@ -42,6 +42,7 @@ def of_all_rows(name, answer):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("n", [1, 5, 33, 64, 100])
+@pytest.mark.slow
 def test_answers_are_those_of_the_rows(name, n):
     model, x, answers = MODELS[name]
     params = model.init(jax.random.key(0), x)
@@ -66,6 +67,7 @@ def test_a_new_number_of_rows_compiles_nothing(count_compilations):
         assert set(compiled.names) <= {"jit(stage)"}, answer
 
 
+@pytest.mark.slow
 def test_ragged_sequences_and_traced_parameters():
     data = jaxem.dataset([X[:50, 0], X[50:57, 0], X[57:100, 0]])
     model = HMM(Normal(), 2)

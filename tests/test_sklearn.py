@@ -85,6 +85,7 @@ def test_weights_count_rows(fitted: GaussianMixture) -> None:
 
 
 @pytest.mark.parametrize("outside", [True, False])
+@pytest.mark.slow
 def test_the_dtype_of_x_is_kept_whatever_jax_is_set_to(outside: bool, fitted: GaussianMixture) -> None:
     with jax.enable_x64(outside):
         double = pickle.loads(pickle.dumps(normal_mixture().fit(X)))
@@ -112,6 +113,7 @@ def test_frames_in_and_out(fitted: GaussianMixture) -> None:
             ours.predict(frame.rename(columns={"a": "c"}) if library == "pandas" else frame.rename({"a": "c"}))
 
 
+@pytest.mark.slow
 def test_pipelines_searches_and_routing(fitted: GaussianMixture) -> None:
     same = clone(normal_mixture())
     np.testing.assert_array_equal(same.fit_predict(X), fitted.predict(X))
@@ -124,6 +126,7 @@ def test_pipelines_searches_and_routing(fitted: GaussianMixture) -> None:
         np.testing.assert_array_equal(found.best_estimator_.means_, weighted.means_)
 
 
+@pytest.mark.slow
 def test_statuses_become_warnings_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.warns(ConvergenceWarning, match="did not converge.*MAX_STEPS after 2 iterations"):
         short = normal_mixture(max_iter=2).fit(X)
@@ -231,6 +234,7 @@ def test_starts_by_name(kind: str, fitted: GaussianMixture) -> None:
     np.testing.assert_allclose(ours.lower_bound_, fitted.lower_bound_, rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_latent_classes_of_a_table() -> None:
     rng = np.random.default_rng(1)
     truth = rng.integers(0, 2, 200)
@@ -270,6 +274,7 @@ def test_latent_classes_of_a_table() -> None:
         LatentClass(categorical_features=["age"]).fit(frame)
 
 
+@pytest.mark.slow
 def test_regressions_of_two_classes() -> None:
     rng = np.random.default_rng(4)
     x, truth = rng.normal(size=(200, 1)), rng.integers(0, 2, 200)
@@ -287,6 +292,7 @@ def test_regressions_of_two_classes() -> None:
     np.testing.assert_allclose(ours.bic(x, y), -2 * np.log(density).sum() + 8 * np.log(200), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_factors_of_scikit_learn() -> None:
     rng = np.random.default_rng(6)
     loadings = rng.normal(size=(2, 6))

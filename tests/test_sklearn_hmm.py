@@ -123,6 +123,7 @@ HELD = [("stm", "full"), ("mc", "full"), ("te", "codes"), ("sl", "counts"), ("m"
 @pytest.mark.parametrize(
     ("letters", "name"), [HELD[0], *(pytest.param(*case, marks=pytest.mark.everything) for case in HELD[1:])]
 )
+@pytest.mark.slow
 def test_what_params_leaves_out_is_held_and_zeros_stay(letters, name):
     own, peer, x = pair(name, n_iter=1, params=letters)
     for model in (own, peer):
@@ -164,6 +165,7 @@ def frame() -> pd.DataFrame:
     return pd.DataFrame(NORMAL, columns=["left", "right"])
 
 
+@pytest.mark.slow
 def test_conventions_of_scikit_learn(count_compilations):
     model = fitted()
     assert model.converged_ and model.monitor_.converged
@@ -201,6 +203,7 @@ def test_conventions_of_scikit_learn(count_compilations):
     np.testing.assert_array_equal(again.means_, model.means_)
 
 
+@pytest.mark.slow
 def test_results_are_those_of_the_attributes_as_they_are():
     """Set anew, changed in place, or of another type since the last result."""
     model = GaussianHMM(2, random_state=0).fit(NORMAL, LENGTHS)
@@ -222,6 +225,7 @@ def test_results_are_those_of_the_attributes_as_they_are():
         model.predict(NORMAL, LENGTHS)
 
 
+@pytest.mark.slow
 def test_gaps_are_left_out_of_everything():
     """Against sums over all paths, with a density of the cells that are seen."""
     own, _, x = pair("diag")

@@ -142,6 +142,7 @@ def test_of_factor_analysis(global_random_seed: int) -> None:
     factors.test_factor_analysis(global_random_seed)
 
 
+@pytest.mark.slow
 def test_of_any_mixture() -> None:
     with pytest.warns(ConvergenceWarning, match="after 1 iterations"):
         mixtures.test_gaussian_mixture_n_iter(ours.GaussianMixture())

@@ -67,6 +67,7 @@ def _model(space):
 X = np.random.default_rng(0).normal(size=200) * 3 + 1
 
 
+@pytest.mark.slow
 def test_a_space_of_five_names_is_taken_for_real_numbers():
     model = _model(Above(1.0))
     fit = jaxem.fit(model, {"m": 0.0, "s": 2.0}, X, tol=1e-12)
@@ -78,6 +79,7 @@ def test_a_space_of_five_names_is_taken_for_real_numbers():
     assert jaxem.inference.number_of_parameters(model, fit.params) == 2
 
 
+@pytest.mark.slow
 def test_a_new_space_is_one_class():
     model = _model(OpenAbove(1.0))
     fit = jaxem.fit(model, {"m": 0.0, "s": 2.0}, X, tol=1e-12)

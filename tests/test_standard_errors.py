@@ -40,6 +40,7 @@ def normal_in_the_plane():
     return Mixture(MultivariateNormal("full"), 1), params, jnp.asarray(x), S
 
 
+@pytest.mark.slow
 def test_a_normal_covariance_matrix_in_closed_form():
     """Cov(mean) = S / N, Cov(S_ij, S_kl) = (S_ik S_jl + S_il S_jk) / N; nothing for the one weight."""
     model, params, x, S = normal_in_the_plane()
@@ -62,6 +63,7 @@ def test_a_normal_covariance_matrix_in_closed_form():
     assert_within(lower.components.covariances[0, 0, 1], S[0, 1] - half, 1e-12)
 
 
+@pytest.mark.slow
 def test_shares_have_a_singular_covariance():
     """One class of one categorical variable: (diag p - p p') / N, of rank 2, and intervals by the logit."""
     counts = np.array([2.0, 30.0, 68.0])
@@ -95,6 +97,7 @@ def poisson(x):
     return one_class(PoissonParams(jnp.asarray(np.average(*x) if isinstance(x, tuple) else np.mean(x))[None]))
 
 
+@pytest.mark.slow
 def test_the_sandwich_in_closed_form():
     """A Poisson mean: the information says mean / N; the sandwich, with nothing assumed, variance / N."""
     x = np.random.default_rng(0).negative_binomial(2, 0.3, 60).astype(float)
@@ -129,6 +132,7 @@ def test_the_sandwich_in_closed_form():
         ([1.0, 3.0, 3.0, 1.0], [1.0] * 4, [0, 0, 1, 1], "do not differ"),  # the totals are equal
     ],
 )
+@pytest.mark.slow
 def test_a_sandwich_of_nothing_is_refused(rows, weights, clusters, message):
     """What resampling could not move has no robust error, and never one of zero."""
     data = Dataset(jnp.asarray(rows), weights=jnp.asarray(weights))
@@ -146,6 +150,7 @@ def test_a_sandwich_of_nothing_is_refused(rows, weights, clusters, message):
     assert_within(jaxem.inference.standard_errors(model, params, data).components.rates[0] ** 2, wanted, 1e-12)
 
 
+@pytest.mark.slow
 def test_scores_of_rows_by_fishers_identity():
     """A model without log_prob: the same scores, from one row each; and rows that are no observations are refused."""
     x = np.random.default_rng(0).poisson(3.0, 40).astype(float)
@@ -166,6 +171,7 @@ def test_scores_of_rows_by_fishers_identity():
         jaxem.inference.covariance(square, 5.0, jnp.asarray([5.0, 1.0, 2.0]), robust=True)
 
 
+@pytest.mark.slow
 def test_a_prior_in_closed_form():
     """N(m, 1) with prior N(0, 1 / 9): I = N + 9; the scores add up to 9 m, not to zero, and are centred."""
     y = jnp.asarray(np.random.default_rng(0).normal(2, 3, 30))
@@ -176,6 +182,7 @@ def test_a_prior_in_closed_form():
     assert_within(jaxem.inference.standard_errors(model, m, y, robust=True), np.sqrt(30 * y.var()) / 39, 1e-12)
 
 
+@pytest.mark.slow
 def test_profile_likelihood_against_a_closed_form():
     """A Poisson mean: 2 N (m log(m / r) - m + r) = z^2, whatever function of it is asked for."""
     x = np.array([1.0, 0.0, 2.0, 4.0, 1.0, 1.0])
@@ -223,6 +230,7 @@ def test_the_table():
         jax.jit(lambda fit: jaxem.summary(model, fit, x))(fit)
 
 
+@pytest.mark.slow
 def test_coverage_in_one_program():
     """Two overlapping normal classes, 500 data sets of 200: about 95 of 100 intervals hold the truth."""
     model = Mixture(Normal(), 2)

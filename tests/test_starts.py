@@ -68,6 +68,7 @@ def test_the_data_are_blamed(kind, form, dtype):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
 def test_the_advised_prior_makes_a_fit_of_them(form, dtype):
     for name, x in DATA.items():
         x = x.astype(dtype)
@@ -89,6 +90,7 @@ def test_the_advised_prior_knows_no_units(dtype):
             assert (np.abs(scaled - np.outer(units, units) * plain) <= 64 * eps(dtype) * outer).all(), name
 
 
+@pytest.mark.slow
 def test_more_columns_than_rows(dtype):
     x = np.random.default_rng(1).normal(size=(6, 10)).astype(dtype)
     for form in ("full", "tied"):
@@ -109,6 +111,7 @@ def test_rows_that_do_not_count_are_not_looked_at(dtype):
         HMM(MultivariateNormal("diag"), 2).init(jax.random.key(0), Dataset(x[None], lengths=lengths))
 
 
+@pytest.mark.slow
 def test_many_data_sets_and_restarts_name_them():
     x = np.stack([rng.normal(size=(40, 3)), DATA["collinear"]])
     own = Mixture(MultivariateNormal("full"), 2)
@@ -127,6 +130,7 @@ def test_factor_analysis(dtype):
         assert trees.all_finite(FactorAnalysis(1).init(jax.random.key(0), x))
 
 
+@pytest.mark.slow
 def test_numbers_that_cannot_be_squared():
     for unit, what in ((1e25, "overflow"), (1e-25, "vanish in")):
         x = (unit * BASE).astype(np.float32)

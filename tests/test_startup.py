@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 IMPORT = """
 import sys
 import jax, optax
@@ -43,6 +45,7 @@ def run(code):
     return [line.split() for line in done.stdout.split("\n")[:-1]]
 
 
+@pytest.mark.slow
 def test_all_names_load_little_beyond_jax_and_optax():
     (loaded,) = run(IMPORT)
     assert "concurrent.futures.thread" in loaded  # the names were asked for

@@ -121,6 +121,7 @@ def parts(model, params, other, data):
     [(MODEL, "whole"), (MODEL, "ragged"), (MODEL, "gaps"), (FULL, "ragged"), (FULL, "whole"), (STILL, "gaps")],
 )
 @pytest.mark.parametrize("parallel", [False, pytest.param(True, marks=pytest.mark.everything)])
+@pytest.mark.slow
 def test_agrees_with_the_joint_normal_distribution(model, kind, parallel):
     model = dataclasses.replace(model, parallel=parallel)
     shocks = 1 if model.shocks == 1 else K
@@ -222,6 +223,7 @@ def test_the_local_level_of_the_nile():
     assert_within(fit.objective, -633.4645636 + 0.5 * np.log(2 * np.pi), 1e-6)  # statsmodels 0.14, exact diffuse
 
 
+@pytest.mark.slow
 def test_covariances_stay_positive_in_float32():
     """A slope that hardly moves, with gaps; 20,000 steps."""
     model, rng = local_trend(process=[None, 1e-10]), np.random.default_rng(0)

@@ -30,6 +30,7 @@ def extended(i: int, steps: int, kind: str = "gaps") -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["ragged", "gaps"])
+@pytest.mark.slow
 def test_filter_and_forecast(kind):
     params = as_dtype(parameters(), np.float64)
     filtered = MODEL.filter(params, data(kind))
@@ -51,6 +52,7 @@ def test_filter_and_forecast(kind):
             np.testing.assert_allclose(forecast.covariances[i, h], spread, TOLERANCE, TOLERANCE)
 
 
+@pytest.mark.slow
 def test_imputation_by_means_and_by_draws():
     params, gaps = as_dtype(parameters(), np.float64), data("gaps")
     y, u, seen = values()

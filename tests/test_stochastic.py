@@ -50,6 +50,7 @@ ONE_DRAW = np.sqrt(125 * CHANCE * (1 - CHANCE)) * (1 - BEST) / DRAWN
 RATE = 0.1328  # of EM here (Dempster, Laird & Rubin 1977): what a step keeps of the error before it
 
 
+@pytest.mark.slow
 def test_draws_are_enough():
     fit = jaxem.fit(SAMPLER, 0.5, LINKAGE, algorithm=MonteCarloEM(400), max_steps=15, key=KEY)
     # Without an objective nothing but max_steps ends it.
@@ -66,6 +67,7 @@ def test_draws_are_enough():
         jaxem.fit(SAMPLER, 0.5, LINKAGE, algorithm=MonteCarloEM())
 
 
+@pytest.mark.slow
 def test_averages_are_better_than_draws():
     run = lambda algorithm: jax.jit(
         jax.vmap(lambda key: jaxem.fit(SAMPLER, 0.5, LINKAGE, algorithm=algorithm, max_steps=450, key=key).params)
@@ -77,6 +79,7 @@ def test_averages_are_better_than_draws():
     assert averaged < 3 * ONE_DRAW / np.sqrt(400) / (1 - RATE)
 
 
+@pytest.mark.slow
 def test_a_likelihood_is_an_objective():
     fit = jaxem.fit(JUDGED, 0.5, LINKAGE, algorithm=SAEM(n_samples=4), max_steps=200, key=KEY)
     assert fit.converged and 70 <= fit.steps < 200  # 50 to forget the start, 20 to be an average
@@ -101,6 +104,7 @@ def test_equal_keys_give_equal_fits(count_compilations):
 
 
 @pytest.mark.parametrize(("name", "precision"), [("weighted", "float64"), ("factor analysis", "float32")])
+@pytest.mark.slow
 def test_many_draws_are_the_e_step(name, precision):
     model, params, data = case(name, precision)
     n = 2000

@@ -127,6 +127,7 @@ def same_fit(found, plain, size, dtype, slack=64.0):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_a_fit_to_a_stream_is_the_fit(name, dtype):
     model, data = CASES[name](dtype)
     start = start_of(model, data, dtype)
@@ -141,6 +142,7 @@ def test_a_fit_to_a_stream_is_the_fit(name, dtype):
     [SQUAREM(), Anderson(), HardEM(), AnnealedEM(), SQUAREM(HardEM())],
     ids=lambda one: type(one).__name__,
 )
+@pytest.mark.slow
 def test_algorithms_on_sums(algorithm):
     model, x = full(np.float64)
     start = model.init(jax.random.key(0), x)
@@ -150,6 +152,7 @@ def test_algorithms_on_sums(algorithm):
 
 
 @pytest.mark.parametrize("name", ["own", "bounded"])
+@pytest.mark.slow
 def test_own_functions_over_devices_in_memory(name, dtype):
     """A user's functions take the parts of sharded data, as they take chunks."""
     model, data = CASES[name](dtype)
@@ -159,6 +162,7 @@ def test_own_functions_over_devices_in_memory(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["full", "ragged chain", "bounded"])
+@pytest.mark.slow
 def test_over_two_devices(name):
     model, data = CASES[name](np.float64)
     start, mesh = start_of(model, data, np.float64), Mesh(np.array(jax.devices()), ("rows",))
@@ -212,6 +216,7 @@ def sources(x, folder):
     }
 
 
+@pytest.mark.slow
 def test_every_kind_of_source_gives_the_same_fit(tmp_path):
     model, x = full(np.float64)
     start = model.init(jax.random.key(0), x)
@@ -225,6 +230,7 @@ def test_every_kind_of_source_gives_the_same_fit(tmp_path):
     assert_within(wanted, plain.trace, 64 * eps("float64") * (np.abs(np.asarray(plain.trace)) + x.size))
 
 
+@pytest.mark.slow
 def test_parts_of_a_data_set_come_from_files(tmp_path):
     model, data = weighted(np.float64)
     np.save(tmp_path / "x.npy", data.values)
@@ -241,6 +247,7 @@ def test_parts_of_a_data_set_come_from_files(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_whole_numbers_and_short_floats_are_widened():
     rng = np.random.default_rng(4)
     model, x = Mixture(Poisson(), 2), rng.poisson(rng.choice([2, 30], 500))
@@ -254,6 +261,7 @@ def test_whole_numbers_and_short_floats_are_widened():
     same_fit(found, jaxem.fit(model, start_of(model, x, np.float32), x, max_steps=10), x.size, np.float32)
 
 
+@pytest.mark.slow
 def test_equal_shapes_compile_nothing(count_compilations):
     model, x = full(np.float64)
     start = model.init(jax.random.key(0), x)
@@ -343,6 +351,7 @@ def assert_nothing_is_left():
     ids=lambda one: type(one).__name__,
 )
 @pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.slow
 def test_an_exception_of_the_source_comes_out_unchanged(error, devices):
     model = Mixture(MultivariateNormal(), 2)
     start, passes = model.init(jax.random.key(0), X), []
@@ -388,6 +397,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_fit():
     """In the main thread, where Python does not look at signals before the program has ended."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # one device
@@ -453,6 +463,7 @@ print(resident("VmHWM") - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="resident memory is read as Linux shows it")
+@pytest.mark.slow
 def test_memory_is_that_of_a_few_chunks(tmp_path):
     x = np.random.default_rng(5).normal(size=(2**17, 16)).astype(np.float32)
     np.save(tmp_path / "small.npy", x[: 2**15])
@@ -555,6 +566,7 @@ def test_a_pass_that_fails_gives_nan_and_ends():
     assert reader._places[0] in (3, 4)  # no chunk after the one that failed; it may fail before it is asked for
 
 
+@pytest.mark.slow
 def test_gradients_of_chunks_and_devices_add_up():
     model, data = own(np.float64)
     prior = lambda params: -(params[1] ** 2).sum()
@@ -567,6 +579,7 @@ def test_gradients_of_chunks_and_devices_add_up():
         jax.tree.map(lambda a, b: assert_within(a, b, 1e3 * eps("float64") * (1 + np.abs(b).max())), found, wanted)
 
 
+@pytest.mark.slow
 def test_no_pass_is_wasted():
     model, x = full(np.float64)
     start, calls = model.init(jax.random.key(0), x), []

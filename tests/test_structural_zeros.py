@@ -76,6 +76,7 @@ NAMES = ["left-right chain", "levels", "items", "rate"]
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("algorithm_name", ALGORITHMS)
+@pytest.mark.slow
 def test_every_algorithm_keeps_them(algorithm_name, name):
     model, start, x = case(name)
     algorithm = ALGORITHMS[algorithm_name](x.shape[0])
@@ -89,6 +90,7 @@ def test_every_algorithm_keeps_them(algorithm_name, name):
     assert max(moved) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_class_of_weight_zero_is_no_class():
     model, start, x = case("weights")
     fit = jaxem.fit(model, start, x, algorithm=jaxem.SQUAREM())
@@ -146,6 +148,7 @@ def _enumeration(v, impossible, length):
 
 @pytest.mark.parametrize("length", [1, 2, T])
 @pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.slow
 def test_derivatives_of_a_chain_are_those_of_all_paths(name, length):
     pi, A = (np.array(part) for part in CHAINS[name])
     rng = np.random.default_rng(length)
@@ -158,6 +161,7 @@ def test_derivatives_of_a_chain_are_those_of_all_paths(name, length):
         assert_within(a, b, 1e4 * eps("float64") * (1 + np.abs(b).max()))
 
 
+@pytest.mark.slow
 def test_derivatives_of_a_chain_over_the_range_of_both_dtypes():
     """States whose densities are e^200 apart, some out of reach: the derivatives of float32 are those of float64."""
     rng = np.random.default_rng(0)
@@ -197,6 +201,7 @@ def _slopes(model, params, x):
 
 
 @pytest.mark.parametrize("name", ["weights", *NAMES])
+@pytest.mark.slow
 def test_derivatives_of_the_bound_at_exact_zeros(name):
     model, start, x = case(name)
     (likelihood, expected, entropy, divergence), curvature, complete = _slopes(model, start, x)

@@ -35,6 +35,7 @@ def draw(n=300):
     return np.where(rng.random(n) < 0.4, rng.standard_t(4, n), 6 + 2 * rng.standard_t(3, n))
 
 
+@pytest.mark.slow
 def test_the_equation_of_the_degrees_of_freedom_is_solved_to_rounding(dtype):
     i = as_dtype(np.r_[10.0 ** np.arange(-6, 7), 0.99, 1.0, 1.01], dtype)
     found = jax.jit(gamma_scale.gap)(i)
@@ -155,6 +156,7 @@ def test_the_laws_catch_what_is_wrong(precision):
         assert jaxem.verify(Mixture(Wrong(StudentT(), amounts), 2), params, x).ok == (name == ""), name
 
 
+@pytest.mark.slow
 def test_the_optimum_is_that_of_a_direct_search_and_errors_are_those_of_its_hessian():
     x = jnp.asarray(draw())
     model = Mixture(StudentT(), 2)
@@ -186,6 +188,7 @@ def test_the_optimum_is_that_of_a_direct_search_and_errors_are_those_of_its_hess
     np.testing.assert_allclose(errors, wanted, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_class_is_the_fit_of_scipy():
     x = np.random.default_rng(3).standard_t(3, 200) * 2 + 1
     model = Mixture(StudentT(), 1)
@@ -200,6 +203,7 @@ def test_one_class_is_the_fit_of_scipy():
     assert float(fit.objective) == pytest.approx(stats.t.logpdf(x, nu, m, s).sum(), abs=2e-10)
 
 
+@pytest.mark.slow
 def test_outliers_do_not_move_the_classes():
     """5 % of the observations lie anywhere within 50 standard deviations."""
     rng = np.random.default_rng(4)
@@ -217,6 +221,7 @@ def test_outliers_do_not_move_the_classes():
     assert_within(locations, [0, 6], 3 / np.sqrt(information))
 
 
+@pytest.mark.slow
 def test_samples_have_the_variances_and_the_given_degrees_of_freedom(dtype):
     family = StudentT(8)
     params = as_dtype(StudentTParams(np.array([0.0, 5.0]), np.array([1.0, 4.0])), dtype)
@@ -244,6 +249,7 @@ def test_what_is_refused():
         MultivariateStudentT("round")
 
 
+@pytest.mark.slow
 def test_missing_numbers_and_infinite_deviations(dtype):
     x = draw()
     holes = jaxem.dataset(as_dtype(np.where(np.arange(300) % 7 == 0, np.nan, x), dtype), missing="nan")

@@ -44,6 +44,7 @@ def enumerated(params: SwitchingParams, first: np.ndarray, x: np.ndarray) -> flo
     return np.logaddexp.reduce(terms)
 
 
+@pytest.mark.slow
 def test_the_likelihood_is_the_sum_over_all_paths(dtype):
     x = np.random.default_rng(0).normal(size=(2, 7)).cumsum(axis=1)
     pi = np.linalg.solve(np.r_[(np.eye(2) - np.asarray(GNP.transition)).T[:1], np.ones((1, 2))], [0.0, 1.0])
@@ -89,6 +90,7 @@ def test_the_laws_hold_with_switching_variances():
     assert_within(model.log_likelihood(turned, data), value, 64 * eps("float64") * 180)
 
 
+@pytest.mark.slow
 def test_the_m_step_is_where_its_rounds_end(monkeypatch):
     """Broken: with one round in place of all, the certificate names the M-step."""
     from jaxem.models import switching_maximum

@@ -81,6 +81,7 @@ def trace_of(fit: jaxem.Fit) -> np.ndarray:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_other_units_leave_every_step_the_same(case, optimizer):
     build, units = CASES[case]
     algorithm = GEM(OPTIMIZERS[optimizer], steps=4)
@@ -113,6 +114,7 @@ def test_data_taken_twice_change_no_step(optimizer):
 
 
 @pytest.mark.parametrize("optimizer", ["L-BFGS", "sgd"])
+@pytest.mark.slow
 def test_blocks_are_measured_by_themselves(optimizer):
     algorithm = GEM(OPTIMIZERS[optimizer], steps=4, groups=(Group("v"), Group(("m", "w"))))
     build, units = CASES["columns far from the origin"]
@@ -124,6 +126,7 @@ def test_blocks_are_measured_by_themselves(optimizer):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("spread", [1e4, 3e4, 1e-3])
+@pytest.mark.slow
 def test_a_normal_far_from_the_origin(spread, optimizer):
     """Twenty numbers near 70,000: CONVERGED is the maximum, mean and variance of the sample, from a start at another
     mean, in either precision."""
@@ -141,6 +144,7 @@ def test_a_normal_far_from_the_origin(spread, optimizer):
         assert_within((float(fit.params["m"]) - x.mean()) / spread, 0, 0.002 + 4 * eps(dtype) * 7e4 / spread)
 
 
+@pytest.mark.slow
 def test_many_coordinates_are_equilibrated():
     """Forty covariates over ten orders of magnitude, without the Hessian: the least-squares fit, by any optimiser."""
     p, n = 40, 120

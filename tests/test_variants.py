@@ -123,6 +123,7 @@ def classified(model, params, older, data):
 
 
 @pytest.mark.parametrize(("name", "precision"), [("full, prior", "float64"), ("ragged hmm", "float32")])
+@pytest.mark.slow
 def test_hard_em_climbs_the_classification_likelihood(name, precision):
     model, params, data = case(name, precision)
     fit = jaxem.fit(model, params, data, algorithm=HardEM(), max_steps=30)
@@ -211,6 +212,7 @@ def test_paths_against_enumeration(kind, precision):
     ("name", "precision"),
     [("weighted", "float64"), ("ragged hmm", "float32"), ("factor analysis", "float64")],
 )
+@pytest.mark.slow
 def test_at_temperature_one_it_is_em(name, precision):
     annealed = jaxem.fit(*case(name, precision), algorithm=AnnealedEM(ONE), stop=NEVER, max_steps=8)
     same_fit(annealed, em(name, precision))
@@ -240,6 +242,7 @@ def test_annealing_finds_the_better_optimum():
     assert not AnnealedEM.monotone and np.nanmin(np.diff(free.trace)) < 0
 
 
+@pytest.mark.slow
 def test_it_does_not_end_before_the_temperature_is_one():
     end = jaxem.fit(CENTRES, np.array([[0.0], [5.0]]), COUNTS[:, None], algorithm=AnnealedEM(held), tol=1e-3)
     assert end.converged and end.steps >= 26  # the step from count 25 is the first at one
@@ -280,6 +283,7 @@ def test_the_objective_is_not_that_of_the_tempered_posterior():
 # Online EM
 
 
+@pytest.mark.slow
 def test_one_batch_and_a_step_of_one_are_em():
     run = lambda algorithm: jaxem.fit(POISSON, START, COUNTS, algorithm=algorithm, stop=NEVER, max_steps=60)
     same_fit(run(OnlineEM(ONE, None)), run(jaxem.EM()))
@@ -303,6 +307,7 @@ def one_pass(x):
     return algorithm.step(ONLY, algorithm.init(ONLY, as_dtype(ONLY_START, np.float64), x, KEY), x)
 
 
+@pytest.mark.slow
 def test_every_row_is_used_once_a_pass():
     """One class, and step sizes that make an average of the batches: the mean of the rows met."""
     x = np.floor(2.0 ** (np.arange(48) - 24))
@@ -350,6 +355,7 @@ def test_rows_are_dealt_fairly():
     assert_within((times == 2).sum(axis=0), np.full(63, 2000 * 2 / 63), 5 * np.sqrt(2000 * 2 / 63))
 
 
+@pytest.mark.slow
 def test_the_order_of_the_rows_does_not_matter():
     """In rows sorted by class each batch still has its share of every class, so a pass comes as far."""
     x = np.sort(RNG.normal(size=3000) + np.repeat([0.0, 3.0], [1000, 2000]))
@@ -374,6 +380,7 @@ def test_a_pass_sorts_nothing_of_the_length_of_the_data():
     assert sorted_shapes and set(sorted_shapes) == {"5"}  # the order of the five batches
 
 
+@pytest.mark.slow
 def test_online_em_climbs_by_batches():
     run = lambda key, steps=30: jaxem.fit(
         POISSON, START, COUNTS, algorithm=OnlineEM(batch_size=10), stop=NEVER, max_steps=steps, key=key
@@ -389,6 +396,7 @@ def test_online_em_climbs_by_batches():
         run(None)
 
 
+@pytest.mark.slow
 def test_online_em_weighs_sequences():
     model, params, data = case("weighted hmm", "float32")
     run = lambda data: jaxem.fit(
@@ -418,6 +426,7 @@ def test_one_block_is_em():
     ("name", "precision", "blocks"),
     [("ragged hmm", "float32", 4), ("factor analysis", "float64", 7)],
 )
+@pytest.mark.slow
 def test_incremental_em_climbs(name, precision, blocks):
     model, params, data = case(name, precision)
     fit = jaxem.fit(model, params, data, algorithm=IncrementalEM(blocks), stop=NEVER, max_steps=8)
@@ -428,6 +437,7 @@ def test_incremental_em_climbs(name, precision, blocks):
     assert fit.trace[2] > em(name, precision).trace[2]  # further than EM in as many steps
 
 
+@pytest.mark.slow
 def test_incremental_em_needs_fewer_e_steps():
     x = np.random.default_rng(1).permutation(np.random.default_rng(0).normal(size=600) + np.repeat([0, 2.5], 300))
     model = Mixture(Normal(), 2)
