@@ -496,6 +496,7 @@ def test_probabilities_of_intervals_of_shares_and_counts(name, dtype):
                 assert_within(other[i, 0] * float(at), slope, 16 * eps(dtype) * (1 + moved + added))
 
 
+@pytest.mark.slow
 def test_the_weibull_fit_of_survreg():
     """In R: survival 3.5-3, survreg(Surv(low, high, type = "interval2") ~ 1, dist = "weibull")."""
     x = np.stack([LOW, HIGH], axis=1)

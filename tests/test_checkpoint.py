@@ -184,6 +184,7 @@ def kill(kind: str, path: Path, moment: Any) -> None:
 
 
 @pytest.mark.parametrize("pieces", [0, 7])
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing(pieces, tmp_path):
     kill("one", tmp_path / "run", lambda lines: [lines.readline() for _ in range(pieces)])
 

@@ -70,6 +70,7 @@ def test_positive_round_trips(dtype, u):
 
 
 @given(vectors(-40, 36, 5))  # below exp(-42) a float32 probability is as good as zero
+@pytest.mark.slow
 def test_unit_interval_round_trips(dtype, u):
     # One minus x has an absolute error of eps, hence u one of eps / (1 - x) = eps (1 + exp u).
     u = np.minimum(u, -np.log(eps(dtype)) - 1)
@@ -181,6 +182,7 @@ FAR = {
 
 
 @pytest.mark.parametrize("space", FAR, ids=lambda space: type(space).__name__)
+@pytest.mark.slow
 def test_forward_is_finite_far_out(space, dtype):
     free = jnp.asarray(FAR[space], dtype)
     assert probe(space, "forward", free).all()

@@ -33,6 +33,7 @@ def test_every_public_name_has_a_page(html):
     assert all(f'href="{name}.html' in listed for name in public.homes())
 
 
+@pytest.mark.slow
 def test_formulas_need_no_script_and_no_network(html):
     page = (html / "reference" / "jaxem.models.Mixture.html").read_text()
     assert "<math" in page and "\\theta" not in page
@@ -41,6 +42,7 @@ def test_formulas_need_no_script_and_no_network(html):
         assert 'src="http' not in text and 'rel="stylesheet" type="text/css" href="http' not in text
 
 
+@pytest.mark.slow
 def test_every_script_of_the_guide_is_a_page(html):
     assert sorted(guide.ORDER) == sorted(path.stem for path in guide.SCRIPTS.glob("*.py"))
     for name in guide.ORDER:

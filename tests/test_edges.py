@@ -100,6 +100,7 @@ def test_in_a_trace_only_what_is_held_is_nan():
     assert np.isnan(found.initial).all() and np.isnan(found.emissions.rates[1]).all()
 
 
+@pytest.mark.slow
 def test_an_edge_from_which_the_objective_rises_is_no_maximum():
     model, fit, x = earthquakes()
     inward = fit.params._replace(initial=fit.params.initial[::-1])  # EM would leave this corner
@@ -173,6 +174,7 @@ def test_a_noise_variance_on_its_way_to_zero_is_the_culprit_and_no_mean():
 
 
 @pytest.mark.parametrize(("d", "k"), [(3, 1), (3, 2), (4, 1), (4, 2), (4, 3), (5, 2), (5, 3), (6, 3), (7, 4)])
+@pytest.mark.slow
 def test_factors_are_counted_up_to_what_a_covariance_holds(d, k):
     rng = np.random.default_rng(d + 10 * k)
     model = FactorAnalysis(k)
@@ -203,6 +205,7 @@ def test_factors_beyond_the_bound_are_flat_along_loadings_and_noise():
     [Normal(), Normal(floor=0.0), StudentT(5.0), *(MultivariateNormal(form) for form in ("diag", "spherical", "full"))],
     ids=lambda family: f"{type(family).__name__} {getattr(family, 'covariance', '')}",
 )
+@pytest.mark.slow
 def test_a_class_without_weight_adds_nothing_however_far_its_mean_has_moved(family):
     """In 32 bits the square of the move overflows, and zero times infinity is no number."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(20, 2)), "float32")

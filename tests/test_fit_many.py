@@ -145,6 +145,7 @@ def test_equals_vmap_lane_by_lane(normals):
     assert np.isfinite(many.params.components.means).all()  # of the lane that collapsed, the last good iterate
 
 
+@pytest.mark.slow
 def test_any_batch_size_is_the_same(normals):
     starts, x, many = normals
     for size in (None, 1):

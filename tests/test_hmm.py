@@ -253,6 +253,7 @@ def agree(a: Any, b: Any, tolerance: float) -> None:
     jax.tree.map(lambda x, y: assert_within(x, y, tolerance), a, b)
 
 
+@pytest.mark.slow
 def test_padding_is_never_looked_at():
     x, inside = four_sequences(), np.arange(12)[None] < LENGTHS[:, None]
     start = as_dtype(START, np.float64)

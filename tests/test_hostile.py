@@ -352,6 +352,7 @@ ANSWERED = {
 
 
 @pytest.mark.parametrize("call", ANSWERED)
+@pytest.mark.slow
 def test_answered(call):
     assert ANSWERED[call]()
 

@@ -352,6 +352,7 @@ def test_a_fit_that_stopped_far_from_its_fixed_point():
     assert jnp.isnan(jax.jit(jax.grad(far))(Y)).all()
 
 
+@pytest.mark.slow
 def test_an_algorithm_that_climbs_something_else():
     hard = jaxem.HardEM(block_size=30)
     with pytest.raises(FitError, match="climbed another objective"):

@@ -95,6 +95,7 @@ PRECISIONS = (("float32", 1e4), ("float64", 1e8))
 
 @pytest.mark.parametrize(("form", "by"), KERNELS)
 @pytest.mark.parametrize(("precision", "offset"), PRECISIONS)
+@pytest.mark.slow
 def test_far_from_zero_the_quick_form_is_as_good_as_the_textbook(form, by, precision, offset, take):
     params, x, w = setting(form, jnp.dtype(precision), offset)
     take(by)

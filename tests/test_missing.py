@@ -284,6 +284,7 @@ def test_a_missing_frame_is_not_an_observation():
 
 
 @pytest.mark.parametrize("name", ["full", "diag", "categorical", "factor analysis", "chain"])
+@pytest.mark.slow
 def test_what_stands_in_a_missing_cell_does_not_matter(name):
     model, data, start, _ = fitted(name)
     other = 1.0 if name == "categorical" else -7.25e3
@@ -443,6 +444,7 @@ def test_means_of_missing_cells_by_hand():
 
 
 @pytest.mark.parametrize("name", ["full", "diag", "t", "t, diag", "poisson", "categorical", "factor analysis", "chain"])
+@pytest.mark.slow
 def test_draws_have_the_means_and_keep_what_is_seen(name):
     model, data, _, fit = fitted(name)
     keys = jax.random.split(jax.random.key(3), 400)

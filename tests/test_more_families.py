@@ -320,6 +320,7 @@ SHARP = {  # classes far narrower than their distance from zero: what the textbo
 
 
 @pytest.mark.parametrize("name", SHARP)
+@pytest.mark.slow
 def test_sharp_classes_in_float32(name):
     """Concentrations of a million and more, from sums about the mean, are as right as in 64 bits."""
     params, sample, by_scipy = SHARP[name]
@@ -383,6 +384,7 @@ def test_angles_turn():
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_samples_follow_the_density(name):
     """Kolmogorov-Smirnov for numbers; means and variances for counts. Also at small shapes and concentrations."""
     case, n = CASES[name], 20_000

@@ -173,6 +173,7 @@ def spoiled(tree: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ADDITIVE)
+@pytest.mark.slow
 def test_sums_that_are_nan_make_no_parameters(name):
     model, params, data = case(name, "float64")
     sums = jax.jit(lambda: model.statistics(model.e_step(params, data), data).sums)()

@@ -146,6 +146,7 @@ def test_iterates_climb_to_the_tops(name):
             assert touching[i + 1][0] == where and touching[i + 1][1] >= height - slack(height)
 
 
+@pytest.mark.slow
 def test_the_window_shows_the_iterates():
     _, _, _, ax = case("poisson mixture")
     low, high = ax.get_ylim()
@@ -165,6 +166,7 @@ def test_the_line_ends_where_em_ends():
     assert "where EM ends" in ax.get_xlabel() and "restricted to this line" in ax.get_xlabel()
 
 
+@pytest.mark.slow
 def test_a_line_that_heads_for_the_edge_of_a_space():
     """EM ends at a start of probability one, at infinity in coordinates; L is still drawn as a smooth curve."""
     model, params, data, ax = case("hidden Markov model")

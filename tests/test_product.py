@@ -195,6 +195,7 @@ def test_the_order_of_the_parts_changes_nothing():
     assert float(Mixture(other, 2).log_likelihood(start, again)) == float(MODEL.log_likelihood(start, data))
 
 
+@pytest.mark.slow
 def test_a_product_says_what_its_parts_say():
     family = Product({"a": Normal(), "b": Poisson()})
     assert family.centred and family.accurate and family.separate and family.prior is None

@@ -272,6 +272,7 @@ def test_what_adds_nothing_changes_nothing():
 
 
 @pytest.mark.parametrize("name", RESPONSES)
+@pytest.mark.slow
 def test_samples_follow_the_covariates(name):
     family, data = data_of(name)
     many = jax.tree.map(lambda leaf: jnp.tile(leaf, (200,) + (1,) * (leaf.ndim - 1)), data)

@@ -60,6 +60,7 @@ def missing(rate: float, offers: str) -> Model:
 @pytest.mark.parametrize("offers", ["L", "Q", ""])
 @pytest.mark.parametrize("rate", [0.5, 0.9, 0.99, 0.999])
 @pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.slow
 def test_a_slow_climb_is_not_called_an_end(precision, rate, offers):
     y = sample(precision)
     fit = jaxem.fit(missing(rate, offers), jnp.asarray(0.0, precision), y, max_steps=50_000)

@@ -159,6 +159,7 @@ def candidate(name, criterion, parameters=2, likelihood=-10.0, status=0, found=3
         ([-1e300, -2e300, 1e300], 1),
     ],
 )
+@pytest.mark.slow
 def test_the_first_of_a_column_of_infinities_does_not_win(criteria, best):
     selection = Selection(tuple(candidate(f"m{i}", value) for i, value in enumerate(criteria)), "bic", 3)
     text = str(selection)

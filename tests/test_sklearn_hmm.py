@@ -93,6 +93,7 @@ def compact(model: Any, name: str) -> np.ndarray:
 @pytest.mark.parametrize(
     "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.everything) for name in CASES]
 )
+@pytest.mark.slow
 def test_results_and_one_step_are_those_of_hmmlearn(name):
     own, peer, x = pair(name, n_iter=1)
     # Terms of this size are added up over the steps; hmmlearn takes logs of sums, which cost some more eps.

@@ -82,6 +82,7 @@ def test_shares_have_a_singular_covariance():
     np.testing.assert_allclose(upper, 1 / (1 + np.exp(-half - logit)), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_other_units_change_nothing_but_the_units():
     model, params, x, _ = normal_in_the_plane()
     units = jnp.asarray([1e-6, 1e5])

@@ -98,6 +98,7 @@ def test_a_class_of_weight_zero_is_no_class():
 
 
 @pytest.mark.parametrize("name", ["weights", *NAMES])
+@pytest.mark.slow
 def test_no_direction_of_the_chart_leaves_them(name):
     model, start, _ = case(name)
     u, lives = coordinates.into(model, start), coordinates.living(model, start)

@@ -45,6 +45,7 @@ def by_sums_and_by_rows(model, params, data, steps):
 
 
 @pytest.mark.parametrize(("name", "precision"), ROWS)
+@pytest.mark.slow
 def test_q_from_the_sums_is_q_from_the_rows(name, precision):
     model, params, data = case(name, precision)
     dimension = jax.eval_shape(lambda params: into(model, params), params).size

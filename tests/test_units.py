@@ -94,6 +94,7 @@ def test_other_units_leave_every_step_the_same(case, optimizer):
 
 
 @pytest.mark.parametrize("optimizer", ["L-BFGS", "sgd", "momentum"])
+@pytest.mark.slow
 def test_a_shift_of_a_covariate_changes_nothing(optimizer):
     """It mixes the intercept with the slopes: only the whole curvature sees through it. (Adam works coordinate by
     coordinate, and so depends on how the whitened ones are turned.)"""
