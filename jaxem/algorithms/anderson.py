@@ -9,15 +9,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.algorithms import extrapolation
-from jaxem.algorithms.em import EM, climbed
+from jaxem.algorithms.em import EM, climbed, proposed
 from jaxem.algorithms.protocol import Climber, State
 from jaxem.core import parameters, trees
 from jaxem.core.checks import number, whole_field
-from jaxem.core.coordinates import chart, into, living
+from jaxem.core.coordinates import all_into, chart, into, living
 from jaxem.core.data import Data
 from jaxem.core.model import Params
 from jaxem.core.records import register
 
+_TO_TRY, _REFUSED, _ACCEPTED, _REPLACED = range(4)  # what became of the leap of an iteration
 _GROWTH = 4.0  # factor by which the longest extrapolated step allowed grows
 
 
@@ -101,9 +102,14 @@ class Anderson:
     def sums(self, state: State) -> tuple[Params, Any] | None:
         return self.inner.sums(state.memory.inner) if hasattr(self.inner, "sums") else None  # pyright: ignore
 
+    def before(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
+        return self._start(model, params, self.inner.before(model, params, data, key))
+
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
-        inner = self.inner.init(model, params, data, key)
-        assert inner.objective is not None
+        return self._start(model, params, self.inner.init(model, params, data, key))
+
+    def _start(self, model: Any, params: Params, inner: State) -> State:
+        """The state at the start, from that of the accelerated algorithm."""
         u = into(model, params)
         m = min(self.order or min(10, -(-u.size // 2)), u.size)
         none, columns = jnp.zeros_like(u), jnp.zeros((m, u.size), u.dtype)
@@ -112,14 +118,14 @@ class Anderson:
             memory=Memory(inner, lives, none, none, columns, columns, jnp.int32(-1), zero, zero + _GROWTH, none)
         )
 
-    def step(self, model: Any, state: State, data: Data) -> State:
+    def step(self, model: Any, state: State, data: Data, begins: Array | bool = False) -> State:
         memory = state.memory
-        plain, found = self.inner.propose(model, memory.inner, data)
+        plain, found = proposed(self.inner, model, memory.inner, data, begins)
         # The chart is that of the plain step, so that what the plain step has set to exactly zero stays zero.
-        u = into(model, state.params, plain)
-        f = into(model, plain) - u
+        u, ahead = all_into(model, (state.params, plain), plain)
+        f = ahead - u
         steps = extrapolation.longest_steps(f, memory.steps)
-        unit = extrapolation.units(model, plain, steps)
+        unit = extrapolation.units(model, ahead, plain, steps)
 
         # Coordinates of different charts cannot be compared, so a new chart clears the history.
         lives = living(model, plain)
@@ -137,12 +143,23 @@ class Anderson:
         bold = known & jnp.isfinite(jump).all()
 
         leap = chart(model, plain)(u + jump)
-        tried = self.inner.move(model, found, trees.select(bold, leap, plain), data)
-        assert state.objective is not None
-        may_fall = bold | (parameters.improving_of(model) is not None)
-        refused = may_fall & ~extrapolation.passes(model, tried, state.objective, data)
-        again = found._replace(evaluations=tried.evaluations, fallbacks=tried.fallbacks + 1)
-        end = jax.lax.cond(refused, lambda: climbed(self.inner, model, again, plain, data), lambda: tried)
+        may_fall = (bold | (parameters.improving_of(model) is not None)) & ~jnp.asarray(begins)
+
+        def evaluate(carry: tuple[Array, State]) -> tuple[Array, State]:
+            """The leap, or the plain step where the leap was refused; they share one compiled E-step."""
+            stage, at = carry
+            again = stage == _REFUSED
+            begun = found._replace(evaluations=at.evaluations, fallbacks=at.fallbacks + again.astype(jnp.int32))
+            goal = trees.select(bold & ~again, leap, plain)
+            new = climbed(self.inner, model, begun, goal, data, judged=again)
+            assert state.objective is not None
+            fell = may_fall & ~extrapolation.passes(model, new, state.objective, data)
+            stage = jnp.where(again, _REPLACED, jnp.where(fell, _REFUSED, _ACCEPTED))
+            return stage.astype(jnp.int32), new
+
+        going = lambda carry: carry[0] <= _REFUSED
+        stage, end = jax.lax.while_loop(going, evaluate, (jnp.int32(_TO_TRY), found))
+        refused = stage == _REPLACED
 
         m = du.shape[0]
         trust = jnp.where(refused, memory.trust - m, memory.trust + bold.astype(u.dtype))
@@ -152,7 +169,8 @@ class Anderson:
         full = before + 1 == m
         du, df = (jnp.where(full, 0, history) for history in (du, df))
         held = jnp.where(full, 0, before + 1)
-        return end._replace(memory=Memory(end, lives, u, f, du, df, held, trust, cap, steps))
+        after = Memory(end, lives, u, f, du, df, held, trust, cap, steps)
+        return end._replace(memory=trees.select(jnp.asarray(begins), memory._replace(inner=end), after))
 
     def _share(self, trust: Array) -> Array:
         """delta, the squared length of the damped coefficients relative to the undamped ones."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.algorithms import schedules
-from jaxem.algorithms.em import blank, met
+from jaxem.algorithms.em import blank, met, proposed
 from jaxem.algorithms.protocol import State
 from jaxem.algorithms.schedules import Schedule
 from jaxem.core import expectation
@@ -80,8 +80,8 @@ class AnnealedEM:
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
         return self.move(model, self.before(model, params, data, key), params, data)
 
-    def step(self, model: Any, state: State, data: Data) -> State:
-        params, state = self.propose(model, state, data)
+    def step(self, model: Any, state: State, data: Data, begins: Array | bool = False) -> State:
+        params, state = proposed(self, model, state, data, begins)
         return self.move(model, state, params, data)
 
     def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.algorithms.protocol import Climber, State
-from jaxem.core import bound, constraints, expectation, parameters
+from jaxem.core import bound, constraints, expectation, parameters, trees
 from jaxem.core.checks import whole_field
 from jaxem.core.compilation import program
 from jaxem.core.data import Data, size
-from jaxem.core.model import Params, spaces_of
+from jaxem.core.model import Params, has_m_step, spaces_of
 from jaxem.core.records import register
 from jaxem.core.spaces import Space
 
@@ -60,8 +60,8 @@ class EM:
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
         return self.move(model, self.before(model, params, data, key), params, data)
 
-    def step(self, model: Any, state: State, data: Data) -> State:
-        params, found = self.propose(model, state, data)
+    def step(self, model: Any, state: State, data: Data, begins: Array | bool = False) -> State:
+        params, found = proposed(self, model, state, data, begins)
         return climbed(self, model, found, params, data)
 
     def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:
@@ -84,6 +84,19 @@ _expect = program(static_argnames=("block_size", "by"))(expectation.expect)
 _maximize = program(expectation.maximize)
 
 
+def iteration(model: Any, params: Params, data: Data) -> Any:
+    """One E-step and the M-step after it, where the model has one, as they are traced in a fit by ``EM()``."""
+    summary, objective = _expect(model, params, data, None, "infer", ())
+    return (_maximize(model, params, summary, data) if has_m_step(model) else params), objective
+
+
+def proposed(algorithm: Climber, model: Any, state: State, data: Data, begins: Array | bool) -> tuple[Params, State]:
+    """What the algorithm proposes; the parameters that it has where it ``begins``."""
+    if begins is False:
+        return algorithm.propose(model, state, data)
+    return jax.lax.cond(begins, lambda: (state.params, state), lambda: algorithm.propose(model, state, data))
+
+
 def blank(model: Any, params: Params, data: Data, *how: Any) -> State:
     """The initial state in the form that it has after an E-step (``how``: as for ``met``): its summary is zero, and its
     objective NaN."""
@@ -103,10 +116,11 @@ def met(
     by: expectation.By = "infer",
     more: tuple[Any, ...] = (),
 ) -> State:
-    """The state after one E-step at ``params``; its memory is the summary of q.
+    """The state after one E-step at ``params``, as they are in memory; its memory is the summary of q.
 
     ``by`` and ``more`` choose the E-step of EM or of a variant (see ``expectation.expect``).
     """
+    params = trees.stored(params, state.evaluations >> 31)
     summary, objective = _expect(model, params, data, block_size, by, more)
     return state._replace(params=params, objective=objective, evaluations=state.evaluations + 1, memory=summary)
 
@@ -114,36 +128,36 @@ def met(
 _SHORTEST = 2.0**-24  # the smallest part of a step that is tried
 
 
-def climbed(algorithm: Climber, model: Any, state: State, params: Params, data: Data) -> State:
+def climbed(
+    algorithm: Climber, model: Any, state: State, params: Params, data: Data, judged: Array | bool = True
+) -> State:
     r"""The state at the proposed ``params``; nearer to the old ones where the objective would fall.
 
     .. math:: u \leftarrow u_t + 2^{-m} (u_{t+1} - u_t), \qquad m = 0, 1, \dots \text{ until } L \ge L(\theta_t)
 
     for the coordinates u of the leaves that an M-step only improves (``Param.improves``); others keep their maximum.
-    Models that maximise are not touched, and neither is the start (``Climber.before``), which has nothing to fall from.
-    Each part that is tried costs an E-step, and counts as a step refused.
+    Models that maximise are not touched, and neither is the start (``Climber.before``), which has nothing to fall from,
+    nor a step that is not to be ``judged``. Each part that is tried costs an E-step, and counts as a step refused.
     """
-    new = algorithm.move(model, state, params, data)
     improving = parameters.improving_of(model)
-    if improving is None or new.objective is None or not algorithm.monotone:
-        return new
-    assert state.objective is not None
+    if improving is None or state.objective is None or not algorithm.monotone:
+        return algorithm.move(model, state, params, data)
     least = state.objective - bound.rounding(state.objective, size(data, state.objective.dtype))
 
-    def shorter(carry: tuple[Array, State]) -> tuple[Array, State]:
+    def attempt(carry: tuple[Array, State]) -> tuple[Array, State]:
         share, tried = carry
-        share = share / 2
-        nearer = _nearer(model, improving, state.params, params, share)
-        found = algorithm.move(model, state._replace(evaluations=tried.evaluations), nearer, data)
-        return share, found._replace(fallbacks=tried.fallbacks + 1)
+        short = share < 1
+        at = trees.select(short, _nearer(model, improving, state.params, params, share), params)
+        found = algorithm.move(model, state._replace(evaluations=tried.evaluations), at, data)
+        return share / 2, found._replace(fallbacks=tried.fallbacks + short.astype(jnp.int32))
 
     def lower(carry: tuple[Array, State]) -> Array:
         share, tried = carry
         assert tried.objective is not None
         fell = ~(tried.objective >= least) & ~jnp.isnan(least)  # NaN is lower
-        return fell & (share > _SHORTEST)
+        return (share == 1) | (fell & judged & (share >= _SHORTEST))
 
-    return jax.lax.while_loop(lower, shorter, (jnp.ones((), least.dtype), new))[1]
+    return jax.lax.while_loop(lower, attempt, (jnp.ones((), least.dtype), state))[1]
 
 
 def _nearer(model: Any, improving: Any, old: Params, new: Params, share: Array) -> Params:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
@@ -22,8 +23,8 @@ def longest_steps(step: Array, before: Array) -> Array:
     return jnp.where(jnp.isfinite(longest), longest, before)
 
 
-def units(model: Any, like: Params, longest: Array) -> Array:
-    """The unit of length of each coordinate, (p,), so that the units of the data change no decision.
+def units(model: Any, here: Array, like: Params, longest: Array) -> Array:
+    """The unit of length of each coordinate ``here``, (p,), so that the units of the data change no decision.
 
     Coordinates of constrained spaces have no units: they get 1. The unit of an unconstrained number makes its longest
     step as long as the longest step of those other coordinates. A step shorter than eps^(5/8) of the number counts as
@@ -31,8 +32,7 @@ def units(model: Any, like: Params, longest: Array) -> Array:
     others.
     """
     spaces = spaces_of(model)
-    free = constraints.inverse(spaces, like)
-    here = ravel_pytree(free)[0]
+    free = jax.eval_shape(lambda params: constraints.inverse(spaces, params), like)
     longest = jnp.maximum(longest, float(jnp.finfo(here.dtype).eps) ** 0.625 * jnp.abs(here))
     pure = constraints.each(lambda space, leaf: jnp.full(leaf.shape, answers.unit_free(space)), spaces, free)
     free_of_units = ravel_pytree(pure)[0]
@@ -49,10 +49,21 @@ def passes(model: Any, bold: State, plain: Array, data: Data) -> Array:
     return good & ~model.degenerate(bold.params) if has(model, "degenerate") else good
 
 
+@jax.custom_batching.custom_vmap
+def in_all_lanes(flag: Array) -> Array:
+    """Whether the flag holds, in all lanes of a ``vmap``: one answer for all of them, so that a loop stays one loop."""
+    return flag
+
+
+@in_all_lanes.def_vmap
+def _(axis_size: int, batched: list[bool], flag: Array) -> tuple[Array, bool]:
+    return flag.all(axis=0), False
+
+
 def check_inner(name: str, inner: Climber) -> None:
     """Raise ``ValueError`` where ``inner`` cannot be accelerated."""
     instance(f"{name}: inner", inner, "an algorithm, such as EM()", "init", "step")
-    if not hasattr(inner, "propose"):
+    if not (hasattr(inner, "propose") and hasattr(inner, "before")):
         raise ValueError(f"{name} cannot wrap {type(inner).__name__}: its step is not a map of the parameters alone")
     if inner.random() or not inner.monotone:
         raise ValueError(

@@ -13,6 +13,7 @@ from jax import Array
 from jaxem.algorithms import ascent, metric
 from jaxem.algorithms import groups as parts
 from jaxem.algorithms.ascent import Function, Optimizer, Pace
+from jaxem.algorithms.em import proposed
 from jaxem.algorithms.groups import Group
 from jaxem.algorithms.measure import Coordinates, coordinates, few, measure, over_blocks, places
 from jaxem.algorithms.metric import Metric
@@ -121,7 +122,7 @@ class GEM:
         likelihood = any(group.likelihood for group in self.groups)
         return ("e_step", "q_function", "entropy", *(("log_likelihood",) if likelihood else ()))
 
-    def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
+    def before(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
         if self.batch_size is not None and not (is_additive(model) or has(model, "log_prob")):
             # A model with neither may have no observations to draw.
             require(model, "GEM in batches", "log_prob")
@@ -133,12 +134,18 @@ class GEM:
         key = key if self.random() else None
         memory = Memory(None, tuple(paces), jnp.ones_like(whole.u), key, jnp.bool_(True), jnp.int32(0))
         state = State(params, None, jnp.int32(0), jnp.int32(0), jnp.bool_(False), memory)
-        return self.move(model, state, params, data)
+        shape = jax.eval_shape(lambda: self.move(model, state, params, data))
+        assert shape.objective is not None  # GEM requires a bound
+        q = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape.memory.q)
+        return state._replace(objective=jnp.full((), jnp.nan, shape.objective.dtype), memory=state.memory._replace(q=q))
 
-    def step(self, model: Any, state: State, data: Data) -> State:
-        params, proposed = self.propose(model, state, data)
-        new = self.move(model, proposed, params, data)
-        return self._judged(model, state, new, data) if self.random() else new
+    def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
+        return self.move(model, self.before(model, params, data, key), params, data)
+
+    def step(self, model: Any, state: State, data: Data, begins: Array | bool = False) -> State:
+        params, found = proposed(self, model, state, data, begins)
+        new = self.move(model, found, params, data)
+        return trees.select(begins, new, self._judged(model, state, new, data)) if self.random() else new
 
     def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:
         memory, value = state.memory, state.objective
@@ -163,6 +170,7 @@ class GEM:
         return params, state._replace(settled=found.settled, memory=memory)
 
     def move(self, model: Any, state: State, params: Params, data: Data) -> State:
+        params = trees.stored(params, state.evaluations >> 31)
         if not self.random():
             q = model.e_step(params, data)
             objective = bound.objective(model, params, q, data)

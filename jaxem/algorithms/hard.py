@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from jax import Array
 
-from jaxem.algorithms.em import blank, climbed, met
+from jaxem.algorithms.em import blank, climbed, met, proposed
 from jaxem.algorithms.protocol import State
 from jaxem.core import expectation
 from jaxem.core.checks import whole_field
@@ -61,8 +61,8 @@ class HardEM:
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
         return self.move(model, self.before(model, params, data, key), params, data)
 
-    def step(self, model: Any, state: State, data: Data) -> State:
-        params, found = self.propose(model, state, data)
+    def step(self, model: Any, state: State, data: Data, begins: Array | bool = False) -> State:
+        params, found = proposed(self, model, state, data, begins)
         return climbed(self, model, found, params, data)
 
     def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:

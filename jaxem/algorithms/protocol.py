@@ -55,13 +55,20 @@ class Algorithm(Protocol):
 class Climber(Algorithm, Protocol):
     """An algorithm whose step is a map of the parameters: ``init = move(before)``, ``step = climbed(propose)``.
 
-    ``climbed`` (see ``algorithms.em``) is ``move``, nearer to the old parameters where the objective would fall. So the
-    start and the steps can share one compiled E-step, and an accelerator may put other parameters between ``propose``
-    and ``move``, and still pays for one E-step.
+    ``climbed`` (see ``algorithms.em``) is ``move``, nearer to the old parameters where the objective would fall. So an
+    accelerator may put other parameters between ``propose`` and ``move``, and still pays for one E-step.
+
+    The E-step takes longest to compile, so the start and the steps share one: ``fit`` begins with the state ``before``
+    it, and ``step`` has a fourth argument, ``begins``, for which it takes the E-step at the start and nothing more.
+    Accelerators have this ``before`` and ``step`` too.
     """
 
     def before(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
         """The state before the first E-step, in the form of those after it; its objective is NaN."""
+        ...
+
+    def step(self, model: Any, state: State, data: Data, begins: Array | bool = False) -> State:
+        """The state after one more iteration, or after the E-step at the start where it ``begins``."""
         ...
 
     def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:

@@ -4,15 +4,16 @@ import dataclasses
 import math
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxem.algorithms import extrapolation
-from jaxem.algorithms.em import EM
+from jaxem.algorithms.em import EM, climbed, proposed
 from jaxem.algorithms.protocol import Climber, State
 from jaxem.core import parameters, trees
 from jaxem.core.checks import brief, number
-from jaxem.core.coordinates import chart, into
+from jaxem.core.coordinates import all_into, chart, into
 from jaxem.core.data import Data
 from jaxem.core.model import Params
 from jaxem.core.records import register
@@ -24,6 +25,15 @@ class Memory(NamedTuple):
     inner: State  # state of the accelerated algorithm, at the same parameters
     length: Array  # step length of the last leap that was not refused
     longest: Array  # greatest step length s allowed
+    steps: Array  # (p,), longest step of each coordinate so far
+
+
+class _Leap(NamedTuple):
+    """Where an iteration goes after two steps."""
+
+    params: Params
+    length: Array  # s
+    bold: Array  # whether it goes further than the two steps
     steps: Array  # (p,), longest step of each coordinate so far
 
 
@@ -90,42 +100,63 @@ class SQUAREM:
     def sums(self, state: State) -> tuple[Params, Any] | None:
         return self.inner.sums(state.memory.inner) if hasattr(self.inner, "sums") else None  # pyright: ignore
 
+    def before(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
+        return _start(model, params, self.inner.before(model, params, data, key))
+
     def init(self, model: Any, params: Params, data: Data, key: Array | None) -> State:
-        inner = self.inner.init(model, params, data, key)
-        u = into(model, params)
-        one = jnp.ones((), u.dtype)
-        return inner._replace(memory=Memory(inner, one, one, jnp.zeros_like(u)))
+        return _start(model, params, self.inner.init(model, params, data, key))
 
-    def step(self, model: Any, state: State, data: Data) -> State:
+    def step(self, model: Any, state: State, data: Data, begins: Array | bool = False) -> State:
         inner, before, longest, steps = state.memory
-        middle = self.inner.step(model, inner, data)
-        once = middle.params
-        twice, found = self.inner.propose(model, middle, data)
 
+        def evaluate(number: Array, carry: tuple[State, State, _Leap]) -> tuple[State, State, _Leap]:
+            """One of the three evaluations of an iteration; they share one compiled E-step."""
+            at, middle, leap = carry
+            params, found = proposed(self.inner, model, at, data, begins)
+            leaps = number == 1
+            leap = jax.lax.cond(leaps, lambda: self._leap(model, state, at.params, params), lambda: leap)
+            new = climbed(self.inner, model, found, trees.select(leaps, leap.params, params), data, judged=~leaps)
+            return new, trees.select(number == 0, new, middle), leap
+
+        # At the start only the last evaluation is made; three equal ones beside lanes that do not begin.
+        first = jnp.where(extrapolation.in_all_lanes(jnp.asarray(begins)), 2, 0)
+        stay = _Leap(state.params, before, jnp.bool_(False), steps)
+        end, middle, leap = jax.lax.fori_loop(first, 3, evaluate, (inner, inner, stay))
+        end = end._replace(evaluations=jnp.where(begins, 1, end.evaluations))
+
+        assert middle.objective is not None
+        may_fall = leap.bold | (parameters.improving_of(model) is not None)
+        refused = may_fall & ~extrapolation.passes(model, end, middle.objective, data) & ~jnp.asarray(begins)
+        back = middle._replace(evaluations=end.evaluations, fallbacks=end.fallbacks + 1)
+        grown = jnp.where(leap.length == longest, longest * jnp.asarray(self.growth, longest.dtype), longest)
+        grown = jnp.where(refused, jnp.maximum(longest / 2, 1), grown)
+        end = trees.select(refused, back, end)
+        length = jnp.where(refused, before, leap.length)
+        return end._replace(memory=Memory(end, length, jnp.where(begins, longest, grown), leap.steps))
+
+    def _leap(self, model: Any, state: State, once: Params, twice: Params) -> _Leap:
+        """The leap from ``state`` along the parabola through M(u) and M(M(u))."""
+        _, before, longest, steps = state.memory
         # The chart is that of the second step, so that what an iteration has set to exactly zero stays zero.
-        u0, u1, u2 = (into(model, params, twice) for params in (state.params, once, twice))
+        u0, u1, u2 = all_into(model, (state.params, once, twice), twice)
         r, v = u1 - u0, u2 - 2 * u1 + u0
         steps = extrapolation.longest_steps(r, steps)
-        unit = extrapolation.units(model, once, steps)
+        unit = extrapolation.units(model, u1, twice, steps)
         s = jnp.clip(self._length(r / unit, v / unit), 1, longest)
         t = jnp.where(s < longest, jnp.minimum(before, longest), s) if self.scheme == 1 else s
         bold = jnp.maximum(s, t) > 1
-        leap = chart(model, twice)(u0 + (s + t) * r + s * t * v)
-        there = self.inner.move(model, found, trees.select(bold, leap, twice), data)
-        end = self.inner.step(model, there, data)
-
-        assert middle.objective is not None
-        may_fall = bold | (parameters.improving_of(model) is not None)
-        refused = may_fall & ~extrapolation.passes(model, end, middle.objective, data)
-        back = middle._replace(evaluations=end.evaluations, fallbacks=end.fallbacks + 1)
-        grown = jnp.where(s == longest, longest * jnp.asarray(self.growth, longest.dtype), longest)
-        longest = jnp.where(refused, jnp.maximum(longest / 2, 1), grown)
-        end = trees.select(refused, back, end)
-        length = jnp.where(refused, before, s)
-        return end._replace(memory=Memory(end, length, longest, steps))
+        end = chart(model, twice)(u0 + (s + t) * r + s * t * v)
+        return _Leap(trees.select(bold, end, twice), s, bold, steps)
 
     def _length(self, r: Array, v: Array) -> Array:
         rr, rv, vv = r @ r, r @ v, v @ v
         above, below = {1: (-rv, vv), 2: (rr, -rv), 3: (jnp.sqrt(rr), jnp.sqrt(vv))}[self.scheme]
         length = above / jnp.where(below == 0, 1, below)
         return jnp.where((below > 0) & jnp.isfinite(length), length, 1)
+
+
+def _start(model: Any, params: Params, inner: State) -> State:
+    """The state at the start, from that of the accelerated algorithm."""
+    u = into(model, params)
+    one = jnp.ones((), u.dtype)
+    return inner._replace(memory=Memory(inner, one, one, jnp.zeros_like(u)))

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.algorithms.em import climbed
 from jaxem.algorithms.protocol import Algorithm, State
 from jaxem.core import bound, trees
 from jaxem.core.compilation import program
@@ -50,7 +49,9 @@ def first(
     return climb._replace(status=status.astype(jnp.int32))
 
 
-@program(static_argnames=("max_steps",), seconds=lambda climb, _, data, *more: work.fit(climb.state.params, data))
+@program(
+    static_argnames=("max_steps",), seconds=lambda climb, model, data, *more: work.fit(model, climb.state.params, data)
+)
 def go_on(
     climb: Climb, model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, steps: Array, max_steps: int
 ) -> Climb:
@@ -132,11 +133,8 @@ def stepper(model: Any, data: Data, algorithm: Any, stop: Any, tol: Any, max_ste
 def _next(model: Any, algorithm: Any, state: State, data: Data, begins: Array) -> State:
     """The state after one more step; that of the start where the climb ``begins``."""
     if hasattr(algorithm, "before"):
-        here = lambda: (state.params, state)
-        params, found = jax.lax.cond(begins, here, lambda: algorithm.propose(model, state, data))
-        new = climbed(algorithm, model, found, params, data)
-    else:
-        new = jax.lax.cond(begins, lambda: state, lambda: algorithm.step(model, state, data))
+        return algorithm.step(model, state, data, begins)  # pyright: ignore[reportCallIssue]
+    new = jax.lax.cond(begins, lambda: state, lambda: algorithm.step(model, state, data))
     return new._replace(params=trees.stored(new.params, new.evaluations >> 31))
 
 

@@ -14,7 +14,7 @@ from jaxem.core.data import Data, Sharded, count
 from jaxem.core.expectation import default_block_size
 from jaxem.core.model import Params, has, is_additive
 from jaxem.fitting import work
-from jaxem.fitting.fit import choose
+from jaxem.fitting.fit import choose, default
 from jaxem.fitting.lanes import lanes_abreast
 from jaxem.fitting.problems import Problems
 
@@ -25,7 +25,9 @@ class Explanation(NamedTuple):
     algorithm: Any  # force it by ``algorithm=``
     rows: int  # observations of the data, on one device
     rows_per_block: int | None  # of one pass; force it by ``EM(block_size=...)``; None without additive statistics
-    seconds: float  # a rough estimate for one fit of 100 iterations, on one core of a CPU, compiled at full effort
+    seconds: (
+        float  # a rough estimate for one fit of 100 iterations of EM, on one core of a CPU, compiled at full effort
+    )
     effort: str  # how hard the fit is compiled; force it by ``with jaxem.fitting.effort(...)``
     lanes: int  # the number of starts
     side_by_side: int  # how many lanes run side by side; force it by ``batch_size=``
@@ -80,14 +82,15 @@ def explain(
     Raises:
         ValueError: parameters, data and model do not fit each other, or an option is wrong.
     """
-    algorithm = choose(algorithm, model)
+    chosen = choose(algorithm, model)
     params, data = convert(model, params, data)
+    algorithm = default(chosen, model, params, data) if algorithm is None and restarts == 1 else chosen
     lanes = whole_number("explain: restarts", restarts, 1)
     local = data.data if isinstance(data, Sharded) else data
     block = None
     if is_additive(model) and has(model, "e_step"):
         block = getattr(algorithm, "block_size", None) or default_block_size(model, params, local)
-    seconds = work.fit(params, local)
+    seconds = work.fit(model, params, local)
     with runs(lanes):
         effort = "full" if jax.default_backend() != "cpu" or trees.is_traced(params, data) else effort_for(seconds)
     starts = jax.eval_shape(lambda: jax.tree.map(lambda leaf: jnp.stack([leaf] * lanes), params))

@@ -12,6 +12,7 @@ from jax import Array
 from jaxem import algorithms
 from jaxem.algorithms.em import EM
 from jaxem.algorithms.protocol import Algorithm
+from jaxem.algorithms.squarem import SQUAREM
 from jaxem.core import bound, missing_cells, parameters, trees
 from jaxem.core.checks import instance, number, prng_key, whole_number
 from jaxem.core.compilation import program
@@ -62,8 +63,9 @@ def fit(
         params: the start, a tree like the model's parameters; it is cast to the floating dtype of the data.
         data: the observations: an array, a tree of arrays, a data frame, a ``jaxem.dataset``, or data spread over
             devices by ``jaxem.shard``.
-        algorithm: default ``None``: ``EM()``, or ``GEM()`` for a model with ``q_function`` and ``entropy`` but no
-            M-step.
+        algorithm: default ``None``: ``EM()``; ``SQUAREM()`` for a model with an objective where 100 iterations of EM
+            are estimated at a second or more (``jaxem.explain`` tells); ``GEM()`` for a model with ``q_function`` and
+            ``entropy`` but no M-step.
         tol: tolerance of the default rule, log-likelihood left per observed value (see
             ``jaxem.fitting.stopping.default_rule``); default 1e-10. It has no effect where ``stop`` is given.
         stop: a stopping rule in place of the default rule; default ``None``. An algorithm with a noisy objective (it
@@ -108,9 +110,11 @@ def fit_alone(
     watch: Watch | None = None,
 ) -> tuple[Fit, Data]:
     """``fit`` without its derivative, which would make a compiled program keep the model; and the converted data."""
-    algorithm = choose(algorithm, model)
-    max_steps = check_call("fit", algorithm, max_steps, key, tol, stop)
+    chosen = choose(algorithm, model)
+    max_steps = check_call("fit", chosen, max_steps, key, tol, stop)
     params, data = convert(model, params, data, trust="entries")
+    closures.guard(model, chosen, stop)
+    algorithm = default(chosen, model, params, data) if algorithm is None else chosen
     spread = isinstance(data, Sharded)
     if spread:
         check_spread(model, algorithm)
@@ -118,7 +122,6 @@ def fit_alone(
     arguments = implicit.constant((model, params, data, algorithm, stop, tol))
     check_start(*arguments[:3])
     arguments = (*arguments[:2], arranged(model, arguments[2], algorithm), *arguments[3:])
-    closures.guard(model, algorithm, stop)
     traced = trees.is_traced(arguments[:3])
     if watch is None:
         return _fit(*arguments, max_steps, key, spread or traced), data
@@ -175,6 +178,12 @@ def choose(algorithm: Algorithm | None, model: Any) -> Algorithm:
     return algorithm
 
 
+def default(algorithm: Algorithm, model: Any, params: Params, data: Data) -> Algorithm:
+    """The default algorithm of ``fit``: that of ``choose``, accelerated where it is EM and the fit takes long."""
+    pays = algorithm == EM() and bound.has_objective(model) and work.fit(model, params, data) >= work.LONG
+    return SQUAREM() if pays else algorithm
+
+
 def _check_maximal(algorithm: Any, model: Any) -> None:
     """Raise ``ValueError`` where the algorithm needs an M-step that maximises, and that of the model only improves."""
     if not getattr(algorithm, "needs_maximum", False) or parameters.improving_of(model) is None:
@@ -200,7 +209,9 @@ def check_call(name: str, algorithm: Algorithm, max_steps: int, key: Array | Non
     return whole_number("max_steps", max_steps, 0)
 
 
-@program(static_argnames=("max_steps", "unchecked"), seconds=lambda _, params, data, *more: work.fit(params, data))
+@program(
+    static_argnames=("max_steps", "unchecked"), seconds=lambda model, params, data, *more: work.fit(model, params, data)
+)
 def _fit(
     model: Any,
     params: Params,
@@ -220,7 +231,9 @@ def _fit(
 # The parts of ``_fit`` for a run in pieces, this one and ``go_on``, are compiled as hard: they give the same bits.
 
 
-@program(static_argnames=("max_steps", "unchecked"), seconds=lambda _, params, data, *more: work.fit(params, data))
+@program(
+    static_argnames=("max_steps", "unchecked"), seconds=lambda model, params, data, *more: work.fit(model, params, data)
+)
 def _begin(
     model: Any, params: Params, data: Data, algorithm: Any, max_steps: int, key: Array | None, unchecked: bool
 ) -> Climb:

@@ -31,6 +31,7 @@ direction, or one in which gains grow, takes over.
 *Leaps* of an accelerator tell little by their length. With sums at both ends, the step that EM would take from the end
 of the leap is measured instead, and 1 - r is Delta' I_o Delta / Delta' I_c Delta along the leap: the change of the
 gradient divided by the curvature of Q. The smallest 1 - r of the last leaps is used, of those long enough to show it.
+Where the objective curves upwards along a leap, the maximum is not near, and what is left is unknown; no rate follows.
 
 *The end by rounding error.* Successive steps of EM point in one direction. Where five short ones did not, and d did not
 fall, only rounding error moves the parameters; the same holds where they did not move twice in a row. What is left is
@@ -51,12 +52,14 @@ from jaxem.core.spaces import Simplex, answers
 
 _FALL = 0.5  # fall of log d from one landmark to the next
 _SLOWEST = 1e-5  # the smallest 1 - r that can be told from zero
+_CURVED_UP = -1.0  # in the place of 1 - r, where the objective curves upwards along a leap
 _UNSEEN = 1e-3  # 1 - r assumed where no rate was measured before rounding error took over
 _FALLING = 2  # falls of the estimate in a row before it is used
 _FORGET = 1.5  # the smallest 1 - r of earlier leaps is multiplied by this at each leap
 _BLURRED = 5  # steps of rounding error after which nothing else is taken to move the parameters
 _ULPS = 4  # units in the last place by which a step may be longer than it looks
 _FINE = 64  # a step this many times longer than rounding error is real
+_SURE = 4  # a change of the gradient this many times larger than its rounding error is real
 
 
 # Steps and gradients are measured as flat vectors: an operation on each of many small leaves takes longer to compile.
@@ -70,7 +73,7 @@ class Measured(NamedTuple):
     turn: Array  # inner product with the step before
     fine: Array  # whether the step is far longer than rounding error
     unit: Array | None  # d / ``along`` at the last step whose gain the objective resolved
-    rest: Array | None = None  # 1 - r along the step, for a leap with sums at both ends; NaN where rounding hides it
+    rest: Array | None = None  # 1 - r along a leap with sums at both ends; NaN where hidden by rounding, or _CURVED_UP
     moved: Array | bool = True  # whether a leap moved any parameter
 
 
@@ -162,8 +165,8 @@ def estimate(
     last = jnp.where(blurred | (clear & (fall > 0)), last, jnp.inf)
     slowest = known.rest
     if slowest is not None and m.rest is not None:
-        slowest = jnp.where(jnp.isnan(m.rest), slowest, jnp.minimum(m.rest, _FORGET * slowest))
-        last = d / jnp.where(jnp.isinf(slowest), _UNSEEN, slowest)
+        slowest = jnp.where(m.rest > 0, jnp.minimum(m.rest, _FORGET * slowest), slowest)
+        last = jnp.where(m.rest < 0, jnp.inf, d / jnp.where(jnp.isinf(slowest), _UNSEEN, slowest))
     last = jnp.where(jnp.isnan(last), jnp.inf, last)
     falling = jnp.where((last <= known.last) & (known.last < jnp.inf), known.falling + 1, 0)
     left = jnp.where(blurred | (falling >= _FALLING), last, jnp.inf)
@@ -230,20 +233,24 @@ def _after_a_leap(
     """The step EM would take from the end of a leap, and its measures.
 
     A leap itself tells nothing: far from the optimum it may be short, go sideways or end no higher than it began. 1 - r
-    is I_o / I_c along the leap, where I_o comes from the change of the gradient. A gradient from sums is known as well
-    as the parameters of its M-step, so it has an error of I_c times a few units in the last place of them.
+    is I_o / I_c along the leap. Both come from changes of gradients over it: that of the objective, and that of the Q
+    of its begin. A gradient from sums is known as well as the parameters of its M-step, so it has an error of I_c times
+    a few units in the last place of them.
     """
     sums_before, sums = algorithm.sums(old), algorithm.sums(new)
-    slope = lambda at: expectation.slope_from_sums(model, at, *sums_before)
-    moved = jax.tree.map(jnp.subtract, new.params, old.params)
-    before, curved = map(trees.concatenate, jax.jvp(slope, (old.params,), (moved,)))  # curved: -I_c times the leap
-    here = expectation.slope_from_sums(model, new.params, *sums)
+    places = (old.params, *sums_before), (new.params, *sums_before), (new.params, *sums)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *places)
+    gradients = jax.vmap(lambda place: expectation.slope_from_sums(model, *place))(stacked)
+    before, away, _ = jax.vmap(trees.concatenate)(gradients)
+    here = jax.tree.map(lambda leaf: leaf[2], gradients)
     params = trees.concatenate(new.params)
     step = trees.concatenate(expectation.maximize_sums(model, *sums)) - params
+    curved = away - before  # -I_c times the leap
     complete = -(leap * curved).sum()
     observed = (leap * (before - trees.concatenate(here))).sum()
     blur = _ULPS * _rounded(params, curved)
-    rest = jnp.where(jnp.abs(observed) > 2 * blur, jnp.clip((observed - blur) / complete, _SLOWEST, 1), jnp.nan)
+    rest = jnp.where(observed > _SURE * blur, jnp.clip((observed - blur) / complete, _SLOWEST, 1), jnp.nan)
+    rest = jnp.where(observed < -_SURE * blur, _CURVED_UP, rest)
     return step, _by_gradient(model, new.params, here, None, step, known)._replace(rest=rest, moved=(leap != 0).any())
 
 

@@ -107,6 +107,8 @@ def _of_data_set(b: int, check: Callable[[int], None]) -> None:
 
 def check_step(algorithm: Any, model: Any, state: Any, data: Data) -> None:
     """Raise ``ValueError`` where a step returns parameters unlike the start; runs while tracing."""
+    while hasattr(algorithm, "inner"):  # an accelerator takes them from the M-step of another algorithm
+        algorithm, state = algorithm.inner, state.memory.inner
     start, new = state.params, jax.eval_shape(lambda: algorithm.step(model, state, data)).params
     expected, found = jax.tree.structure(start), jax.tree.structure(new)
     if expected != found:
