@@ -145,7 +145,7 @@ class GEM:
     def step(self, model: Any, state: State, data: Data, begins: Array | bool = False) -> State:
         params, found = proposed(self, model, state, data, begins)
         new = self.move(model, found, params, data)
-        return trees.select(begins, new, self._judged(model, state, new, data)) if self.random() else new
+        return trees.select(jnp.asarray(begins), new, self._judged(model, state, new, data)) if self.random() else new
 
     def propose(self, model: Any, state: State, data: Data) -> tuple[Params, State]:
         memory, value = state.memory, state.objective
