@@ -1,6 +1,7 @@
 """SQUAREM and Anderson: exact on linear maps, far fewer evaluations, never a fall, the same in other units."""
 
 import dataclasses
+import types
 from typing import Any
 
 import jax
@@ -252,6 +253,9 @@ def test_gem_is_accelerated_too():
 
 
 def test_what_cannot_be_accelerated_says_why():
+    half = types.SimpleNamespace(**dict.fromkeys(("init", "step", "propose", "move")))
+    with pytest.raises(ValueError, match="Anderson cannot wrap SimpleNamespace: it has no before"):
+        Anderson(half)
     with pytest.raises(ValueError, match="SQUAREM cannot wrap Anderson: its step is not a map"):
         SQUAREM(Anderson())
     with pytest.raises(ValueError, match="may fall in a correct step"):

@@ -63,7 +63,7 @@ class Anderson:
 
     Arguments:
         inner: the algorithm to accelerate; default ``EM()``. It must be monotone, draw no random numbers, and have
-            ``propose`` and ``move``.
+            ``before``, ``propose`` and ``move``.
         order: m, the greatest number of steps in the history; default ``None``: min(10, ceil(p / 2)) for p coordinates.
         alpha: base of the damping, at least 1; default 1.2, the paper's value.
         kappa: number of successes at which delta is one half; default 25, the paper's value.

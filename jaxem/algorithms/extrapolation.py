@@ -63,8 +63,11 @@ def _(axis_size: int, batched: list[bool], flag: Array) -> tuple[Array, bool]:
 def check_inner(name: str, inner: Climber) -> None:
     """Raise ``ValueError`` where ``inner`` cannot be accelerated."""
     instance(f"{name}: inner", inner, "an algorithm, such as EM()", "init", "step")
-    if not (hasattr(inner, "propose") and hasattr(inner, "before")):
-        raise ValueError(f"{name} cannot wrap {type(inner).__name__}: its step is not a map of the parameters alone")
+    parts = ("propose", "before", "move")
+    lacking = [part for part in parts if not hasattr(inner, part)]
+    if lacking:
+        why = "its step is not a map of the parameters alone" if "propose" in lacking else f"it has no {lacking[0]}"
+        raise ValueError(f"{name} cannot wrap {type(inner).__name__}: {why}")
     if inner.random() or not inner.monotone:
         raise ValueError(
             f"{name} compares objectives to judge its steps, and the objective of {type(inner).__name__} may fall in a "

@@ -61,7 +61,7 @@ class SQUAREM:
 
     Arguments:
         inner: the algorithm to accelerate; default ``EM()``. It must be monotone, draw no random numbers, and have
-            ``propose`` and ``move``.
+            ``before``, ``propose`` and ``move``.
         scheme: the step length s = -r'v / v'v (1, the default), -r'r / r'v (2), or \|r\| / \|v\| (3); schemes 2 and 3
             always have t = s.
         growth: factor by which the greatest length grows, at least 1; default 4.

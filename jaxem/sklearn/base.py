@@ -175,7 +175,7 @@ class Estimator(BaseEstimator):
         return self
 
     def _algorithm(self) -> Any:
-        """What climbs; ``None``: EM."""
+        """What climbs; ``None``: what ``jaxem.fit`` chooses."""
         return getattr(self, "algorithm", None)
 
     def _limits(self, n: float) -> dict[str, Any]:

@@ -34,7 +34,8 @@ class FactorAnalysis(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density)
         rotation: ``"varimax"`` or ``"quartimax"``; default ``None``: components' noise^-1 components is diagonal.
         random_state: for ``"randomized"``: an int, a ``RandomState`` or ``None``; default 0.
         warm_start: whether ``fit`` starts from the result of the last fit; default False.
-        algorithm: an algorithm of jaxem, such as ``jaxem.SQUAREM()``, often much faster; default: EM.
+        algorithm: an algorithm of jaxem, such as ``jaxem.SQUAREM()``, often much faster; default: as
+            ``jaxem.fit`` chooses.
         verbose: whether the progress of the fit is printed; default 0.
 
     Attributes: ``components_`` (k, D), ``noise_variance_`` (D,), ``mean_`` (D,), ``loglike_``, the log-likelihood after

@@ -44,7 +44,7 @@ class GaussianMixture(Classes):
             of scikit-learn's four types.
         random_state: an int, a ``RandomState`` or ``None``; default ``None``.
         warm_start: whether ``fit`` starts from the result of the last fit; default False.
-        algorithm: an algorithm of jaxem, such as ``jaxem.SQUAREM()``; default: EM.
+        algorithm: an algorithm of jaxem, such as ``jaxem.SQUAREM()``; default: as ``jaxem.fit`` chooses.
         verbose: whether the progress of the fit is printed; default 0.
 
     Attributes: ``weights_``, ``means_``, ``covariances_``, ``precisions_``, ``precisions_cholesky_``, ``converged_``,

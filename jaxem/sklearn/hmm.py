@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from jaxem.algorithms import EM
 from jaxem.core.data import Dataset
 from jaxem.gates import Allowed, Constant
 from jaxem.models import HMM
@@ -256,8 +257,9 @@ class HiddenMarkov(Results, Reading, Estimator):
             if wrong:
                 raise ValueError(f"{name} may hold the letters {known!r}; got {''.join(wrong)!r}")
 
-    def _algorithm(self) -> None:
-        """EM; the argument ``algorithm`` is that of ``decode``."""
+    def _algorithm(self) -> Any:
+        """EM at any size, as ``n_iter`` counts its iterations; the argument ``algorithm`` is that of ``decode``."""
+        return EM()
 
     def _limits(self, n: float) -> dict[str, Any]:
         # The rule of jaxem.fit counts per observed value, of at most half a million.

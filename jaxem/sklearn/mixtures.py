@@ -87,7 +87,7 @@ class MixtureModel(Classes):
         n_components: the number of classes; default 1.
         family: a family, such as ``jaxem.families.PoissonVector()``, or the name of one; default
             ``"Normal"``.
-        algorithm: an algorithm of jaxem; default: EM.
+        algorithm: an algorithm of jaxem; default: as ``jaxem.fit`` chooses.
         init_params: ``"k-means++"`` (default), ``"random_from_data"``, ``"random"`` or ``"kmeans"``.
         tol, max_iter, n_init, random_state, warm_start, verbose: as for ``GaussianMixture``.
 
