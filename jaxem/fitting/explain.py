@@ -25,9 +25,7 @@ class Explanation(NamedTuple):
     algorithm: Any  # force it by ``algorithm=``
     rows: int  # observations of the data, on one device
     rows_per_block: int | None  # of one pass; force it by ``EM(block_size=...)``; None without additive statistics
-    seconds: (
-        float  # a rough estimate for one fit of 100 iterations of EM, on one core of a CPU, compiled at full effort
-    )
+    seconds: float  # a rough estimate for 100 iterations of EM, on one core of a CPU, compiled at full effort
     effort: str  # how hard the fit is compiled; force it by ``with jaxem.fitting.effort(...)``
     lanes: int  # the number of starts
     side_by_side: int  # how many lanes run side by side; force it by ``batch_size=``

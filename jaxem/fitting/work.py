@@ -44,7 +44,8 @@ def iteration(model: Any, params: Params, data: Data) -> float:
 
 def _of_trace(model: Any, params: Params, data: Data) -> float:
     try:
-        trace = jax.make_jaxpr(em.iteration)(model, params, data)
+        # The model comes by closure: JAX would keep an argument alive, and the user's functions with it.
+        trace = jax.make_jaxpr(lambda params, data: em.iteration(model, params, data))(params, data)
     except Exception:  # the fit meets the same error, and says more
         return _OVERHEAD
     return _OVERHEAD + _seconds(trace.jaxpr) * (1 if has_m_step(model) else _ASCENT)
