@@ -56,8 +56,9 @@ _OPTIONS: dict[Effort, dict[str, Any]] = {
     "full": {},
 }
 # Programs that run for less than this, in seconds and at full effort, are compiled in these ways. Called once, compiled
-# quickly or lightly, fits take equally long where they are estimated at 0.1 to 0.5 s (12 mixtures and HMMs, CPU time of
-# compilation and run); lightly or fully, at 0.3 to 0.8 s. These are for programs that are called some ten times.
+# quickly or lightly, fits took equally long where they were estimated at 0.1 to 0.5 s (12 mixtures and HMMs, CPU time
+# of compilation and run); lightly or fully, at 0.3 to 0.8 s. The estimate of then gave mixtures about a third of what
+# it gives them now. These are for programs that are called some ten times.
 _RUNS: dict[Effort, float] = {"quick": 0.07, "light": 0.3}
 _forced = threading.local()
 
