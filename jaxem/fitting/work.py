@@ -11,7 +11,7 @@ from jaxem.core.model import Params, has_m_step
 from jaxem.core.streams import Streamed
 
 # Seconds on one core. An iteration takes some operations of its own, and then a little for every number that an
-# operation makes and for every product in a product of matrices: within a factor of four for 13 models, from 111
+# operation makes and for every product in a product of matrices: within a factor of four for 13 models, from 10
 # counts to 10^6, and for chains of 5,000 steps.
 _OVERHEAD = 3e-5
 _NUMBER = 3e-10
