@@ -292,3 +292,16 @@ def test_equal_accelerators_share_a_program(count_compilations):
     with count_compilations() as compiled:
         jaxem.fit(NORMAL, START, X, algorithm=SQUAREM(growth=3.0), max_steps=5)
     assert compiled.count == 0
+
+
+@pytest.mark.parametrize("algorithm", [EM(), SQUAREM(), Anderson(), SQUAREM(EM(block_size=100))], ids=str)
+def test_a_fit_holds_one_e_step(algorithm):
+    """The E-step takes longest to compile: the start and every evaluation of an iteration share one."""
+
+    def count(trace):
+        inside = [part for eqn in trace.eqns for part in jax.tree.leaves(eqn.params) if hasattr(part, "jaxpr")]
+        here = sum(eqn.params.get("name") == "expect" for eqn in trace.eqns)
+        return here + sum(count(part.jaxpr) for part in inside)
+
+    fit = lambda start: jaxem.fit(POISSON, start, LONDON, algorithm=algorithm).objective
+    assert count(jax.make_jaxpr(fit)(LONDON_START).jaxpr) == 1
