@@ -34,7 +34,7 @@ def chosen(monkeypatch, act):
 
 
 def test_the_effort_is_in_proportion_to_the_work():
-    assert compilation.effort_for(1e-3) == "quick" and compilation.effort_for(0.1) == "light"
+    assert compilation.effort_for(1e-3) == "quick" and compilation.effort_for(0.25) == "light"
     assert compilation.effort_for(0.5) == "full" and compilation.effort_for(0.01) == "quick"
     with compilation.runs(100):  # programs that run many times
         assert compilation.effort_for(4e-3) == "full" and compilation.effort_for(1e-5) == "quick"
