@@ -73,7 +73,7 @@ def test_the_estimate_counts_the_operations_of_the_trace():
 
 
 def test_a_chain_counts_its_steps():
-    """The estimate by numbers of data and parameters took 150 times too little, and chains were compiled quickly."""
+    """The estimate by numbers of data and parameters took 40 times too little, and chains were compiled quickly."""
     chain, x = HMM(MultivariateNormal(), 4), np.zeros((20, 1000, 2)) + np.random.default_rng(0).normal(size=(1000, 2))
     assert jaxem.explain(chain, chain.init(KEY, x), x).effort == "full"
 
