@@ -213,7 +213,7 @@ def test_where_the_objective_curves_upwards_what_is_left_is_unknown_and_no_rate_
 def test_a_saddle_on_the_way_is_soon_forgotten(seed):
     """Classes far apart: the way leads past saddles, and near the end leaps are short, so that few show a rate.
 
-    The rate of a saddle, 1e-5, once took 28 leaps to forget: the end was called PRECISION, an estimated 1e-4 to 6e-4 below.
+    The rate of a saddle, 1e-5, once took 28 leaps to forget: ends were called PRECISION, with 1e-4 and more left.
     """
     rng = np.random.default_rng(0)
     centres = 3.0 * rng.normal(size=(5, 5))
